@@ -1,0 +1,81 @@
+"""Frozen dataclasses to JSON and back. An unknown key stops with a suggestion; nothing is ever guessed.
+
+The only module that knows pydantic. Configs live beside the classes they configure; `__post_init__` may check, never assign.
+"""
+
+import dataclasses
+import json
+import types
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from vitrail.errors import ConfigError, suggest
+
+T = TypeVar("T")
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON values: dicts, lists, strings, numbers."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
+    """A `kind` (a dataclass, or a union of them told apart by `family`) out of plain JSON values.
+
+    Raises ConfigError that names every wrong key with its path, what was found and the nearest known key.
+    """
+    problems = list(_unknown_keys(kind, data, ""))
+    if not problems:
+        try:
+            return _adapter(kind).validate_python(data)
+        except ValidationError as error:
+            problems = [_explain(problem) for problem in error.errors()]
+    raise ConfigError(f"{where}: " + ", ".join(problems), next_step="mend the named keys")
+
+
+def read_json(kind: type[T], path: Path) -> T:
+    """Reads a config file; a damaged or unknown one raises ConfigError that names the file."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a readable JSON file ({error})", next_step="check the path, or write it anew") from None
+    return from_dict(kind, data, where=str(path))
+
+
+def _unknown_keys(kind: Any, data: Any, path: str) -> Iterator[str]:
+    """Walks data and type side by side; pydantic alone would drop unknown keys of standard dataclasses in silence."""
+    kind = _member(kind, data)
+    if not dataclasses.is_dataclass(kind) or not isinstance(data, dict):
+        return
+    hints = get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key, value in data.items():
+        if key not in known:
+            hint = suggest(str(key), known) or f"known: {', '.join(known)}"
+            yield f"unknown key {path + str(key)!r} ({hint})"
+        else:
+            yield from _unknown_keys(hints[key], value, f"{path}{key}.")
+
+
+def _member(kind: Any, data: Any) -> Any:
+    """Of a union, the dataclass that `data` describes: by `family` where it has one, else the only one."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    members = [member for member in get_args(kind) if dataclasses.is_dataclass(member)]
+    if len(members) > 1 and isinstance(data, dict):
+        members = [m for m in members if data.get("family") in (getattr(m, "family", None), None)]
+    return members[0] if members else None
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"]) or "value"
+    return f"{path} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"

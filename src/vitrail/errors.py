@@ -1,0 +1,91 @@
+"""Every error a person can meet, in one tree.
+
+```
+VitrailError                exit 70  something of ours broke
+├── ConfigError             exit 78  an option, recipe or config cannot mean anything
+│   └── ShapeError          exit 78  an image, patch, window or tensor does not fit
+├── DataError               exit 65  the images or labels are not what they should be
+│   └── DecodeError         exit 65  one file is not a picture we can read
+├── WeightsError            exit 65  a weights file is unknown, damaged or does not fit
+├── StorageError            exit 74  a disk said no
+│   └── CheckpointError     exit 74  a checkpoint is missing, damaged or unfinished
+├── NonFiniteError          exit 70  a loss or gradient became NaN or infinite
+└── Preempted               exit 143 a signal asked the run to stop; a checkpoint was written
+```
+
+Each says what was found, what is allowed and what to do next, in one paragraph for the person at the keyboard.
+`assert` is for us; these are for them.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class VitrailError(Exception):
+    """Base of the tree. `str(error)` is one short paragraph: found; allowed; next step."""
+
+    exit_code = 70
+
+    def __init__(self, found: str, *, allowed: str = "", next_step: str = "") -> None:
+        self.found, self.allowed, self.next_step = found, allowed, next_step
+        sentences = [found, f"allowed: {allowed}" if allowed else "", next_step]
+        super().__init__("; ".join(part for part in sentences if part))
+
+    def __reduce__(self):  # a worker process sends its errors home whole
+        return _rebuild, (type(self), self.found, self.allowed, self.next_step)
+
+
+def _rebuild(kind: type[VitrailError], found: str, allowed: str, next_step: str) -> VitrailError:
+    return kind(found, allowed=allowed, next_step=next_step)
+
+
+class ConfigError(VitrailError, ValueError):
+    """An option, recipe or config that cannot mean anything."""
+
+    exit_code = 78
+
+
+class ShapeError(ConfigError):
+    """An image, patch, window or tensor that does not fit."""
+
+
+class DataError(VitrailError, ValueError):
+    """Images or labels that are not what they should be."""
+
+    exit_code = 65
+
+
+class DecodeError(DataError):
+    """One file that is not a picture we can read."""
+
+
+class WeightsError(VitrailError, ValueError):
+    """A weights file that is unknown, damaged or does not fit."""
+
+    exit_code = 65
+
+
+class StorageError(VitrailError, OSError):
+    """A disk, a folder or a permission said no."""
+
+    exit_code = 74
+
+
+class CheckpointError(StorageError):
+    """A checkpoint that is missing, damaged or unfinished."""
+
+
+class NonFiniteError(VitrailError, ArithmeticError):
+    """A loss or gradient that became NaN or infinite; raised before the optimiser step."""
+
+
+class Preempted(VitrailError):
+    """A signal asked the run to stop; its checkpoint is written."""
+
+    exit_code = 143
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'vit-b/16'?`, or an empty string when nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else ""

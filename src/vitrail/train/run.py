@@ -1,0 +1,113 @@
+"""What a recipe returns: one frozen value that says all of a training run, saved whole beside every result.
+
+Values that can be derived are derived, never stored: number of classes, steps, the model's image size, the scaled learning rate.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vitrail.batches.mixing import Mixing
+from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.transforms import Augment
+from vitrail.models.zoo import ModelConfig
+from vitrail.models.vit import ViTConfig
+from vitrail.objectives.classify import Classify
+
+_LENGTH = re.compile(r"\s*([0-9.]+)\s*(epochs?|steps?|%)\s*")
+
+
+def check_length(text: str, name: str) -> str:
+    """A length of training is text with its unit: "90 epochs", "10000 steps" or "5 %" (of the whole run)."""
+    if not _LENGTH.fullmatch(text):
+        raise ConfigError(f"{name} = {text!r} is no length", allowed="'90 epochs', '10000 steps' or '5 %'")
+    return text
+
+
+def steps(length: str, *, steps_per_epoch: float, total: int = 0) -> int:
+    """A length in optimiser steps; `%` is of `total`."""
+    match = _LENGTH.fullmatch(check_length(length, "length"))
+    assert match is not None
+    number, unit = float(match[1]), match[2][0]
+    return round(number * {"e": steps_per_epoch, "s": 1.0, "%": total / 100}[unit])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Optimiser, learning-rate schedule and what they leave alone."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 1e-3
+    """Peak learning rate; of `lr_batch` images a step where that is given (then it scales with the batch)."""
+    lr_batch: int | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    """On matrices and kernels only: never on biases, norms, class token or positions. Decoupled: each step subtracts lr · decay · weight."""
+    clip: float | None = 1.0
+    """Largest global L2 norm of the gradient."""
+    schedule: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
+    warmup: str = "5 %"
+    cooldown: str = "0 steps"
+    """Of `rsqrt`: a linear fall to zero at the end."""
+    timescale: int = 10_000
+    """Of `rsqrt`, in steps."""
+    final_lr: float = 0.0
+    """What `linear` and `cosine` end at, as an absolute learning rate before layer decay."""
+    layer_decay: float = 1.0
+    """Each stage towards the stem learns this much slower (MAE fine-tuning: 0.75)."""
+    freeze: Literal["nothing", "backbone"] = "nothing"
+    """`backbone`: only the head learns, a linear probe."""
+
+    def __post_init__(self) -> None:
+        check_length(self.warmup, "warmup")
+        check_length(self.cooldown, "cooldown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where and how it computes. Nothing here changes what is learnt, but for rounding."""
+
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    threads: int = 0
+    """CPU threads; 0 measures which number is fastest."""
+    workers: int = -1
+    """Loader processes; -1 chooses."""
+    micro_batch: int | None = None
+    """Images through the model at once; the gradient is accumulated over batch_size / micro_batch of them."""
+    checkpoint_activations: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A whole training run. `model.classes`, `.image` and `.channels` are set from the data and `preprocess` when it is built."""
+
+    recipe: str = ""
+    data: str = ""
+    """A folder, an IDX file's folder, or a named set."""
+    holdout: float = 0.2
+    """Share of the images kept for evaluation where the data has no split of its own."""
+    model: ModelConfig = field(default_factory=ViTConfig)
+    weights: str | None = None
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    augment: Augment = field(default_factory=Augment)
+    mixing: Mixing = field(default_factory=Mixing)
+    objective: Classify = field(default_factory=Classify)
+    optim: Optim = field(default_factory=Optim)
+    ema: float | None = None
+    """Decay of the moving average of the weights; evaluation and the saved best then use the average."""
+    batch_size: int = 128
+    length: str = "100 epochs"
+    evaluate_every: str = "1 epoch"
+    save_every: str = "1 epoch"
+    seed: int = 0
+    hardware: Hardware = field(default_factory=Hardware)
+
+    def __post_init__(self) -> None:
+        for name in ("length", "evaluate_every", "save_every"):
+            check_length(getattr(self, name), name)
+        if not 0 < self.holdout < 1:
+            raise ConfigError(f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try --holdout 0.2")
