@@ -1,1 +1,101 @@
-"""TODO-OWNER"""
+"""The command line: a lazy table of commands, and one place where errors become a paragraph and an exit code.
+
+Nothing here imports torch; a command's module is imported when its name was typed. Exit codes are those of `vitrail.errors`;
+130 after Ctrl-C, 141 when the reader of our output went away.
+"""
+
+import importlib
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+
+from vitrail.errors import ConfigError, VitrailError, suggest
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("vitrail.cli.train", "train on your images: a recipe is chosen, everything can be overridden"),
+    "plan": ("vitrail.cli.plan", "what a training would cost: steps, FLOPs, time, memory"),
+    "evaluate": ("vitrail.cli.evaluate", "accuracy with its interval, per class, calibration"),
+    "predict": ("vitrail.cli.predict", "label image files"),
+    "trace": ("vitrail.cli.trace", "one image's way through the model, in the paper's words"),
+    "models": ("vitrail.cli.models", "the model zoo: sizes, parameters, FLOPs"),
+    "recipes": ("vitrail.cli.recipes", "ways to train, with the numbers they should reach"),
+}
+
+EXAMPLES = """\
+vitrail train digits              a small ViT on real handwritten digits, in a minute
+vitrail train ./photos            your own images, one folder per class
+vitrail predict runs/photos-1 new.jpg
+vitrail COMMAND --help            every option, with examples"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = run(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more on its way out
+        return 141
+    except (KeyboardInterrupt, Exception) as error:
+        if debug:
+            raise
+        return explain(error)
+
+
+def run(words: list[str]) -> int:
+    """Help, version, or the command that the first word names."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"vitrail {version('vitrail')}")
+        return 0
+    command = load(words[0])
+    try:
+        return command(words[1:])
+    except SystemExit as exit_:  # tyro has printed its help (0) or what was wrong with the words (2)
+        return {None: 0, 0: 0}.get(exit_.code, ConfigError.exit_code)
+
+
+def load(name: str) -> Callable[[list[str]], int]:
+    """The `main` of a command's module."""
+    if name not in COMMANDS:
+        raise ConfigError(
+            f"vitrail has no command {name!r}", allowed=", ".join(COMMANDS), next_step=suggest(name, COMMANDS) or "see `vitrail --help`"
+        )
+    settle_threads()
+    return importlib.import_module(COMMANDS[name][0]).main
+
+
+def settle_threads() -> None:
+    """OpenMP's threads spin while they wait and starve a busy machine; told before torch is imported, they sleep sooner."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    table = "\n".join(f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items())
+    return (
+        "usage: vitrail COMMAND …\n\nVision Transformers to train, measure, look inside and put to work.\n\n"
+        f"commands:\n{table}\n\nexamples:\n{textwrap.indent(EXAMPLES, '  ')}\n\n"
+        "--debug shows the traceback of an error · --version"
+    )
+
+
+def explain(error: BaseException) -> int:
+    """One paragraph on stderr, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        text, code = "stopped", 130
+    elif isinstance(error, VitrailError):
+        text, code = f"error: {error}", error.exit_code
+    else:
+        text, code = f"internal error ({type(error).__name__}: {error}); run again with --debug for the traceback", 70
+    print("\n".join(textwrap.wrap(text, 110, break_long_words=False, break_on_hyphens=False)), file=sys.stderr)
+    return code
