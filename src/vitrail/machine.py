@@ -1,0 +1,229 @@
+"""What this machine is and what it does best: device, precision, threads, memory, and its peak by measurement.
+
+What `auto` means is decided here and nowhere else; docs/concepts/speed.md holds the measurements behind each choice.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from vitrail.errors import ConfigError, suggest
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class _Hardware(Protocol):
+    device: str
+    precision: Any
+    compile: Any
+    threads: int
+
+
+H = TypeVar("H", bound=_Hardware)
+
+
+def resolve(hardware: H) -> H:
+    """The same settings with every "auto" made a value and the threads set: what a run writes down and a resume repeats."""
+    where = device(hardware.device)
+    dtype = precision(hardware.precision, where)
+    return replace(  # pyrefly: ignore[bad-specialization]
+        hardware,
+        device=str(where),
+        precision=next(name for name, known in PRECISIONS.items() if known == dtype),
+        compile=compiling(hardware.compile, where),
+        threads=threads(hardware.threads),
+    )
+
+
+def device(name: str = "auto") -> torch.device:
+    """`auto` is the first of CUDA, MPS and CPU that is there. Raises ConfigError for a device that is not."""
+    if name == "auto":
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        return torch.device(next(kind for kind, is_there in there.items() if is_there))
+    try:
+        found = torch.device(name)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used here ({reason})",
+            allowed="'auto', 'cpu', 'cuda', 'cuda:1' … 'mps'",
+            next_step="leave it at 'auto' to take what is there",
+        ) from None
+    return found
+
+
+def precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the matrix products; weights, gradients and sums stay float32.
+
+    `auto` is bf16 where the hardware multiplies it faster: CUDA since Ampere, CPUs with AVX512-BF16 or AMX.
+    """
+    if name == "auto":
+        return torch.bfloat16 if _has_bf16(device) else torch.float32
+    if name not in PRECISIONS:
+        raise ConfigError(
+            f"precision {name!r} is unknown", allowed="auto, fp32, bf16", next_step=suggest(name, PRECISIONS)
+        )
+    return PRECISIONS[name]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def compiling(name: str, device: torch.device) -> str:
+    """`on` or `off`; `auto` is on for CUDA. On a CPU the compiler's minute is seldom earned back."""
+    if name not in ("auto", "on", "off"):
+        raise ConfigError(f"compile {name!r} is unknown", allowed="auto, on, off")
+    return name if name != "auto" else ("on" if device.type == "cuda" else "off")
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in `dtype`; float32 needs no casting and gets none."""
+    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def cores() -> int:
+    """CPUs this process may run on, not the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(count: int = 0, *, work: Callable[[], object] | None = None) -> int:
+    """Sets torch's CPU threads and says how many. 0 takes the fastest number for `work`, by a short measurement."""
+    if count < 0:
+        raise ConfigError(f"threads = {count}", allowed="0 (measure) or a number of CPU threads")
+    torch.set_num_threads(count or _fastest_threads(work or _small_layer()))
+    return torch.get_num_threads()
+
+
+def _fastest_threads(work: Callable[[], object]) -> int:
+    """The smallest count within 5 % of the fastest: a core that brings nothing is left to others."""
+    available = cores()
+    candidates = sorted({*(2**power for power in range(available.bit_length())), available})
+    times = {}
+    for candidate in candidates:
+        torch.set_num_threads(candidate)
+        times[candidate] = _median_seconds(work, budget=0.1)
+    fastest = min(times.values())
+    return next(candidate for candidate in candidates if times[candidate] <= 1.05 * fastest)
+
+
+def _small_layer() -> Callable[[], object]:
+    """A training step of one MLP of a small ViT: 32 images of 17 tokens, width 96."""
+    tokens = torch.ones(32, 17, 96)
+    layer = nn.Sequential(nn.LayerNorm(96), nn.Linear(96, 384), nn.GELU(), nn.Linear(384, 96))
+    for parameter in layer.parameters():
+        nn.init.constant_(parameter, 0.01)  # no random numbers: the caller's stream is not ours to advance
+    return lambda: layer(tokens).sum().backward()
+
+
+def _median_seconds(work: Callable[[], object], *, budget: float) -> float:
+    work()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - began < budget:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+# --- peak and memory -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the memory a device computes in."""
+
+    total: int
+    available: int
+
+
+def memory(device: torch.device = torch.device("cpu")) -> Memory:  # noqa: B008
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return Memory(total, free)
+    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+    free = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else pages
+    return Memory(page * pages, page * free)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process has held so far: on the GPU what torch allocated, on the CPU the resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what it was given; on a CPU it always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """The most FLOP/s of a large matrix product with the threads now set, 2 a multiply-add; measured once a process."""
+    return _peak_flops(device, dtype, torch.get_num_threads(), seconds)
+
+
+@functools.cache
+def _peak_flops(device: torch.device, dtype: torch.dtype, threads: int, seconds: float) -> float:
+    size = 1024 if device.type == "cpu" else 8192
+    left, right = torch.ones(size, size, device=device, dtype=dtype), torch.ones(size, size, device=device, dtype=dtype)
+    out = torch.empty_like(left)
+
+    def product() -> None:
+        torch.mm(left, right, out=out)
+        synchronise(device)
+
+    product()
+    fastest, began = math.inf, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        product()
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * size**3 / fastest
+
+
+def describe(device: torch.device | None = None) -> dict[str, Any]:
+    """What a reader of a result needs to know of the machine: processor, threads, memory, versions."""
+    facts: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(memory().total / 2**30, 1),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+    if device is not None and device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:  # only Linux has it
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
