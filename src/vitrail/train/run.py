@@ -44,10 +44,11 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     weight_decay: float = 0.05
-    """On matrices and kernels only: never on biases, norms, class token or positions. Decoupled: each step subtracts lr · decay · weight."""
+    """On matrices and kernels only: never on biases, norms, class token or positions. `adamw` subtracts lr · decay · weight apart
+    from the gradient, as the ViT papers do; `adam` and `sgd` add it to the gradient."""
     clip: float | None = 1.0
     """Largest global L2 norm of the gradient."""
-    schedule: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "rsqrt", "stair", "constant"] = "cosine"
     warmup: str = "5 %"
     cooldown: str = "0 steps"
     """Of `rsqrt`: a linear fall to zero at the end."""
@@ -55,6 +56,12 @@ class Optim:
     """Of `rsqrt`, in steps."""
     final_lr: float = 0.0
     """What `linear` and `cosine` end at, as an absolute learning rate before layer decay."""
+    power: float = 1.0
+    """Of `linear`: 2 makes it a parabola."""
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.9)
+    """Of `stair`: shares of the run at which the rate falls."""
+    drop: float = 0.1
+    """Of `stair`: the factor of each fall."""
     layer_decay: float = 1.0
     """Each stage towards the stem learns this much slower (MAE fine-tuning: 0.75)."""
     freeze: Literal["nothing", "backbone"] = "nothing"

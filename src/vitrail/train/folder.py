@@ -1,0 +1,104 @@
+"""The run folder: where everything of a run lies, and the lock that keeps two processes out of one.
+
+    run.json        the Run, resolved: what was asked, with every measured choice written down
+    metrics.jsonl   one JSON object a line
+    checkpoints/    step-XXXXXXXX/, the newest two
+    best/  last/    model.safetensors + record.json, what `vitrail.load` reads
+    report.html     predictions.png
+"""
+
+import fcntl
+import json
+import os
+import re
+from pathlib import Path
+from typing import IO, Self
+
+from vitrail import config
+from vitrail.errors import ConfigError, StorageError
+from vitrail.train.run import Run
+
+
+class RunFolder:
+    """A run folder held by this process: `with RunFolder.create(run, out) as folder`. Two holders at once: StorageError."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path, self.run = path, run
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, run: Run, path: Path | None) -> Self:
+        """A new folder; `None` numbers one under `runs/`. A folder that already holds a run is refused."""
+        path = path or _numbered(Path("runs"), run)
+        if (path / "run.json").exists():
+            raise ConfigError(
+                f"{path} already holds a run",
+                next_step=f"resume it with `vitrail train --resume {path}`, or choose another --out",
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be made ({error.strerror})", next_step="choose another --out") from None
+        return cls(path, run)
+
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """The folder of an earlier run, with the Run it was started with."""
+        if not (path / "run.json").is_file():
+            raise ConfigError(f"{path} is no run folder: it has no run.json", next_step="name the folder a training printed")
+        return cls(path, config.read_json(Run, path / "run.json"))
+
+    def __enter__(self) -> Self:
+        self._lock = open(self.path / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunInUse(f"another process is training in {self.path}", next_step="wait for it, or choose another --out") from None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock:
+            self._lock.close()
+
+    def save_run(self) -> None:
+        """Writes run.json, aside and renamed."""
+        aside = self.path / "run.json.part"
+        with open(aside, "w", encoding="utf-8") as file:
+            json.dump(config.to_dict(self.run), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self.path / "run.json")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+
+class RunInUse(ConfigError):
+    """Two processes on one run folder."""
+
+
+def _numbered(parent: Path, run: Run) -> Path:
+    """runs/digits-1, runs/digits-2, …: the first that is free."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(run.data).name or run.recipe).strip("-").lower() or "run"
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"

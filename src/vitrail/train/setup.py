@@ -1,0 +1,151 @@
+"""From a Run, which is data, to what trains: everything derived is derived here, once, in one order.
+
+data → model (its classes, channels and image size follow from data and preprocess) → weights → device → optimiser → schedule.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vitrail import machine
+from vitrail.batches.draws import generator
+from vitrail.batches.loader import Batch, train_batches
+from vitrail.errors import ConfigError
+from vitrail.images.sources import Splits, open_data
+from vitrail.models import cost, zoo
+from vitrail.train import optim
+from vitrail.train.ema import Ema
+from vitrail.train.run import Run, steps
+from vitrail.train.state import State
+from vitrail.weights.bundle import load_for_finetuning
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, ready to train: the resolved Run and all that was built from it."""
+
+    run: Run
+    splits: Splits
+    model: nn.Module
+    forward: nn.Module
+    """The model as the loop calls it: itself, or compiled."""
+    optimizer: torch.optim.Optimizer
+    schedule: optim.Schedule
+    total_steps: int
+    steps_per_epoch: float
+    device: torch.device
+    dtype: torch.dtype
+    notes: tuple[str, ...] = ()
+    """Sentences about choices made on the way: where the split came from, what became of each tensor of the weights."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.splits.train.classes
+
+    @property
+    def micro_batch(self) -> int:
+        return self.run.hardware.micro_batch or self.run.batch_size
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one forward pass of one image."""
+        return cost.macs(self.run.model, self.run.preprocess.size)
+
+    @property
+    def flops_per_step(self) -> float:
+        """Forward and backward of one batch: 6 × MACs an image (2 operations each, the backward twice the forward)."""
+        return 6.0 * self.macs * self.run.batch_size
+
+    def steps(self, length: str) -> int:
+        return max(1, steps(length, steps_per_epoch=self.steps_per_epoch, total=self.total_steps))
+
+    def state(self) -> State:
+        ema = Ema(self.model, self.run.ema) if self.run.ema else None
+        return State(self.model, self.optimizer, ema)
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """The batches from `start_step` on: position in the stream is step × batch_size, and nothing else."""
+        run = self.run
+        return train_batches(
+            self.splits.train,
+            preprocess=run.preprocess,
+            augment=run.augment,
+            seed=run.seed,
+            batch_size=run.batch_size,
+            start=start_step * run.batch_size,
+            stop=self.total_steps * run.batch_size,
+            workers=run.hardware.workers,
+            pin=self.device.type == "cuda",
+        )
+
+
+def prepare(run: Run) -> Setup:
+    """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
+    splits = open_data(run.data, holdout=run.holdout)
+    if len(splits.train.classes) < 2:
+        raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
+    run = resolve(run, splits)
+    model, notes = build_model(run)
+    device = torch.device(run.hardware.device)
+    model.to(device)
+    model.checkpoint_activations = run.hardware.checkpoint_activations
+    if run.optim.freeze == "backbone":
+        optim.freeze_backbone(model)
+    per_epoch = len(splits.train) / run.batch_size
+    total = max(1, steps(run.length, steps_per_epoch=per_epoch))
+    return Setup(
+        run=run,
+        splits=splits,
+        model=model,
+        forward=compiled(model, run),
+        optimizer=optim.optimiser(optim.tune(model, run.optim), run.optim),
+        schedule=optim.schedule(run.optim, batch_size=run.batch_size, steps_per_epoch=per_epoch, total=total),
+        total_steps=total,
+        steps_per_epoch=per_epoch,
+        device=device,
+        dtype=machine.precision(run.hardware.precision, device),
+        notes=(splits.how, *splits.train.notes, *notes),
+    )
+
+
+def resolve(run: Run, splits: Splits) -> Run:
+    """Every "auto" made a value and every derived field of the model set, so that run.json says exactly what ran."""
+    micro = run.hardware.micro_batch or run.batch_size
+    if micro > run.batch_size or run.batch_size % micro:
+        raise ConfigError(
+            f"micro_batch = {micro} does not divide batch_size = {run.batch_size}",
+            next_step="gradients are accumulated over equal parts: choose a divisor",
+        )
+    model = dataclasses.replace(
+        run.model,
+        image=run.preprocess.size,
+        channels=run.preprocess.channels,
+        classes=len(splits.train.classes),
+    )
+    return dataclasses.replace(run, model=model, hardware=machine.resolve(run.hardware))
+
+
+def build_model(run: Run) -> tuple[nn.Module, tuple[str, ...]]:
+    """A fresh model from the run's seed, or one with the given weights: head dropped for a zero D×K one, positions resized."""
+    if not run.weights:
+        return zoo.build(run.model, generator=generator(run.seed, 0)), ()
+    model, report = load_for_finetuning(run.model, run.weights)
+    return model, tuple(report.lines())
+
+
+def compiled(model: nn.Module, run: Run) -> nn.Module:
+    return torch.compile(model) if run.hardware.compile == "on" else model  # pyrefly: ignore[bad-return]
+
+
+def on_device(batch: Batch, setup: Setup) -> Batch:
+    """To the device, and from 8-bit pixels to what the model reads."""
+    batch = batch.to(setup.device, non_blocking=True)
+    return dataclasses.replace(batch, images=setup.run.preprocess.normalise(batch.images))
+
+
+def facts(setup: Setup) -> Mapping[str, object]:
+    """What describes the run in reports and records."""
+    return {"parameters": cost.parameters(setup.model), "macs": setup.macs, **machine.describe()}

@@ -1,0 +1,112 @@
+"""All that changes while a run trains, in one object: what a checkpoint holds and a resume restores.
+
+Nothing else is needed: the order of samples and every random number follow from (seed, step), so neither a sampler's nor a
+generator's state exists.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.errors import CheckpointError
+from vitrail.train.checkpoints import Snapshot
+from vitrail.train.ema import Ema
+
+
+@dataclass
+class Meter:
+    """Sums of what the objective reports since the last line of the log; on the device, so that adding never waits for it."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, report: Mapping[str, Tensor]) -> None:
+        for name, value in report.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: total.item() / max(1, self.count) for name, total in self.sums.items()}
+
+    def clear(self) -> None:
+        self.sums, self.count = {}, 0
+
+    def facts(self) -> dict[str, Any]:
+        return {"sums": {name: total.item() for name, total in self.sums.items()}, "count": self.count}
+
+    def restore(self, facts: Mapping[str, Any], device: torch.device) -> None:
+        self.sums = {
+            name: torch.tensor(total, dtype=torch.float64, device=device) for name, total in facts["sums"].items()
+        }
+        self.count = facts["count"]
+
+
+@dataclass
+class State:
+    """Weights, optimiser, average, and how far it has come."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None = None
+    step: int = 0
+    """Finished optimiser steps; the position in the stream of samples is step × batch_size."""
+    evaluated: int = -1
+    """The last step whose evaluation is in the log."""
+    best: float = -1.0
+    best_step: int = -1
+    meter: Meter = field(default_factory=Meter)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything with a shape, by file: model, optimizer, ema."""
+        groups = {"model": dict(self.model.state_dict()), "optimizer": self._optimizer_tensors()}
+        if self.ema:
+            groups["ema"] = dict(self.ema.model.state_dict())
+        return groups
+
+    def facts(self) -> dict[str, Any]:
+        scalars = {name: getattr(self, name) for name in ("step", "evaluated", "best", "best_step")}
+        return {**scalars, "meter": self.meter.facts()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Takes over a checkpoint, or raises CheckpointError with the state untouched."""
+        groups = snapshot.tensors
+        expected = {name: set(group) for name, group in self.tensors().items() if name != "optimizer"}
+        for name, keys in expected.items():
+            found = set(groups.get(name, ()))
+            if found != keys:
+                odd = sorted(found ^ keys)[:5]
+                raise CheckpointError(
+                    f"the checkpoint's {name} does not fit this run: {len(found ^ keys)} tensors differ, such as {odd}",
+                    next_step="resume with the run's own settings",
+                )
+        self.model.load_state_dict(groups["model"])
+        if self.ema:
+            self.ema.model.load_state_dict(groups["ema"])
+        self._restore_optimizer(groups["optimizer"])
+        for name in ("step", "evaluated", "best", "best_step"):
+            setattr(self, name, snapshot.facts[name])
+        self.meter.restore(snapshot.facts["meter"], next(self.model.parameters()).device)
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        return {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in held}
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{name}:{key}": torch.as_tensor(value)
+            for name, parameter in self._named().items()
+            for key, value in self.optimizer.state[parameter].items()
+            if value is not None
+        }
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        named = self._named()
+        self.optimizer.state.clear()
+        for entry, tensor in tensors.items():
+            name, key = entry.rsplit(":", 1)
+            parameter = named[name]
+            # clone: the bytes read from disk are shared between tensors and may be read-only
+            self.optimizer.state[parameter][key] = tensor.to(parameter.device).clone()
