@@ -139,3 +139,11 @@ def test_update_costs_far_less_than_a_step(capfd):
             bar.update(step, loss=1.0, accuracy=0.5, images_per_s=100.0)
         seconds = (time.perf_counter() - began) / 10_000
     assert seconds < 2e-4
+
+
+def test_quiet_says_nothing(capfd):
+    with progress(2, "Training", quiet=True) as bar:
+        bar.update(1, loss=1.0)
+        bar.note("unheard")
+        assert list(bar.track(range(3), 3, "Evaluating")) == [0, 1, 2]
+    assert capfd.readouterr() == ("", "")

@@ -20,6 +20,7 @@ EVERY = 10.0
 FORMATS = {
     "loss": "loss {:.4f}",
     "accuracy": "accuracy {:.1%}",
+    "held_out": "held-out {:.2%}",
     "lr": "lr {:.2e}",
     "images_per_s": "{:,.0f} img/s",
     "peak_share": "{:.0%} of peak",
@@ -161,9 +162,10 @@ class _TwoLines(RichProgress):
             yield line
 
 
-def progress(total: int, title: str, *, done: int = 0) -> Progress:
+def progress(total: int, title: str, *, done: int = 0, quiet: bool = False) -> Progress:
     """A live bar when stderr is a terminal that can move its cursor, else lines. `done`: where a resumed run begins."""
-    return (Bar if _live() else Lines)(total, title, done=done)
+    kind = Progress if quiet else Bar if _live() else Lines
+    return kind(total, title, done=done)
 
 
 def track(items: Iterable[T], total: int, title: str) -> Iterator[T]:

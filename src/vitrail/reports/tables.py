@@ -1,0 +1,82 @@
+"""One table, shown three ways: on a terminal, as JSON, as CSV. Cells keep their values; columns can write them."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TextIO
+
+import rich.table
+from rich import box
+from rich.console import Console
+from rich.text import Text
+
+Output = Literal["table", "json", "csv"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A name (the key in JSON, the heading in CSV), and how a value is written where people read it."""
+
+    name: str
+    format: str = "{}"
+
+    def write(self, value: Any) -> str:
+        return "–" if value is None else self.format.format(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values: strings, numbers, None for "does not exist"."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        assert not wrong, f"a row of {len(wrong[0])} cells in a table of {len(self.columns)} columns"
+
+    def written(self) -> Iterator[tuple[str, ...]]:
+        """The rows as people read them."""
+        for row in self.rows:
+            yield tuple(column.write(value) for column, value in zip(self.columns, row, strict=True))
+
+    def is_number(self, index: int) -> bool:
+        """Whether a column holds numbers, which are aligned right."""
+        cells = [row[index] for row in self.rows if row[index] is not None]
+        return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
+
+    def json(self) -> str:
+        """A list of objects, one a row."""
+        names = [column.name for column in self.columns]
+        return json.dumps([dict(zip(names, row, strict=True)) for row in self.rows], ensure_ascii=False, indent=1)
+
+    def csv(self) -> str:
+        """A heading and one line a row (RFC 4180, but lines end as Unix lines); empty where there is no value."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([column.name for column in self.columns])
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def terminal(self) -> rich.table.Table:
+        """For a rich console."""
+        table = rich.table.Table(
+            title=Text(self.title) if self.title else None, box=box.SIMPLE_HEAD, title_justify="left"
+        )
+        for index, column in enumerate(self.columns):
+            heading = Text(column.name.replace("_", " "))
+            table.add_column(heading, justify="right" if self.is_number(index) else "left", overflow="fold")
+        for row in self.written():
+            table.add_row(*map(Text, row))  # Text: a file may be called [red]
+        return table
+
+
+def show(table: Table, output: Output, file: TextIO | None = None) -> None:
+    """Writes the table to `file` (stdout): for people, or for programs as JSON or CSV."""
+    if output == "table":
+        Console(file=file).print(table.terminal())
+    else:
+        print(table.json() + "\n" if output == "json" else table.csv(), end="", file=file)

@@ -1,0 +1,37 @@
+"""A table read back from JSON and CSV is the table; on a terminal it is written as its columns say."""
+
+import csv
+import io
+import json
+
+from vitrail.reports.tables import Column, Table, show
+
+TABLE = Table(
+    (Column("file"), Column("top1", "{:.1%}"), Column("n", "{:,}")),
+    (('a, "b"\n[red].png', 0.98765, 1797), ("ü.png", None, 5)),
+    title="Scores [bold]",
+)
+
+
+def test_json_has_the_values_not_their_rounding(capsys):
+    show(TABLE, "json")
+    first, second = json.loads(capsys.readouterr().out)
+    assert first == {"file": 'a, "b"\n[red].png', "top1": 0.98765, "n": 1797} and second["top1"] is None
+
+
+def test_csv_reads_back(capsys):
+    show(TABLE, "csv")
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert rows == [["file", "top1", "n"], ['a, "b"\n[red].png', "0.98765", "1797"], ["ü.png", "", "5"]]
+
+
+def test_on_a_terminal_numbers_are_rounded_and_nothing_is_read_as_markup(capsys):
+    show(TABLE, "table")
+    text = capsys.readouterr().out
+    assert "Scores [bold]" in text and "[red].png" in text and "98.8%" in text and "1,797" in text and "–" in text
+    assert TABLE.is_number(1) and not TABLE.is_number(0)
+
+
+def test_an_empty_table_is_still_a_table():
+    empty = Table((Column("a"), Column("b")), ())
+    assert json.loads(empty.json()) == [] and empty.csv() == "a,b\n"
