@@ -102,14 +102,14 @@ def build(kept: list[tuple[Call, float]], whole: Path, root: Path) -> None:
                 target.mkdir(exist_ok=True)
             elif call.name == "create":
                 target.touch()
-            elif call.name == "write":
+            elif call.name == "write" and target.exists():
                 content = (whole / target.name).read_bytes()
                 target.write_bytes(content[: round(share * len(content))])
             elif call.name == "rename":
                 os.rename(target, root / call.other)
-            elif target.is_dir():
+            elif call.name == "remove" and target.is_dir():
                 target.rmdir()
-            else:
+            elif call.name == "remove":
                 target.unlink(missing_ok=True)
         except OSError:
             continue  # it depends on one that was lost: lost with it
