@@ -1,8 +1,10 @@
-"""What every test stands on: one thread, no global randomness that matters, no unpickling, and the way to the golden data."""
+"""What every test stands on: one thread, repeatable randomness, no unpickling, and the way to the golden data."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the machine is shared, and one thread repeats bit for bit
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: the machine is shared, and one thread repeats bit for bit
 
 import pickle
 import random
@@ -43,7 +45,9 @@ def shared() -> Path:
     """The folder with golden data and references: `$VITRAIL_SHARED`, else `../shared` beside the checkout."""
     folder = Path(os.environ.get("VITRAIL_SHARED") or Path(__file__).parents[2] / "shared")
     if not folder.is_dir():
-        pytest.fail(f"{folder} is missing: put the golden data there, or say where it is with VITRAIL_SHARED=/path/to/shared")
+        pytest.fail(
+            f"{folder} is missing: put the golden data there, or say where it is with VITRAIL_SHARED=/path/to/shared"
+        )
     return folder
 
 

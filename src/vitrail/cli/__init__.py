@@ -1,11 +1,12 @@
 """The command line: a lazy table of commands, and one place where errors become a paragraph and an exit code.
 
-Nothing here imports torch; a command's module is imported when its name was typed. Exit codes are those of `vitrail.errors`;
-130 after Ctrl-C, 141 when the reader of our output went away.
+Nothing here imports torch; a command's module is imported when its name was typed. Exit codes are those of
+`vitrail.errors`; 130 after Ctrl-C, 141 when the reader of our output went away.
 """
 
 import importlib
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -68,14 +69,16 @@ def load(name: str) -> Callable[[list[str]], int]:
     """The `main` of a command's module."""
     if name not in COMMANDS:
         raise ConfigError(
-            f"vitrail has no command {name!r}", allowed=", ".join(COMMANDS), next_step=suggest(name, COMMANDS) or "see `vitrail --help`"
+            f"vitrail has no command {name!r}",
+            allowed=", ".join(COMMANDS),
+            next_step=suggest(name, COMMANDS) or "see `vitrail --help`",
         )
     settle_threads()
     return importlib.import_module(COMMANDS[name][0]).main
 
 
 def settle_threads() -> None:
-    """OpenMP's threads spin while they wait and starve a busy machine; told before torch is imported, they sleep sooner."""
+    """Waiting OpenMP threads spin, and starve a busy machine; told before torch is imported, they sleep sooner."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
@@ -97,5 +100,11 @@ def explain(error: BaseException) -> int:
         text, code = f"error: {error}", error.exit_code
     else:
         text, code = f"internal error ({type(error).__name__}: {error}); run again with --debug for the traceback", 70
-    print("\n".join(textwrap.wrap(text, 110, break_long_words=False, break_on_hyphens=False)), file=sys.stderr)
+    print(paragraph(text), file=sys.stderr)
     return code
+
+
+def paragraph(text: str) -> str:
+    """Wrapped to the terminal; one line for a log."""
+    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else 1_000_000
+    return textwrap.fill(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,123 @@
+"""From words to a Run: the recipe is found first, then every option is read with its values as defaults."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, TypeVar
+
+import tyro
+
+from vitrail import machine
+from vitrail.cli.arguments import parse
+from vitrail.errors import ConfigError
+from vitrail.images.sources import open_data
+from vitrail.models import zoo
+from vitrail.recipes import Given, Pretrained, choose, recipe
+from vitrail.train.run import Run
+from vitrail.weights.bundle import read_record
+
+HELP = ("-h", "--help")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Run):
+    """A Run whose data is named by position."""
+
+    data: tyro.conf.Suppress[str] = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `train` and `plan` both read."""
+
+    data: tyro.conf.Positional[str] = ""
+    """A folder with a folder per class (train/ val/ test/ inside or not), a folder of IDX files, or a named set."""
+    model: str | None = None
+    """A model by name, such as vit-ti/16; `vitrail models` lists them."""
+    epochs: float | None = None
+    """Passes over the images: the same as --length "N epochs"."""
+    run: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
+
+
+A = TypeVar("A", bound=Asked)
+
+
+def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A, Run, str]:
+    """(all arguments, the Run they ask for, a sentence that says which recipe it is and why).
+
+    Two readings: the first, with the defaults of the right model family, finds data and recipe; the second has the
+    recipe's own values as defaults, so that an override changes one field and no other, and `--help` shows what would run.
+    """
+    plain = [word for word in words if word not in HELP]
+    early = Early.of(plain)
+    first = parse(kind, plain, command=command, default=kind(run=settings(early.run())))
+    if not first.data:
+        if plain != list(words):
+            parse(kind, words, command=command, default=kind(run=settings(early.run())))
+        raise ConfigError(
+            "no images were named", next_step=f"try `vitrail {command} digits` or `vitrail {command} ./photos`"
+        )
+    given = look(first, early)
+    name, why = (early.recipe, "it was asked for") if early.recipe else choose(given)
+    base = settings(replace(recipe(name, given), data=first.data))
+    asked = parse(kind, words, command=command, default=kind(run=base))
+    return asked, finished(asked), f"recipe {name}: {why}"
+
+
+@dataclass(frozen=True)
+class Early:
+    """The three words that decide what the other options mean."""
+
+    recipe: str | None = None
+    model: str | None = None
+    pretrained: Pretrained | None = None
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> "Early":
+        weights = _value(words, "--weights")
+        return cls(_value(words, "--recipe"), _value(words, "--model"), pretrained(weights) if weights else None)
+
+    def run(self) -> Run:
+        """The recipe on data nobody has looked at yet: right in the model's family, all the first reading needs."""
+        given = Given(model=self.model, pretrained=self.pretrained)
+        if self.recipe:
+            return recipe(self.recipe, given)
+        if self.pretrained:
+            return Run(model=self.pretrained.config)
+        return Run(model=zoo.config(self.model)) if self.model else Run()
+
+
+def pretrained(path: str) -> Pretrained:
+    record = read_record(path)
+    return Pretrained(path=path, config=record.config, preprocess=record.preprocess)
+
+
+def look(asked: Asked, early: Early) -> Given:
+    """Opens the data to see how many images of what shape there are."""
+    train = open_data(asked.data, holdout=asked.run.holdout).train
+    return Given(
+        images=len(train),
+        classes=len(train.classes),
+        shape=train.shape,
+        model=early.model,
+        pretrained=early.pretrained,
+        accelerator=machine.device(asked.run.hardware.device).type != "cpu",
+    )
+
+
+def finished(asked: Asked) -> Run:
+    """The Run proper, with the shorthands laid on it."""
+    run = Run(**{part.name: getattr(asked.run, part.name) for part in fields(Run)})
+    run = replace(run, data=asked.data)
+    return run if asked.epochs is None else replace(run, length=f"{asked.epochs:g} epochs")
+
+
+def settings(run: Run) -> Settings:
+    return Settings(**{part.name: getattr(run, part.name) for part in fields(Run)})
+
+
+def _value(words: Sequence[str], option: str) -> str | None:
+    """The last value of `--option value` or `--option=value`."""
+    values = [word.partition("=")[2] for word in words if word.startswith(option + "=")]
+    values += [after for word, after in itertools.pairwise(words) if word == option]
+    return values[-1] if values else None

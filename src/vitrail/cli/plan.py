@@ -1,0 +1,36 @@
+"""`vitrail plan`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vitrail.cli.arguments import Switch, pairs, say, write
+from vitrail.cli.asked import Asked, understand
+from vitrail.train.plan import plan
+
+
+@dataclass(frozen=True)
+class Plan(Asked):
+    """Says what a training would cost, and trains nothing: steps, batch, FLOPs, and by a short probe time and memory.
+
+    It takes the words of `vitrail train`.
+
+    examples:
+      vitrail plan ./photos
+      vitrail plan ./photos --model vit-b/16 --batch-size 256
+      vitrail plan digits --json
+    """
+
+    json: Switch = False
+    """As JSON."""
+
+
+def main(words: Sequence[str]) -> int:
+    asked, run, why = understand(Plan, words, command="plan")
+    found = plan(run)
+    if asked.json:
+        print(json.dumps(found.to_dict(), indent=1))
+    else:
+        say(why)
+        write(pairs(found.rows()), "table")
+    return 0

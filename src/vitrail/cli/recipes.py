@@ -1,0 +1,42 @@
+"""`vitrail recipes`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from vitrail.cli.arguments import Switch, parse, write
+from vitrail.config import to_dict
+from vitrail.errors import ConfigError, suggest
+from vitrail.recipes import RECIPES, about, recipe
+from vitrail.reports.tables import Column, Table
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """Lists the recipes, or tells all about one: its command, its published result, and what differs from the original.
+
+    examples:
+      vitrail recipes
+      vitrail recipes finetune
+      vitrail recipes augreg:medium1-wd_0.03 --json      every value, as a run would store it
+    """
+
+    name: tyro.conf.Positional[str] = ""
+    """A recipe, with or without a variant behind a colon."""
+    json: Switch = False
+    """Every value of the recipe, as JSON."""
+
+
+def main(words: Sequence[str]) -> int:
+    asked = parse(Recipes, words, command="recipes")
+    if not asked.name:
+        rows = tuple((name, about(name).partition("\n")[0]) for name in RECIPES)
+        write(Table((Column("name"), Column("about")), rows), "json" if asked.json else "table")
+        return 0
+    stem = asked.name.partition(":")[0]
+    if stem not in RECIPES:
+        raise ConfigError(f"there is no recipe {stem!r}", allowed=", ".join(RECIPES), next_step=suggest(stem, RECIPES))
+    print(json.dumps(to_dict(recipe(asked.name)), indent=1) if asked.json else about(stem))
+    return 0

@@ -1,0 +1,109 @@
+"""`vitrail train`."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.cli.arguments import Switch, pairs, parse, say, write
+from vitrail.cli.asked import Asked, settings, understand
+from vitrail.errors import ConfigError
+from vitrail.train.loop import Result, train
+from vitrail.train.run import Run
+
+
+@dataclass(frozen=True)
+class Train(Asked):
+    """Trains a Vision Transformer on labelled images.
+
+    Without --recipe one is chosen by the number and shape of the images and by whether weights were given; it says which
+    and why. Everything below the first block is the recipe's, and one word overrides one value.
+
+    examples:
+      vitrail train digits                                   handwritten digits, in a minute
+      vitrail train ./photos                                 a folder with a folder per class
+      vitrail train ./photos --weights vit-b16.npz           fine-tune published weights
+      vitrail train ./photos --model vit-ti/16 --epochs 30 --optim.lr 5e-4 --augment.flip
+      vitrail train digits --seeds 3                         mean and spread of three runs
+      vitrail train --resume runs/photos-1                   go on where it stopped, to the same bits
+    """
+
+    out: Path | None = None
+    """The run folder; runs/NAME-1, -2, … where none is named."""
+    resume: Path | None = None
+    """A run folder to go on with, by its own settings."""
+    seeds: int = 1
+    """Train this many times, with seeds from --seed on; prints mean and standard deviation."""
+    json: Switch = False
+    """The result as JSON on stdout."""
+    quiet: Switch = False
+    """No progress and no plan."""
+
+
+def main(words: Sequence[str]) -> int:
+    if resumed := _resumed(words):
+        results = [train(Run(), out=resumed.resume, resume=True, quiet=resumed.quiet)]
+        return report(results, resumed)
+    asked, run, why = understand(Train, words, command="train")
+    if asked.seeds < 1:
+        raise ConfigError(f"--seeds {asked.seeds}", allowed="1 or more", next_step="--seed chooses a single one")
+    if not asked.quiet:
+        say(why)
+    results = []
+    for seed in range(run.seed, run.seed + asked.seeds):
+        out = asked.out / f"seed-{seed}" if asked.out and asked.seeds > 1 else asked.out
+        results.append(train(replace(run, seed=seed), out=out, quiet=asked.quiet))
+    return report(results, asked)
+
+
+def _resumed(words: Sequence[str]) -> Train | None:
+    """The arguments of a resume, which takes its settings from the run folder and none from the command line."""
+    if not any(word.partition("=")[0] == "--resume" for word in words):
+        return None
+    asked = parse(Train, words, command="train", default=Train(run=settings(Run())))
+    if replace(asked, resume=None, json=False, quiet=False) != Train(run=settings(Run())):
+        raise ConfigError(
+            "a resumed run goes on with its own settings",
+            allowed="--resume RUN with --json or --quiet",
+            next_step="leave the other words out, or start a new run without --resume",
+        )
+    return asked
+
+
+def report(results: Sequence[Result], asked: Train) -> int:
+    """What came out, on stdout."""
+    if asked.json:
+        found: Any = [_facts(result) for result in results]
+        print(json.dumps(found if len(found) > 1 else found[0], indent=1))
+    elif len(results) == 1:
+        write(pairs(list(_lines(results[0]))), "table")
+    else:
+        write(
+            pairs([*((result.folder.as_posix(), f"{result.scores.top1:.2%}") for result in results), _spread(results)]),
+            "table",
+        )
+    return 0
+
+
+def _lines(result: Result):
+    low, high = result.scores.interval
+    yield (
+        "held-out accuracy",
+        f"{result.scores.top1:.2%} of {result.scores.images:,} images (95 % interval {low:.1%} to {high:.1%})",
+    )
+    for name, about in (("predictions.png", "predictions"), ("report.html", "report")):
+        if (result.folder / name).exists():
+            yield about, (result.folder / name).as_posix()
+    yield "run folder", result.folder.as_posix()
+    yield "next", f"vitrail predict {result.folder} FILES…"
+
+
+def _spread(results: Sequence[Result]) -> tuple[str, str]:
+    values = [100 * result.scores.top1 for result in results]
+    return f"mean of {len(values)} seeds", f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %"
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    return {"folder": result.folder.as_posix(), "seed": result.setup.run.seed, **dict(result.scores)}

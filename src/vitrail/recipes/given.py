@@ -1,0 +1,60 @@
+"""What a recipe may look at before it answers with a Run, and the few things recipes share."""
+
+from dataclasses import dataclass, replace
+
+from vitrail.errors import ConfigError, suggest
+from vitrail.images.preprocess import INCEPTION, Preprocess
+from vitrail.models import zoo
+from vitrail.models.zoo import ModelConfig
+from vitrail.train.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """Weights to start from: where they are, and what they say of themselves."""
+
+    path: str
+    config: ModelConfig
+    preprocess: Preprocess
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The data's size and shape, and what was asked for by name. The defaults are ImageNet's."""
+
+    images: int = 1_281_167
+    """To learn from."""
+    classes: int = 1000
+    shape: tuple[int, int, int] | None = None
+    """H W C, where all images have the same."""
+    model: str | None = None
+    """A name of the zoo, in place of the recipe's own model."""
+    variant: str = ""
+    """What stands behind the colon of `--recipe finetune:cifar100`."""
+    pretrained: Pretrained | None = None
+    accelerator: bool = False
+    """Whether there is a GPU."""
+
+    def config(self, name: str, **changes: object) -> ModelConfig:
+        """The model that was asked for, or else the recipe's."""
+        return zoo.config(self.model or name, **changes)
+
+    def preprocess(self, size: tuple[int, int], **changes: object) -> Preprocess:
+        """At `size`, with mean and deviation 0.5 (the ViT paper's) for as many channels as the images have."""
+        channels = self.shape[2] if self.shape else 3
+        base = Preprocess(size=size, mean=INCEPTION[0][:1] * channels, std=INCEPTION[1][:1] * channels)
+        return replace(base, **changes)
+
+    def row(self, table: dict[str, Run | object], default: str) -> str:
+        """The variant that was asked for, which must be a row of the table."""
+        name = self.variant or default
+        if name not in table:
+            raise ConfigError(
+                f"the recipe has no variant {name!r}", allowed=", ".join(table), next_step=suggest(name, table)
+            )
+        return name
+
+
+def fitted(side: int, patch: int) -> int:
+    """The multiple of `patch` nearest to `side`: 384 is 384 for patch 16 and 378 for patch 14."""
+    return max(1, round(side / patch)) * patch

@@ -1,0 +1,217 @@
+"""The ViT paper's own settings: Table 3 for pre-training, Table 4 for fine-tuning (arXiv 2010.11929, appendix B.1)."""
+
+from dataclasses import replace
+
+from vitrail.errors import ConfigError
+from vitrail.images.transforms import Augment
+from vitrail.models import zoo
+from vitrail.objectives.classify import Classify
+from vitrail.recipes.given import Given, fitted
+from vitrail.train.run import Optim, Run
+
+CROP = Augment(crop_area=(0.05, 1.0), flip=True)
+"""What all of the paper's training sees: an Inception crop of 5 to 100 % of the area, and a flip."""
+
+JFT = {
+    # model: epochs, base learning rate, ImageNet top-1 of the paper's Table 6 after fine-tuning
+    "vit-b/32": (7, 8e-4, 80.73),
+    "vit-b/16": (7, 8e-4, 84.15),
+    "vit-l/32": (7, 6e-4, 84.37),
+    "vit-l/16": (14, 4e-4, 87.12),
+    "vit-h/14": (14, 3e-4, 88.08),
+    "r50x1": (7, 1e-3, 77.54),
+    "r50x2": (7, 1e-3, 82.12),
+    "r101x1": (7, 8e-4, 80.67),
+    "r152x1": (7, 6e-4, 81.88),
+    "r152x2": (7, 6e-4, 84.97),
+    "r50+vit-b/32": (7, 8e-4, 84.90),
+    "r50+vit-b/16": (7, 8e-4, 85.58),
+    "r50+vit-l/32": (7, 2e-4, 85.68),
+    "r50+vit-l/16": (14, 4e-4, 87.12),
+}
+
+FINETUNE = {
+    # data: steps, learning rates of the grid, share of the training images kept for choosing among them
+    "imagenet": (20_000, (0.003, 0.01, 0.03, 0.06), 0.01),
+    "cifar10": (10_000, (0.001, 0.003, 0.01, 0.03), 0.02),
+    "cifar100": (10_000, (0.001, 0.003, 0.01, 0.03), 0.02),
+    "pets": (500, (0.001, 0.003, 0.01, 0.03), 0.1),
+    "flowers": (500, (0.001, 0.003, 0.01, 0.03), 0.1),
+    "vtab": (2_500, (0.01,), 0.2),
+}
+
+
+def vit_jft(given: Given) -> Run:
+    """The paper's pre-training on JFT-300M (Table 3): 303 million images of 18,291 classes, several labels an image.
+
+    command    vitrail train JFT --recipe vit_jft --model vit-b/16
+    models     b/32 b/16 l/32 l/16 h/14, the BiT ResNets and the hybrids of Table 3
+    published  after fine-tuning, ImageNet top-1 (Table 6): b/32 80.73 · b/16 84.15 · l/32 84.37 · l/16 87.12 (after
+               7 epochs 86.30) · h/14 88.08 (Table 5 says 88.04)
+    """
+    name = _known(given, JFT, "vit-b/16")
+    epochs, lr, _ = JFT[name]
+    return _pretraining(given, name, epochs=epochs, lr=lr, weight_decay=0.1, schedule="linear", sigmoid=True)
+
+
+def vit_imagenet21k(given: Given) -> Run:
+    """The paper's pre-training on ImageNet-21k (Table 3): 90 epochs (large models 30 or 90), dropout 0.1.
+
+    command    vitrail train IMAGENET21K --recipe vit_imagenet21k --model vit-b/16
+    variants   30 or 90 epochs; 90 where none is named
+    published  after fine-tuning at 384 px, ImageNet top-1 (Table 5): b/16 83.97 · b/32 81.28 · l/16 85.15 ·
+               l/32 80.99 · h/14 85.13
+    """
+    epochs = int(given.row(dict.fromkeys(("30", "90")), "90"))
+    return _pretraining(
+        given,
+        given.model or "vit-b/16",
+        epochs=epochs,
+        lr=1e-3,
+        weight_decay=0.03,
+        dropout=0.1,
+        schedule="linear",
+        sigmoid=True,
+    )
+
+
+def vit_imagenet(given: Given) -> Run:
+    """The paper's training on ImageNet alone (Table 3): 300 epochs, cosine, decay 0.3, dropout 0.1, gradient clipped.
+
+    command    vitrail train IMAGENET --recipe vit_imagenet --model vit-b/16
+    published  after fine-tuning at 384 px, ImageNet top-1 (Table 5): b/16 77.91 · b/32 73.38 · l/16 76.53 · l/32 71.16
+    """
+    return _pretraining(
+        given,
+        given.model or "vit-b/16",
+        epochs=300,
+        lr=3e-3,
+        weight_decay=0.3,
+        dropout=0.1,
+        schedule="cosine",
+        clip=1.0,
+    )
+
+
+def finetune(given: Given) -> Run:
+    """Fine-tuning as the paper does it (Table 4): SGD 0.9, batch 512, no decay, cosine, clip 1, 384 px, a zero head.
+
+    command    vitrail train DATA --weights FILE --recipe finetune:cifar100
+    variants   imagenet · cifar10 · cifar100 · pets · flowers · vtab; without one, steps follow the number of images
+    grid       the paper tries --optim.lr 0.001 0.003 0.01 0.03 on a held-out share (imagenet: 0.003 0.01 0.03 0.06;
+               vtab: 0.01 alone); 0.01 is where you start here
+    published  l/16 of ImageNet-21k, ImageNet top-1: 85.15 at 384 px (Table 5), 85.30 at 512 px averaged with 0.9999
+    """
+    variant = given.row(FINETUNE, _by_size(given.images))
+    steps, grid, share = FINETUNE[variant]
+    start, patch = _pretrained(given, "finetune")
+    side = fitted(384, patch)
+    return Run(
+        model=start.config,
+        weights=start.path,
+        preprocess=replace(start.preprocess, size=(side, side)),
+        augment=replace(CROP, interpolation=start.preprocess.interpolation),
+        holdout=share,
+        optim=Optim(
+            name="sgd",
+            lr=0.01 if 0.01 in grid else grid[0],
+            momentum=0.9,
+            weight_decay=0.0,
+            clip=1.0,
+            warmup=f"{min(500, steps // 5)} steps",
+        ),
+        batch_size=512,
+        length=f"{steps} steps",
+        evaluate_every="5 %",
+        save_every="5 %",
+    )
+
+
+def finetune_small(given: Given) -> Run:
+    """The paper's fine-tuning cut to a laptop: the weights' own resolution, batches of 64, twenty passes.
+
+    command    vitrail train ./photos --weights FILE
+    """
+    start, _ = _pretrained(given, "finetune_small")
+    return Run(
+        model=start.config,
+        weights=start.path,
+        preprocess=start.preprocess,
+        augment=Augment(crop_area=(0.25, 1.0), flip=True, interpolation=start.preprocess.interpolation),
+        optim=Optim(name="sgd", lr=0.01, momentum=0.9, weight_decay=0.0, clip=1.0, warmup="5 %"),
+        batch_size=64,
+        length="20 epochs",
+    )
+
+
+def linear_probe(given: Given) -> Run:
+    """Only the head learns, on a frozen model: a measure of its features more than a way to use it.
+
+    command    vitrail train DATA --weights FILE --recipe linear_probe
+    differs    from MAE's probe (LARS, batch 16,384, a batch norm before the head): this is SGD on crops and flips
+    """
+    start, _ = _pretrained(given, "linear_probe")
+    return Run(
+        model=start.config,
+        weights=start.path,
+        preprocess=start.preprocess,
+        augment=Augment(crop_area=(0.25, 1.0), flip=True, interpolation=start.preprocess.interpolation),
+        optim=Optim(name="sgd", lr=0.1, lr_batch=256, weight_decay=0.0, clip=None, warmup="5 %", freeze="backbone"),
+        batch_size=256,
+        length="50 epochs",
+        evaluate_every="5 epochs",
+        save_every="5 epochs",
+    )
+
+
+def _pretraining(
+    given: Given,
+    name: str,
+    *,
+    epochs: int,
+    lr: float,
+    weight_decay: float,
+    schedule: str,
+    dropout: float = 0.0,
+    sigmoid: bool = False,
+    clip: float | None = None,
+) -> Run:
+    """Table 3: Adam with decay apart from the gradient, batch 4096, 224 px, 10,000 steps of warm-up."""
+    changes = {"dropout": dropout} if dropout else {}
+    return Run(
+        model=zoo.config(name, **changes),
+        preprocess=given.preprocess((224, 224)),
+        augment=CROP,
+        objective=Classify(loss="sigmoid" if sigmoid else "softmax"),
+        optim=Optim(
+            lr=lr,
+            betas=(0.9, 0.999),
+            weight_decay=weight_decay,
+            clip=clip,
+            schedule=schedule,
+            warmup="10000 steps",
+            final_lr=1e-5 if schedule == "linear" else 0.0,
+        ),
+        batch_size=4096,
+        length=f"{epochs} epochs",
+    )
+
+
+def _known(given: Given, table: dict[str, tuple], default: str) -> str:
+    name = given.model or default
+    if name not in table:
+        raise ConfigError(
+            f"the paper's Table 3 has no row for {name!r}", allowed=", ".join(table), next_step="choose one of them"
+        )
+    return name
+
+
+def _by_size(images: int) -> str:
+    """Steps by the number of images, with the borders of BiT's rule: 20,000 and 500,000."""
+    return "pets" if images < 20_000 else "cifar100" if images < 500_000 else "imagenet"
+
+
+def _pretrained(given: Given, recipe: str):
+    if not given.pretrained:
+        raise ConfigError(f"the recipe {recipe} starts from weights", next_step="name them with --weights FILE")
+    return given.pretrained, getattr(given.pretrained.config, "patch", (32, 32))[0]

@@ -1,0 +1,124 @@
+"""Runs for one machine: digits, Fashion-MNIST, and a folder of your own photographs."""
+
+from vitrail.batches.mixing import Mixing
+from vitrail.images.transforms import Augment
+from vitrail.models.vit import ViTConfig
+from vitrail.models.zoo import ModelConfig
+from vitrail.objectives.classify import Classify
+from vitrail.recipes.given import Given, fitted
+from vitrail.train.run import Optim, Run
+
+
+def digits(given: Given) -> Run:
+    """Handwritten digits of 8×8 pixels: the smallest run that shows everything.
+
+    command    vitrail train digits
+    data       1,797 real digits inside the package (UCI Optical Recognition of Handwritten Digits), a fifth held out
+    """
+    return Run(
+        model=_tiny(given, patch=2, width=96, depth=4, heads=4),
+        preprocess=given.preprocess(_size(given, 2, default=8)),
+        augment=Augment(shift=0.08, scale=0.1, rotate=10.0),
+        objective=Classify(label_smoothing=0.1),
+        optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
+        batch_size=128,
+        length="100 epochs",
+        evaluate_every="5 epochs",
+        save_every="20 epochs",
+    )
+
+
+def fashion_mnist_cpu(given: Given) -> Run:
+    """Small pictures (28×28, 32×32) in tens of thousands, on a CPU, within half an hour.
+
+    command    vitrail train fashion-mnist --recipe fashion_mnist_cpu
+    data       60,000 pictures of clothes to learn from, 10,000 to test
+    """
+    return Run(
+        model=_tiny(given, patch=4, width=128, depth=6, heads=4),
+        preprocess=given.preprocess(_size(given, 4, default=28)),
+        augment=Augment(shift=0.07, scale=0.05, flip=True),
+        objective=Classify(label_smoothing=0.1),
+        optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
+        batch_size=128,
+        length="15 epochs",
+    )
+
+
+def fashion_mnist_gpu(given: Given) -> Run:
+    """Small pictures in tens of thousands, on a GPU: a larger model, a longer run, stronger augmentation.
+
+    command    vitrail train fashion-mnist --recipe fashion_mnist_gpu
+    data       60,000 pictures of clothes to learn from, 10,000 to test
+    """
+    return Run(
+        model=_tiny(given, patch=2, width=256, depth=8, heads=8, drop_path=0.1),
+        preprocess=given.preprocess(_size(given, 2, default=28)),
+        augment=Augment(shift=0.1, scale=0.1, rotate=5.0, flip=True, erase=0.25),
+        mixing=Mixing(mixup=0.2, cutmix=1.0, probability=0.5),
+        objective=Classify(label_smoothing=0.1),
+        optim=Optim(lr=1e-3, weight_decay=0.1, warmup="5 %"),
+        ema=0.999,
+        batch_size=512,
+        length="100 epochs",
+        evaluate_every="5 epochs",
+        save_every="5 epochs",
+    )
+
+
+def folder(given: Given) -> Run:
+    """A folder of photographs, from scratch: as much model as the number of images can teach.
+
+    command    vitrail train ./photos
+    variants   small (below 20,000 images: 112 px, half an hour for a thousand images on two cores), medium (224 px)
+    """
+    variant = given.row(dict.fromkeys(("small", "medium")), "small" if given.images < 20_000 else "medium")
+    return {"small": _small_folder, "medium": _medium_folder}[variant](given)
+
+
+def _small_folder(given: Given) -> Run:
+    model = given.config("vit-ti/16", patch=(14, 14), depth=6, drop_path=0.1, pool="mean", positions="sincos")
+    side = fitted(112, model.patch[0])
+    return Run(
+        model=model,
+        preprocess=given.preprocess((side, side), resize="crop", crop_fraction=0.875),
+        augment=Augment(crop_area=(0.25, 1.0), flip=True, trivial_augment=True),
+        mixing=Mixing(cutmix=1.0, mixup=0.2, probability=0.5),
+        objective=Classify(label_smoothing=0.1),
+        optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
+        batch_size=64,
+        length="100 epochs",
+        evaluate_every="2 epochs",
+        save_every="2 epochs",
+    )
+
+
+def _medium_folder(given: Given) -> Run:
+    model = given.config("vit-s/16", drop_path=0.1, pool="mean", positions="sincos")
+    side = fitted(224, model.patch[0])
+    return Run(
+        model=model,
+        preprocess=given.preprocess((side, side), resize="crop", crop_fraction=0.875),
+        augment=Augment(crop_area=(0.08, 1.0), flip=True, randaugment=(2, 9)),
+        mixing=Mixing(mixup=0.2, cutmix=1.0),
+        objective=Classify(label_smoothing=0.1),
+        optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 epochs"),
+        ema=0.9998,
+        batch_size=512,
+        length="100 epochs",
+    )
+
+
+def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, **changes: object) -> ModelConfig:
+    """A ViT below the paper's Table 1, mean-pooled: with few tokens a class token is one more thing to learn."""
+    if given.model:
+        return given.config(given.model)
+    return ViTConfig(
+        patch=(patch, patch), width=width, depth=depth, heads=heads, mlp_width=4 * width, pool="mean", **changes
+    )
+
+
+def _size(given: Given, patch: int, *, default: int) -> tuple[int, int]:
+    """The images' own size, or the nearest that patches divide."""
+    height, width = given.shape[:2] if given.shape else (default, default)
+    return fitted(height, patch), fitted(width, patch)

@@ -1,0 +1,119 @@
+"""The command line's frame: fast help, errors as one paragraph with their exit code, no traceback unless asked for."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vitrail import cli, errors
+from vitrail.cli import COMMANDS, main
+
+
+def fresh(*code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *code], capture_output=True, text=True, timeout=60)
+
+
+def test_help_answers_without_torch() -> None:
+    script = "import sys, vitrail.cli; code = vitrail.cli.main(['--help']); print(code, sorted(sys.modules))"
+    answer = fresh("-c", script)
+    assert answer.returncode == 0, answer.stderr
+    assert "commands:" in answer.stdout
+    heavy = {"torch", "numpy", "PIL", "torchvision", "tyro", "rich", "pydantic"}
+    assert not heavy & set(answer.stdout.rsplit("[", 1)[1].replace("'", "").rstrip("]\n").split(", "))
+
+
+def test_help_is_quick() -> None:
+    """0.2 s is the promise; the fastest of five is compared with it, as a busy machine is not the command's doing."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        fresh("-m", "vitrail", "--help")
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(5)) < 0.2
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "examples:" in said
+    assert f"vitrail {command} " in said.split("examples:")[1]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("vitrail 0.")
+
+
+def test_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 78
+    said = capsys.readouterr().err
+    assert "did you mean 'train'?" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unknown_option_exits_78(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--surely-not-an-option"]) == 78
+    assert "surely-not-an-option" in capsys.readouterr().err
+
+
+CODES = {
+    errors.ConfigError: 78,
+    errors.ShapeError: 78,
+    errors.DataError: 65,
+    errors.DecodeError: 65,
+    errors.WeightsError: 65,
+    errors.StorageError: 74,
+    errors.CheckpointError: 74,
+    errors.NonFiniteError: 70,
+    errors.Preempted: 143,
+}
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_an_error_is_a_paragraph_and_its_exit_code(kind, monkeypatch, capsys) -> None:
+    def fails(words):
+        raise kind("found this", allowed="that", next_step="do so")
+
+    monkeypatch.setattr(cli, "load", lambda name: fails)
+    assert main(["train"]) == CODES[kind]
+    assert capsys.readouterr().err == "error: found this; allowed: that; do so\n"
+
+
+def test_a_bug_says_how_to_see_more(monkeypatch, capsys) -> None:
+    def fails(words):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(cli, "load", lambda name: fails)
+    assert main(["train"]) == 70
+    said = capsys.readouterr().err
+    assert said.startswith("internal error (RuntimeError: no such luck)")
+    assert "--debug" in said
+    with pytest.raises(RuntimeError, match="no such luck"):
+        main(["train", "--debug"])
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys) -> None:
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", lambda name: interrupted)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = "import vitrail.cli as c; c.overview = lambda: 'a line\\n' * 100000; raise SystemExit(c.main([]))"
+    script = f'{sys.executable} -c "{code}" | head -1; echo ${{PIPESTATUS[0]}}'
+    answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert answer.stdout == "a line\n141\n"
+    assert answer.stderr == ""
