@@ -1,5 +1,6 @@
 """metrics.jsonl: the numbers of a run, one JSON object a line, readable while it runs and after a crash."""
 
+import contextlib
 import json
 import math
 import os
@@ -124,7 +125,8 @@ def _rewrite(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            aside.unlink(missing_ok=True)
         raise _said_no(path, error) from None
 
 

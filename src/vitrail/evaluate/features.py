@@ -1,0 +1,131 @@
+"""One pass of a model over images, shared by every protocol: classification, few-shot, neighbours, linear probes."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vitrail import machine
+from vitrail.batches.loader import Batch
+from vitrail.errors import ConfigError, NonFiniteError
+from vitrail.images.preprocess import Preprocess
+
+What = Literal["logits", "features", "both"]
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """What one pass gave, in the order of the images: float32 on the CPU."""
+
+    features: Float[Tensor, "N P"] | None
+    """What the head reads: the model's `pool` of its tokens."""
+    logits: Float[Tensor, "N K"] | None
+    targets: Int[Tensor, "N"] | Float[Tensor, "N K"]
+    keys: tuple[str, ...]
+
+
+def extract(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    what: What = "logits",
+    preprocess: Preprocess | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+) -> Extracted:
+    """Logits, pooled features or both of every image of `batches`, which are 8-bit, or float and already normalised.
+
+    `preprocess` normalises the 8-bit ones (the model's own record, if it has one, else ConfigError). The model stays on
+    its device unless one is named. Raises NonFiniteError that names the first image whose answer is not finite.
+    """
+    where = place(model, device)
+    dtype = machine.precision(precision, where)
+    parts: list[tuple[Tensor | None, Tensor | None]] = []
+    targets: list[Tensor] = []
+    keys: list[str] = []
+    with evaluating(model):
+        for batch in batches:
+            with machine.autocast(where, dtype):
+                parts.append(_answers(model, as_input(model, batch.images, where, preprocess), what))
+            targets.append(batch.targets)
+            keys.extend(batch.keys)
+            if len(parts) > 1:  # the batch before: its copy need not wait for the one just started
+                parts[-2] = _fetch(parts[-2])
+        if parts:
+            parts[-1] = _fetch(parts[-1])
+    features, logits = (_joined(column) for column in zip(*parts, strict=True)) if parts else (None, None)
+    for found in (features, logits):
+        _check_finite(found, keys)
+    return Extracted(features, logits, torch.cat(targets) if targets else torch.zeros(0, dtype=torch.long), tuple(keys))
+
+
+def as_input(
+    model: nn.Module, images: Tensor, device: torch.device, preprocess: Preprocess | None = None
+) -> Float[Tensor, "B C H W"]:
+    """Images on the device as the model reads them; 8-bit ones are normalised there, a quarter of the bytes to move."""
+    images = images.to(device, non_blocking=True)
+    if images.dtype != torch.uint8:
+        return images
+    return preprocess_of(model, preprocess).normalise(images)
+
+
+def preprocess_of(model: nn.Module, preprocess: Preprocess | None = None) -> Preprocess:
+    """The given one, else the one in the model's record."""
+    found = preprocess or getattr(getattr(model, "record", None), "preprocess", None)
+    if found is None:
+        raise ConfigError(
+            "this model has no record that says how its images are prepared",
+            next_step="load it with vitrail.load, or give preprocess=Preprocess(…)",
+        )
+    return found
+
+
+def place(model: nn.Module, device: str | torch.device | None) -> torch.device:
+    """The device the model is on, after moving it to `device` where one is named ("auto": the fastest there is)."""
+    if device is not None:
+        model.to(machine.device(str(device)))
+    return next(model.parameters()).device
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; every module's own mode is restored after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():  # not inference_mode: what a model caches here may be used in training later
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _answers(model: nn.Module, images: Float[Tensor, "B C H W"], what: What) -> tuple[Tensor | None, Tensor | None]:
+    if what == "logits":
+        return None, model(images)
+    pooled = model.pool(model.features(images))
+    return pooled, model.head(pooled) if what == "both" else None
+
+
+def _fetch(answers: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    features, logits = (None if answer is None else answer.float().cpu() for answer in answers)
+    return features, logits
+
+
+def _joined(column: tuple[Tensor | None, ...]) -> Tensor | None:
+    parts = [part for part in column if part is not None]
+    return torch.cat(parts) if parts else None
+
+
+def _check_finite(answers: Tensor | None, keys: list[str]) -> None:
+    if answers is None or torch.isfinite(answers).all():
+        return
+    rows = (~torch.isfinite(answers)).any(1).nonzero()[:, 0].tolist()
+    raise NonFiniteError(
+        f"the model's answers to {len(rows)} of {len(keys)} images are not finite, the first: {keys[rows[0]]}",
+        next_step="check the weights, or try --precision fp32",
+    )

@@ -1,0 +1,244 @@
+"""Figures as SVG to be written into a page: text and axes in the page's own colour, series in colours the page can set.
+
+Nothing here is drawn with pyplot, so no global state: every figure is a value. Class names may be any text.
+"""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Int, UInt8
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter, PercentFormatter
+
+INK = "#010203"  # a colour nobody chooses: becomes currentColor, so text and axes follow the page's theme
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito 2008: told apart by colour-blind eyes
+GOOD, BAD = SERIES[0], SERIES[1]
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and takes the page's font
+    "svg.hashsalt": "vitrail",  # the same figure is the same bytes
+    "text.parse_math": False,  # a class may be called $5
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "legend.frameon": False,
+    "font.size": 10,
+    "axes.unicode_minus": True,
+}
+SCRIPTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "IPAGothic",
+    "NanumGothic",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+)
+"""Fonts for what DejaVu Sans, matplotlib's own, cannot write; used in pixel pictures where they are installed."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An SVG element to be put into a page as it is, what it shows in words, and a line to read under it."""
+
+    svg: str
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram of curves: rows' keys and the names to show for them."""
+
+    title: str
+    series: Mapping[str, str]
+    percent: bool = False
+    log: bool = False
+
+
+PANELS = (
+    Panel("Loss", {"loss": "training", "held_out_nll": "held out"}, log=True),
+    Panel("Accuracy", {"accuracy": "training", "held_out_top1": "held out"}, percent=True),
+    Panel("Learning rate", {"lr": "learning rate"}),
+)
+
+
+def curves(
+    rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = PANELS, *, x: str = "epoch"
+) -> tuple[Drawing, ...]:
+    """One drawing for each panel that has something to show, over the rows' `x`. Rows without a value are left out."""
+    return tuple(drawing for panel in panels if (drawing := _curve(rows, panel, x)))
+
+
+def confusion(matrix: Int[np.ndarray, "K K"], classes: Sequence[str]) -> Drawing:
+    """Who was taken for whom: shares of each row, right answers in one colour, mistakes in another.
+
+    Counts are written in the cells up to 20 classes, names on the axes up to 60.
+    """
+    count = len(classes)
+    with _styled(size=(5.2, 5.0) if count <= 20 else (7.6, 7.4)) as (figure, axes):
+        axes.imshow(_shades(matrix), interpolation="nearest", aspect="equal")
+        if count <= 20:
+            _write_counts(axes, matrix)
+        names = [_short(name) for name in classes] if count <= 60 else []
+        size = max(4.5, min(9.0, 300 / max(count, 1)))
+        axes.set_xticks(
+            range(len(names)), names, rotation=90 if max(map(len, names), default=0) > 2 else 0, fontsize=size
+        )
+        axes.set_yticks(range(len(names)), names, fontsize=size)
+        axes.tick_params(length=0)
+        axes.set(xlabel="answer", ylabel="class")
+        axes.spines[:].set_visible(True)
+        right, images = int(np.trace(matrix)), int(matrix.sum())
+        return Drawing(
+            _svg(figure), f"Confusion matrix of {count} classes: {right:,} of {images:,} images on the diagonal."
+        )
+
+
+def reliability(
+    edges: Sequence[float], images: Sequence[int], confidence: Sequence[float | None], accuracy: Sequence[float | None]
+) -> Drawing:
+    """How far confidence can be believed: each bin's accuracy against the diagonal, and its share of the images."""
+    edge, weight = np.asarray(edges), np.asarray(images)
+    filled = [k for k, value in enumerate(accuracy) if value is not None]
+    sure, right = ([values[k] for k in filled] for values in (confidence, accuracy))
+    with _styled(size=(4.6, 5.0), rows=2, heights=(3, 1)) as (figure, (top, below)):
+        top.plot([0, 1], [0, 1], color=INK, linestyle=(0, (4, 3)), linewidth=1, label="perfectly calibrated")
+        top.bar(edge[filled], right, np.diff(edge)[filled], align="edge", color=GOOD, alpha=0.35, edgecolor=GOOD)
+        top.plot(sure, right, "o", color=BAD, markersize=4, label="mean of the bin")
+        top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
+        top.legend(loc="upper left")
+        below.bar(
+            edge[:-1],
+            weight / max(1, weight.sum()),
+            np.diff(edge),
+            align="edge",
+            color=GOOD,
+            alpha=0.35,
+            edgecolor=GOOD,
+        )
+        below.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
+        for axes in (top, below):
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        gaps = ", ".join(f"{c:.0%} sure {a:.0%} right" for c, a in zip(sure, right, strict=True))
+        return Drawing(_svg(figure), f"Reliability diagram, bin by bin: {gaps}.")
+
+
+def prediction_sheet(
+    images: Sequence[UInt8[np.ndarray, "H W C"]], titles: Sequence[str], correct: Sequence[bool], *, title: str = ""
+) -> bytes:
+    """Pictures with their answers as one PNG, up to eight in a row; a mistake is marked by a cross and its colour."""
+    across = min(8, max(1, len(images)))
+    down = max(1, -(-len(images) // across))
+    size = (1.35 * across, 1.55 * down + (0.45 if title else 0.1))
+    with _styled(size=size, rows=down, columns=across, family=_families()) as (figure, grid):
+        cells = np.atleast_1d(np.asarray(grid, dtype=object)).ravel()
+        for axes in cells:
+            axes.set_axis_off()
+        for axes, image, text, right in zip(cells, images, titles, correct, strict=False):
+            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            mark, colour = ("✓", GOOD) if right else ("✗", BAD)
+            axes.set_title(
+                f"{mark} {_short(text)}", color=colour, fontsize=8.5, pad=3, fontweight="normal" if right else "bold"
+            )
+        if title:
+            figure.suptitle(title, fontsize=11, color="#222222")
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        return file.getvalue()
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing | None:
+    with _styled(size=(4.6, 3.0)) as (figure, axes):
+        ends = []
+        for colour, (key, name) in zip(SERIES, panel.series.items(), strict=False):
+            points = [(row[x], row[key]) for row in rows if row.get(key) is not None and row.get(x) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colour, label=name, marker="o" if len(points) == 1 else "")
+                ends.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")
+        if not ends:
+            return None
+        values = [line.get_ydata() for line in axes.get_lines()]
+        if panel.log and min(map(np.min, values)) > 0:
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0) if panel.percent else FormatStrFormatter("%g"))
+        axes.set(title=panel.title, xlabel=x)
+        axes.grid(axis="y")
+        if len(ends) > 1:
+            axes.legend()
+        return Drawing(_svg(figure), f"{panel.title} over {x}: {'; '.join(ends)}.")
+
+
+def _shades(matrix: Int[np.ndarray, "K K"]) -> np.ndarray:
+    """RGBA: the hue says right or wrong, the opacity how often, so that any page colour may lie under it."""
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    rgb = [[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in (BAD, GOOD)]
+    pixels = np.empty((*matrix.shape, 4))
+    pixels[..., :3] = np.where(np.eye(len(matrix), dtype=bool)[..., None], rgb[1], rgb[0])
+    pixels[..., 3] = np.where(shares > 0, 0.2 + 0.45 * np.sqrt(shares), 0)  # one mistake in a thousand can be seen
+    return pixels
+
+
+def _write_counts(axes: Axes, matrix: Int[np.ndarray, "K K"]) -> None:
+    size = max(5.0, min(9.0, 110 / len(matrix)))
+    for (row, column), images in np.ndenumerate(matrix):
+        if images:
+            axes.text(column, row, f"{images}", ha="center", va="center", fontsize=size)
+
+
+def _short(name: str, limit: int = 18) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+@contextlib.contextmanager
+def _styled(
+    *, size: tuple[float, float], rows: int = 1, columns: int = 1, heights: Any = None, family: Sequence[str] = ()
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure in our style and its axes; the style ends with the block."""
+    fonts = {"font.family": list(family)} if family else {}
+    with matplotlib.rc_context(STYLE | fonts), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page's reader has the font, or sees a box
+        figure = Figure(figsize=size, layout="constrained")
+        grid = {"height_ratios": heights} if heights else {}
+        yield figure, figure.subplots(rows, columns, gridspec_kw=grid)
+
+
+def _families() -> list[str]:
+    known = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in SCRIPTS if name in known)]
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an element of a page: no header, no fixed size, no ids but those it refers to, colours by theme."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()[file.getvalue().index("<svg") :]
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+    text = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", text)
+    widest = round(figure.get_figwidth() * 120)  # pixels
+    text = re.sub(r"<svg[^>]*viewBox", f'<svg style="max-width: {widest}px" viewBox', text, count=1)
+    referred = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in referred else "", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", text)
+    for number, colour in enumerate(SERIES, start=1):
+        text = text.replace(colour, f"var(--series-{number}, {colour})")
+    return text.replace(INK, "currentColor")
