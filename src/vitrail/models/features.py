@@ -49,6 +49,9 @@ class Backbone(Protocol):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]: ...
 
-    def stages(self) -> Sequence[tuple[str, nn.Module | Sequence[nn.Parameter]]]:
-        """(name, modules or parameters), stem first and head last; every parameter in exactly one stage (layer decay, freezing, taps)."""
+    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
+        """(name, its modules and parameters), stem first and head last; every parameter in exactly one stage.
+
+        What layer decay, freezing and taps go by.
+        """
         ...

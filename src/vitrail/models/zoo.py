@@ -1,0 +1,139 @@
+"""Every model that has a name: one literal table of configs, with the paper and the exact parameter count.
+
+    zoo.build("vit-b/16", classes=10, image=384)    zoo.names("vit-*/16")    zoo.config("vit-s/8", pool="mean")
+
+A ViT may be named with any size of SIZES and any patch, also where the table has no row for it.
+"""
+
+import dataclasses
+import fnmatch
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vitrail.errors import ConfigError, suggest
+from vitrail.models.vit import ViT, ViTConfig
+
+ModelConfig = ViTConfig  # with a second family: ViTConfig | OtherConfig, told apart by `family`
+
+FAMILIES = {"vit": ViT}
+
+PAPER = "arXiv 2010.11929, Table 1"
+AUGREG = "arXiv 2106.10270, Table 2"
+SCALING = "arXiv 2106.04560, Table 2"
+SO400M = "arXiv 2305.13035"
+PLAIN = "big_vision, models/vit.py"
+
+# width, depth, mlp_width, heads, source
+SIZES: dict[str, tuple[int, int, int, int, str]] = {
+    "mu": (32, 1, 128, 2, PLAIN),
+    "ti": (192, 12, 768, 3, AUGREG),
+    "s": (384, 12, 1536, 6, AUGREG),
+    "m": (512, 12, 2048, 8, PLAIN),
+    "b": (768, 12, 3072, 12, PAPER),
+    "l": (1024, 24, 4096, 16, PAPER),
+    "so400m": (1152, 27, 4304, 16, SO400M),
+    "h": (1280, 32, 5120, 16, PAPER),
+    "g": (1408, 40, 6144, 16, SCALING),
+    "g-opt": (1536, 40, 6144, 16, PLAIN),
+    "G": (1664, 48, 8192, 16, SCALING),
+    "G-opt": (1536, 48, 8192, 16, PLAIN),
+    "e": (1792, 56, 15360, 16, "arXiv 2209.06794"),
+}
+
+
+def _vit(size: str, patch: int) -> ViTConfig:
+    width, depth, mlp_width, heads, _ = SIZES[size]
+    # an image of about 224 pixels that the patch divides
+    side = 224 if 224 % patch == 0 else max(1, round(224 / patch)) * patch
+    return ViTConfig(
+        width=width, depth=depth, mlp_width=mlp_width, heads=heads, patch=(patch, patch), image=(side, side)
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: what to build, who published it, and how many parameters that makes, to the unit."""
+
+    config: ModelConfig
+    paper: str
+    parameters: int
+
+
+def _row(size: str, patch: int, parameters: int) -> Entry:
+    return Entry(_vit(size, patch), SIZES[size][-1], parameters)
+
+
+# At 224 pixels, 1000 classes, class token, no pre_logits
+ZOO: dict[str, Entry] = {
+    "vit-mu/16": _row("mu", 16, 76_712),
+    "vit-ti/16": _row("ti", 16, 5_717_416),
+    "vit-s/8": _row("s", 8, 22_055_272),
+    "vit-s/14": _row("s", 14, 22_004_584),
+    "vit-s/16": _row("s", 16, 22_050_664),
+    "vit-s/32": _row("s", 32, 22_878_952),
+    "vit-m/16": _row("m", 16, 38_837_736),
+    "vit-b/8": _row("b", 8, 86_576_872),
+    "vit-b/14": _row("b", 14, 86_475_496),
+    "vit-b/16": _row("b", 16, 86_567_656),
+    "vit-b/32": _row("b", 32, 88_224_232),
+    "vit-l/14": _row("l", 14, 304_203_752),
+    "vit-l/16": _row("l", 16, 304_326_632),
+    "vit-l/32": _row("l", 32, 306_535_400),
+    "vit-so400m/14": _row("so400m", 14, 413_597_656),
+    "vit-h/14": _row("h", 14, 632_045_800),
+    "vit-g/14": _row("g", 14, 1_012_611_432),
+    "vit-G/14": _row("G", 14, 1_844_440_680),
+}
+
+
+def config(name: str, **changes: Any) -> ModelConfig:
+    """The config called `name`, with `changes`; `image` and `patch` may be one number, a square. Unknown names: ConfigError."""
+    return _changed(_named(name), changes)
+
+
+def build(model: str | ModelConfig, *, generator: torch.Generator | None = None, seed: int = 0, **changes: Any) -> ViT:
+    """A newly initialised model, on the CPU in float32, every bit given by `generator` (or `seed`)."""
+    chosen = config(model, **changes) if isinstance(model, str) else _changed(model, changes)
+    built = skeleton(chosen)
+    built.to_empty(device="cpu")
+    built.initialise(generator or torch.Generator().manual_seed(seed))
+    return built
+
+
+def skeleton(config: ModelConfig) -> ViT:
+    """The model without memory, on the meta device: to count it, or to load weights into it."""
+    with torch.device("meta"):
+        return FAMILIES[config.family](config)
+
+
+def names(pattern: str = "*") -> tuple[str, ...]:
+    """Names of the table that match a shell pattern, in the order of the table."""
+    return tuple(name for name in ZOO if fnmatch.fnmatchcase(name, pattern))
+
+
+def _named(name: str) -> ModelConfig:
+    if name in ZOO:
+        return ZOO[name].config
+    match = re.fullmatch(r"vit-(.+)/([1-9]\d{0,3})", name)
+    if match and match[1] in SIZES:
+        return _vit(match[1], int(match[2]))
+    raise ConfigError(
+        f"no model is called {name!r}",
+        allowed=f"{', '.join(ZOO)}; or vit-SIZE/PATCH with a size of {', '.join(SIZES)}",
+        next_step=suggest(name.lower(), ZOO) or "`vitrail models` lists them",
+    )
+
+
+def _changed(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
+    known = [field.name for field in dataclasses.fields(config)]
+    for name in changes:
+        if name not in known:
+            hint = suggest(name, known) or f"known: {', '.join(known)}"
+            raise ConfigError(f"a {config.family} has no {name!r}", next_step=hint)
+    squares: dict[str, Any] = {
+        name: (changes[name],) * 2 for name in ("image", "patch") if isinstance(changes.get(name), int)
+    }
+    return dataclasses.replace(config, **{**changes, **squares})  # pyrefly: ignore[bad-argument-type]
