@@ -34,8 +34,12 @@ class _Hardware(Protocol):
 H = TypeVar("H", bound=_Hardware)
 
 
-def resolve(hardware: H) -> H:
-    """The same settings with every "auto" made a value and the threads set: what a run writes down and a resume repeats."""
+def resolve(hardware: H, *, processes: int = 1) -> H:
+    """The same settings with every "auto" made a value and the threads set: what a run writes down and a resume repeats.
+
+    Several processes on this machine share its cores.
+    """
+    alone = processes == 1 or hardware.threads > 0
     where = device(hardware.device)
     dtype = precision(hardware.precision, where)
     return replace(  # pyrefly: ignore[bad-specialization]
@@ -43,7 +47,7 @@ def resolve(hardware: H) -> H:
         device=str(where),
         precision=next(name for name, known in PRECISIONS.items() if known == dtype),
         compile=compiling(hardware.compile, where),
-        threads=threads(hardware.threads),
+        threads=threads(hardware.threads if alone else max(1, cores() // processes)),
     )
 
 

@@ -17,6 +17,7 @@ from typing import IO, Self
 from vitrail import config
 from vitrail.errors import ConfigError, StorageError
 from vitrail.train.run import Run
+from vitrail.train.world import World
 
 
 class RunFolder:
@@ -25,6 +26,16 @@ class RunFolder:
     def __init__(self, path: Path, run: Run) -> None:
         self.path, self.run = path, run
         self._lock: IO[str] | None = None
+
+    @classmethod
+    def open(cls, run: Run, path: Path | None, resume: bool, world: World) -> "RunFolder":
+        """The folder of a new or an earlier run. Of several ranks the first makes and locks it; the others follow."""
+        if world.leads:
+            folder = cls.reopen(path) if resume and path else cls.create(run, path)
+            return folder
+        if path is None:
+            raise ConfigError("several processes need one folder", next_step="name it with --out")
+        return Follower(path, run)
 
     @classmethod
     def create(cls, run: Run, path: Path | None) -> Self:
@@ -61,8 +72,9 @@ class RunFolder:
         if self._lock:
             self._lock.close()
 
-    def save_run(self) -> None:
+    def save(self, run: Run) -> None:
         """Writes run.json, aside and renamed."""
+        self.run = run
         aside = self.path / "run.json.part"
         with open(aside, "w", encoding="utf-8") as file:
             json.dump(config.to_dict(self.run), file, indent=1)
@@ -89,6 +101,22 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+
+class Follower(RunFolder):
+    """The folder as ranks other than the first hold it: they read, and write nothing."""
+
+    def __enter__(self) -> Self:
+        if (self.path / "run.json").is_file():
+            self.run = config.read_json(Run, self.path / "run.json")
+        return self
+
+    def save(self, run: Run) -> None:
+        self.run = run
+
+    @property
+    def metrics(self) -> Path:
+        return Path(os.devnull)
 
 
 class RunInUse(ConfigError):

@@ -1,6 +1,7 @@
-"""The training loop. All of it is here: read `train`, then `fit`, then `learn`.
+"""The training loop. All of it is here: read `train`, then `Fit.run`, then `learn`.
 
-Pre-training, fine-tuning, distillation and masked prediction are this loop with another objective.
+Pre-training, fine-tuning, distillation and masked prediction are this loop with another objective; one CPU, one GPU and many
+are this loop with another world.
 """
 
 import contextlib
@@ -11,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from vitrail import machine
 from vitrail.batches.draws import generator, seed_of
 from vitrail.batches.loader import Batch
 from vitrail.batches.mixing import mix
 from vitrail.errors import Preempted
-from vitrail.evaluate import evaluate
 from vitrail.evaluate.classification import Scores
 from vitrail.reports.journal import Journal
 from vitrail.reports.progress import Progress, progress
@@ -28,6 +29,7 @@ from vitrail.train.run import Run
 from vitrail.train.setup import Setup, on_device, prepare
 from vitrail.train.signals import Interrupted, StopSignals
 from vitrail.train.state import State
+from vitrail.train.world import OrderedGradients, World, world
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,21 @@ def train(run: Run, *, out: Path | None = None, resume: bool = False, quiet: boo
 
     Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
     """
-    opened = RunFolder.reopen(out) if resume and out else RunFolder.create(run, out)
-    with opened as folder, StopSignals() as stop:
-        setup = prepare(folder.run)
-        folder.run = setup.run
-        folder.save_run()
-        state = setup.state()
-        journal = Journal(folder.metrics)
-        with progress(setup.total_steps, folder.path.name, quiet=quiet) as bar:
-            for note in setup.notes:
-                bar.note(note)
-            if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=bar.note)):
-                state.restore(snapshot)
-            journal.rewind(state.step)
-            Fit(setup, state, folder, journal, bar, stop).run()
-        scores = finish.finish(setup, state, folder, journal)
+    with StopSignals() as stop, world(machine.device(run.hardware.device)) as ranks:
+        with RunFolder.open(run, out, resume, ranks) as folder:
+            setup = prepare(folder.run, ranks)
+            folder.save(setup.run)
+            state = setup.state()
+            journal = Journal(folder.metrics)
+            with progress(setup.total_steps, folder.path.name, quiet=quiet or not ranks.leads) as bar:
+                for note in setup.notes:
+                    bar.note(note)
+                if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=bar.note)):
+                    state.restore(snapshot)
+                journal.rewind(state.step)
+                fit = Fit(setup, state, folder, journal, bar, stop)
+                fit.run()
+                scores = fit.finish()
     return Result(folder.path, scores, setup)
 
 
@@ -75,88 +77,113 @@ class Fit:
     stop: StopSignals
 
     def run(self) -> None:
+        """Steps until the end; evaluates, saves and logs at steps that depend on nothing but their number."""
         setup, state = self.setup, self.state
-        guard = FiniteGuard(setup.device, self.folder.path)
+        guard = FiniteGuard(setup.device, self.folder.path, alone=setup.world.alone)
         speed = Speed(setup)
         log_every = max(1, setup.total_steps // 500)
         evaluate_every, save_every = setup.steps(setup.run.evaluate_every), setup.steps(setup.run.save_every)
-        batches = setup.batches(state.step)
-        with contextlib.closing(batches):  # pyrefly: ignore[bad-argument-type]
+        with contextlib.closing(setup.batches(state.step)) as batches:
             while True:
-                at_end = state.step == setup.total_steps
                 try:
-                    if self._due(evaluate_every, at_end) and state.evaluated != state.step:
+                    if self._due(evaluate_every) and state.evaluated != state.step:
                         self._evaluate()
-                    if self._due(save_every, at_end):
+                    if self._due(save_every):
                         self._save(guard)
-                    if at_end:
+                    if state.step == setup.total_steps:
                         return
+                    if setup.world.any(self.stop.asked is not None):
+                        raise Interrupted
                     learn(setup, state, next(batches), guard, self.stop)
                 except Interrupted:
                     self._preempted(guard)
                 speed.step()
-                if state.step % log_every == 0 or self._due(save_every, state.step == setup.total_steps):
+                if state.step % log_every == 0 or self._due(save_every):
                     guard.read()
                     self._log(speed)
 
-    def _due(self, every: int, at_end: bool) -> bool:
-        return at_end or (self.state.step > 0 and self.state.step % every == 0)
+    def finish(self) -> Scores:
+        """The held-out scores, the last weights and the report; a signal now leaves the last checkpoint, which is whole."""
+        try:
+            return finish.finish(self.setup, self.state, self.folder, self.journal, self._watch())
+        except Interrupted:
+            raise self._stopped() from None
+
+    def _due(self, every: int) -> bool:
+        return self.state.step == self.setup.total_steps or (self.state.step > 0 and self.state.step % every == 0)
 
     def _log(self, speed: "Speed") -> None:
         state, setup = self.state, self.setup
-        means = state.meter.means()
+        means = state.meter.means(setup.world)
         state.meter.clear()
-        row: dict[str, Any] = {"step": state.step, "epoch": state.step / setup.steps_per_epoch, **means}
-        row["lr"] = setup.schedule(state.step - 1)
         pace = speed.read()
-        self.journal.append({**row, **pace})
+        row: dict[str, Any] = {"step": state.step, "epoch": state.step / setup.steps_per_epoch, **means}
+        self.journal.append({**row, "lr": setup.schedule(state.step - 1), **pace})
         self.bar.update(state.step, **{name: means[name] for name in ("loss", "accuracy") if name in means}, **pace)
 
     def _evaluate(self) -> None:
         state, setup = self.state, self.setup
         model = state.ema.model if state.ema else state.model
-        held_out = setup.splits.val or setup.splits.test
-        scores, _ = evaluate(model, held_out, **finish.evaluation_settings(setup), watch=self.stop.watch)
+        scores = finish.held_out(setup, model, setup.splits.val or setup.splits.test, self._watch())
         state.evaluated = state.step
         self.journal.append({"step": state.step, "epoch": state.step / setup.steps_per_epoch, **finish.summary(scores)})
         self.bar.update(state.step, held_out=scores.top1)
         if scores.top1 > state.best:
             state.best, state.best_step = scores.top1, state.step
-            finish.save_weights(self.folder.best, model, setup, scores)
+            if setup.world.leads:
+                finish.save_weights(self.folder.best, model, setup, scores)
 
     def _save(self, guard: FiniteGuard) -> None:
         guard.read()
-        self.journal.sync()
-        checkpoints.commit(self.folder.checkpoints, self.state.step, self.state.tensors(), self.state.facts())
+        facts = self.state.facts(self.setup.world)
+        if self.setup.world.leads:
+            self.journal.sync()
+            checkpoints.commit(self.folder.checkpoints, self.state.step, self.state.tensors(), facts)
+        self.setup.world.wait()
+
+    def _watch(self):
+        # several ranks must stop at the same place, which is the top of the loop
+        return self.stop.watch if self.setup.world.alone else iter
 
     def _preempted(self, guard: FiniteGuard) -> None:
         self._save(guard)
+        raise self._stopped()
+
+    def _stopped(self) -> Preempted:
         error = Preempted(
             f"stopped by a signal after step {self.state.step} of {self.setup.total_steps}; the checkpoint is written",
             next_step=f"continue with `vitrail train --resume {self.folder.path}`",
         )
         error.exit_code = self.stop.exit_code
-        raise error
+        return error
 
 
 def learn(setup: Setup, state: State, batch: Batch, guard: FiniteGuard, stop: StopSignals) -> None:
     """One optimiser step on one batch: the gradient of the mean loss, accumulated over equal micro-batches.
 
-    All random numbers are keyed by (seed, step, micro-batch); a stop between micro-batches leaves the state as it was.
+    All random numbers are keyed by (seed, step, micro-batch of the global batch), whichever rank computes it; a stop between
+    micro-batches leaves the state as it was.
     """
-    run, report = setup.run, {}
+    run, world, report = setup.run, setup.world, {}
     optim.set_lr(state.optimizer, setup.schedule(state.step))
     setup.forward.train()
     parts = batch.split(setup.micro_batch)
-    for index, part in enumerate(stop.watch(parts)):
-        torch.manual_seed(seed_of(run.seed, state.step, index))  # dropout and stochastic depth
-        random = generator(run.seed, state.step, index)
+    ordered = OrderedGradients(world, state.parameters()) if run.hardware.deterministic and not world.alone else None
+    for index, part in enumerate(stop.watch(parts) if world.alone else parts):
+        key = (run.seed, state.step, world.rank * len(parts) + index)
+        torch.manual_seed(seed_of(*key))  # dropout and stochastic depth
+        random = generator(*key)
         ready = mix(on_device(part, setup), run.mixing, random, len(setup.classes))
-        with machine.autocast(setup.device, setup.dtype):
-            loss = run.objective(setup.forward, ready, random)
-        (loss.value / len(parts)).backward()
+        with synced(setup, last=index == len(parts) - 1):
+            with machine.autocast(setup.device, setup.dtype):
+                loss = run.objective(setup.forward, ready, random)
+            (loss.value / (len(parts) * (world.size if ordered else 1))).backward()
+        if ordered:
+            ordered.keep()
         for name, value in loss.report.items():
             report[name] = report.get(name, 0.0) + value.detach() / len(parts)
+    if ordered:
+        ordered.add()
     norm = clip(state, run.optim.clip)
     guard.check(state, report["loss"], norm, batch.keys)
     state.optimizer.step()
@@ -167,18 +194,23 @@ def learn(setup: Setup, state: State, batch: Batch, guard: FiniteGuard, stop: St
     state.meter.add({**report, "grad_norm": norm})
 
 
+def synced(setup: Setup, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """Gradients travel between ranks once a step, with the last micro-batch."""
+    forward = setup.forward
+    return forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else contextlib.nullcontext()
+
+
 def clip(state: State, largest: float | None) -> Tensor:
     """Scales the gradient to a global L2 norm of at most `largest`; gives its norm before that, on the device."""
-    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    return torch.nn.utils.clip_grad_norm_(parameters, largest or float("inf"), foreach=True)
+    return torch.nn.utils.clip_grad_norm_(state.parameters(), largest or float("inf"), foreach=True)
 
 
 class Speed:
-    """Images a second, and their share of this machine's measured peak."""
+    """Images a second over all ranks, and their share of the measured peak of as many machines as this."""
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._peak = machine.peak_flops(setup.device, setup.dtype)
+        self._setup, self._macs = setup, setup.macs
+        self._peak = machine.peak_flops(setup.device, setup.dtype) * setup.world.size
         self._since, self._steps = time.perf_counter(), 0
 
     def step(self) -> None:
@@ -188,4 +220,4 @@ class Speed:
         seconds = max(1e-9, time.perf_counter() - self._since)
         rate = self._steps * self._setup.run.batch_size / seconds
         self._since, self._steps = time.perf_counter(), 0
-        return {"images_per_s": rate, "peak_share": rate * 6 * self._setup.macs / self._peak}
+        return {"images_per_s": rate, "peak_share": rate * 6 * self._macs / self._peak}

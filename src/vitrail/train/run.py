@@ -11,8 +11,8 @@ from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.transforms import Augment
-from vitrail.models.zoo import ModelConfig
 from vitrail.models.vit import ViTConfig
+from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
 
 _LENGTH = re.compile(r"\s*([0-9.]+)\s*(epochs?|steps?|%)\s*")
@@ -86,6 +86,10 @@ class Hardware:
     micro_batch: int | None = None
     """Images through the model at once; the gradient is accumulated over batch_size / micro_batch of them."""
     checkpoint_activations: bool = False
+    """Recompute activations in the backward pass: about a third more time for much less memory."""
+    deterministic: bool = False
+    """Over several processes: add gradients in one fixed order, so that 1, 2 or 4 of them give the same bits (slower; needs
+    `micro_batch`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

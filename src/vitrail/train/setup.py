@@ -4,11 +4,12 @@ data → model (its classes, channels and image size follow from data and prepro
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vitrail import machine
 from vitrail.batches.draws import generator
@@ -20,6 +21,7 @@ from vitrail.train import optim
 from vitrail.train.ema import Ema
 from vitrail.train.run import Run, steps
 from vitrail.train.state import State
+from vitrail.train.world import World
 from vitrail.weights.bundle import load_for_finetuning
 
 
@@ -31,13 +33,14 @@ class Setup:
     splits: Splits
     model: nn.Module
     forward: nn.Module
-    """The model as the loop calls it: itself, or compiled."""
+    """The model as the loop calls it: itself, compiled, or with its gradients averaged over the ranks."""
     optimizer: torch.optim.Optimizer
     schedule: optim.Schedule
     total_steps: int
     steps_per_epoch: float
     device: torch.device
     dtype: torch.dtype
+    world: World = World()
     notes: tuple[str, ...] = ()
     """Sentences about choices made on the way: where the split came from, what became of each tensor of the weights."""
 
@@ -47,7 +50,8 @@ class Setup:
 
     @property
     def micro_batch(self) -> int:
-        return self.run.hardware.micro_batch or self.run.batch_size
+        """Images through the model at once, on this rank."""
+        return self.run.hardware.micro_batch or self.world.share(self.run.batch_size)
 
     @property
     def macs(self) -> int:
@@ -78,16 +82,18 @@ class Setup:
             start=start_step * run.batch_size,
             stop=self.total_steps * run.batch_size,
             workers=run.hardware.workers,
+            rank=self.world.rank,
+            world=self.world.size,
             pin=self.device.type == "cuda",
         )
 
 
-def prepare(run: Run) -> Setup:
+def prepare(run: Run, world: World = World()) -> Setup:  # noqa: B008  # frozen
     """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
     splits = open_data(run.data, holdout=run.holdout)
     if len(splits.train.classes) < 2:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
-    run = resolve(run, splits)
+    run = resolve(run, splits, world)
     model, notes = build_model(run)
     device = torch.device(run.hardware.device)
     model.to(device)
@@ -100,23 +106,26 @@ def prepare(run: Run) -> Setup:
         run=run,
         splits=splits,
         model=model,
-        forward=compiled(model, run),
+        forward=forward_of(model, run, world),
         optimizer=optim.optimiser(optim.tune(model, run.optim), run.optim),
         schedule=optim.schedule(run.optim, batch_size=run.batch_size, steps_per_epoch=per_epoch, total=total),
         total_steps=total,
         steps_per_epoch=per_epoch,
         device=device,
         dtype=machine.precision(run.hardware.precision, device),
+        world=world,
         notes=(splits.how, *splits.train.notes, *notes),
     )
 
 
-def resolve(run: Run, splits: Splits) -> Run:
+def resolve(run: Run, splits: Splits, world: World) -> Run:
     """Every "auto" made a value and every derived field of the model set, so that run.json says exactly what ran."""
-    micro = run.hardware.micro_batch or run.batch_size
-    if micro > run.batch_size or run.batch_size % micro:
+    share = world.share(run.batch_size)
+    micro = run.hardware.micro_batch or share
+    if micro > share or share % micro:
         raise ConfigError(
-            f"micro_batch = {micro} does not divide batch_size = {run.batch_size}",
+            f"micro_batch = {micro} does not divide batch_size = {run.batch_size}"
+            + ("" if world.alone else f" on {world.size} processes, {share} images each"),
             next_step="gradients are accumulated over equal parts: choose a divisor",
         )
     model = dataclasses.replace(
@@ -125,7 +134,8 @@ def resolve(run: Run, splits: Splits) -> Run:
         channels=run.preprocess.channels,
         classes=len(splits.train.classes),
     )
-    return dataclasses.replace(run, model=model, hardware=machine.resolve(run.hardware))
+    hardware = machine.resolve(run.hardware, processes=world.size)
+    return dataclasses.replace(run, model=model, hardware=hardware)
 
 
 def build_model(run: Run) -> tuple[nn.Module, tuple[str, ...]]:
@@ -136,16 +146,15 @@ def build_model(run: Run) -> tuple[nn.Module, tuple[str, ...]]:
     return model, tuple(report.lines())
 
 
-def compiled(model: nn.Module, run: Run) -> nn.Module:
-    return torch.compile(model) if run.hardware.compile == "on" else model  # pyrefly: ignore[bad-return]
+def forward_of(model: nn.Module, run: Run, world: World) -> nn.Module:
+    """The model as it is called: compiled where that pays, wrapped where several ranks share the batch."""
+    forward: nn.Module = torch.compile(model) if run.hardware.compile == "on" else model  # pyrefly: ignore[bad-assignment]
+    if world.alone or run.hardware.deterministic:
+        return forward
+    return DistributedDataParallel(forward, gradient_as_bucket_view=True)
 
 
 def on_device(batch: Batch, setup: Setup) -> Batch:
     """To the device, and from 8-bit pixels to what the model reads."""
     batch = batch.to(setup.device, non_blocking=True)
     return dataclasses.replace(batch, images=setup.run.preprocess.normalise(batch.images))
-
-
-def facts(setup: Setup) -> Mapping[str, object]:
-    """What describes the run in reports and records."""
-    return {"parameters": cost.parameters(setup.model), "macs": setup.macs, **machine.describe()}

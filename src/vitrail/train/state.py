@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitrail.errors import CheckpointError
 from vitrail.train.checkpoints import Snapshot
 from vitrail.train.ema import Ema
+from vitrail.train.world import World
 
 
 @dataclass
@@ -28,14 +29,21 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
         self.count += 1
 
-    def means(self) -> dict[str, float]:
-        return {name: total.item() / max(1, self.count) for name, total in self.sums.items()}
+    def means(self, world: World) -> dict[str, float]:
+        """The mean over steps and ranks of each number."""
+        return {name: total / max(1, self.count) for name, total in self._totals(world).items()}
 
     def clear(self) -> None:
         self.sums, self.count = {}, 0
 
-    def facts(self) -> dict[str, Any]:
-        return {"sums": {name: total.item() for name, total in self.sums.items()}, "count": self.count}
+    def facts(self, world: World) -> dict[str, Any]:
+        return {"sums": self._totals(world), "count": self.count}
+
+    def _totals(self, world: World) -> dict[str, float]:
+        if not self.sums:
+            return {}
+        stacked = world.sum(torch.stack(list(self.sums.values()))) / world.size
+        return dict(zip(self.sums, stacked.tolist(), strict=True))  # one read of the device for all
 
     def restore(self, facts: Mapping[str, Any], device: torch.device) -> None:
         self.sums = {
@@ -66,9 +74,10 @@ class State:
             groups["ema"] = dict(self.ema.model.state_dict())
         return groups
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, world: World) -> dict[str, Any]:
+        """What has no shape; every rank must ask, for the sums are over all."""
         scalars = {name: getattr(self, name) for name in ("step", "evaluated", "best", "best_step")}
-        return {**scalars, "meter": self.meter.facts()}
+        return {**scalars, "meter": self.meter.facts(world)}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Takes over a checkpoint, or raises CheckpointError with the state untouched."""
@@ -90,8 +99,12 @@ class State:
             setattr(self, name, snapshot.facts[name])
         self.meter.restore(snapshot.facts["meter"], next(self.model.parameters()).device)
 
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimiser changes."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def _named(self) -> dict[str, nn.Parameter]:
-        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        held = {id(parameter) for parameter in self.parameters()}
         return {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in held}
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
