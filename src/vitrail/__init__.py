@@ -5,6 +5,118 @@
     model = vitrail.load("runs/digits-1")          # an nn.Module in eval mode: model(images) -> logits
     fresh = vitrail.build("vit-b/16", classes=10)  # the paper's ViT-B/16, newly initialised
 
-The names below come on first use, so importing vitrail costs nothing. The stages are packages of their own, each with a verb of
-its name: `vitrail.train.loop.train`, `vitrail.evaluate.evaluate`, `vitrail.predict.predict`.
+The names below come on first use, so `import vitrail` costs nothing. A stage is a package with a verb of its name:
+`vitrail.train.train`, `vitrail.evaluate.evaluate`, `vitrail.predict.predict`.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitrail.batches.loader import Batch
+    from vitrail.batches.mixing import Mixing
+    from vitrail.errors import ConfigError, DataError, VitrailError, WeightsError
+    from vitrail.evaluate.classification import Scores
+    from vitrail.evaluate.features import extract
+    from vitrail.images.decode import decode
+    from vitrail.images.preprocess import Preprocess
+    from vitrail.images.sources import open_data, open_images
+    from vitrail.images.transforms import Augment
+    from vitrail.inspection.trace import trace
+    from vitrail.models.cost import macs, parameters
+    from vitrail.models.features import Backbone, Features
+    from vitrail.models.vit import ViT, ViTConfig
+    from vitrail.models.zoo import build, names
+    from vitrail.objectives import Loss
+    from vitrail.objectives.classify import Classify
+    from vitrail.predict import Prediction
+    from vitrail.recipes import RECIPES, recipe
+    from vitrail.train.run import Hardware, Optim, Run
+    from vitrail.weights.bundle import Record, load, load_for_finetuning, save_bundle
+
+__all__ = [
+    "RECIPES",
+    "Augment",
+    "Backbone",
+    "Batch",
+    "Classify",
+    "ConfigError",
+    "DataError",
+    "Features",
+    "Hardware",
+    "Loss",
+    "Mixing",
+    "Optim",
+    "Prediction",
+    "Preprocess",
+    "Record",
+    "Run",
+    "Scores",
+    "ViT",
+    "ViTConfig",
+    "VitrailError",
+    "WeightsError",
+    "build",
+    "decode",
+    "extract",
+    "load",
+    "load_for_finetuning",
+    "macs",
+    "names",
+    "open_data",
+    "open_images",
+    "parameters",
+    "recipe",
+    "save_bundle",
+    "trace",
+]
+
+_HOMES = {
+    "RECIPES": "recipes",
+    "Augment": "images.transforms",
+    "Backbone": "models.features",
+    "Batch": "batches.loader",
+    "Classify": "objectives.classify",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "Features": "models.features",
+    "Hardware": "train.run",
+    "Loss": "objectives",
+    "Mixing": "batches.mixing",
+    "Optim": "train.run",
+    "Prediction": "predict",
+    "Preprocess": "images.preprocess",
+    "Record": "weights.bundle",
+    "Run": "train.run",
+    "Scores": "evaluate.classification",
+    "ViT": "models.vit",
+    "ViTConfig": "models.vit",
+    "VitrailError": "errors",
+    "WeightsError": "errors",
+    "build": "models.zoo",
+    "decode": "images.decode",
+    "extract": "evaluate.features",
+    "load": "weights.bundle",
+    "load_for_finetuning": "weights.bundle",
+    "macs": "models.cost",
+    "names": "models.zoo",
+    "open_data": "images.sources",
+    "open_images": "images.sources",
+    "parameters": "models.cost",
+    "recipe": "recipes",
+    "save_bundle": "weights.bundle",
+    "trace": "inspection.trace",
+}
+_STAGES = ("evaluate", "inspection", "models", "predict", "recipes", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"vitrail.{_HOMES[name]}"), name)
+    if name in _STAGES:
+        return importlib.import_module(f"vitrail.{name}")
+    raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_STAGES])
