@@ -1,1 +1,1 @@
-"""TODO-OWNER"""
+"""Everything before a batch exists: where images come from, how bytes become pixels, how pixels become a model's input."""

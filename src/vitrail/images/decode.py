@@ -1,0 +1,304 @@
+"""Bytes to pixels, by one table, for training, evaluation, prediction and serving alike.
+
+Nothing is allocated before the header was checked against the limit, nothing is clipped, nothing is replaced. What the
+picture was stored as, and what becomes of it:
+
+| stored                                  | given                                                                  |
+|-----------------------------------------|------------------------------------------------------------------------|
+| grey, 8 bits                            | as it is, 1 channel                                                    |
+| black and white, 1 bit                  | 0 and 255, 1 channel                                                   |
+| grey, 16 bits                           | value / 257, rounded, 1 channel (65,535 becomes 255)                   |
+| grey, floating point                    | × 255 where all values are in 0 … 1; else as it is where in 0 … 255    |
+| colour, 8 bits                          | as it is, 3 channels                                                   |
+| colour, 16 bits                         | the upper byte (Pillow's reading; at most one level from value / 257)  |
+| palette, CMYK, YCCK, YCbCr, HSV         | RGB                                                                    |
+| grey or colour with alpha or a colour key | laid on the background; grey on a grey background stays 1 channel    |
+| animation, or several pages             | the first                                                              |
+| turned or mirrored by EXIF              | upright                                                                |
+| colour profile                          | not applied                                                            |
+| .npy of uint8, uint16 or bool, H W or H W C | as it is, value / 257, or 0 and 255; any number of channels        |
+
+Everything else is a DecodeError that names the file and the reason.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from vitrail.errors import DecodeError, ShapeError
+
+LIMIT = 89_000_000
+"""Pixels of the largest image that is decoded."""
+
+Background = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels of the upright image."""
+WHITE = (255, 255, 255)
+
+FORMATS: dict[str, tuple[bytes, Callable[..., Image.Image]]] = {
+    "JPEG": (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    "PNG": (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    "WebP": (b"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
+    "GIF": (b"GIF8", GifImagePlugin.GifImageFile),
+    "BMP": (b"BM", BmpImagePlugin.BmpImageFile),
+    "TIFF": (b"II*\0", TiffImagePlugin.TiffImageFile),
+    "TIFF, big-endian": (b"MM\0*", TiffImagePlugin.TiffImageFile),
+    "PBM": (b"P4", PpmImagePlugin.PpmImageFile),
+    "PGM": (b"P5", PpmImagePlugin.PpmImageFile),
+    "PPM": (b"P6", PpmImagePlugin.PpmImageFile),
+}
+"""What is decoded, by its first bytes (a dot stands for any); a file's name says nothing."""
+
+_NPY = b"\x93NUMPY"
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to what undoes it."""
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def sniff(head: bytes) -> str | None:
+    """The format that a file's first 16 bytes show, or None."""
+    for name, (magic, _) in FORMATS.items():
+        if len(head) >= len(magic) and all(want in (46, byte) for want, byte in zip(magic, head, strict=False)):
+            return name
+    return "npy" if head.startswith(_NPY) else None
+
+
+def decode(
+    content: bytes, *, key: str = "", background: Background = WHITE, limit: int = LIMIT
+) -> UInt8[np.ndarray, "H W C"]:
+    """The upright picture, C = 1 (grey) or 3 (RGB), or as many as an .npy file has. Raises DecodeError."""
+    with _named(key):
+        if content.startswith(_NPY):
+            return _load_npy(content, limit)
+        image = _open(content, limit)
+        image.load()
+        return _pixels(_turn(image, _orientation(image)), background)
+
+
+def decode_region(
+    content: bytes,
+    region: Callable[[int, int], Box],
+    size: tuple[int, int],
+    interpolation: Literal["nearest", "bilinear", "bicubic"],
+    *,
+    key: str = "",
+    background: Background = WHITE,
+    limit: int = LIMIT,
+) -> UInt8[np.ndarray, "H W C"]:
+    """A region of the upright picture, resized to `size` (height, width): what a training crop needs, and no more.
+
+    `region` is asked for its box once height and width are known. A JPEG is decoded at the smallest of the scales 1, 1/2,
+    1/4, 1/8 at which the region is still at least as large as `size`; that and resizing from whole pixels moves a
+    photograph's pixels by about 1.5 levels in the mean against a full decode.
+    """
+    with _named(key):
+        if content.startswith(_NPY):
+            array = _load_npy(content, limit)
+            return resize(array, size, interpolation, box=region(*array.shape[:2]))
+        image = _open(content, limit)
+        turn = _orientation(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+        height, width = (image.width, image.height) if turn and turn > 4 else (image.height, image.width)
+        box = region(height, width)
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            _reduce(image, box, size, turned=bool(turn and turn > 4))
+        image.load()
+        image = _turn(image, _orientation(image) if turn is None else turn)
+        box = _scaled(box, image.width / width, image.height / height)
+        if image.mode in ("RGB", "L") and "transparency" not in image.info:
+            return _array(image.resize(size[::-1], RESAMPLING[interpolation], box=box, reducing_gap=2.0))
+        return resize(_pixels(image, background), size, interpolation, box=box)
+
+
+def as_channels(image: UInt8[np.ndarray, "H W C"], channels: int) -> UInt8[np.ndarray, "H W c"]:
+    """Grey to RGB by repetition, RGB to grey by Rec. 601 luma; any other change of channels raises ShapeError."""
+    found = image.shape[2]
+    if found == channels:
+        return image
+    if (found, channels) == (1, 3):
+        return np.repeat(image, 3, axis=2)
+    if (found, channels) == (3, 1):
+        return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    raise ShapeError(
+        f"an image of {found} channels where {channels} are wanted",
+        allowed="grey for RGB, RGB for grey, or the same number",
+        next_step=f"give the preprocessing {found} values of mean and std",
+    )
+
+
+def resize(
+    image: UInt8[np.ndarray, "H W C"], size: tuple[int, int], interpolation: str, *, box: Box | None = None
+) -> UInt8[np.ndarray, "h w C"]:
+    """A box of the image (or all of it) to `size` (height, width), antialiased, each channel by itself where they are not 1 or 3."""
+    method, target = RESAMPLING[interpolation], size[::-1]
+    if image.shape[2] == 3:
+        return _array(Image.fromarray(image).resize(target, method, box=box))
+    planes = [
+        np.asarray(Image.fromarray(image[..., channel]).resize(target, method, box=box))
+        for channel in range(image.shape[2])
+    ]
+    return np.stack(planes, axis=-1)
+
+
+# --- from the header to an open image ---------------------------------------------------------------------------------
+
+
+class _named:
+    """Whatever a decoder raises becomes a DecodeError that names the image; hostile bytes make decoders raise anything."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key or "an image"
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ShapeError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, DecodeError):
+            raise DecodeError(f"{self._key}: {error.found}", allowed=error.allowed, next_step=error.next_step) from None
+        reason = str(error).strip() or type(error).__name__
+        raise DecodeError(f"{self._key}: the picture is damaged ({reason})") from error
+
+
+def _open(content: bytes, limit: int) -> Image.Image:
+    """The header read, the size checked, no pixel touched. The plugin is chosen by the first bytes, past Pillow's registry."""
+    name = sniff(content[:16])
+    if name is None or name == "npy":
+        raise DecodeError(_what_it_is(content), allowed="JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, npy")
+    image = FORMATS[name][1](io.BytesIO(content))
+    _check_size(image.width, image.height, limit)
+    return image
+
+
+def _check_size(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise DecodeError(f"{width:,}×{height:,} pixels declared", allowed=f"{limit:,} in all")
+    if not width * height:
+        raise DecodeError(f"{width}×{height} pixels declared")
+
+
+def _what_it_is(content: bytes) -> str:
+    head = content[:256].lstrip().lower()
+    if not content:
+        return "an empty file"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "a web page, not a picture"
+    if head.startswith((b"<svg", b"<?xml")):
+        return "XML or SVG, not pixels"
+    return f"not a picture of a known format (it begins {content[:8].hex(' ')})"
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 … 8; 1 where there is none or its block cannot be read, as every viewer has it."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a damaged EXIF block leaves the pixels as they are
+        return 1
+
+
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation not in _UPRIGHT:
+        return image
+    turned = image.transpose(_UPRIGHT[orientation])
+    turned.info.update(image.info)
+    return turned
+
+
+def _reduce(image: JpegImagePlugin.JpegImageFile, box: Box, size: tuple[int, int], *, turned: bool) -> None:
+    """Asks the JPEG decoder for the smallest scale at which the box still covers `size`."""
+    height, width = size
+    scale = min((box[3] - box[1]) / height, (box[2] - box[0]) / width)
+    reduced = 2 ** min(3, int(math.log2(scale))) if scale >= 2 else 1
+    if reduced > 1:
+        image.draft(None, (-(-image.width // reduced), -(-image.height // reduced)))
+
+
+def _scaled(box: Box, x: float, y: float) -> Box:
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
+
+# --- the table ---------------------------------------------------------------------------------------------------------
+
+
+def _pixels(image: Image.Image, background: Background) -> UInt8[np.ndarray, "H W C"]:
+    """An upright image of any mode as grey or RGB."""
+    mode = image.mode
+    if mode.startswith("I"):
+        return _from_16_bits(image, background)
+    if mode == "F":
+        return _from_floats(np.asarray(image))
+    if mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        return _on_background(image, background)
+    if mode in ("1", "L"):
+        return _array(image.convert("L"))
+    return _array(image if mode == "RGB" else image.convert("RGB"))
+
+
+def _from_16_bits(image: Image.Image, background: Background) -> UInt8[np.ndarray, "H W 1"]:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise DecodeError(f"grey values of {values.min()} to {values.max()}", allowed="0 to 65,535")
+    grey = np.rint(values / 257).astype(np.uint8)[..., None]
+    key = image.info.get("transparency")
+    return np.where(values[..., None] == key, np.uint8(background[0]), grey) if isinstance(key, int) else grey
+
+
+def _from_floats(values: Shaped[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 1"]:
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 255):  # written so that NaN fails it
+        raise DecodeError(f"floating-point values of {low:g} to {high:g}", allowed="0 to 1, or 0 to 255")
+    return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)[..., None]
+
+
+def _on_background(image: Image.Image, background: Background) -> UInt8[np.ndarray, "H W C"]:
+    grey = image.mode in ("LA", "La", "L", "1") and len(set(background)) == 1
+    source = image.convert("RGBA")
+    canvas = Image.new("RGBA", source.size, (*background, 255))
+    flat = _array(Image.alpha_composite(canvas, source).convert("RGB"))
+    return np.ascontiguousarray(flat[..., :1]) if grey else flat
+
+
+def _array(image: Image.Image) -> UInt8[np.ndarray, "H W C"]:
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _load_npy(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"]:
+    """An array as numpy saves it; its header is checked first, and an array of objects (a pickle) is never read."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype not in (np.uint8, np.uint16, np.bool_) or len(shape) not in (2, 3):
+        raise DecodeError(f"an array of {dtype} and shape {shape}", allowed="uint8, uint16 or bool of H W or H W C")
+    _check_size(shape[1], shape[0], limit)
+    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    if array.dtype == np.uint16:
+        array = np.rint(array / 257).astype(np.uint8)
+    array = array.astype(np.uint8) * np.uint8(255) if array.dtype == np.bool_ else array
+    return array if array.ndim == 3 else array[..., None]

@@ -1,0 +1,194 @@
+"""What every kind of data is to the rest of the house: a fixed row of samples, each with its bytes, its label and its key."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol, overload
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+
+from vitrail.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image as it is stored, encoded or as uint8 H W C; its label; and the name by which messages call it."""
+
+    content: bytes | np.ndarray
+    label: int | np.ndarray
+    """A class index, -1 where there is none, or a float32 vector of K where an image can have several labels."""
+    key: str
+
+
+class Contents(Protocol):
+    """Where the bytes are. One small class for each kind of storage; picklable, so that workers can open their own."""
+
+    def read(self, index: int) -> bytes | np.ndarray: ...
+
+    @property
+    def sizes(self) -> Int64[np.ndarray, "N"]:
+        """Bytes of each sample as stored."""
+        ...
+
+
+Labels = Int64[np.ndarray, "N"] | Float32[np.ndarray, "N K"]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Samples in a fixed order. Reading one never depends on another."""
+
+    name: str
+    classes: tuple[str, ...]
+    labels: Labels
+    """Class indices (-1: unlabelled), or 0 and 1 for each class where an image can have several."""
+    keys: Sequence[str]
+    contents: Contents
+    rows: Int64[np.ndarray, "N"]
+    """Which of the contents these samples are."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was left out or is remarkable ("12 files skipped: .svg")."""
+
+    def __post_init__(self) -> None:
+        assert len(self.labels) == len(self.keys) == len(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        label = self.labels[index]
+        content = self.contents.read(int(self.rows[index]))
+        return Sample(content, label if self.multi_label else int(label), self.keys[index])
+
+    def subset(self, indices: Sequence[int] | Int64[np.ndarray, "M"]) -> "Source":
+        """These samples in this order, with the same classes."""
+        indices = np.asarray(indices, dtype=np.int64)
+        keys = self.keys.pick(indices) if isinstance(self.keys, Numbered) else [self.keys[i] for i in indices]
+        return replace(self, labels=self.labels[indices], keys=keys, rows=self.rows[indices])
+
+    @property
+    def multi_label(self) -> bool:
+        return self.labels.ndim == 2
+
+    @cached_property
+    def in_memory(self) -> UInt8[np.ndarray, "N H W C"] | None:
+        """All images at once, where they lie in memory as one array."""
+        if not isinstance(self.contents, Arrays):
+            return None
+        array, rows = self.contents.array, self.rows
+        return array if len(rows) == len(array) and (rows == np.arange(len(array))).all() else array[rows]
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """H, W, C where all images share them and that is known without opening files."""
+        return tuple(self.contents.array.shape[1:]) if isinstance(self.contents, Arrays) else None
+
+    @property
+    def counts(self) -> Int64[np.ndarray, "K"]:
+        """Images of each class."""
+        if self.multi_label:
+            return self.labels.sum(0).astype(np.int64)
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over classes, keys, sizes and labels (and the pixels, where they are in memory): it tells data that changed."""
+        digest = hashlib.sha256(repr((self.classes, self.labels.shape)).encode())
+        for key in self.keys:
+            digest.update(key.encode() + b"\0")
+        digest.update(np.ascontiguousarray(self.contents.sizes[self.rows]))
+        digest.update(np.ascontiguousarray(self.labels))
+        if self.in_memory is not None:
+            digest.update(np.ascontiguousarray(self.in_memory))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Data to learn from and data held out. `test` is what evaluation during training uses, or `val` where there is one."""
+
+    train: Source
+    test: Source
+    how: str
+    """A sentence that says where the split came from."""
+    val: Source | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images that lie in memory as one array."""
+
+    array: UInt8[np.ndarray, "N H W C"]
+
+    def read(self, index: int) -> np.ndarray:
+        return self.array[index]
+
+    @property
+    def sizes(self) -> Int64[np.ndarray, "N"]:
+        return np.full(len(self.array), self.array[:1].nbytes, np.int64)
+
+
+class Numbered(Sequence[str]):
+    """Keys such as "digits/00042", made when they are asked for."""
+
+    def __init__(self, prefix: str, numbers: Int64[np.ndarray, "N"]) -> None:
+        self.prefix, self.numbers = prefix, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return Numbered(self.prefix, self.numbers[index])
+        return f"{self.prefix}/{self.numbers[index]:05d}"
+
+    def pick(self, indices: Int64[np.ndarray, "M"]) -> "Numbered":
+        return Numbered(self.prefix, self.numbers[indices])
+
+
+def from_arrays(
+    name: str, images: UInt8[np.ndarray, "N H W C"], labels: Int64[np.ndarray, "N"], classes: tuple[str, ...]
+) -> Source:
+    """A source of images in memory, keyed by number."""
+    rows = np.arange(len(images))
+    return Source(name, classes, labels, Numbered(name, rows), Arrays(images), rows)
+
+
+def split(source: Source, holdout: float, seed: int) -> Splits:
+    """Holds out a share of every class, at least one image of it and never all; a class of one image is learnt from only.
+
+    Which ones follows from the seed and each image's key alone: not from the order of listing, nor from the other images.
+    """
+    held = np.zeros(len(source), bool)
+    rank = np.array([_rank(seed, key) for key in source.keys], np.uint64)
+    groups = [np.arange(len(source))] if source.multi_label else _groups(source.labels)
+    for members in groups:
+        count = min(max(round(holdout * len(members)), 1), len(members) - 1)
+        held[members[np.argsort(rank[members], kind="stable")[:count]]] = True
+    if not held.any():
+        raise DataError(
+            f"{source.name} has {len(source)} images, too few to hold any out",
+            allowed="a class of two or more images",
+            next_step="add images",
+        )
+    how = f"{held.sum():,} of {len(source):,} images held out, {holdout:.0%} of every class, chosen by seed {seed}"
+    return Splits(source.subset(_where(~held)), source.subset(_where(held)), how)
+
+
+def _groups(labels: Int64[np.ndarray, "N"]) -> list[Int64[np.ndarray, "M"]]:
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def _where(mask: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
+    return np.flatnonzero(mask)
+
+
+def _rank(seed: int, key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest(), "little")
