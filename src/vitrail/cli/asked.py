@@ -45,8 +45,8 @@ A = TypeVar("A", bound=Asked)
 def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A, Run, str]:
     """(all arguments, the Run they ask for, a sentence that says which recipe it is and why).
 
-    Two readings: the first, with the defaults of the right model family, finds data and recipe; the second has the
-    recipe's own values as defaults, so that an override changes one field and no other, and `--help` shows what would run.
+    Two readings: the first, with the defaults of the right model family, finds data and recipe. The second has the
+    recipe's own values as defaults, so that an override changes one field only and `--help` shows what would run.
     """
     plain = [word for word in words if word not in HELP]
     early = Early.of(plain)

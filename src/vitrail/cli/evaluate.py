@@ -2,18 +2,22 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from vitrail import config
 from vitrail.cli.arguments import Switch, pairs, parse, say, write
+from vitrail.errors import ConfigError
 from vitrail.evaluate import evaluate
 from vitrail.evaluate.classification import Scores
-from vitrail.images.sources import Source, open_data
-from vitrail.reports.tables import Column, Table
+from vitrail.evaluate.report import classification_sections, headline, per_class_table
+from vitrail.images.decode import decode
+from vitrail.images.sources import Source, Splits, open_data
+from vitrail.reports.page import write_page
 from vitrail.train.run import Run
 from vitrail.weights.bundle import load
 
@@ -36,6 +40,7 @@ class Evaluate:
     data: tyro.conf.Positional[str]
     """Labelled images, as for `vitrail train`."""
     split: Literal["auto", "train", "val", "test", "all"] = "auto"
+    """Which part; `all` puts together what has no split of its own."""
     batch: int = 64
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -46,3 +51,91 @@ class Evaluate:
     """One line per class as CSV."""
     html: Path | None = None
     """Also write a report with pictures here."""
+
+
+def main(words: Sequence[str]) -> int:
+    asked = parse(Evaluate, words, command="evaluate")
+    if asked.json and asked.csv:
+        raise ConfigError("--json and --csv together", allowed="one of them")
+    source, which = part(asked)
+    say(which)
+    model = load(asked.model)
+    scores, _ = evaluate(
+        model,
+        source,
+        batch_size=asked.batch,
+        device=asked.device,
+        precision=asked.precision,
+        workers=asked.workers,
+    )
+    if asked.html:
+        sections = classification_sections(scores, lambda index: picture(source, index), scores.classes)
+        say(f"report: {write_page(asked.html, f'{asked.model} on {asked.data}', sections)}")
+    report(scores, asked)
+    return 0
+
+
+def report(scores: Scores, asked: Evaluate) -> None:
+    classes = per_class_table(scores)
+    if asked.json:
+        print(json.dumps(facts(scores, asked), ensure_ascii=False, indent=1))
+    elif asked.csv:
+        write(classes, "csv")
+    else:
+        write(pairs(headline(scores)), "table")
+        write(classes, "table")
+
+
+def facts(scores: Scores, asked: Evaluate) -> dict[str, Any]:
+    per_class = [asdict(row) for row in scores.per_class]
+    found = {"model": asked.model, "data": asked.data, **dict(scores)}
+    return {**found, "per_class": per_class, "confusion": scores.confusion.tolist()}
+
+
+def part(asked: Evaluate) -> tuple[Source, str]:
+    """The images to measure, and a sentence that says which they are."""
+    run = run_of(Path(asked.model))
+    seen = run is not None and same(run.data, asked.data)
+    splits = open_data(asked.data, holdout=run.holdout if run and seen else Run().holdout)
+    # one storage for both parts: nothing of the data's own says which is which
+    drawn = splits.train.contents is splits.test.contents
+    name = asked.split if asked.split != "auto" else ("test" if seen or not drawn else "all")
+    if name == "all" and not drawn:
+        raise ConfigError("this data has a split of its own", allowed="--split train, val or test")
+    source = {"train": splits.train, "val": splits.val, "test": splits.test, "all": whole(splits) if drawn else None}[
+        name
+    ]
+    if source is None:
+        raise ConfigError("this data has no validation part", allowed="--split train or test")
+    held_out = " the run did not learn from" if seen and drawn and name == "test" else ""
+    return source, f"{len(source):,} images{held_out} ({name} of {asked.data})"
+
+
+def whole(splits: Splits) -> Source:
+    """A drawn split put together again, in the order of the storage."""
+    train, test = splits.train, splits.test
+    order = np.argsort(np.concatenate([train.rows, test.rows]), kind="stable")
+    keys = [*train.keys, *test.keys]
+    return replace(
+        train,
+        labels=np.concatenate([train.labels, test.labels])[order],
+        keys=[keys[index] for index in order],
+        rows=np.concatenate([train.rows, test.rows])[order],
+    )
+
+
+def run_of(model: Path) -> Run | None:
+    """The run whose folder, or whose best/ or last/, this is."""
+    for folder in (model, model.parent):
+        if (folder / "run.json").is_file():
+            return config.read_json(Run, folder / "run.json")
+    return None
+
+
+def same(one: str, other: str) -> bool:
+    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
+
+
+def picture(source: Source, index: int) -> np.ndarray:
+    sample = source[index]
+    return decode(sample.content, key=sample.key) if isinstance(sample.content, bytes) else sample.content

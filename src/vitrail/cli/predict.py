@@ -1,5 +1,6 @@
 """`vitrail predict`."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vitrail.cli.arguments import Switch, parse, write
-from vitrail.predict import predict
+from vitrail.cli.arguments import Switch, parse, say, write
+from vitrail.errors import ConfigError
+from vitrail.predict import Prediction, predict
 from vitrail.reports.tables import Column, Output, Table
 from vitrail.weights.bundle import load
 
@@ -30,22 +32,74 @@ class Predict:
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Image files and folders."""
     top_k: int = 5
+    """How many answers for each image."""
     format: Output = "table"
     batch: int = 32
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     skip_unreadable: Switch = False
+    """Go on past files that are no images, and list them at the end."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Predict, words, command="predict")
-    found = predict(
-        load(asked.model),
-        asked.files,
-        top_k=asked.top_k,
-        batch_size=asked.batch,
-        device=asked.device,
-        precision=asked.precision,
-        on_error="skip" if asked.skip_unreadable else "stop",
+    if not asked.files:
+        raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
+    found = list(
+        predict(
+            load(asked.model),
+            asked.files,
+            top_k=asked.top_k,
+            batch_size=asked.batch,
+            device=asked.device,
+            precision=asked.precision,
+            on_error="skip" if asked.skip_unreadable else "stop",
+        )
     )
+    SHOW[asked.format](found)
+    skipped = [one for one in found if one.error]
+    if skipped:
+        say(f"{len(skipped)} of {len(found)} files could not be read and have no answer:")
+        for one in skipped:
+            say(f"  {one.error}")
     return 0
+
+
+def as_table(found: Sequence[Prediction]) -> None:
+    """A line per image: the answer, how sure, and what else it might be."""
+    columns = Column("file"), Column("answer"), Column("probability", "{:.1%}"), Column("then")
+    rows = tuple(
+        (one.key, one.labels[0], one.probabilities[0], ", ".join(map(_also, one.labels[1:], one.probabilities[1:])))
+        for one in found
+        if one.labels
+    )
+    write(Table(columns, rows), "table")
+
+
+def as_csv(found: Sequence[Prediction]) -> None:
+    """A line per answer, the likeliest first."""
+    columns = tuple(map(Column, ("file", "rank", "label", "probability")))
+    rows = tuple(
+        (one.key, rank, *answer)
+        for one in found
+        for rank, answer in enumerate(zip(one.labels, one.probabilities, strict=True), start=1)
+    )
+    write(Table(columns, rows), "csv")
+
+
+def as_json(found: Sequence[Prediction]) -> None:
+    """An object per image; one that could not be read has an error in place of answers."""
+    objects = [
+        {"file": one.key, "error": one.error}
+        if one.error
+        else {"file": one.key, "labels": one.labels, "probabilities": one.probabilities}
+        for one in found
+    ]
+    print(json.dumps(objects, ensure_ascii=False, indent=1))
+
+
+def _also(label: str, probability: float) -> str:
+    return f"{label} {probability:.1%}"
+
+
+SHOW = {"table": as_table, "csv": as_csv, "json": as_json}

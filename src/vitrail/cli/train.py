@@ -18,8 +18,8 @@ from vitrail.train.run import Run
 class Train(Asked):
     """Trains a Vision Transformer on labelled images.
 
-    Without --recipe one is chosen by the number and shape of the images and by whether weights were given; it says which
-    and why. Everything below the first block is the recipe's, and one word overrides one value.
+    Without --recipe one is chosen by the number and shape of the images and by whether weights were given; it says
+    which and why. Everything below the first block is the recipe's, and one word overrides one value.
 
     examples:
       vitrail train digits                                   handwritten digits, in a minute

@@ -4,15 +4,16 @@ The model is only watched, by forward hooks that are gone afterwards; its output
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.evaluate.features import evaluating
 from vitrail.models.features import Backbone
 from vitrail.models.vit import ViT
+from vitrail.predict.forward import answering, place
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class Step:
     """Number of the paper's equation, or empty."""
     note: str
     """How it is made, in one line."""
+    block: int = 0
+    """Number of the encoder block it is made in, from 1; 0 before and after them."""
     value: Tensor | None = field(default=None, repr=False)
     """The tensor itself; None for attention weights, which the fused path never stores."""
 
@@ -43,7 +46,7 @@ class Seen:
 def trace(model: Backbone, images: Float[Tensor, "B C H W"]) -> list[Step]:
     """Every step from pixels to logits, in order. A ViT gives the paper's equations; other families their stages."""
     assert isinstance(model, nn.Module)
-    with evaluating(model):
+    with answering(model, place(model), torch.float32):
         seen, logits = _watch(model, images)
     steps = _vit(model, images, seen, logits) if isinstance(model, ViT) else _stages(model, images, seen, logits)
     return list(steps)
@@ -73,7 +76,8 @@ def _watch(model: nn.Module, images: Tensor) -> tuple[Seen, Tensor]:
 def _vit(model: ViT, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:
     yield from _equation_1(model, images, seen)
     for index in range(len(model.blocks)):
-        yield from _block(model, seen.entered, seen.left, index)
+        for step in _block(model, seen.entered, seen.left, index):
+            yield replace(step, block=index + 1)
     yield from _equation_4(model, seen)
     yield _step("logits", logits, "B K", "", "the linear head")
 
@@ -171,4 +175,4 @@ def _stages(model: Backbone, images: Tensor, seen: Seen, logits: Tensor) -> Iter
 
 
 def _step(name: str, value: Tensor, axes: str, equation: str, note: str) -> Step:
-    return Step(name, tuple(value.shape), axes, equation, note, value)
+    return Step(name, tuple(value.shape), axes, equation, note, value=value)

@@ -77,12 +77,13 @@ def folder(given: Given) -> Run:
 
 
 def _small_folder(given: Given) -> Run:
-    model = given.config("vit-ti/16", patch=(14, 14), depth=6, drop_path=0.1, pool="mean", positions="sincos")
+    half = {} if given.model else {"depth": 6}
+    model = given.config("vit-ti/14", drop_path=0.1, pool="mean", positions="sincos", **half)
     side = fitted(112, model.patch[0])
     return Run(
         model=model,
         preprocess=given.preprocess((side, side), resize="crop", crop_fraction=0.875),
-        augment=Augment(crop_area=(0.25, 1.0), flip=True, trivial_augment=True),
+        augment=Augment(crop_area=(0.25, 1.0), flip=True),
         mixing=Mixing(cutmix=1.0, mixup=0.2, probability=0.5),
         objective=Classify(label_smoothing=0.1),
         optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
