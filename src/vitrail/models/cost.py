@@ -37,7 +37,7 @@ def train_flops(model: nn.Module | ModelConfig, image: tuple[int, int] | None = 
 
 
 def exaflops(model: nn.Module | ModelConfig, images: float, image: tuple[int, int] | None = None) -> float:
-    """10¹⁸ operations to train on `images` images (epochs × data set), as in the paper's Table 6 (JFT: 303e6 images)."""
+    """10¹⁸ operations to train on `images` images (epochs × data set), the paper's Table 6 (JFT: 303e6 images)."""
     return train_flops(model, image) * images / 1e18
 
 

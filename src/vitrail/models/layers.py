@@ -25,7 +25,7 @@ def dropout(probability: float) -> nn.Module:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang 2016): in training, an image loses the whole branch with `probability`, else it is scaled up."""
+    """Stochastic depth (Huang 2016): in training an image loses the branch with `probability`, else it is scaled up."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -116,6 +116,25 @@ class RelativeKeys(nn.Module):
         return torch.einsum("baid,ijd->baij", q, keys.to(q.dtype))
 
 
+def attend(
+    q: Float[Tensor, "B A N d"],
+    k: Float[Tensor, "B A M d"],
+    v: Float[Tensor, "B A M d"],
+    bias: Float[Tensor, "B A N M"] | None = None,
+) -> Float[Tensor, "B A N d"]:
+    """softmax(q kᵀ / √d + bias) v, by torch's fused attention, but for bfloat16 on a CPU.
+
+    There the fused kernel is slow (its backward 2 to 12 times, at 17 to 1025 tokens: docs/concepts/speed.md), and
+    two matrix products with a float32 softmax between them say the same up to rounding.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, equations 5-8 (appendix A): softmax(q kᵀ / √d) v per head, then one projection."""
 
@@ -140,8 +159,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         q, k, v = self.project(x)
-        bias = self.relative(q) if self.relative is not None else None
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        x = attend(q, k, v, self.relative(q) if self.relative is not None else None)
         return self.drop(self.proj(x.transpose(1, 2).flatten(2)))
 
 
@@ -203,7 +221,7 @@ class Block(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One learned probe attends to all tokens, then an MLP: the MAP head of "Scaling Vision Transformers" (arXiv 2106.04560)."""
+    """One learned probe attends to all tokens, then an MLP: the MAP head of arXiv 2106.04560."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, *, activation: str, eps: float) -> None:
         super().__init__()
@@ -218,14 +236,14 @@ class AttentionPool(nn.Module):
     def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
         q = self.q(self.probe).unflatten(2, (self.heads, -1)).transpose(1, 2).expand(len(tokens), -1, -1, -1)
         k, v = self.kv(tokens).unflatten(2, (2, self.heads, -1)).unbind(2)
-        x = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2))
+        x = attend(q, k.transpose(1, 2), v.transpose(1, 2))
         x = self.proj(x.transpose(1, 2).flatten(2))
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
 @torch.no_grad()
 def initialise_layers(module: nn.Module, generator: torch.Generator) -> None:
-    """The original's start of everything in this file, in the order of the modules; flax's defaults where it names none."""
+    """The original's start of all in this file, in the order of the modules; flax's defaults where it names none."""
     for layer in module.modules():
         if isinstance(layer, PatchEmbed):  # flax's Conv: LeCun normal, truncated at two sigma
             lecun_normal_(layer.weight, generator)

@@ -39,7 +39,7 @@ def resize_table(table: Float[Tensor, "1 m D"], old: Grid, new: Grid, how: str =
 
 
 class LearnedPositions(nn.Module):
-    """One learned vector per token, in raster order: the paper's 1-D, E_pos of equation 1. `prefix` rows are no patches."""
+    """One vector a token, in raster order (the paper's 1-D): E_pos of equation 1. The first `prefix` are no patches."""
 
     def __init__(self, width: int, grid: Grid, *, prefix: int, resize: str) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class LearnedPositions(nn.Module):
         self.table = nn.Parameter(torch.empty(1, prefix + grid[0] * grid[1], width))
 
     def forward(self, grid: Grid, like: Tensor) -> Float[Tensor, "1 N D"]:
-        """The table at this grid. Resizing costs little beside a forward pass: nothing is kept that could be outdated."""
+        """The table at this grid. Resizing costs little beside a forward pass, so none is kept."""
         if grid == self.grid:
             return self.table
         prefix, patches = self.table.split([self.prefix, self.table.shape[1] - self.prefix], dim=1)
@@ -85,7 +85,7 @@ def resize_line(table: Float[Tensor, "1 m D"], length: int) -> Float[Tensor, "1 
 
 
 class SinCosPositions(nn.Module):
-    """Fixed sines and cosines of row and column, computed for the grid at hand: any grid is exact, nothing is stored."""
+    """Fixed sines and cosines of row and column, computed for the grid at hand: any is exact, none is stored."""
 
     prefix = 0
 

@@ -162,7 +162,7 @@ class ViT(nn.Module):
         return Features(x, self.config.prefix, self.patch_embed.grid(images))
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
-        """y of equation 4: one vector an image, through pre_logits where there is one; the head and every probe read it."""
+        """y of equation 4: one vector an image, through pre_logits if there is one; head and probes read it."""
         if self.attention_pool is not None:
             pooled = self.attention_pool(features.tokens)
         else:

@@ -90,7 +90,7 @@ ZOO: dict[str, Entry] = {
 
 
 def config(name: str, **changes: Any) -> ModelConfig:
-    """The config called `name`, with `changes`; `image` and `patch` may be one number, a square. Unknown names: ConfigError."""
+    """The config called `name`, with `changes`; `image` and `patch` may be one number. Unknown names: ConfigError."""
     return _changed(_named(name), changes)
 
 

@@ -1,0 +1,147 @@
+"""Tensors into a model: all of them or none, or, where fine-tuning asks for it, adapted with a line for each change."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.errors import WeightsError
+from vitrail.models.positions import resize_line, resize_table
+from vitrail.models.vit import ViTConfig
+from vitrail.models.zoo import ModelConfig
+
+# What a new task may change of a config; in all else the model must be the one the weights were trained in
+FREE = {
+    "image", "channels", "classes", "pool", "class_token", "registers", "positions", "positions_on", "position_resize",
+    "final_norm", "pre_logits", "head_bias", "dropout", "drop_path", "layer_scale",
+}  # fmt: skip
+# Modules a new task may leave behind or bring along
+TASK = ("head", "pre_logits", "attention_pool", "cls_token", "registers", "positions")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of each tensor when weights were taken over for a new task."""
+
+    kept: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    """With both shapes: `positions.table 1×197×768 → 1×577×768`."""
+    dropped: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """One sentence for each kind of change."""
+        yield f"weights: {len(self.kept)} tensors kept as they are"
+        for word in ("resized", "dropped", "new"):
+            if names := getattr(self, word):
+                yield f"weights: {word} {', '.join(names)}"
+
+
+def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Puts the tensors into the model, in its own dtypes. WeightsError lists every name and shape that differs.
+
+    The model, which may lie on the meta device, is untouched on failure.
+    """
+    wanted = model.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in tensors]
+    problems += [f"{name} is not part of the model" for name in tensors if name not in wanted]
+    for name in wanted.keys() & tensors.keys():
+        have, want = tensors[name], wanted[name]
+        if have.shape != want.shape:
+            problems.append(f"{name} is {shape(have)}, the model has {shape(want)}")
+        elif not have.is_floating_point():
+            problems.append(f"{name} is {have.dtype}, not floating point")
+    if problems:
+        raise WeightsError(
+            f"{where} does not fit the model: " + ", ".join(sorted(problems)),
+            next_step="nothing was loaded; give the config these weights were made with",
+        )
+    owned = {name: tensors[name].to(wanted[name].dtype, copy=True).contiguous() for name in wanted}
+    model.load_state_dict(owned, assign=True)
+
+
+def adapt(
+    tensors: Mapping[str, Tensor], old: ModelConfig, fresh: Mapping[str, Tensor], new: ModelConfig, *, where: str
+) -> tuple[dict[str, Tensor], Report]:
+    """A state for the task of `new`: of `tensors`, a model of `old`, all that fits; the rest from `fresh` (section 3.2).
+
+    The head stays behind for the fresh, zero one; positions are resized in 2-D; a patch embedding is spread over other
+    channels. WeightsError where the bodies differ.
+    """
+    _same_body(old, new, where)
+    state = dict(fresh)
+    given = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    kept, resized, fresh_ones = [], [], []
+    for name, want in state.items():
+        if name not in given:
+            fresh_ones.append(name)
+            continue
+        tensor = given[name]
+        fitted = _resized(name, tensor, old, new)
+        if fitted.shape != want.shape and name.startswith(TASK):
+            fresh_ones.append(name)
+            continue
+        state[name] = fitted
+        if fitted is tensor:
+            kept.append(name)
+        else:
+            resized.append(f"{name} {shape(tensor)} → {shape(fitted)}")
+    used = {*kept, *(line.split(" ")[0] for line in resized)}
+    dropped = [name for name in tensors if name not in used]
+    strange = [name for name in {*fresh_ones, *dropped} if not name.startswith(TASK)]
+    if strange:
+        raise WeightsError(
+            f"{where} has another body than the model: {', '.join(sorted(strange))}",
+            next_step="leave the model out, to take the one of the weights",
+        )
+    return state, Report(tuple(kept), tuple(resized), tuple(dropped), tuple(fresh_ones))
+
+
+def at_size(tensors: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -> dict[str, Tensor]:
+    """The same model at another image size: its position tables resized, all else as it is."""
+    return {name: _resized(name, tensor, old, new) for name, tensor in tensors.items()}
+
+
+def _same_body(old: ModelConfig, new: ModelConfig, where: str) -> None:
+    """Heads, activation and epsilon leave no trace in a shape: without this check they would be wrong in silence."""
+    fields = [field.name for field in dataclasses.fields(old) if field.name not in FREE]
+    found = [(name, getattr(old, name), getattr(new, name, None)) for name in fields]
+    differing = [f"{name} is {there}, the model has {here}" for name, there, here in found if there != here]
+    if differing:
+        raise WeightsError(
+            f"{where} was trained in another model: {', '.join(differing)}",
+            next_step="leave the model out, to take the one of the weights, or set these fields",
+        )
+
+
+def _resized(name: str, tensor: Tensor, old: ViTConfig, new: ViTConfig) -> Tensor:
+    """A tensor that depends on the image's size or channels, made for the new ones; any other as it came."""
+    if name == "positions.table":
+        return _positions(tensor, old, new)
+    if name in ("positions.rows", "positions.columns"):
+        return resize_line(tensor, new.grid[name == "positions.columns"])
+    if name.endswith("attn.relative.table"):
+        return resize_line(tensor, 2 * (new.prefix + new.grid[0] * new.grid[1]) - 1)
+    if name == "patch_embed.weight" and old.channels != new.channels:
+        # a grey picture gives the same tokens whether it is fed as one channel or as three equal ones
+        return (tensor.sum(1, keepdim=True) / new.channels).expand(-1, new.channels, -1, -1)
+    return tensor
+
+
+def _positions(table: Tensor, old: ViTConfig, new: ViTConfig) -> Tensor:
+    """Prefix rows as they are (zero where the new model has more), the patches' rows resized in two dimensions."""
+    if (old.positioned_prefix, old.grid) == (new.positioned_prefix, new.grid):
+        return table
+    prefix, patches = table[:, : old.positioned_prefix], table[:, old.positioned_prefix :]
+    rows = table.new_zeros(1, new.positioned_prefix, table.shape[2])
+    both = min(old.positioned_prefix, new.positioned_prefix)
+    rows[:, :both] = prefix[:, :both]
+    return torch.cat([rows, resize_table(patches, old.grid, new.grid, new.position_resize)], dim=1)
+
+
+def shape(tensor: Tensor | Sequence[int]) -> str:
+    """`1×197×768`, or `scalar`."""
+    numbers = tensor.shape if isinstance(tensor, Tensor) else tensor
+    return "×".join(map(str, numbers)) or "scalar"
