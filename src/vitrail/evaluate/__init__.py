@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from vitrail.batches.loader import Batch, eval_batches
 from vitrail.errors import DataError
 from vitrail.evaluate.classification import Scores, scores
-from vitrail.evaluate.features import Extracted, extract, preprocess_of
+from vitrail.evaluate.features import Extracted, extract
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import Source
+from vitrail.predict.forward import class_names, preprocess_of
 from vitrail.reports.progress import track
 
 
@@ -33,7 +34,7 @@ def evaluate(
     the batches instead of the progress on stderr. Raises DataError for unlabelled images and for classes the model does
     not know, DecodeError for an image that cannot be read, NonFiniteError for answers that are not numbers.
     """
-    classes = class_names(model, source)
+    classes = class_names(model) or source.classes
     batches = eval_batches(source, preprocess=preprocess_of(model, preprocess), batch_size=batch_size, workers=workers)
     watched = watch(batches) if watch else track(batches, -(-len(source) // batch_size), "Evaluating")
     found = extract(model, watched, preprocess=preprocess, device=device, precision=precision)
@@ -41,11 +42,6 @@ def evaluate(
     if found.logits is None:
         raise DataError(f"{source.name} has no images to score", next_step="check the data you named")
     return scores(found.logits, in_classes(found.targets, source.classes, classes), classes), found
-
-
-def class_names(model: nn.Module, source: Source) -> tuple[str, ...]:
-    """The model's own class names; the data's where the model has none."""
-    return getattr(getattr(model, "record", None), "classes", ()) or source.classes
 
 
 def in_classes(targets: Tensor, given: tuple[str, ...], classes: tuple[str, ...]) -> Int[Tensor, "N"]:

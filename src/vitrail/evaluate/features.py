@@ -1,9 +1,8 @@
 """One pass of a model over images, shared by every protocol: classification, few-shot, neighbours, linear probes."""
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from vitrail import machine
 from vitrail.batches.loader import Batch
-from vitrail.errors import ConfigError, NonFiniteError
+from vitrail.errors import NonFiniteError
 from vitrail.images.preprocess import Preprocess
+from vitrail.predict.forward import answering, as_input, place
 
 What = Literal["logits", "features", "both"]
 
@@ -47,64 +47,21 @@ def extract(
     parts: list[tuple[Tensor | None, Tensor | None]] = []
     targets: list[Tensor] = []
     keys: list[str] = []
-    with evaluating(model):
-        for batch in batches:
-            with machine.autocast(where, dtype):
-                parts.append(_answers(model, as_input(model, batch.images, where, preprocess), what))
-            targets.append(batch.targets)
-            keys.extend(batch.keys)
-            if len(parts) > 1:  # the batch before: its copy need not wait for the one just started
-                parts[-2] = _fetch(parts[-2])
-        if parts:
-            parts[-1] = _fetch(parts[-1])
+    for batch in batches:
+        with answering(model, where, dtype):
+            parts.append(_answers(model, as_input(model, batch.images, where, preprocess), what))
+        targets.append(batch.targets)
+        keys.extend(batch.keys)
+        if len(parts) > 1:  # the batch before: its copy need not wait for the one just started
+            parts[-2] = _fetch(parts[-2])
+    parts[-1:] = map(_fetch, parts[-1:])
     features, logits = (_joined(column) for column in zip(*parts, strict=True)) if parts else (None, None)
     for found in (features, logits):
         _check_finite(found, keys)
     return Extracted(features, logits, torch.cat(targets) if targets else torch.zeros(0, dtype=torch.long), tuple(keys))
 
 
-def as_input(
-    model: nn.Module, images: Tensor, device: torch.device, preprocess: Preprocess | None = None
-) -> Float[Tensor, "B C H W"]:
-    """Images on the device as the model reads them; 8-bit ones are normalised there, a quarter of the bytes to move."""
-    images = images.to(device, non_blocking=True)
-    if images.dtype != torch.uint8:
-        return images
-    return preprocess_of(model, preprocess).normalise(images)
-
-
-def preprocess_of(model: nn.Module, preprocess: Preprocess | None = None) -> Preprocess:
-    """The given one, else the one in the model's record."""
-    found = preprocess or getattr(getattr(model, "record", None), "preprocess", None)
-    if found is None:
-        raise ConfigError(
-            "this model has no record that says how its images are prepared",
-            next_step="load it with vitrail.load, or give preprocess=Preprocess(…)",
-        )
-    return found
-
-
-def place(model: nn.Module, device: str | torch.device | None) -> torch.device:
-    """The device the model is on, after moving it to `device` where one is named ("auto": the fastest there is)."""
-    if device is not None:
-        model.to(machine.device(str(device)))
-    return next(model.parameters()).device
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; every module's own mode is restored after."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():  # not inference_mode: what a model caches here may be used in training later
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _answers(model: nn.Module, images: Float[Tensor, "B C H W"], what: What) -> tuple[Tensor | None, Tensor | None]:
+def _answers(model: Any, images: Float[Tensor, "B C H W"], what: What) -> tuple[Tensor | None, Tensor | None]:
     if what == "logits":
         return None, model(images)
     pooled = model.pool(model.features(images))

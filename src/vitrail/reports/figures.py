@@ -18,6 +18,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from PIL import Image
 
 INK = "#010203"  # a colour nobody chooses: becomes currentColor, so text and axes follow the page's theme
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito 2008: told apart by colour-blind eyes
@@ -152,7 +153,7 @@ def prediction_sheet(
         for axes in cells:
             axes.set_axis_off()
         for axes, image, text, right in zip(cells, images, titles, correct, strict=False):
-            axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.imshow(_fitted(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             mark, colour = ("✓", GOOD) if right else ("✗", BAD)
             axes.set_title(
                 f"{mark} {_short(text)}", color=colour, fontsize=8.5, pad=3, fontweight="normal" if right else "bold"
@@ -203,6 +204,13 @@ def _write_counts(axes: Axes, matrix: Int[np.ndarray, "K K"]) -> None:
     for (row, column), images in np.ndenumerate(matrix):
         if images:
             axes.text(column, row, f"{images}", ha="center", va="center", fontsize=size)
+
+
+def _fitted(image: UInt8[np.ndarray, "H W C"], side: int = 192) -> np.ndarray:
+    """The picture no larger than it will be drawn; grey ones without their channel."""
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    picture.thumbnail((side, side))
+    return np.asarray(picture)
 
 
 def _short(name: str, limit: int = 18) -> str:

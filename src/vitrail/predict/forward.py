@@ -1,0 +1,60 @@
+"""A model as it answers, whoever asks: eval mode, no gradients, its device, its precision, its own preprocessing."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from vitrail import machine
+from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
+
+
+def preprocess_of(model: nn.Module, preprocess: Preprocess | None = None) -> Preprocess:
+    """The given one, else the one in the model's record. Raises ConfigError where there is neither."""
+    found = preprocess or getattr(getattr(model, "record", None), "preprocess", None)
+    if found is None:
+        raise ConfigError(
+            "this model has no record that says how its images are prepared",
+            next_step="load it with vitrail.load, or give preprocess=Preprocess(…)",
+        )
+    return found
+
+
+def class_names(model: nn.Module) -> tuple[str, ...]:
+    """The names in the model's record; empty where it has none."""
+    return getattr(getattr(model, "record", None), "classes", ())
+
+
+def place(model: nn.Module, device: str | torch.device | None = None) -> torch.device:
+    """The device the model is on, after moving it to `device` where one is named ("auto": the fastest there is)."""
+    if device is not None:
+        model.to(machine.device(str(device)))
+    return next(model.parameters()).device
+
+
+def as_input(
+    model: nn.Module,
+    images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"],
+    device: torch.device,
+    preprocess: Preprocess | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """Images on the device as the model reads them; 8-bit ones are normalised there, a quarter of the bytes to move."""
+    images = images.to(device, non_blocking=True)
+    return preprocess_of(model, preprocess).normalise(images) if images.dtype == torch.uint8 else images
+
+
+@contextlib.contextmanager
+def answering(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Eval mode, no gradients and matrix products in `dtype` inside; every module's own mode is restored after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        # not inference_mode: what a model may cache here is used in training later
+        with torch.no_grad(), machine.autocast(device, dtype):
+            yield
+    finally:
+        for module in training:
+            module.training = True
