@@ -24,9 +24,7 @@ def classification_sections(
         *_most_confused(scores),
         TableSection("Classes", per_class_table(scores)),
         FigureSection("Calibration", [reliability_diagram(scores)], note=CALIBRATION),
-        Gallery(
-            "Worst mistakes", [_picture(scores, index, images_of) for index in scores.worst[:WORST]], note=MISTAKES
-        ),
+        Gallery("Worst mistakes", [_picture(scores, at, images_of) for at in scores.worst[:WORST]], note=MISTAKES),
     ]
 
 
