@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -24,17 +24,27 @@ from vitrail.errors import ConfigError, suggest
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class _Hardware(Protocol):
-    device: str
-    precision: Any
-    compile: Any
-    threads: int
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where and how it computes. Nothing here changes what is learnt, but for rounding."""
+
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    threads: int = 0
+    """CPU threads; 0 measures which number is fastest."""
+    workers: int = -1
+    """Loader processes; -1 chooses."""
+    micro_batch: int | None = None
+    """Images through the model at once; the gradient is accumulated over batch_size / micro_batch of them."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass: about a third more time for much less memory."""
+    deterministic: bool = False
+    """Over several processes: add gradients in one fixed order, so that 1, 2 or 4 of them give the same bits (slower; needs
+    `micro_batch`)."""
 
 
-H = TypeVar("H", bound=_Hardware)
-
-
-def resolve(hardware: H, *, processes: int = 1) -> H:
+def resolve(hardware: Hardware, *, processes: int = 1) -> Hardware:
     """The same settings with every "auto" made a value and the threads set: what a run writes down and a resume repeats.
 
     Several processes on this machine share its cores.
@@ -42,11 +52,11 @@ def resolve(hardware: H, *, processes: int = 1) -> H:
     alone = processes == 1 or hardware.threads > 0
     where = device(hardware.device)
     dtype = precision(hardware.precision, where)
-    return replace(  # pyrefly: ignore[bad-specialization]
+    return replace(
         hardware,
         device=str(where),
-        precision=next(name for name, known in PRECISIONS.items() if known == dtype),
-        compile=compiling(hardware.compile, where),
+        precision="bf16" if dtype == torch.bfloat16 else "fp32",
+        compile="on" if compiling(hardware.compile, where) == "on" else "off",
         threads=threads(hardware.threads if alone else max(1, cores() // processes)),
     )
 

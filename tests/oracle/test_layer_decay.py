@@ -8,15 +8,19 @@ from vitrail.models.vit import ViTConfig
 from vitrail.train.optim import tune
 from vitrail.train.run import Optim
 
-# MAE's (timm's) names of what we call otherwise; the rest of a name is the same
-RENAMED = {"positions.table": "pos_embed"}
-
-
 def test_scales_and_decays_equal_mae(golden: Path) -> None:
     for case in json.loads((golden / "mae_layer_decay/vit/lr_decay.json").read_text())["cases"]:
-        pool = "mean" if case["global_pool"] else "cls"
         config = ViTConfig(
-            width=48, depth=case["depth"], heads=3, mlp_width=96, image=(32, 32), patch=(8, 8), classes=5, pool=pool
+            width=48,
+            depth=case["depth"],
+            heads=3,
+            mlp_width=96,
+            image=(32, 32),
+            patch=(8, 8),
+            classes=5,
+            pool="mean" if case["global_pool"] else "cls",
+            class_token=True,
+            final_norm="pooled" if case["global_pool"] else "tokens",
         )
         ours = tune(
             zoo.build(config), Optim(layer_decay=case["layer_decay"], weight_decay=case["weight_decay"])

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, overload
+from typing import Protocol, runtime_checkable, overload
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -22,6 +22,7 @@ class Sample:
     key: str
 
 
+@runtime_checkable
 class Contents(Protocol):
     """Where the bytes are. One small class for each kind of storage; picklable, so that workers can open their own."""
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 from vitrail import config
 from vitrail.errors import ConfigError, StorageError
@@ -38,7 +38,7 @@ class RunFolder:
         return Follower(path, run)
 
     @classmethod
-    def create(cls, run: Run, path: Path | None) -> Self:
+    def create(cls, run: Run, path: Path | None) -> "RunFolder":
         """A new folder; `None` numbers one under `runs/`. A folder that already holds a run is refused."""
         path = path or _numbered(Path("runs"), run)
         if (path / "run.json").exists():
@@ -53,13 +53,13 @@ class RunFolder:
         return cls(path, run)
 
     @classmethod
-    def reopen(cls, path: Path) -> Self:
+    def reopen(cls, path: Path) -> "RunFolder":
         """The folder of an earlier run, with the Run it was started with."""
         if not (path / "run.json").is_file():
             raise ConfigError(f"{path} is no run folder: it has no run.json", next_step="name the folder a training printed")
         return cls(path, config.read_json(Run, path / "run.json"))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunFolder":
         self._lock = open(self.path / ".lock", "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +106,7 @@ class RunFolder:
 class Follower(RunFolder):
     """The folder as ranks other than the first hold it: they read, and write nothing."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunFolder":
         if (self.path / "run.json").is_file():
             self.run = config.read_json(Run, self.path / "run.json")
         return self

@@ -42,15 +42,24 @@ class Result:
     setup: Setup
 
 
-def train(run: Run, *, out: Path | None = None, resume: bool = False, quiet: bool = False) -> Result:
+def train(
+    run: Run,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    announce: Callable[[Setup], object] | None = None,
+) -> Result:
     """Trains `run` into the folder `out`; with `resume`, `out` is an earlier run's folder and continues to the same bits.
 
-    Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
+    `announce` is told of the run when it is ready and has not begun: its plan can be shown there. Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
     """
     with StopSignals() as stop, world(machine.device(run.hardware.device)) as ranks:
         with RunFolder.open(run, out, resume, ranks) as folder:
             setup = prepare(folder.run, ranks)
             folder.save(setup.run)
+            if announce:
+                announce(setup)
             state = setup.state()
             journal = Journal(folder.metrics)
             with progress(setup.total_steps, folder.path.name, quiet=quiet or not ranks.leads) as bar:

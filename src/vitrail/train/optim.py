@@ -118,9 +118,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def freeze_backbone(model: Backbone) -> None:
-    """Leaves only the last stage trainable: a linear probe."""
-    *frozen, _head = model.stages()
-    for _, content in frozen:
-        for parameter in stage_parameters(content):
-            parameter.requires_grad_(False)
+def freeze_backbone(model: nn.Module) -> None:
+    """Leaves only the head trainable, every parameter called head…: a linear probe."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))

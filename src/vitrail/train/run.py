@@ -11,6 +11,7 @@ from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.transforms import Augment
+from vitrail.machine import Hardware
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
@@ -70,26 +71,6 @@ class Optim:
     def __post_init__(self) -> None:
         check_length(self.warmup, "warmup")
         check_length(self.cooldown, "cooldown")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """Where and how it computes. Nothing here changes what is learnt, but for rounding."""
-
-    device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
-    threads: int = 0
-    """CPU threads; 0 measures which number is fastest."""
-    workers: int = -1
-    """Loader processes; -1 chooses."""
-    micro_batch: int | None = None
-    """Images through the model at once; the gradient is accumulated over batch_size / micro_batch of them."""
-    checkpoint_activations: bool = False
-    """Recompute activations in the backward pass: about a third more time for much less memory."""
-    deterministic: bool = False
-    """Over several processes: add gradients in one fixed order, so that 1, 2 or 4 of them give the same bits (slower; needs
-    `micro_batch`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
