@@ -24,7 +24,7 @@ def classification_sections(
         *_most_confused(scores),
         TableSection("Classes", per_class_table(scores)),
         FigureSection("Calibration", [reliability_diagram(scores)], note=CALIBRATION),
-        Gallery("Worst mistakes", [_picture(scores, at, images_of) for at in scores.worst[:WORST]], note=MISTAKES),
+        Gallery("Worst mistakes", _mistakes(scores, images_of), note=MISTAKES),
     ]
 
 
@@ -90,6 +90,10 @@ def _most_confused(scores: Scores) -> list[Section]:
     return [TableSection("Most frequent mistakes", table)] if table.rows else []
 
 
-def _picture(scores: Scores, index: int, images_of: Callable[[int], UInt8[np.ndarray, "H W C"]]) -> Picture:
-    answer, right = (scores.classes[of[index]] for of in (scores.predicted, scores.targets))
-    return Picture(images_of(int(index)), answer, f"{scores.confidence[index]:.0%} sure; is {right}", good=False)
+def _mistakes(scores: Scores, images_of: Callable[[int], UInt8[np.ndarray, "H W C"]]) -> list[Picture]:
+    pictures = []
+    for index in scores.worst[:WORST].tolist():
+        answer, right = (scores.classes[of[index]] for of in (scores.predicted, scores.targets))
+        note = f"{scores.confidence[index]:.0%} sure; is {right}"
+        pictures.append(Picture(images_of(index), answer, note, good=False))
+    return pictures

@@ -37,6 +37,8 @@ class Journal:
             if self.path.exists():
                 os.truncate(self.path, size)
             raise _said_no(self.path, error) from None
+        if self.mirror:
+            self.mirror.append(row)
 
     def rewind(self, step: int) -> None:
         """Drops the rows after `step` (their key "step"): a resumed run writes them again. Rows without a step stay."""
@@ -87,6 +89,7 @@ class TensorBoard:
         for name, value in _plain(row).items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, int(row["step"]))
+        self._writer.flush()  # its own thread would hold rows back for two minutes
 
     def close(self) -> None:
         self._writer.close()
