@@ -14,9 +14,12 @@ from vitrail.errors import ConfigError, StorageError
 class Journal:
     """Appends rows to a file, each whole or absent. Values are JSON values or 0-d arrays; NaN and ±inf become null."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Opens or starts the file, with its folder. A last line torn by a crash is taken off."""
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, mirror: "TensorBoard | None" = None) -> None:
+        """Opens or starts the file, with its folder. A last line torn by a crash is taken off.
+
+        `mirror` is given every row that is appended.
+        """
+        self.path, self.mirror = Path(path), mirror
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()

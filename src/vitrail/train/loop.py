@@ -6,6 +6,7 @@ are this loop with another world.
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from vitrail.batches.loader import Batch
 from vitrail.batches.mixing import mix
 from vitrail.errors import Preempted
 from vitrail.evaluate.classification import Scores
-from vitrail.reports.journal import Journal
+from vitrail.reports.journal import Journal, TensorBoard
 from vitrail.reports.progress import Progress, progress
 from vitrail.train import checkpoints, finish, optim
 from vitrail.train.finite import FiniteGuard
@@ -48,11 +49,13 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     quiet: bool = False,
+    tensorboard: bool = False,
     announce: Callable[[Setup], object] | None = None,
 ) -> Result:
     """Trains `run` into the folder `out`; with `resume`, `out` is an earlier run's folder and continues to the same bits.
 
-    `announce` is told of the run when it is ready and has not begun: its plan can be shown there. Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
+    `announce` is called when the run is ready and has not begun; `tensorboard` writes the log a second time, for that program.
+    Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
     """
     with StopSignals() as stop, world(machine.device(run.hardware.device)) as ranks:
         with RunFolder.open(run, out, resume, ranks) as folder:
@@ -61,7 +64,8 @@ def train(
             if announce:
                 announce(setup)
             state = setup.state()
-            journal = Journal(folder.metrics)
+            mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
+            journal = Journal(folder.metrics, mirror=mirror)
             with progress(setup.total_steps, folder.path.name, quiet=quiet or not ranks.leads) as bar:
                 for note in setup.notes:
                     bar.note(note)
