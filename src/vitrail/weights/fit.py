@@ -65,7 +65,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
 def adapt(
     tensors: Mapping[str, Tensor], old: ModelConfig, fresh: Mapping[str, Tensor], new: ModelConfig, *, where: str
 ) -> tuple[dict[str, Tensor], Report]:
-    """A state for the task of `new`: of `tensors`, a model of `old`, all that fits; the rest from `fresh` (section 3.2).
+    """A state for the task of `new`: of `tensors`, a model of `old`, all that fits; the rest of `fresh` (section 3.2).
 
     The head stays behind for the fresh, zero one; positions are resized in 2-D; a patch embedding is spread over other
     channels. WeightsError where the bodies differ.

@@ -1,6 +1,6 @@
 """ViTs of google-research/vision_transformer, as published in .npz files (JAX names), both naming styles.
 
-A file says all but activation, epsilon and preprocessing: there the original's code speaks (tanh GELU, 1e-6, 0.5 ± 0.5).
+A file says all but activation, epsilon and preprocessing: there the original's code speaks (tanh, 1e-6, 0.5 ± 0.5).
 """
 
 import math
@@ -55,7 +55,7 @@ STYLES = {
 
 def recognises(keys: Collection[str]) -> bool:
     """Whether this is one of theirs; a hybrid, whose stem is a ResNet, is not (yet) ours to read."""
-    return SIGNATURE <= set(keys) and "conv_root/kernel" not in keys
+    return set(keys) >= SIGNATURE and "conv_root/kernel" not in keys
 
 
 def read(tensors: Mapping[str, Tensor], *, where: str) -> Foreign:
