@@ -98,3 +98,11 @@ def test_the_sheet_is_a_png_with_every_picture(count, shape):
 
 def test_an_empty_sheet_is_still_a_picture():
     assert Image.open(io.BytesIO(prediction_sheet([], [], []))).size[0] > 0
+
+
+def test_a_loss_is_drawn_so_that_its_axis_has_numbers():
+    """Over decades on a logarithmic axis, within one on a linear one."""
+    for first, last in ((2.3, 0.003), (2.3, 1.7), (0.02, 0.01), (1e4, 1e-4)):
+        (drawing,) = curves([{"epoch": 0, "loss": first}, {"epoch": 1, "loss": last}])
+        numbers = [float(text) for text in texts(drawing.svg) if re.fullmatch(r"[\d.e+-]+", text)]
+        assert len([number for number in numbers if last / 2 <= number <= first * 2 and number not in (0, 1)]) >= 2

@@ -17,7 +17,7 @@ from jaxtyping import Int, UInt8
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image
 
 INK = "#010203"  # a colour nobody chooses: becomes currentColor, so text and axes follow the page's theme
@@ -123,7 +123,7 @@ def reliability(
         top.bar(edge[filled], right, np.diff(edge)[filled], align="edge", color=GOOD, alpha=0.35, edgecolor=GOOD)
         top.plot(sure, right, "o", color=BAD, markersize=4, label="mean of the bin")
         top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
-        top.legend(loc="upper left")
+        top.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)  # above: bars may stand anywhere below
         below.bar(
             edge[:-1],
             weight / max(1, weight.sum()),
@@ -135,8 +135,8 @@ def reliability(
         )
         below.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
         for axes in (top, below):
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         gaps = ", ".join(f"{c:.0%} sure {a:.0%} right" for c, a in zip(sure, right, strict=True))
         return Drawing(_svg(figure), f"Reliability diagram, bin by bin: {gaps}.")
 
@@ -175,10 +175,11 @@ def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing |
                 ends.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")
         if not ends:
             return None
-        values = [line.get_ydata() for line in axes.get_lines()]
-        if panel.log and min(map(np.min, values)) > 0:
+        low, high = axes.dataLim.intervaly
+        if panel.log and 0 < 5 * low < high:
             axes.set_yscale("log")
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0) if panel.percent else FormatStrFormatter("%g"))

@@ -23,10 +23,10 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
-            torn = not self.path.read_bytes().endswith((b"\n", b"")[self.path.stat().st_size == 0])
+            content = self.path.read_bytes()
         except OSError as error:
             raise _said_no(self.path, error) from None
-        if torn:
+        if content and not content.endswith(b"\n"):
             _rewrite(self.path, read(self.path))
 
     def append(self, row: Mapping[str, Any]) -> None:
