@@ -35,3 +35,9 @@ def test_on_a_terminal_numbers_are_rounded_and_nothing_is_read_as_markup(capsys)
 def test_an_empty_table_is_still_a_table():
     empty = Table((Column("a"), Column("b")), ())
     assert json.loads(empty.json()) == [] and empty.csv() == "a,b\n"
+
+
+def test_in_a_pipe_long_cells_are_not_folded(capsys):
+    path = "/".join(["a folder"] * 40)
+    show(Table((Column("file"), Column("answer")), ((path, "cat"),)), "table")
+    assert any(path in line and "cat" in line for line in capsys.readouterr().out.splitlines())

@@ -129,7 +129,7 @@ class Lines(Progress):
 
     def update(self, done: int, **numbers: Any) -> None:
         super().update(done, **numbers)
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next and done < self.total:  # the last line comes at the end
             self._write(self._line(self.left()))
             self._next = time.monotonic() + EVERY
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
@@ -77,6 +78,8 @@ class Table:
 def show(table: Table, output: Output, file: TextIO | None = None) -> None:
     """Writes the table to `file` (stdout): for people, or for programs as JSON or CSV."""
     if output == "table":
-        Console(file=file).print(table.terminal())
+        # in a file or a pipe no line is folded: it may be read by grep
+        width = None if (file or sys.stdout).isatty() else 10_000
+        Console(file=file, width=width).print(table.terminal())
     else:
         print(table.json() + "\n" if output == "json" else table.csv(), end="", file=file)
