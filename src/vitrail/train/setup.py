@@ -142,7 +142,7 @@ def build_model(run: Run) -> tuple[nn.Module, tuple[str, ...]]:
     """A fresh model from the run's seed, or one with the given weights: head dropped for a zero D×K one, positions resized."""
     if not run.weights:
         return zoo.build(run.model, generator=generator(run.seed, 0)), ()
-    model, report = load_for_finetuning(run.model, run.weights)
+    model, report = load_for_finetuning(run.model, run.weights, seed=run.seed)
     return model, tuple(report.lines())
 
 
