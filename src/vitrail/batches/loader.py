@@ -1,20 +1,31 @@
 """Samples to batches: exact order at any worker count, stateless workers, 8-bit pixels until they are on the device."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64, Shaped, UInt8
 from torch import Tensor
 
+from vitrail import machine
 from vitrail.batches.draws import Draws
 from vitrail.batches.order import Order
+from vitrail.batches.workers import in_order
+from vitrail.errors import DataError, DecodeError
 from vitrail.images.decode import decode, decode_region
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
 from vitrail.images.transforms import Augment
+
+BAD_SHARE = 0.001
+"""Of a training set's images, so many may be unreadable before training stops."""
+CHUNK = 32
+"""Images that a worker makes at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +36,8 @@ class Batch:
     """uint8 as they come from the loader, float once normalised."""
     targets: Int[Tensor, "B"] | Float[Tensor, "B K"]
     keys: tuple[str, ...]
+    dropped: tuple[DecodeError, ...] = ()
+    """Why images are missing that should be here; training counts and lists them."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,9 +54,6 @@ class Batch:
             for at in range(0, len(self), size)
         ]
 
-    def pin(self) -> "Batch":
-        return dataclasses.replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
-
 
 def train_batches(
     source: Source,
@@ -59,81 +69,189 @@ def train_batches(
     world: int = 1,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """The positions start … stop of the stream in batches of `batch_size`, the rank's contiguous share of each.
+    """The positions start … stop of the stream in batches of `batch_size`, this rank's contiguous part of each.
 
-    Images are uint8 at the model's size. What a batch holds depends on nothing but source, seed and position.
+    Images are uint8 at the model's size. What a batch holds is a function of source, seed and position, not of where
+    the stream was entered, nor of workers and ranks. An image that cannot be read is left out and named in `dropped`;
+    more than BAD_SHARE of them raise DataError. `workers` -1 chooses.
     """
-    order = Order(len(source), seed)
+    order, repeats = Order(len(source), seed), augment.repeats
+
+    def shares() -> Iterator[Numbers]:
+        for first in range(start, stop, batch_size):
+            size = min(batch_size, stop - first)
+            low, high = (first + size * part // world for part in (rank, rank + 1))
+            epochs, samples = order.between(low // repeats, (high - 1) // repeats + 1)
+            copies = np.arange(low, high)
+            at = copies // repeats - low // repeats
+            yield Numbers(epochs[at] * repeats + copies % repeats, samples[at])
+
     maker = Maker(source, preprocess, augment, seed)
-    for first in range(start, stop, batch_size):
-        size = min(batch_size, stop - first)
-        low, high = (first + size * part // world for part in (rank, rank + 1))
-        epochs, samples = order.at(np.arange(low, high))
-        batch = maker.train(epochs, samples)
-        yield batch.pin() if pin else batch
+    budget = Budget(source)
+    for batch in _batches(maker, shares(), _workers(workers, maker, stop - start), pin):
+        budget.spend(batch.dropped)
+        yield batch
 
 
 def eval_batches(source: Source, *, preprocess: Preprocess, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Every image once, in the source's order, as evaluation sees it; the last batch may be short."""
+    """Every image once, in the source's order, as evaluation sees it; the last batch may be short.
+
+    `workers` -1 chooses. An image that cannot be read raises DecodeError: what is scored is exactly what there is.
+    """
+    starts = range(0, len(source), batch_size)
+    shares = (Numbers(None, np.arange(first, min(first + batch_size, len(source)))) for first in starts)
     maker = Maker(source, preprocess, Augment(), 0)
-    for first in range(0, len(source), batch_size):
-        yield maker.eval(np.arange(first, min(first + batch_size, len(source))))
+    for batch in _batches(maker, shares, _workers(workers, maker, len(source)), pin=False):
+        for error in batch.dropped:
+            raise error
+        yield batch
+
+
+class Budget:
+    """How many images of a training set may be unreadable: BAD_SHARE of them, counted once each."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._bad = source, dict[str, DecodeError]()
+
+    def spend(self, errors: Sequence[DecodeError]) -> None:
+        self._bad.update((error.found, error) for error in errors)
+        if errors and len(self._bad) > BAD_SHARE * len(self._source):
+            first = list(self._bad.values())[:5]
+            raise DataError(
+                f"{len(self._bad)} of {len(self._source):,} training images cannot be read: "
+                + "; ".join(error.found for error in first)
+                + ("; …" if len(self._bad) > 5 else ""),
+                allowed=f"{BAD_SHARE:.1%} of them",
+                next_step="remove or replace them; `vitrail data check` lists them all",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Which samples, and with which draws; no epochs means as evaluation sees them."""
+
+    epochs: Int64[np.ndarray, "B"] | None
+    samples: Int64[np.ndarray, "B"]
+
+    def part(self, low: int, high: int) -> "Numbers":
+        return Numbers(None if self.epochs is None else self.epochs[low:high], self.samples[low:high])
 
 
 @dataclass(frozen=True, eq=False)
 class Maker:
-    """Makes a batch out of the numbers of its samples: all a worker knows, and no state."""
+    """Makes images out of the numbers of samples: all a worker knows, and no state."""
 
     source: Source
     preprocess: Preprocess
     augment: Augment
     seed: int
 
-    def train(self, epochs: Int64[np.ndarray, "B"], samples: Int64[np.ndarray, "B"]) -> Batch:
-        draws = Draws(self.seed, epochs, samples)
-        if self._whole and self.augment.crop_area is None:
-            images = self._gather(samples)
-        else:
-            images = torch.stack([self._crop(int(sample), draws.of(row)) for row, sample in enumerate(samples)])
-        return self._batch(self.augment.batch(images, draws), samples)
+    def __call__(self, numbers: Numbers) -> tuple[UInt8[np.ndarray, "B C H W"], list[tuple[int, DecodeError]]]:
+        """The images at the model's size, and for those that cannot be read (black here) their row and why."""
+        images, failed = self._read(numbers)
+        if numbers.epochs is not None:
+            images = self.augment.batch(images, self._draws(numbers))
+        return images.numpy(), failed
 
-    def eval(self, samples: Int64[np.ndarray, "B"]) -> Batch:
-        if self._whole:
-            return self._batch(self._gather(samples), samples)
-        return self._batch(torch.stack([self._resized(int(sample)) for sample in samples]), samples)
+    def _draws(self, numbers: Numbers) -> Draws:
+        assert numbers.epochs is not None
+        return Draws(self.seed, numbers.epochs, numbers.samples)
+
+    def _read(self, numbers: Numbers) -> tuple[UInt8[Tensor, "B C H W"], list[tuple[int, DecodeError]]]:
+        if self.whole and (numbers.epochs is None or self.augment.crop_area is None):
+            assert self.source.in_memory is not None
+            return torch.from_numpy(self.source.in_memory[numbers.samples].transpose(0, 3, 1, 2).copy()), []
+        size = (len(numbers.samples), self.preprocess.channels, *self.preprocess.size)
+        images, failed = torch.zeros(size, dtype=torch.uint8), []
+        draws = None if numbers.epochs is None or self.augment.crop_area is None else self._draws(numbers)
+        for row, sample in enumerate(numbers.samples.tolist()):
+            try:
+                images[row] = self._evaluated(sample) if draws is None else self._cropped(sample, draws.of(row))
+            except DecodeError as error:
+                failed.append((row, error))
+        return images, failed
 
     @property
-    def _whole(self) -> bool:
+    def whole(self) -> bool:
         """Whether the images lie in memory just as the model reads them."""
         return self.source.shape == (*self.preprocess.size, self.preprocess.channels)
 
-    def _gather(self, samples: Int64[np.ndarray, "B"]) -> UInt8[Tensor, "B C H W"]:
-        assert self.source.in_memory is not None
-        return torch.from_numpy(self.source.in_memory[samples]).permute(0, 3, 1, 2).contiguous()
+    def _evaluated(self, sample: int) -> UInt8[Tensor, "C H W"]:
+        found = self.source[sample]
+        content = found.content
+        if isinstance(content, bytes):
+            content = decode(content, key=found.key, background=self.preprocess.background)
+        return self.preprocess.resize_image(content)
 
-    def _pixels(self, sample: int) -> UInt8[np.ndarray, "H W C"]:
+    def _cropped(self, sample: int, draw: Callable[[str], float]) -> UInt8[Tensor, "C H W"]:
         found = self.source[sample]
         if isinstance(found.content, np.ndarray):
-            return found.content
-        return decode(found.content, key=found.key, background=self.preprocess.background)
-
-    def _resized(self, sample: int) -> UInt8[Tensor, "C H W"]:
-        return self.preprocess.resize_image(self._pixels(sample))
-
-    def _crop(self, sample: int, draw) -> UInt8[Tensor, "C H W"]:
-        content = self.source[sample].content
-        if isinstance(content, np.ndarray) or self.augment.crop_area is None:
-            return self.augment.spatial(self._pixels(sample), self.preprocess, draw)
+            return self.augment.spatial(found.content, self.preprocess, draw)
         crop = decode_region(
-            content,
+            found.content,
             lambda height, width: self.augment.crop_box(height, width, draw),
             self.preprocess.size,
             self.augment.interpolation or self.preprocess.interpolation,
-            key=self.source.keys[sample],
+            key=found.key,
             background=self.preprocess.background,
         )
         return self.preprocess.resize_image(crop)
 
-    def _batch(self, images: UInt8[Tensor, "B C H W"], samples: Int64[np.ndarray, "B"]) -> Batch:
-        targets = torch.from_numpy(np.ascontiguousarray(self.source.labels[samples]))
-        return Batch(images, targets, tuple(self.source.keys[int(sample)] for sample in samples))
+
+def _workers(asked: int, maker: Maker, images: int) -> int:
+    """None for images that lie in memory and cost little, or too few to be worth a start; else all cores but one."""
+    if asked >= 0 and not (maker.source.shape and maker.augment.cheap):
+        return asked
+    if (maker.source.shape and maker.augment.cheap) or images < 512:
+        return 0
+    return max(1, machine.cores() - 1)
+
+
+def _batches(maker: Maker, shares: Iterator[Numbers], workers: int, pin: bool) -> Iterator[Batch]:
+    if not workers:
+        for numbers in shares:
+            images, failed = maker(numbers)
+            yield _assembled(maker.source, numbers, torch.from_numpy(images), failed, pin)
+        return
+    ahead, again = itertools.tee(shares)
+    chunks = in_order(
+        maker, (part for numbers in ahead for part in _parts(numbers)), workers, name=_named(maker.source)
+    )
+    with contextlib.closing(chunks):
+        for numbers in again:
+            yield _gathered(maker, numbers, chunks, pin)
+
+
+def _gathered(maker: Maker, numbers: Numbers, chunks: Iterator[Any], pin: bool) -> Batch:
+    """A batch out of the chunks that workers made of it."""
+    size = (len(numbers.samples), maker.preprocess.channels, *maker.preprocess.size)
+    images, failed, row = torch.empty(size, dtype=torch.uint8, pin_memory=pin), [], 0
+    while row < len(numbers.samples):
+        chunk, bad = next(chunks)
+        images[row : row + len(chunk)] = torch.from_numpy(chunk)
+        failed += [(row + at, error) for at, error in bad]
+        row += len(chunk)
+    return _assembled(maker.source, numbers, images, failed, pin)
+
+
+def _parts(numbers: Numbers) -> Iterator[Numbers]:
+    for low in range(0, len(numbers.samples), CHUNK):
+        yield numbers.part(low, low + CHUNK)
+
+
+def _named(source: Source) -> Callable[[Numbers], str]:
+    return lambda numbers: ", ".join(source.keys[sample] for sample in numbers.samples.tolist())
+
+
+def _assembled(
+    source: Source, numbers: Numbers, images: UInt8[Tensor, "B C H W"], failed: list[tuple[int, DecodeError]], pin: bool
+) -> Batch:
+    samples = numbers.samples
+    if failed:
+        kept = np.setdiff1d(np.arange(len(samples)), [row for row, _ in failed])
+        images, samples = images[torch.from_numpy(kept)], samples[kept]
+    targets = torch.from_numpy(source.labels[samples])
+    keys = tuple(source.keys[sample] for sample in samples.tolist())
+    if pin:
+        images, targets = images.pin_memory(), targets.pin_memory()
+    return Batch(images, targets, keys, tuple(error for _, error in failed))

@@ -65,7 +65,7 @@ def _lerp(x: Tensor, share: float) -> Tensor:
 def _cutmix(
     images: Float[Tensor, "B C H W"], share: float, random: np.random.Generator
 ) -> tuple[Float[Tensor, "B C H W"], float]:
-    """A box of area 1 - share around a uniform centre comes from the partner; cut off at the border, its share is counted anew."""
+    """A box of area 1 - share around a uniform centre is the partner's; where the border cuts it, its share is less."""
     height, width = images.shape[-2:]
     box_h, box_w = (side * np.sqrt(1 - share) for side in (height, width))
     y, x = random.uniform(0, height), random.uniform(0, width)

@@ -7,6 +7,7 @@ from vitrail.batches.draws import hash64
 from vitrail.errors import DataError
 
 ROUNDS = 8
+_BLOCK = 4096
 
 
 class Order:
@@ -23,6 +24,7 @@ class Order:
         self.num_samples, self.seed = num_samples, seed
         self._a = int(np.ceil(np.sqrt(num_samples)))
         self._b = -(-num_samples // self._a)
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def at(self, positions: Int64[np.ndarray, "B"]) -> tuple[Int64[np.ndarray, "B"], Int64[np.ndarray, "B"]]:
         """(epoch, index of the sample) at each position."""
@@ -31,6 +33,20 @@ class Order:
         while (beyond := cells >= self.num_samples).any():  # fewer than one in sqrt(N)
             cells[beyond] = self._permute(epochs[beyond], cells[beyond])
         return epochs, cells
+
+    def between(self, first: int, stop: int) -> tuple[Int64[np.ndarray, "B"], Int64[np.ndarray, "B"]]:
+        """`at` for the positions first … stop - 1, made in blocks that are kept for the batches that follow."""
+        blocks = [self._block(number) for number in range(first // _BLOCK, -(-stop // _BLOCK))]
+        epochs, samples = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        skip = first // _BLOCK * _BLOCK
+        return epochs[first - skip : stop - skip], samples[first - skip : stop - skip]
+
+    def _block(self, number: int) -> tuple[Int64[np.ndarray, "B"], Int64[np.ndarray, "B"]]:
+        if number not in self._kept:
+            if len(self._kept) > 3:
+                self._kept.clear()
+            self._kept[number] = self.at(np.arange(number * _BLOCK, (number + 1) * _BLOCK))
+        return self._kept[number]
 
     def _permute(self, epochs: Int64[np.ndarray, "B"], cells: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
         right, left = np.divmod(cells, self._a)

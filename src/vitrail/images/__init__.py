@@ -1,1 +1,1 @@
-"""Everything before a batch exists: where images come from, how bytes become pixels, how pixels become a model's input."""
+"""Everything before a batch exists: where images come from, how bytes become pixels, and pixels a model's input."""

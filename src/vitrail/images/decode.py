@@ -44,6 +44,9 @@ from vitrail.errors import DecodeError, ShapeError
 LIMIT = 89_000_000
 """Pixels of the largest image that is decoded."""
 
+TOLERANCE = 2.0
+"""Levels of 255, the mean over a photograph, by which a region of a reduced JPEG may differ from a full one."""
+
 Background = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels of the upright image."""
@@ -113,9 +116,8 @@ def decode_region(
 ) -> UInt8[np.ndarray, "H W C"]:
     """A region of the upright picture, resized to `size` (height, width): what a training crop needs, and no more.
 
-    `region` is asked for its box once height and width are known. A JPEG is decoded at the smallest of the scales 1, 1/2,
-    1/4, 1/8 at which the region is still at least as large as `size`; that and resizing from whole pixels moves a
-    photograph's pixels by about 1.5 levels in the mean against a full decode.
+    `region` is asked for its box once height and width are known. A JPEG is decoded at the smallest of the scales 1,
+    1/2, 1/4, 1/8 at which the region is still at least as large as `size`: TOLERANCE says what that does to pixels.
     """
     with _named(key):
         if content.startswith(_NPY):
@@ -154,7 +156,7 @@ def as_channels(image: UInt8[np.ndarray, "H W C"], channels: int) -> UInt8[np.nd
 def resize(
     image: UInt8[np.ndarray, "H W C"], size: tuple[int, int], interpolation: str, *, box: Box | None = None
 ) -> UInt8[np.ndarray, "h w C"]:
-    """A box of the image (or all of it) to `size` (height, width), antialiased, each channel by itself where they are not 1 or 3."""
+    """A box of the image (or all of it) to `size` (height, width), antialiased; any number of channels."""
     method, target = RESAMPLING[interpolation], size[::-1]
     if image.shape[2] == 3:
         return _array(Image.fromarray(image).resize(target, method, box=box))
@@ -169,7 +171,7 @@ def resize(
 
 
 class _named:
-    """Whatever a decoder raises becomes a DecodeError that names the image; hostile bytes make decoders raise anything."""
+    """What a decoder raises becomes a DecodeError that names the image; hostile bytes make decoders raise anything."""
 
     def __init__(self, key: str) -> None:
         self._key = key or "an image"
@@ -186,7 +188,7 @@ class _named:
 
 
 def _open(content: bytes, limit: int) -> Image.Image:
-    """The header read, the size checked, no pixel touched. The plugin is chosen by the first bytes, past Pillow's registry."""
+    """The header read, the size checked, no pixel touched; the first bytes choose, past Pillow's registry."""
     name = sniff(content[:16])
     if name is None or name == "npy":
         raise DecodeError(_what_it_is(content), allowed="JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, npy")
@@ -242,7 +244,7 @@ def _scaled(box: Box, x: float, y: float) -> Box:
     return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
 
 def _pixels(image: Image.Image, background: Background) -> UInt8[np.ndarray, "H W C"]:

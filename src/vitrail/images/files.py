@@ -1,4 +1,4 @@
-"""Files: finding them under a folder, naming them, reading them. What is not a plain image file is counted, never followed."""
+"""Files: found under a folder, named, read. What is not a plain image file is counted, never opened."""
 
 import errno
 import os
@@ -15,7 +15,26 @@ from jaxtyping import Int64
 from vitrail.errors import DataError, DecodeError, StorageError
 
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".npy"]
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".apng",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".mpo",
+        ".npy",
+    ]
 )
 """Names that are listed as images. What a file really is, its first bytes say when it is decoded."""
 
@@ -24,7 +43,7 @@ _ESCAPES = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
 
 def key_of(path: str) -> str:
-    """A path as a key: itself, with whatever does not print (bytes that are not UTF-8, newlines, direction marks) escaped."""
+    """A path as a key: what does not print (bytes that are not UTF-8, newlines, direction marks) is escaped."""
     if path.isprintable() and "\\" not in path:
         return path
     return "".join(letter if letter.isprintable() and letter != "\\" else _escape(letter) for letter in path)
@@ -105,7 +124,7 @@ class Listing:
 
 
 def list_images(root: Path, under: str = "") -> Listing:
-    """Every image below `root`/`under`, at any depth, keyed by its path from `root`; hidden files and folders are skipped.
+    """Every image below `root`/`under`, at any depth, keyed by its path from `root`; hidden ones are skipped.
 
     Links are followed inside `root` only, each folder once. Pipes, sockets and devices are never opened.
     """

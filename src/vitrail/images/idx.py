@@ -18,7 +18,7 @@ _LARGEST = 8 << 30  # bytes unpacked; the header is checked against it before an
 
 
 def find_idx(root: Path) -> dict[tuple[str, str], Path]:
-    """(part, what) -> file, for part `train` or `test` and what `images` or `labels`. The unpacked file wins over the packed."""
+    """(part, what) -> file: `train` or `test`, `images` or `labels`. The unpacked file wins over the packed."""
     found: dict[tuple[str, str], Path] = {}
     for path in sorted(root.iterdir(), key=lambda path: path.name, reverse=True):  # x.gz before x
         if match := _NAME.fullmatch(path.name):

@@ -1,4 +1,4 @@
-"""The evaluation transform as data: saved with the weights, read by evaluation, prediction, serving and export alike."""
+"""The evaluation transform as data: saved with the weights, read by evaluation, prediction, serving and export."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,10 +1,10 @@
-"""What every kind of data is to the rest of the house: a fixed row of samples, each with its bytes, its label and its key."""
+"""What all data is to the rest of the house: a fixed row of samples, each with its bytes, its label and its key."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, runtime_checkable, overload
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -95,20 +95,20 @@ class Source:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over classes, keys, sizes and labels (and the pixels, where they are in memory): it tells data that changed."""
+        """sha256 over classes, keys, sizes and labels (and pixels that are in memory): it tells data that changed."""
         digest = hashlib.sha256(repr((self.classes, self.labels.shape)).encode())
         for key in self.keys:
             digest.update(key.encode() + b"\0")
-        digest.update(np.ascontiguousarray(self.contents.sizes[self.rows]))
-        digest.update(np.ascontiguousarray(self.labels))
+        digest.update(np.ascontiguousarray(self.contents.sizes[self.rows]).tobytes())
+        digest.update(np.ascontiguousarray(self.labels).tobytes())
         if self.in_memory is not None:
-            digest.update(np.ascontiguousarray(self.in_memory))
+            digest.update(np.ascontiguousarray(self.in_memory).tobytes())
         return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Data to learn from and data held out. `test` is what evaluation during training uses, or `val` where there is one."""
+    """Data to learn from and data held out. Training evaluates on `val` where there is one, else on `test`."""
 
     train: Source
     test: Source
@@ -162,9 +162,9 @@ def from_arrays(
 
 
 def split(source: Source, holdout: float, seed: int) -> Splits:
-    """Holds out a share of every class, at least one image of it and never all; a class of one image is learnt from only.
+    """Holds out a share of every class, at least one image and never all; a class of one image is only learnt from.
 
-    Which ones follows from the seed and each image's key alone: not from the order of listing, nor from the other images.
+    An image's rank follows from the seed and its key alone, whatever the order of listing.
     """
     held = np.zeros(len(source), bool)
     rank = np.array([_rank(seed, key) for key in source.keys], np.uint64)

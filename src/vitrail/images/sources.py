@@ -41,7 +41,7 @@ def open_data(
 
 
 def open_images(paths: Sequence[str | Path]) -> Source:
-    """Unlabelled images to predict: files as named, folders searched at any depth. A path that is not there is an error."""
+    """Unlabelled images to predict: files as named, folders searched at any depth. A missing path is an error."""
     keys: list[str] = []
     sizes: list[int] = []
     notes: list[str] = []

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from vitrail.errors import ConfigError
@@ -21,19 +22,26 @@ Draw = Callable[[str], float]
 Draws = Callable[[str], Float64[np.ndarray, "B"]]
 """The same of every sample of a batch."""
 
+_RANGES = (
+    ("pad", 0, 512), ("shift", 0, 1), ("scale", 0, 0.99), ("rotate", 0, 180), ("shear", 0, 80),
+    ("jitter", 0, 1), ("erase", 0, 1), ("repeats", 1, 64),
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
     """What happens to a training image, in this order; the default is nothing but the evaluation's own resizing."""
 
     crop_area: tuple[float, float] | None = None
-    """The inception crop (Szegedy 2015): a box of this share of the image, resized to the model's size. The ViT paper: (0.05, 1)."""
+    """The inception crop (Szegedy 2015): a box of this share of the area, resized. The ViT paper: (0.05, 1)."""
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of that box, log-uniform."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     """Of that resizing; None is the evaluation's."""
     flip: bool = False
     """Left and right exchanged with probability one half."""
+    pad: int = 0
+    """So many black pixels around, then a crop of the old size: a shift by whole pixels (He 2016 on CIFAR: 4)."""
     shift: float = 0.0
     """Largest shift, as a share of height and width."""
     scale: float = 0.0
@@ -42,19 +50,42 @@ class Augment:
     """Largest rotation, in degrees."""
     shear: float = 0.0
     """Largest horizontal shear, in degrees."""
+    jitter: float = 0.0
+    """Brightness, contrast and saturation, each times 1 - jitter … 1 + jitter."""
+    randaugment: tuple[int, float] | None = None
+    """(operations one after the other, magnitude of 10): AugReg's "medium1" is (2, 15), DeiT's (2, 9)."""
+    trivial_augment: bool = False
+    """One operation of random strength (Müller and Hutter 2021)."""
+    augmix: bool = False
+    """Chains of operations, mixed (Hendrycks 2020)."""
+    three_augment: bool = False
+    """One of greyscale, solarisation and blur (DeiT III)."""
     erase: float = 0.0
     """Probability of random erasing (Zhong 2020): a box of 2 % to a third of the image becomes noise."""
+    repeats: int = 1
+    """Differently augmented copies of an image that follow one another in the stream (Hoffer 2020; DeiT: 3)."""
 
     def __post_init__(self) -> None:
         if self.crop_area and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ConfigError(f"crop_area = {self.crop_area}", allowed="two shares, 0 < smallest ≤ largest ≤ 1")
         if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
             raise ConfigError(f"crop_aspect = {self.crop_aspect}", allowed="two ratios, smallest first")
-        if not (0 <= self.erase <= 1 and 0 <= self.scale < 1 and self.shift >= 0):
-            raise ConfigError(
-                f"erase = {self.erase}, scale = {self.scale}, shift = {self.shift}",
-                allowed="0 ≤ erase ≤ 1, 0 ≤ scale < 1, shift ≥ 0",
-            )
+        for name, least, most in _RANGES:
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} = {getattr(self, name)}", allowed=f"{least:g} … {most:g}")
+        if len(self.policies) > 1:
+            raise ConfigError(f"{' and '.join(self.policies)} at once", allowed="one of them")
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Which of RandAugment, TrivialAugment, AugMix and 3-Augment are on."""
+        names = ("randaugment", "trivial_augment", "augmix", "three_augment")
+        return tuple(name for name in names if getattr(self, name))
+
+    @property
+    def cheap(self) -> bool:
+        """Whether it costs microseconds an image, for images that lie in memory: no worker pays then."""
+        return self.crop_area is None and not self.policies and not self.jitter
 
     def spatial(self, image: UInt8[np.ndarray, "H W C"], preprocess: Preprocess, draw: Draw) -> UInt8[Tensor, "c h w"]:
         """One decoded image at the model's size: a random crop where there is one, else as evaluation has it."""
@@ -65,7 +96,7 @@ class Augment:
         return preprocess.resize_image(crop)
 
     def crop_box(self, height: int, width: int, draw: Draw) -> Box:
-        """The inception crop's box, in whole pixels: the first of ten tries that fits, else the largest centred box of allowed aspect."""
+        """The inception crop's box, whole pixels: the first of ten tries that fits, else the largest in the centre."""
         assert self.crop_area is not None
         (small, large), (narrow, wide) = self.crop_area, self.crop_aspect
         for attempt in range(10):
@@ -80,17 +111,39 @@ class Augment:
         return left, top, left + w, top + h
 
     def batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
-        """What works on images of one size, all at once. The given tensor is left as it is."""
+        """What works on images of one size. An image's result does not depend on which others are in the batch."""
         if self.flip:
             images = _flip(images, draws)
+        if self.pad:
+            images = _pad_crop(images, self.pad, draws)
         if self.shift or self.scale or self.rotate or self.shear:
             images = _affine(images, self._matrices(images.shape[-2:], draws))
+        if self.jitter:
+            images = _jitter(images, self.jitter, draws)
+        if self.policies:
+            images = self._policy(images, draws)
         if self.erase:
             images = _erase(images, self.erase, draws)
         return images
 
-    def _matrices(self, size: tuple[int, int], draws: Draws) -> Float64[np.ndarray, "B 2 3"]:
-        """For each image, output to input coordinates as `grid_sample` has them (-1 … 1): shear, scale, rotate, shift."""
+    def _policy(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
+        from vitrail.images import policies  # torchvision's transforms take a second to import
+
+        if images.shape[1] not in (1, 3):
+            raise ConfigError(f"{self.policies[0]} on {images.shape[1]} channels", allowed="grey or RGB images")
+
+        def changed(image: UInt8[Tensor, "C H W"], index: int) -> UInt8[Tensor, "C H W"]:
+            def draw(name: str) -> float:
+                return float(draws(name)[index])
+
+            if self.randaugment:
+                return policies.randaugment(image, *self.randaugment, draw)
+            return getattr(policies, self.policies[0])(image, draw)
+
+        return torch.stack([changed(image, index) for index, image in enumerate(images)])
+
+    def _matrices(self, size: tuple[int, ...], draws: Draws) -> Float64[np.ndarray, "B 2 3"]:
+        """For each image, output to input coordinates (-1 … 1, as `grid_sample`): shear, scale, rotate, shift."""
         height, width = size
         angle = np.deg2rad(self.rotate) * _signed(draws("rotate"))
         slant = np.tan(np.deg2rad(self.shear) * _signed(draws("shear")))
@@ -110,29 +163,71 @@ def _signed(draw: Float64[np.ndarray, "B"]) -> Float64[np.ndarray, "B"]:
 
 def _flip(images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
     chosen = torch.from_numpy(draws("flip") < 0.5)
-    images = images.clone()
-    images[chosen] = images[chosen].flip(-1)
-    return images
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def _pad_crop(images: UInt8[Tensor, "B C H W"], pad: int, draws: Draws) -> UInt8[Tensor, "B C H W"]:
+    batch, _, height, width = images.shape
+    top, left = (torch.from_numpy((draws(name) * (2 * pad + 1)).astype(np.int64)) for name in ("pad.y", "pad.x"))
+    rows = (top[:, None] + torch.arange(height))[:, None, :, None]
+    columns = (left[:, None] + torch.arange(width))[:, None, None, :]
+    padded = F.pad(images, (pad, pad, pad, pad))
+    return padded[torch.arange(batch)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns]
 
 
 def _affine(images: UInt8[Tensor, "B C H W"], matrices: Float64[np.ndarray, "B 2 3"]) -> UInt8[Tensor, "B C H W"]:
     """Bilinear; what comes from outside the image is black."""
-    grid = F.affine_grid(torch.from_numpy(matrices).float(), list(images.shape), align_corners=False)
+    height, width = images.shape[-2:]
+    x, y = ((2 * torch.arange(side) + 1) / side - 1 for side in (width, height))
+    m = torch.from_numpy(matrices).float()[..., None, None]
+    grid = torch.stack([m[:, row, 0] * x + (m[:, row, 1] * y[:, None] + m[:, row, 2]) for row in (0, 1)], dim=-1)
     moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return moved.round_().clamp_(0, 255).to(torch.uint8)
+    return moved.add_(0.5).to(torch.uint8)  # never above 255: bilinear weights do not add up to more than one
+
+
+def _jitter(images: UInt8[Tensor, "B C H W"], most: float, draws: Draws) -> UInt8[Tensor, "B C H W"]:
+    """Brightness, contrast about the mean grey, saturation about each pixel's grey; rounded once, at the end."""
+
+    def factor(name: str) -> Float32[Tensor, "B 1 1 1"]:
+        return torch.from_numpy(1 + most * _signed(draws(name))).float()[:, None, None, None]
+
+    x = images.float() * factor("jitter.brightness")
+    grey = _luma(x)
+    # summed in float64, image by image: the same bits whatever the batch
+    mean = torch.stack([image.mean(dtype=torch.float64) for image in grey]).float()[:, None, None, None]
+    contrast, saturation = factor("jitter.contrast"), factor("jitter.saturation")
+    x = mean + contrast * (x - mean)
+    if images.shape[1] == 3:
+        grey = _luma(x)
+        x = grey + saturation * (x - grey)
+    return x.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _luma(x: Float32[Tensor, "B C H W"]) -> Float32[Tensor, "B 1 H W"]:
+    """Rec. 601 for RGB, the mean of any other channels."""
+    if x.shape[1] == 3:
+        return 0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
+    return x.mean(1, keepdim=True)
 
 
 def _erase(images: UInt8[Tensor, "B C H W"], probability: float, draws: Draws) -> UInt8[Tensor, "B C H W"]:
-    """A box of 2 % to 33 % of the area and aspect 0.3 to 3.3 becomes noise of its own."""
+    """A box of 2 % to 33 % of the area and aspect 0.3 to 3.3 becomes noise, cut from one long strip of it."""
     images = images.clone()
-    height, width = images.shape[-2:]
-    for index in np.flatnonzero(draws("erase") < probability):
-        area = height * width * (0.02 + 0.31 * draws("erase.area")[index])
-        aspect = 0.3 * (3.3 / 0.3) ** draws("erase.aspect")[index]
-        h, w = min(height, round(math.sqrt(area * aspect))), min(width, round(math.sqrt(area / aspect)))
-        top = int(draws("erase.y")[index] * (height - h + 1))
-        left = int(draws("erase.x")[index] * (width - w + 1))
-        noise = np.random.default_rng(int(draws("erase.noise")[index] * 2**53))
-        pixels = noise.integers(0, 256, (images.shape[1], h, w), dtype=np.uint8)
-        images[index, :, top : top + h, left : left + w] = torch.from_numpy(pixels)
+    channels, height, width = images.shape[1:]
+    area = height * width * (0.02 + 0.31 * draws("erase.area"))
+    aspect = 0.3 * (3.3 / 0.3) ** draws("erase.aspect")
+    h = np.rint(np.sqrt(area * aspect)).clip(1, height).astype(int)
+    w = np.rint(np.sqrt(area / aspect)).clip(1, width).astype(int)
+    top, left = (draws("erase.y") * (height - h + 1)).astype(int), (draws("erase.x") * (width - w + 1)).astype(int)
+    strip, starts = _noise(channels * height * width), draws("erase.noise")
+    for i in np.flatnonzero(draws("erase") < probability).tolist():
+        size = (channels, h[i], w[i])
+        start = int(starts[i] * (len(strip) - channels * h[i] * w[i]))
+        noise = strip[start : start + channels * h[i] * w[i]].view(size)
+        images[i, :, top[i] : top[i] + h[i], left[i] : left[i] + w[i]] = noise
     return images
+
+
+@cache
+def _noise(pixels: int) -> UInt8[Tensor, "M"]:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, pixels + 65536, dtype=np.uint8))
