@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -140,26 +140,34 @@ class ViT(nn.Module):
 
     def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         """Equation 1: z_0 = [x_class; x_p¹E; …; x_pᴺE] + E_pos, with dropout."""
-        patches = self.patch_embed(images)
+        return self.place(self.patch_embed(images), self.patch_embed.grid(images))
+
+    def place(
+        self, patches: Float[Tensor, "B n D"], grid: Grid, at: Int[Tensor, "B n"] | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """Embedded patches with their positions, behind the prefix tokens. `at` numbers the patches where some of the
+        grid are missing (MAE's encoder sees a quarter of them).
+        """
         prefix: list[Tensor] = [token for token in (self.cls_token, self.registers) if token is not None]
         if self.positions is not None:
-            table = self.positions(self.patch_embed.grid(images), self.patch_embed.weight)
+            table = self.positions(grid, self.patch_embed.weight)
             known = self.positions.prefix  # the table's first rows belong to prefix tokens
-            patches = patches + table[:, known:]
+            patches = patches + (table[:, known:] if at is None else table[0, known:][at])
             if known:
                 prefix = [_add_to_first(torch.cat(prefix, dim=1), table[:, :known])]
         tokens = [token.expand(len(patches), -1, -1) for token in prefix]
         return self.drop(torch.cat([*tokens, patches], dim=1) if tokens else patches)
 
-    def features(self, images: Float[Tensor, "B C H W"]) -> Features:
-        """z_L after the final norm: all tokens, for images of any height and width the patch divides."""
-        x = self.embed(images)  # (1)
+    def encode(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        """z_L of z_0: equations 2 to 4."""
         for block in self.blocks:  # (2) (3)
             save = self.checkpoint_activations and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False) if save else block(x)
-        if self.config.final_norm == "tokens":
-            x = self.norm(x)  # (4)
-        return Features(x, self.config.prefix, self.patch_embed.grid(images))
+        return self.norm(x) if self.config.final_norm == "tokens" else x  # (4)
+
+    def features(self, images: Float[Tensor, "B C H W"]) -> Features:
+        """z_L after the final norm: all tokens, for images of any height and width the patch divides."""
+        return Features(self.encode(self.embed(images)), self.config.prefix, self.patch_embed.grid(images))
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """y of equation 4: one vector an image, through pre_logits if there is one; head and probes read it."""
