@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitrail.errors import WeightsError
 from vitrail.models.positions import resize_line, resize_table
-from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 
 # What a new task may change of a config; in all else the model must be the one the weights were trained in
@@ -116,8 +116,11 @@ def _same_body(old: ModelConfig, new: ModelConfig, where: str) -> None:
         )
 
 
-def _resized(name: str, tensor: Tensor, old: ViTConfig, new: ViTConfig) -> Tensor:
-    """A tensor that depends on the image's size or channels, made for the new ones; any other as it came."""
+def _resized(name: str, tensor: Tensor, old: Any, new: Any) -> Tensor:
+    """A tensor that depends on the image's size or channels, made for the new ones; any other as it came.
+
+    Of a config it asks only what the name implies: a family with a position table has a grid.
+    """
     if name == "positions.table":
         return _positions(tensor, old, new)
     if name in ("positions.rows", "positions.columns"):
@@ -130,7 +133,7 @@ def _resized(name: str, tensor: Tensor, old: ViTConfig, new: ViTConfig) -> Tenso
     return tensor
 
 
-def _positions(table: Tensor, old: ViTConfig, new: ViTConfig) -> Tensor:
+def _positions(table: Tensor, old: Any, new: Any) -> Tensor:
     """Prefix rows as they are (zero where the new model has more), the patches' rows resized in two dimensions."""
     if (old.positioned_prefix, old.grid) == (new.positioned_prefix, new.grid):
         return table
