@@ -62,7 +62,8 @@ def test_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_unknown_option_exits_78(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--surely-not-an-option"]) == 78
+    needed = {"evaluate": ["run", "data"], "predict": ["run", "file"], "trace": ["image"]}.get(command, [])
+    assert main([command, *needed, "--surely-not-an-option"]) == 78
     assert "surely-not-an-option" in capsys.readouterr().err
 
 

@@ -62,7 +62,7 @@ def run(words: list[str]) -> int:
     try:
         return command(words[1:])
     except SystemExit as exit_:  # tyro has printed its help (0) or what was wrong with the words (2)
-        return {None: 0, 0: 0}.get(exit_.code, ConfigError.exit_code)
+        return ConfigError.exit_code if exit_.code else 0
 
 
 def load(name: str) -> Callable[[list[str]], int]:

@@ -17,6 +17,13 @@ from vitrail.train.run import Run
 from vitrail.weights.bundle import read_record
 
 HELP = ("-h", "--help")
+DERIVED = {
+    "--model.classes": "the data's classes",
+    "--model.channels": "--preprocess.mean, one number a channel",
+    "--model.image": "--preprocess.size",
+    "--model.family": "--model",
+}
+"""Fields of a model that a run derives, and from what."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +56,10 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
     recipe's own values as defaults, so that an override changes one field only and `--help` shows what would run.
     """
     plain = [word for word in words if word not in HELP]
+    for option in DERIVED.keys() & {word.partition("=")[0] for word in plain}:
+        raise ConfigError(f"{option} is not set by hand", next_step=f"it follows from {DERIVED[option]}")
     early = Early.of(plain)
-    first = parse(kind, plain, command=command, default=kind(run=settings(early.run())))
+    first = parse(kind, plain, command=command, default=kind(run=settings(early.run())), check=False)
     if not first.data:
         if plain != list(words):
             parse(kind, words, command=command, default=kind(run=settings(early.run())))

@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from vitrail import config
-from vitrail.cli.arguments import Switch, pairs, parse, say, write
+from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.errors import ConfigError
 from vitrail.evaluate import evaluate
 from vitrail.evaluate.classification import Scores
@@ -18,6 +18,7 @@ from vitrail.evaluate.report import classification_sections, headline, per_class
 from vitrail.images.decode import decode
 from vitrail.images.sources import Source, Splits, open_data
 from vitrail.reports.page import write_page
+from vitrail.reports.tables import show
 from vitrail.train.run import Run
 from vitrail.weights.bundle import load
 
@@ -80,10 +81,10 @@ def report(scores: Scores, asked: Evaluate) -> None:
     if asked.json:
         print(json.dumps(facts(scores, asked), ensure_ascii=False, indent=1))
     elif asked.csv:
-        write(classes, "csv")
+        show(classes, "csv")
     else:
-        write(pairs(headline(scores)), "table")
-        write(classes, "table")
+        show(pairs(headline(scores)), "table")
+        show(classes, "table")
 
 
 def facts(scores: Scores, asked: Evaluate) -> dict[str, Any]:

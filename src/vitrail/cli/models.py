@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import tyro
 
-from vitrail.cli.arguments import parse, write
+from vitrail.cli.arguments import parse
 from vitrail.errors import ConfigError, suggest
 from vitrail.models import cost, zoo
-from vitrail.reports.tables import Column, Output, Table
+from vitrail.recipes.given import fitted
+from vitrail.reports.tables import Column, Output, Table, show
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,12 @@ def main(words: Sequence[str]) -> int:
             next_step=suggest(asked.pattern, zoo.names()) or "see `vitrail models`",
         )
     columns = Column("name"), Column("family"), Column("parameters", "{:,}"), Column("GMAC", "{:.2f}")
-    write(Table(columns, tuple(_row(name, asked) for name in names)), asked.format)
+    show(Table(columns, tuple(_row(name, asked) for name in names)), asked.format)
     return 0
 
 
 def _row(name: str, asked: Models) -> tuple[str, str, int, float]:
     config = zoo.config(name)
-    patch = getattr(config, "patch", (1, 1))
-    size = tuple(max(1, round(asked.image / side)) * side for side in patch)
-    config = zoo.config(name, image=size, classes=asked.classes)
-    return name, config.family, cost.parameters(config), cost.macs(config, size) / 1e9
+    side = fitted(asked.image, config)
+    config = zoo.config(name, image=(side, side), classes=asked.classes)
+    return name, config.family, cost.parameters(config), cost.macs(config) / 1e9

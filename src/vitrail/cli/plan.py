@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitrail.cli.arguments import Switch, pairs, say, write
+from vitrail.cli.arguments import Switch, pairs, say
 from vitrail.cli.asked import Asked, understand
+from vitrail.reports.tables import show
 from vitrail.train.plan import plan
 
 
@@ -32,5 +33,5 @@ def main(words: Sequence[str]) -> int:
         print(json.dumps(found.to_dict(), indent=1))
     else:
         say(why)
-        write(pairs(found.rows()), "table")
+        show(pairs(found.rows()), "table")
     return 0

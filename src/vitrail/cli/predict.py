@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vitrail.cli.arguments import Switch, parse, say, write
+from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError
 from vitrail.predict import Prediction, predict
-from vitrail.reports.tables import Column, Output, Table
+from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.bundle import load
 
 
@@ -73,7 +73,7 @@ def as_table(found: Sequence[Prediction]) -> None:
         for one in found
         if one.labels
     )
-    write(Table(columns, rows), "table")
+    show(Table(columns, rows), "table")
 
 
 def as_csv(found: Sequence[Prediction]) -> None:
@@ -84,7 +84,7 @@ def as_csv(found: Sequence[Prediction]) -> None:
         for one in found
         for rank, answer in enumerate(zip(one.labels, one.probabilities, strict=True), start=1)
     )
-    write(Table(columns, rows), "csv")
+    show(Table(columns, rows), "csv")
 
 
 def as_json(found: Sequence[Prediction]) -> None:

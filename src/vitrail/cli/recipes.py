@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import tyro
 
-from vitrail.cli.arguments import Switch, parse, write
+from vitrail.cli.arguments import Switch, parse
 from vitrail.config import to_dict
 from vitrail.errors import ConfigError, suggest
 from vitrail.recipes import RECIPES, about, recipe
-from vitrail.reports.tables import Column, Table
+from vitrail.reports.tables import Column, Table, show
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> int:
     asked = parse(Recipes, words, command="recipes")
     if not asked.name:
         rows = tuple((name, about(name).partition("\n")[0]) for name in RECIPES)
-        write(Table((Column("name"), Column("about")), rows), "json" if asked.json else "table")
+        show(Table((Column("name"), Column("about")), rows), "json" if asked.json else "table")
         return 0
     stem = asked.name.partition(":")[0]
     if stem not in RECIPES:

@@ -7,14 +7,14 @@ from pathlib import Path
 import tyro
 from torch import nn
 
-from vitrail.cli.arguments import Switch, parse, say, write
+from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import DataError
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.trace import Step, trace
 from vitrail.models import zoo
-from vitrail.reports.tables import Column, Output, Table
-from vitrail.weights.bundle import load
+from vitrail.reports.tables import Column, Output, Table, show
+from vitrail.weights.bundle import Record, load
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def main(words: Sequence[str]) -> int:
     shown = steps if asked.every_block or asked.format != "table" or depth < 4 else list(ends(steps, depth))
     height, width = image.shape[:2]
     say(f"{asked.image}, {height} × {width} pixels, brought to {preprocess.size[0]} × {preprocess.size[1]}")
-    columns = Column("tensor"), Column("shape"), Column("axes"), Column("equation"), Column("how")
+    columns = Column("tensor"), Column("shape"), Column("axes"), Column("eq."), Column("how")
     rows = tuple((step.name, "×".join(map(str, step.shape)), step.axes, step.equation, step.note) for step in shown)
-    write(Table(columns, rows), asked.format)
+    show(Table(columns, rows), asked.format)
     return 0
 
 
@@ -67,6 +67,7 @@ def prepared(asked: Trace) -> tuple[nn.Module, Preprocess]:
     size = {} if asked.size is None else {"size": asked.size}
     if asked.weights:
         model = load(asked.weights)
+        assert isinstance(model.record, Record)
         return model, replace(model.record.preprocess, **size)
     config = zoo.config(asked.model)
     return zoo.build(config), Preprocess(size=asked.size or config.image)
@@ -80,4 +81,4 @@ def ends(steps: Sequence[Step], depth: int) -> Iterator[Step]:
             yield step
         elif not told:
             told = True
-            yield Step("…", (), "", "2, 3", f"blocks 2 to {depth - 1}: the same shapes")
+            yield Step("…", (), "", "2, 3", f"blocks 2 to {depth - 1} alike")

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.cli.arguments import Switch, pairs, parse, say, write
+from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.asked import Asked, settings, understand
 from vitrail.errors import ConfigError
+from vitrail.reports.tables import show
 from vitrail.train.loop import Result, train
+from vitrail.train.plan import plan_of
 from vitrail.train.run import Run
+from vitrail.train.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Train(Asked):
     """A run folder to go on with, by its own settings."""
     seeds: int = 1
     """Train this many times, with seeds from --seed on; prints mean and standard deviation."""
+    tensorboard: Switch = False
+    """Also log for TensorBoard, into the run folder."""
     json: Switch = False
     """The result as JSON on stdout."""
     quiet: Switch = False
@@ -44,7 +49,8 @@ class Train(Asked):
 
 def main(words: Sequence[str]) -> int:
     if resumed := _resumed(words):
-        results = [train(Run(), out=resumed.resume, resume=True, quiet=resumed.quiet)]
+        settings = {"quiet": resumed.quiet, "tensorboard": resumed.tensorboard}
+        results = [train(Run(), out=resumed.resume, resume=True, **settings)]
         return report(results, resumed)
     asked, run, why = understand(Train, words, command="train")
     if asked.seeds < 1:
@@ -54,8 +60,18 @@ def main(words: Sequence[str]) -> int:
     results = []
     for seed in range(run.seed, run.seed + asked.seeds):
         out = asked.out / f"seed-{seed}" if asked.out and asked.seeds > 1 else asked.out
-        results.append(train(replace(run, seed=seed), out=out, quiet=asked.quiet))
+        settings = {"quiet": asked.quiet, "tensorboard": asked.tensorboard}
+        announce = None if asked.quiet or results else head
+        results.append(train(replace(run, seed=seed), out=out, announce=announce, **settings))
     return report(results, asked)
+
+
+def head(setup: Setup) -> None:
+    """The plan, shown before the first step: what the run will cost."""
+    plan = plan_of(setup)
+    if setup.world.leads:
+        for what, value in plan.rows():
+            say(f"  {what:<9} {value}")
 
 
 def _resumed(words: Sequence[str]) -> Train | None:
@@ -63,24 +79,26 @@ def _resumed(words: Sequence[str]) -> Train | None:
     if not any(word.partition("=")[0] == "--resume" for word in words):
         return None
     asked = parse(Train, words, command="train", default=Train(run=settings(Run())))
-    if replace(asked, resume=None, json=False, quiet=False) != Train(run=settings(Run())):
+    if replace(asked, resume=None, json=False, quiet=False, tensorboard=False) != Train(run=settings(Run())):
         raise ConfigError(
             "a resumed run goes on with its own settings",
-            allowed="--resume RUN with --json or --quiet",
+            allowed="--resume RUN with --json, --quiet or --tensorboard",
             next_step="leave the other words out, or start a new run without --resume",
         )
     return asked
 
 
 def report(results: Sequence[Result], asked: Train) -> int:
-    """What came out, on stdout."""
+    """What came out, on stdout; of several processes one speaks."""
+    if not results[0].setup.world.leads:
+        return 0
     if asked.json:
         found: Any = [_facts(result) for result in results]
         print(json.dumps(found if len(found) > 1 else found[0], indent=1))
     elif len(results) == 1:
-        write(pairs(list(_lines(results[0]))), "table")
+        show(pairs(list(_lines(results[0]))), "table")
     else:
-        write(
+        show(
             pairs([*((result.folder.as_posix(), f"{result.scores.top1:.2%}") for result in results), _spread(results)]),
             "table",
         )

@@ -5,6 +5,7 @@ The model is only watched, by forward hooks that are gone afterwards; its output
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -43,9 +44,8 @@ class Seen:
     left: dict[str, Tensor] = field(default_factory=dict)
 
 
-def trace(model: Backbone, images: Float[Tensor, "B C H W"]) -> list[Step]:
+def trace(model: nn.Module, images: Float[Tensor, "B C H W"]) -> list[Step]:
     """Every step from pixels to logits, in order. A ViT gives the paper's equations; other families their stages."""
-    assert isinstance(model, nn.Module)
     with answering(model, place(model), torch.float32):
         seen, logits = _watch(model, images)
     steps = _vit(model, images, seen, logits) if isinstance(model, ViT) else _stages(model, images, seen, logits)
@@ -86,11 +86,11 @@ def _equation_1(model: ViT, images: Tensor, seen: Seen) -> Iterator[Step]:
     p, q = model.config.patch
     h, w = model.patch_embed.grid(images)
     patches = rearrange(images, "B C (h p) (w q) -> B (h w) p q C", p=p, q=q)
-    yield _step("x", images, "B C H W", "", "the image, normalised")
-    yield _step("patches", patches, "B N P P C", "", f"cut into h × w = {h} × {w} patches of {p} × {q} pixels")
+    yield _step("x", images, "B C H W", "", "the normalised image")
+    yield _step("patches", patches, "B N P P C", "", f"{h}×{w} patches of {p}×{q}")
     yield _step("x_p", patches.flatten(2), "B N P²C", "1", "each patch flattened")
     tokens = seen.left["patch_embed"]
-    yield _step("x_p E", tokens, "B N D", "1", f"one linear map E, {p * q * images.shape[1]} → {tokens.shape[2]}")
+    yield _step("x_p E", tokens, "B N D", "1", f"times E, {p * q * images.shape[1]} × {tokens.shape[2]}")
     z = seen.entered["drop"]
     prefix = [
         word
@@ -102,19 +102,19 @@ def _equation_1(model: ViT, images: Tensor, seen: Seen) -> Iterator[Step]:
     ]
     if prefix:
         shape = (tokens.shape[0], tokens.shape[1] + model.config.prefix, tokens.shape[2])
-        note = f"{' and '.join(prefix)} put before the patches: N = {tokens.shape[1]} + {model.config.prefix}"
+        note = f"{' and '.join(prefix)} first: {model.config.prefix} + {tokens.shape[1]}"
         yield Step("[x_class; x_p E]", shape, "B N D", "1", note)
     yield _step("z_0", z, "B N D", "1", _positions(model))
 
 
 def _positions(model: ViT) -> str:
     kinds = {
-        "learned": "learned positions E_pos added, one vector a token",
-        "learned-2d": "learned positions E_pos added, a row's beside a column's",
+        "learned": "plus E_pos, learned",
+        "learned-2d": "plus E_pos, learned in 2-D",
         "none": "no positions are added",
-        "relative": "no positions are added: they act inside attention",
+        "relative": "no positions: they act in attention",
     }
-    return kinds.get(model.config.positions, "sine and cosine positions E_pos added")
+    return kinds.get(model.config.positions, "plus E_pos, sin-cos")
 
 
 def _block(model: ViT, entered: Mapping[str, Tensor], left: Mapping[str, Tensor], index: int) -> Iterator[Step]:
@@ -130,11 +130,11 @@ def _block(model: ViT, entered: Mapping[str, Tensor], left: Mapping[str, Tensor]
             value,
             "B A N d",
             "5",
-            f"{heads} heads of d = {value.shape[3]}, one linear map for all",
+            f"{heads} heads of {value.shape[3]}",
         )
     images, tokens = normed.shape[:2]
-    yield Step(f"A_{number}", (images, heads, tokens, tokens), "B A N N", "6", "softmax(q kᵀ / √d): who looks at whom")
-    yield _step(f"MSA_{number}", left[f"{name}.attn"], "B N D", "8", "A v, heads side by side, one linear map")
+    yield Step(f"A_{number}", (images, heads, tokens, tokens), "B A N N", "6", "softmax(q kᵀ / √d)")
+    yield _step(f"MSA_{number}", left[f"{name}.attn"], "B N D", "8", "A v of all heads · U_msa")
     yield _step(f"z'_{number}", entered[f"{name}.norm2"], "B N D", "2", f"MSA(LN(z_{before})) + z_{before}")
     yield _step(f"LN(z'_{number})", left[f"{name}.norm2"], "B N D", "3", "layer norm")
     hidden = entered[f"{name}.mlp.fc2"]
@@ -153,18 +153,16 @@ def _equation_4(model: ViT, seen: Seen) -> Iterator[Step]:
         y = seen.entered.get("pre_logits", seen.left["norm"])
     else:
         y = seen.entered["head"]
-    yield _step("y", y, "B D", "4", f"{pooled[config.pool]}: the image's features")
+    yield _step("y", y, "B D", "4", pooled[config.pool])
     if "pre_logits" in seen.left:
-        yield _step(
-            "pre-logits", seen.left["pre_logits"].tanh(), "B P", "", "dense and tanh, as in the paper's pre-training"
-        )
+        yield _step("pre-logits", seen.left["pre_logits"].tanh(), "B P", "", "dense and tanh")
 
 
-def _stages(model: Backbone, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:
+def _stages(model: nn.Module, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:
     """Another family: what leaves each part of each stage."""
-    names = {id(module): name for name, module in model.named_modules()}  # pyrefly: ignore[missing-attribute]
-    yield _step("x", images, "B C H W", "", "the image, normalised")
-    for stage, parts in model.stages():
+    names = {id(module): name for name, module in model.named_modules()}
+    yield _step("x", images, "B C H W", "", "the normalised image")
+    for stage, parts in cast(Backbone, model).stages():
         for part in [parts] if isinstance(parts, nn.Module) else parts:
             name = names.get(id(part), "")
             if name in seen.left:

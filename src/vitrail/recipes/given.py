@@ -1,12 +1,15 @@
 """What a recipe may look at before it answers with a Run, and the few things recipes share."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from vitrail.errors import ConfigError, suggest
 from vitrail.images.preprocess import INCEPTION, Preprocess
 from vitrail.models import zoo
+from vitrail.models.hybrid import HybridConfig
+from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
-from vitrail.train.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +38,21 @@ class Given:
     accelerator: bool = False
     """Whether there is a GPU."""
 
-    def config(self, name: str, **changes: object) -> ModelConfig:
-        """The model that was asked for, or else the recipe's."""
-        return zoo.config(self.model or name, **changes)
+    def config(self, name: str, **changes: Any) -> ModelConfig:
+        """The recipe's model with its changes; or the one asked for, with those of the changes its family knows."""
+        if not self.model:
+            return zoo.config(name, **changes)
+        chosen = zoo.config(self.model)
+        known = {part.name for part in fields(chosen)}
+        return replace(chosen, **{key: value for key, value in changes.items() if key in known})
 
-    def preprocess(self, size: tuple[int, int], **changes: object) -> Preprocess:
+    def preprocess(self, size: tuple[int, int], **changes: Any) -> Preprocess:
         """At `size`, with mean and deviation 0.5 (the ViT paper's) for as many channels as the images have."""
         channels = self.shape[2] if self.shape else 3
         base = Preprocess(size=size, mean=INCEPTION[0][:1] * channels, std=INCEPTION[1][:1] * channels)
         return replace(base, **changes)
 
-    def row(self, table: dict[str, Run | object], default: str) -> str:
+    def row(self, table: Mapping[str, object], default: str) -> str:
         """The variant that was asked for, which must be a row of the table."""
         name = self.variant or default
         if name not in table:
@@ -55,6 +62,16 @@ class Given:
         return name
 
 
-def fitted(side: int, patch: int) -> int:
-    """The multiple of `patch` nearest to `side`: 384 is 384 for patch 16 and 378 for patch 14."""
-    return max(1, round(side / patch)) * patch
+def multiple(model: ModelConfig) -> int:
+    """What the height and width of images should be multiples of."""
+    if isinstance(model, ViTConfig):
+        return model.patch[0]
+    if isinstance(model, HybridConfig):
+        return model.patch[0] * model.resnet.stride
+    return 32  # ResNets and MaxViT halve the image five times
+
+
+def fitted(side: int, model: ModelConfig) -> int:
+    """The size nearest to `side` that fits: 384 is 384 for patch 16 and 378 for patch 14."""
+    step = multiple(model)
+    return max(1, round(side / step)) * step

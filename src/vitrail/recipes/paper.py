@@ -1,12 +1,12 @@
 """The ViT paper's own settings: Table 3 for pre-training, Table 4 for fine-tuning (arXiv 2010.11929, appendix B.1)."""
 
 from dataclasses import replace
+from typing import Literal
 
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment
-from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.given import Given, fitted
+from vitrail.recipes.given import Given, Pretrained, fitted
 from vitrail.train.run import Optim, Run
 
 CROP = Augment(crop_area=(0.05, 1.0), flip=True)
@@ -104,8 +104,8 @@ def finetune(given: Given) -> Run:
     """
     variant = given.row(FINETUNE, _by_size(given.images))
     steps, grid, share = FINETUNE[variant]
-    start, patch = _pretrained(given, "finetune")
-    side = fitted(384, patch)
+    start = _pretrained(given, "finetune")
+    side = fitted(384, start.config)
     return Run(
         model=start.config,
         weights=start.path,
@@ -132,7 +132,7 @@ def finetune_small(given: Given) -> Run:
 
     command    vitrail train ./photos --weights FILE
     """
-    start, _ = _pretrained(given, "finetune_small")
+    start = _pretrained(given, "finetune_small")
     return Run(
         model=start.config,
         weights=start.path,
@@ -150,7 +150,7 @@ def linear_probe(given: Given) -> Run:
     command    vitrail train DATA --weights FILE --recipe linear_probe
     differs    from MAE's probe (LARS, batch 16,384, a batch norm before the head): this is SGD on crops and flips
     """
-    start, _ = _pretrained(given, "linear_probe")
+    start = _pretrained(given, "linear_probe")
     return Run(
         model=start.config,
         weights=start.path,
@@ -171,15 +171,14 @@ def _pretraining(
     epochs: int,
     lr: float,
     weight_decay: float,
-    schedule: str,
+    schedule: Literal["linear", "cosine"],
     dropout: float = 0.0,
     sigmoid: bool = False,
     clip: float | None = None,
 ) -> Run:
     """Table 3: Adam with decay apart from the gradient, batch 4096, 224 px, 10,000 steps of warm-up."""
-    changes = {"dropout": dropout} if dropout else {}
     return Run(
-        model=zoo.config(name, **changes),
+        model=replace(given, model=name).config(name, dropout=dropout),
         preprocess=given.preprocess((224, 224)),
         augment=CROP,
         objective=Classify(loss="sigmoid" if sigmoid else "softmax"),
@@ -211,7 +210,7 @@ def _by_size(images: int) -> str:
     return "pets" if images < 20_000 else "cifar100" if images < 500_000 else "imagenet"
 
 
-def _pretrained(given: Given, recipe: str):
+def _pretrained(given: Given, recipe: str) -> Pretrained:
     if not given.pretrained:
         raise ConfigError(f"the recipe {recipe} starts from weights", next_step="name them with --weights FILE")
-    return given.pretrained, getattr(given.pretrained.config, "patch", (32, 32))[0]
+    return given.pretrained

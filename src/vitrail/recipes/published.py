@@ -7,7 +7,7 @@ from vitrail.errors import ConfigError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.images.transforms import Augment
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.given import Given, fitted
+from vitrail.recipes.given import Given
 from vitrail.recipes.paper import CROP
 from vitrail.train.run import Optim, Run
 
@@ -53,7 +53,7 @@ def _augreg_words(variant: str) -> tuple[str, dict[str, float]]:
     """`medium1-wd_0.03-do_0.1` as ("medium1", {"wd": 0.03, "do": 0.1, "sd": 0.0})."""
     level, *settings = variant.removeprefix("aug_").split("-")
     numbers = {"wd": 0.1, "do": 0.0, "sd": 0.0}
-    words = dict(setting.partition("_")[::2] for setting in settings)
+    words = {word: value for word, _, value in (setting.partition("_") for setting in settings)}
     try:
         numbers |= {word: float(value) for word, value in words.items()}
     except ValueError:
@@ -119,7 +119,7 @@ def deit3(given: Given) -> Run:
         "vit-s/16": (224, 0.05),
         "vit-b/16": (192, 0.2),
         "vit-l/16": (192, 0.45),
-        "vit-h/14": (fitted(160, 14), 0.6),
+        "vit-h/14": (154, 0.6),
     }
     side, drop_path = rows.get(name, (224, 0.05))
     return Run(

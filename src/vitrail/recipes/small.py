@@ -15,9 +15,10 @@ def digits(given: Given) -> Run:
     command    vitrail train digits
     data       1,797 real digits inside the package (UCI Optical Recognition of Handwritten Digits), a fifth held out
     """
+    model = _tiny(given, patch=2, width=96, depth=4, heads=4)
     return Run(
-        model=_tiny(given, patch=2, width=96, depth=4, heads=4),
-        preprocess=given.preprocess(_size(given, 2, default=8)),
+        model=model,
+        preprocess=given.preprocess(_size(given, model, default=8)),
         augment=Augment(shift=0.08, scale=0.1, rotate=10.0),
         objective=Classify(label_smoothing=0.1),
         optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
@@ -34,9 +35,10 @@ def fashion_mnist_cpu(given: Given) -> Run:
     command    vitrail train fashion-mnist --recipe fashion_mnist_cpu
     data       60,000 pictures of clothes to learn from, 10,000 to test
     """
+    model = _tiny(given, patch=4, width=128, depth=6, heads=4)
     return Run(
-        model=_tiny(given, patch=4, width=128, depth=6, heads=4),
-        preprocess=given.preprocess(_size(given, 4, default=28)),
+        model=model,
+        preprocess=given.preprocess(_size(given, model, default=28)),
         augment=Augment(shift=0.07, scale=0.05, flip=True),
         objective=Classify(label_smoothing=0.1),
         optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
@@ -51,9 +53,10 @@ def fashion_mnist_gpu(given: Given) -> Run:
     command    vitrail train fashion-mnist --recipe fashion_mnist_gpu
     data       60,000 pictures of clothes to learn from, 10,000 to test
     """
+    model = _tiny(given, patch=2, width=256, depth=8, heads=8, drop_path=0.1)
     return Run(
-        model=_tiny(given, patch=2, width=256, depth=8, heads=8, drop_path=0.1),
-        preprocess=given.preprocess(_size(given, 2, default=28)),
+        model=model,
+        preprocess=given.preprocess(_size(given, model, default=28)),
         augment=Augment(shift=0.1, scale=0.1, rotate=5.0, flip=True, erase=0.25),
         mixing=Mixing(mixup=0.2, cutmix=1.0, probability=0.5),
         objective=Classify(label_smoothing=0.1),
@@ -79,7 +82,7 @@ def folder(given: Given) -> Run:
 def _small_folder(given: Given) -> Run:
     half = {} if given.model else {"depth": 6}
     model = given.config("vit-ti/14", drop_path=0.1, pool="mean", positions="sincos", **half)
-    side = fitted(112, model.patch[0])
+    side = fitted(112, model)
     return Run(
         model=model,
         preprocess=given.preprocess((side, side), resize="crop", crop_fraction=0.875),
@@ -96,7 +99,7 @@ def _small_folder(given: Given) -> Run:
 
 def _medium_folder(given: Given) -> Run:
     model = given.config("vit-s/16", drop_path=0.1, pool="mean", positions="sincos")
-    side = fitted(224, model.patch[0])
+    side = fitted(224, model)
     return Run(
         model=model,
         preprocess=given.preprocess((side, side), resize="crop", crop_fraction=0.875),
@@ -110,16 +113,22 @@ def _medium_folder(given: Given) -> Run:
     )
 
 
-def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, **changes: object) -> ModelConfig:
+def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_path: float = 0.0) -> ModelConfig:
     """A ViT below the paper's Table 1, mean-pooled: with few tokens a class token is one more thing to learn."""
     if given.model:
-        return given.config(given.model)
+        return given.config(given.model, drop_path=drop_path)
     return ViTConfig(
-        patch=(patch, patch), width=width, depth=depth, heads=heads, mlp_width=4 * width, pool="mean", **changes
+        patch=(patch, patch),
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_width=4 * width,
+        pool="mean",
+        drop_path=drop_path,
     )
 
 
-def _size(given: Given, patch: int, *, default: int) -> tuple[int, int]:
-    """The images' own size, or the nearest that patches divide."""
+def _size(given: Given, model: ModelConfig, *, default: int) -> tuple[int, int]:
+    """The images' own size, or the nearest that fits the model."""
     height, width = given.shape[:2] if given.shape else (default, default)
-    return fitted(height, patch), fitted(width, patch)
+    return fitted(height, model), fitted(width, model)

@@ -1,0 +1,93 @@
+"""From words to a Run: one word changes one value and no other; what cannot mean anything is refused."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from vitrail.cli.asked import Asked, understand
+from vitrail.errors import ConfigError
+from vitrail.recipes import Given, recipe
+
+
+def flat(config: Any, path: str = "") -> dict[str, Any]:
+    """Every value by its dotted name."""
+    found = {}
+    for part in fields(config):
+        value = getattr(config, part.name)
+        found |= flat(value, f"{path}{part.name}.") if is_dataclass(value) else {path + part.name: value}
+    return found
+
+
+def asked(words: str) -> dict[str, Any]:
+    return flat(understand(Asked, words.split(), command="plan")[1])
+
+
+OVERRIDES = [
+    ("--optim.lr 0.5", "optim.lr", 0.5),
+    ("--optim.clip None", "optim.clip", None),
+    ("--optim.betas 0.8 0.95", "optim.betas", (0.8, 0.95)),
+    ("--optim.name sgd", "optim.name", "sgd"),
+    ("--augment.flip", "augment.flip", True),
+    # an optional pair takes all the words after it, so another option stands between it and the data
+    ("--augment.crop-area 0.05 1 --augment.interpolation None", "augment.crop_area", (0.05, 1.0)),
+    ("--mixing.mixup 0.8", "mixing.mixup", 0.8),
+    ("--objective.loss sigmoid", "objective.loss", "sigmoid"),
+    ("--model.depth 3", "model.depth", 3),
+    ("--model.width 64", "model.width", 64),
+    ("--model.pool cls", "model.pool", "cls"),
+    ("--preprocess.interpolation bicubic", "preprocess.interpolation", "bicubic"),
+    ("--hardware.micro-batch 32", "hardware.micro_batch", 32),
+    ("--ema 0.99", "ema", 0.99),
+    ("--seed 7", "seed", 7),
+    ("--holdout 0.1", "holdout", 0.1),
+    ("--batch-size 64", "batch_size", 64),
+    ("--epochs 3", "length", "3 epochs"),
+    ("--epochs 2.5", "length", "2.5 epochs"),
+]
+
+
+@pytest.mark.parametrize("order", ["digits {}", "{} digits"], ids=["data first", "data last"])
+@pytest.mark.parametrize(("option", "name", "value"), OVERRIDES, ids=lambda value: str(value))
+def test_one_word_changes_one_value(order: str, option: str, name: str, value: Any) -> None:
+    words = [word for word in order.format("\0").split() if word != "\0"]
+    typed = [option] if "=" in option else option.split()
+    words = [*words, *typed] if order.endswith("{}") else [*typed, *words]
+    _, run, _ = understand(Asked, words, command="plan")
+    before, after = asked("digits"), flat(run)
+    assert after[name] == value
+    assert {key for key in after if after[key] != before[key]} == {name}
+
+
+def test_a_named_recipe_is_taken_whole() -> None:
+    given = Given(images=1438, classes=10, shape=(8, 8, 1))
+    expected = flat(recipe("fashion_mnist_gpu", given)) | {"data": "digits"}
+    assert asked("digits --recipe fashion_mnist_gpu") == expected
+    assert asked("digits --recipe=fashion_mnist_gpu") == expected
+
+
+def test_a_model_by_name_keeps_the_recipe_and_takes_overrides() -> None:
+    found, plain = asked("digits --model vit-ti/4 --model.depth 2"), asked("digits")
+    assert (found["model.width"], found["model.patch"], found["model.depth"]) == (192, (4, 4), 2)
+    assert {key for key in found if found[key] != plain[key] and not key.startswith("model.")} == set()
+
+
+def test_values_are_checked_together_and_once_known() -> None:
+    """Width 64 fits the recipe's 4 heads, though not the 12 of ViT-B: only what would run is judged."""
+    assert asked("digits --model.width 64")["model.heads"] == 4
+    with pytest.raises(ConfigError, match="width = 66 with 4 heads"):
+        asked("digits --model.width 66")
+
+
+@pytest.mark.parametrize(
+    "option", ["--model.classes 5", "--model.image 8 8", "--model.channels=1", "--model.family vit"]
+)
+def test_what_follows_from_other_values_is_not_taken_by_hand(option: str) -> None:
+    with pytest.raises(ConfigError, match="it follows from"):
+        asked(f"digits {option}")
+
+
+def test_unknown_options_exit_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        asked("digits --optim.lrr 3")
+    assert "--optim.lr" in capsys.readouterr().err
