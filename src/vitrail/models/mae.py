@@ -1,0 +1,245 @@
+"""Masked autoencoders (arXiv 2111.06377): an encoder that sees a quarter of the patches, a light decoder that paints the rest.
+
+The encoder is a `ViT` as any other: after pre-training it is taken out and used. Random numbers come in as `noise`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vitrail.errors import ConfigError
+from vitrail.models.features import Features
+from vitrail.models.layers import Block, initialise_layers, xavier_uniform_
+from vitrail.models.positions import Grid, SinCosPositions
+from vitrail.models.vit import ViT, ViTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAEConfig:
+    """An encoder and its decoder; the defaults of the decoder are the paper's."""
+
+    family: Literal["mae"] = "mae"
+    encoder: ViTConfig = field(default_factory=lambda: ViTConfig(positions="sincos-mae", classes=0))
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    decoder_mlp_width: int = 2048
+    target: Literal["normalised", "pixels", "unknown"] = "normalised"
+    """What the decoder predicts: each patch with its own mean and deviation taken out, or pixels as they are. A published file
+    does not say."""
+
+    def __post_init__(self) -> None:
+        for name in ("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}", allowed="1 or more")
+        for parts in (4, self.decoder_heads):
+            if self.decoder_width % parts:
+                raise ConfigError(f"decoder_width = {self.decoder_width}", allowed=f"a multiple of {parts}")
+        if self.encoder.final_norm != "tokens":
+            raise ConfigError("final_norm='pooled' in a masked autoencoder", allowed="'tokens': the decoder reads them")
+
+    @property
+    def image(self) -> tuple[int, int]:
+        return self.encoder.image
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        return self.encoder.patch
+
+    @property
+    def grid(self) -> Grid:
+        return self.encoder.grid
+
+    @property
+    def channels(self) -> int:
+        return self.encoder.channels
+
+    @property
+    def classes(self) -> int:
+        return self.encoder.classes
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which patches are seen and which are not, by their place in the grid; the two together are all of them."""
+
+    visible: Int[Tensor, "B n"]
+    hidden: Int[Tensor, "B m"]
+
+    @property
+    def mask(self) -> Float[Tensor, "B N"]:
+        """1 where a patch is hidden."""
+        total = self.visible.shape[1] + self.hidden.shape[1]
+        return torch.zeros(len(self.hidden), total, device=self.hidden.device).scatter_(1, self.hidden, 1.0)
+
+
+def masking(noise: Float[Tensor, "B N"], ratio: float) -> Masking:
+    """Per image, the patches of smallest noise stay visible: int(N·(1 - ratio)) of them, in the order of their noise."""
+    order = noise.argsort(dim=1, stable=True)
+    keep = visible_patches(noise.shape[1], ratio)
+    return Masking(order[:, :keep], order[:, keep:])
+
+
+def visible_patches(patches: int, ratio: float) -> int:
+    """How many of them a mask leaves, in floating point as the original: 4 of 25 at a ratio of 0.8. ConfigError for none or all."""
+    keep = int(patches * (1 - ratio))
+    if not 0 < keep < patches:
+        what = "all" if keep else "none"
+        raise ConfigError(
+            f"mask_ratio = {ratio} of {patches} patches leaves {what} of them visible",
+            allowed="a ratio between 0 and 1 that hides one patch at least and leaves one",
+            next_step="use a smaller patch, a larger image or another ratio",
+        )
+    return keep
+
+
+def patchify(images: Float[Tensor, "B C H W"], patch: tuple[int, int]) -> Float[Tensor, "B N P"]:
+    """Each patch's pixels as one row, channels last: P = p·q·C, patches in raster order."""
+    p, q = patch
+    tiles = images.unflatten(3, (-1, q)).unflatten(2, (-1, p))  # B C h p w q
+    return tiles.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def unpatchify(patches: Float[Tensor, "B N P"], patch: tuple[int, int], grid: Grid) -> Float[Tensor, "B C H W"]:
+    """The images of which `patchify` made these."""
+    (p, q), (h, w) = patch, grid
+    tiles = patches.unflatten(2, (p, q, -1)).unflatten(1, (h, w))  # B h w p q C
+    return tiles.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def rows(table: Float[Tensor, "B N D"], index: Int[Tensor, "B n"]) -> Float[Tensor, "B n D"]:
+    """Of each image, the rows named by its index."""
+    return table.gather(1, index[:, :, None].expand(-1, -1, table.shape[2]))
+
+
+class MAE(nn.Module):
+    """The pair. As a `Backbone` it is its encoder, on all patches: features for probes, fine-tuning and inspection."""
+
+    def __init__(self, config: MAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ViT(config.encoder)
+        self.decoder = Decoder(config)
+
+    def encode(self, images: Float[Tensor, "B C H W"], visible: Int[Tensor, "B n"]) -> Float[Tensor, "B T D"]:
+        """The encoder's tokens after the final norm: prefix, then the visible patches. The others are never embedded."""
+        grid = self.encoder.patch_embed.grid(images)
+        return self.embed(rows(patchify(images, self.config.patch), visible), visible, grid)
+
+    def embed(self, patches: Float[Tensor, "B n P"], visible: Int[Tensor, "B n"], grid: Grid) -> Float[Tensor, "B T D"]:
+        stem = self.encoder.patch_embed
+        kernel = stem.weight.permute(0, 2, 3, 1).flatten(1)  # D p q C, as the pixels lie
+        return self.encoder.encode(self.encoder.place(F.linear(patches, kernel, stem.bias), grid, visible))
+
+    def decode(self, latent: Float[Tensor, "B T D"], masking: Masking, grid: Grid) -> Float[Tensor, "B M d"]:
+        """The decoder's tokens before its final norm, at every place of the grid in raster order behind the prefix."""
+        return self.decoder(latent, masking, grid, self.config.encoder.prefix)
+
+    def predict(self, images: Float[Tensor, "B C H W"], masking: Masking) -> Float[Tensor, "B N P"]:
+        """The target's prediction for every patch, visible ones too (nothing taught it those)."""
+        grid = self.encoder.patch_embed.grid(images)
+        tokens = self.decode(self.encode(images, masking.visible), masking, grid)
+        return self.decoder.read(tokens[:, self.config.encoder.prefix :])
+
+    def predict_hidden(
+        self, images: Float[Tensor, "B C H W"], masking: Masking
+    ) -> tuple[Float[Tensor, "B m P"], Float[Tensor, "B m P"]]:
+        """(prediction, true pixels) of the hidden patches alone, which is all that learning reads."""
+        grid = self.encoder.patch_embed.grid(images)
+        patches = patchify(images, self.config.patch)
+        latent = self.embed(rows(patches, masking.visible), masking.visible, grid)
+        tokens = self.decode(latent, masking, grid)[:, self.config.encoder.prefix :]
+        return self.decoder.read(rows(tokens, masking.hidden)), rows(patches, masking.hidden)
+
+    def features(self, images: Float[Tensor, "B C H W"]) -> Features:
+        return self.encoder.features(images)
+
+    def pool(self, features: Features) -> Float[Tensor, "B P"]:
+        return self.encoder.pool(features)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        return self.encoder(images)
+
+    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
+        """The encoder's, with the decoder beside its head."""
+        *body, (name, head) = self.encoder.stages()
+        return [*body, (name, [*head, self.decoder])]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Xavier for every matrix, the patch embedding among them; N(0, 0.02²) for class and mask tokens (appendix A.1)."""
+        self.encoder.initialise(generator)
+        weight = self.encoder.patch_embed.weight
+        xavier_uniform_(weight, weight[0].numel(), len(weight), generator)
+        if self.encoder.cls_token is not None:
+            self.encoder.cls_token.normal_(std=0.02, generator=generator)
+        self.decoder.initialise(generator)
+
+
+class Decoder(nn.Module):
+    """Mask tokens where nothing was seen, positions for all, a few blocks, one linear map to pixels."""
+
+    def __init__(self, config: MAEConfig) -> None:
+        super().__init__()
+        width, eps = config.decoder_width, config.encoder.norm_eps
+        self.embed = nn.Linear(config.encoder.width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = SinCosPositions(width, "sincos-mae")
+        self.blocks = nn.ModuleList(
+            Block(width, config.decoder_heads, config.decoder_mlp_width, activation="gelu", eps=eps)
+            for _ in range(config.decoder_depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.head = nn.Linear(width, config.patch[0] * config.patch[1] * config.channels)
+
+    def forward(
+        self, latent: Float[Tensor, "B T D"], masking: Masking, grid: Grid, prefix: int
+    ) -> Float[Tensor, "B M d"]:
+        tokens = self.embed(latent)
+        table = self.positions(grid, self.mask_token)
+        places = masking.visible[:, :, None].expand(-1, -1, tokens.shape[2])
+        blank = self.mask_token.to(tokens.dtype).expand(len(tokens), grid[0] * grid[1], -1)
+        patches = blank.scatter(1, places, tokens[:, prefix:]) + table
+        x = torch.cat([tokens[:, :prefix], patches], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def read(self, tokens: Float[Tensor, "B n d"]) -> Float[Tensor, "B n P"]:
+        return self.head(self.norm(tokens))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        initialise_layers(self, generator)
+        for linear in (self.embed, self.head):
+            xavier_uniform_(linear.weight, linear.in_features, linear.out_features, generator)
+            linear.bias.zero_()
+        self.mask_token.normal_(std=0.02, generator=generator)
+
+
+def pixel_target(pixels: Float[Tensor, "B m P"], target: str) -> Float[Tensor, "B m P"]:
+    """What the prediction is compared with; "normalised" is (x - mean) / √(variance + 1e-6) of each patch, variance unbiased."""
+    if target == "pixels":
+        return pixels
+    mean, variance = pixels.mean(-1, keepdim=True), pixels.var(-1, keepdim=True)
+    return (pixels - mean) / (variance + 1e-6).sqrt()
+
+
+def from_target(
+    prediction: Float[Tensor, "B n P"], pixels: Float[Tensor, "B n P"], target: str
+) -> Float[Tensor, "B n P"]:
+    """A prediction as pixels; a normalised one takes mean and deviation from the true patches, which only a picture may do."""
+    if target == "unknown":
+        raise ConfigError(
+            "the weights do not say whether their decoder predicts pixels or normalised pixels",
+            allowed="target='pixels' (MAE's files called visualize) or 'normalised' (those called full)",
+            next_step="load them with the config that says so",
+        )
+    if target == "pixels":
+        return prediction
+    mean, variance = pixels.mean(-1, keepdim=True), pixels.var(-1, keepdim=True)
+    return prediction * (variance + 1e-6).sqrt() + mean
