@@ -58,7 +58,7 @@ class Draws:
 
     def __init__(self, seed: int, epochs: Int64[np.ndarray, "B"], samples: Int64[np.ndarray, "B"]) -> None:
         self._state = hash64(seed, epochs, samples)
-        self._made: dict[str, Float64[np.ndarray, B]] = {}
+        self._made: dict[str, np.ndarray] = {}
 
     def __call__(self, name: str) -> Float64[np.ndarray, "B"]:
         if name not in self._made:

@@ -191,11 +191,10 @@ class Maker:
             found.content,
             lambda height, width: self.augment.crop_box(height, width, draw),
             self.preprocess.size,
-            self.augment.interpolation or self.preprocess.interpolation,
             key=found.key,
             background=self.preprocess.background,
         )
-        return self.preprocess.resize_image(crop)
+        return self.augment.fit(crop, self.preprocess)
 
 
 def _workers(asked: int, maker: Maker, images: int) -> int:

@@ -24,7 +24,7 @@ Everything else is a DecodeError that names the file and the reason.
 import io
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -48,7 +48,7 @@ TOLERANCE = 2.0
 """Levels of 255, the mean over a photograph, by which a region of a reduced JPEG may differ from a full one."""
 
 Background = tuple[int, int, int]
-Box = tuple[float, float, float, float]
+Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the upright image."""
 WHITE = (255, 255, 255)
 
@@ -77,11 +77,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation to what undoes it."""
-RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 def sniff(head: bytes) -> str | None:
@@ -107,34 +103,37 @@ def decode(
 def decode_region(
     content: bytes,
     region: Callable[[int, int], Box],
-    size: tuple[int, int],
-    interpolation: Literal["nearest", "bilinear", "bicubic"],
+    at_least: tuple[int, int],
     *,
     key: str = "",
     background: Background = WHITE,
     limit: int = LIMIT,
-) -> UInt8[np.ndarray, "H W C"]:
-    """A region of the upright picture, resized to `size` (height, width): what a training crop needs, and no more.
+) -> UInt8[np.ndarray, "h w C"]:
+    """A box of the upright picture, for a training crop: `region` is asked for it once height and width are known.
 
-    `region` is asked for its box once height and width are known. A JPEG is decoded at the smallest of the scales 1,
-    1/2, 1/4, 1/8 at which the region is still at least as large as `size`: TOLERANCE says what that does to pixels.
+    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 at which the box still has `at_least` that height
+    and width; all else at full size. TOLERANCE says what the reduced scale does to pixels.
     """
     with _named(key):
         if content.startswith(_NPY):
-            array = _load_npy(content, limit)
-            return resize(array, size, interpolation, box=region(*array.shape[:2]))
+            return _cut(_load_npy(content, limit), region)
         image = _open(content, limit)
-        turn = _orientation(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
-        height, width = (image.width, image.height) if turn and turn > 4 else (image.height, image.width)
+        if not isinstance(image, JpegImagePlugin.JpegImageFile):
+            image.load()
+            return _cut(_pixels(_turn(image, _orientation(image)), background), region)
+        turn = _orientation(image)
+        height, width = (image.width, image.height) if turn in _ON_ITS_SIDE else (image.height, image.width)
         box = region(height, width)
-        if isinstance(image, JpegImagePlugin.JpegImageFile):
-            _reduce(image, box, size, turned=bool(turn and turn > 4))
+        reduced = _reduction(box, at_least)
+        if reduced > 1:
+            image.draft(None, (image.width // reduced, image.height // reduced))
         image.load()
-        image = _turn(image, _orientation(image) if turn is None else turn)
-        box = _scaled(box, image.width / width, image.height / height)
-        if image.mode in ("RGB", "L") and "transparency" not in image.info:
-            return _array(image.resize(size[::-1], RESAMPLING[interpolation], box=box, reducing_gap=2.0))
-        return resize(_pixels(image, background), size, interpolation, box=box)
+        return _pixels(_turn(image, turn).crop(_reduced(box, reduced)), background)
+
+
+def _cut(image: UInt8[np.ndarray, "H W C"], region: Callable[[int, int], Box]) -> UInt8[np.ndarray, "h w C"]:
+    left, top, right, bottom = region(*image.shape[:2])
+    return image[top:bottom, left:right]
 
 
 def as_channels(image: UInt8[np.ndarray, "H W C"], channels: int) -> UInt8[np.ndarray, "H W c"]:
@@ -151,20 +150,6 @@ def as_channels(image: UInt8[np.ndarray, "H W C"], channels: int) -> UInt8[np.nd
         allowed="grey for RGB, RGB for grey, or the same number",
         next_step=f"give the preprocessing {found} values of mean and std",
     )
-
-
-def resize(
-    image: UInt8[np.ndarray, "H W C"], size: tuple[int, int], interpolation: str, *, box: Box | None = None
-) -> UInt8[np.ndarray, "h w C"]:
-    """A box of the image (or all of it) to `size` (height, width), antialiased; any number of channels."""
-    method, target = RESAMPLING[interpolation], size[::-1]
-    if image.shape[2] == 3:
-        return _array(Image.fromarray(image).resize(target, method, box=box))
-    planes = [
-        np.asarray(Image.fromarray(image[..., channel]).resize(target, method, box=box))
-        for channel in range(image.shape[2])
-    ]
-    return np.stack(planes, axis=-1)
 
 
 # --- from the header to an open image ---------------------------------------------------------------------------------
@@ -231,17 +216,15 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
     return turned
 
 
-def _reduce(image: JpegImagePlugin.JpegImageFile, box: Box, size: tuple[int, int], *, turned: bool) -> None:
-    """Asks the JPEG decoder for the smallest scale at which the box still covers `size`."""
-    height, width = size
-    scale = min((box[3] - box[1]) / height, (box[2] - box[0]) / width)
-    reduced = 2 ** min(3, int(math.log2(scale))) if scale >= 2 else 1
-    if reduced > 1:
-        image.draft(None, (-(-image.width // reduced), -(-image.height // reduced)))
+def _reduction(box: Box, at_least: tuple[int, int]) -> int:
+    """By how much a JPEG can be decoded smaller: 1, 2, 4 or 8."""
+    scale = min((box[3] - box[1]) / at_least[0], (box[2] - box[0]) / at_least[1])
+    return 2 ** min(3, int(math.log2(scale))) if scale >= 2 else 1
 
 
-def _scaled(box: Box, x: float, y: float) -> Box:
-    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+def _reduced(box: Box, by: int) -> Box:
+    left, top, right, bottom = (round(edge / by) for edge in box)
+    return left, top, right, bottom
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -286,7 +269,7 @@ def _on_background(image: Image.Image, background: Background) -> UInt8[np.ndarr
 
 
 def _array(image: Image.Image) -> UInt8[np.ndarray, "H W C"]:
-    array = np.asarray(image)
+    array = np.array(image)  # a copy: Pillow's own is read-only
     return array[..., None] if array.ndim == 2 else array
 
 

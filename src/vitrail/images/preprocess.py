@@ -5,11 +5,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from vitrail.errors import ConfigError
-from vitrail.images.decode import Box, as_channels, resize
+from vitrail.images.decode import as_channels
 
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the original ViT weights: (x - 127.5) / 127.5
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # MAE, DeiT, torchvision, DINOv2
@@ -21,14 +22,15 @@ class Preprocess:
 
     size: tuple[int, int] = (224, 224)
     """Height and width the model gets, in pixels."""
-    resize: Literal["squash", "crop"] = "squash"
-    """`squash`: straight to `size` (the ViT paper). `crop`: the short side to size / crop_fraction, then the centre."""
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    """`squash`: straight to `size` (the ViT paper). `crop`: the short side to size / crop_fraction, then the centre.
+    `pad`: as large as fits, its shape kept, on the background."""
     crop_fraction: float = 1.0
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     background: tuple[int, int, int] = (255, 255, 255)
-    """What transparent pixels are laid on."""
+    """What transparent pixels are laid on, and the margins of `pad`."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
@@ -45,30 +47,37 @@ class Preprocess:
         return len(self.mean)
 
     def resize_image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "c h w"]:
-        """To `channels` and `size`, antialiased (Pillow's filters); an image that has them is only laid out anew."""
+        """To `channels` and `size`, antialiased."""
         image = as_channels(image, self.channels)
-        if image.shape[:2] != self.size:
-            image = self._crop(image) if self.resize == "crop" else resize(image, self.size, self.interpolation)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if self.resize == "squash" or image.shape[:2] == self.size:
+            return resize(image, self.size, self.interpolation)
+        return self._crop(image) if self.resize == "crop" else self._pad(image)
 
-    def _crop(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "h w C"]:
-        """As torchvision: resize until the image covers size / crop_fraction, whole pixels, then the centre."""
+    def _crop(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "C h w"]:
+        """As torchvision: resized until it covers size / crop_fraction, in whole pixels, then the centre."""
         height, width = self.size
         cover = max(height / image.shape[0], width / image.shape[1]) / self.crop_fraction
-        resized = resize(image, self._covering(image.shape[0] * cover, image.shape[1] * cover), self.interpolation)
-        top, left = (round((have - want) / 2) for have, want in zip(resized.shape[:2], self.size, strict=True))
-        return resized[top : top + height, left : left + width]
+        whole = tuple(max(want, int(have * cover + 1e-6)) for want, have in zip(self.size, image.shape, strict=False))
+        resized = resize(image, whole, self.interpolation)
+        top, left = round((whole[0] - height) / 2), round((whole[1] - width) / 2)
+        return resized[:, top : top + height, left : left + width].contiguous()
 
-    def _covering(self, height: float, width: float) -> tuple[int, int]:
-        return max(self.size[0], int(height + 1e-6)), max(self.size[1], int(width + 1e-6))
+    def _pad(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "C h w"]:
+        """The whole image, its shape kept, in the middle of the background."""
+        height, width = self.size
+        fit = min(height / image.shape[0], width / image.shape[1])
+        h, w = (max(1, min(side, round(have * fit))) for side, have in zip(self.size, image.shape, strict=False))
+        canvas = torch.from_numpy(self._background()).expand(-1, height, width).contiguous()
+        top, left = (height - h) // 2, (width - w) // 2
+        canvas[:, top : top + h, left : left + w] = resize(image, (h, w), self.interpolation)
+        return canvas
 
-    def region(self, height: int, width: int) -> Box:
-        """The part of an image of this height and width that the model sees, in its pixels."""
-        if self.resize == "squash":
-            return 0, 0, width, height
-        cover = max(self.size[0] / height, self.size[1] / width) / self.crop_fraction
-        h, w = self.size[0] / cover, self.size[1] / cover
-        return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+    def _background(self) -> UInt8[np.ndarray, "c 1 1"]:
+        if self.channels in (1, 3):
+            pixel = as_channels(np.array([[self.background]], np.uint8), self.channels)
+        else:
+            pixel = np.full((1, 1, self.channels), self.background[0], np.uint8)
+        return pixel.transpose(2, 0, 1).copy()
 
     def normalise(self, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B C H W"]:
         """(x / 255 - mean) / std for each channel, on the images' device, as one multiplication and one addition."""
@@ -85,3 +94,16 @@ class Preprocess:
         pair = np.stack([1 / (255 * std), -mean / std]).astype(np.float32)
         scale, shift = torch.from_numpy(pair).to(device, non_blocking=True).view(2, -1, 1, 1)
         return scale, shift
+
+
+_MODES = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic"}
+
+
+def resize(
+    image: UInt8[np.ndarray, "H W C"], size: tuple[int, ...], interpolation: Literal["nearest", "bilinear", "bicubic"]
+) -> UInt8[Tensor, "C h w"]:
+    """Antialiased as by Pillow (within two levels) in a quarter of the time: torch's kernel for 8-bit images."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    if image.shape[:2] == tuple(size):
+        return pixels.contiguous()
+    return F.interpolate(pixels[None], size, mode=_MODES[interpolation], antialias=interpolation != "nearest")[0]

@@ -13,9 +13,8 @@ from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from vitrail.errors import ConfigError
-from vitrail.images import decode
-from vitrail.images.decode import Box
-from vitrail.images.preprocess import Preprocess
+from vitrail.images.decode import Box, as_channels
+from vitrail.images.preprocess import Preprocess, resize
 
 Draw = Callable[[str], float]
 """A sample's number in [0, 1) of that name."""
@@ -91,9 +90,13 @@ class Augment:
         """One decoded image at the model's size: a random crop where there is one, else as evaluation has it."""
         if self.crop_area is None:
             return preprocess.resize_image(image)
-        box = self.crop_box(image.shape[0], image.shape[1], draw)
-        crop = decode.resize(image, preprocess.size, self.interpolation or preprocess.interpolation, box=box)
-        return preprocess.resize_image(crop)
+        left, top, right, bottom = self.crop_box(image.shape[0], image.shape[1], draw)
+        return self.fit(image[top:bottom, left:right], preprocess)
+
+    def fit(self, crop: UInt8[np.ndarray, "H W C"], preprocess: Preprocess) -> UInt8[Tensor, "c h w"]:
+        """A crop at the model's size."""
+        image = as_channels(crop, preprocess.channels)
+        return resize(image, preprocess.size, self.interpolation or preprocess.interpolation)
 
     def crop_box(self, height: int, width: int, draw: Draw) -> Box:
         """The inception crop's box, whole pixels: the first of ten tries that fits, else the largest in the centre."""
@@ -162,8 +165,8 @@ def _signed(draw: Float64[np.ndarray, "B"]) -> Float64[np.ndarray, "B"]:
 
 
 def _flip(images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
-    chosen = torch.from_numpy(draws("flip") < 0.5)
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+    chosen = torch.from_numpy(np.flatnonzero(draws("flip") < 0.5))
+    return images.index_copy(0, chosen, images[chosen].flip(-1))
 
 
 def _pad_crop(images: UInt8[Tensor, "B C H W"], pad: int, draws: Draws) -> UInt8[Tensor, "B C H W"]:
