@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,28 +147,34 @@ class Maker:
     augment: Augment
     seed: int
 
-    def __call__(self, numbers: Numbers) -> tuple[UInt8[np.ndarray, "B C H W"], list[tuple[int, DecodeError]]]:
+    def __call__(
+        self, task: Numbers, out: UInt8[np.ndarray, "M"] | None = None
+    ) -> tuple[UInt8[np.ndarray, "B C H W"], list[tuple[int, DecodeError]]]:
         """The images at the model's size, and for those that cannot be read (black here) their row and why."""
-        images, failed = self._read(numbers)
-        if numbers.epochs is not None:
-            images = self.augment.batch(images, self._draws(numbers))
+        images, failed = self._read(task, out)
+        if task.epochs is not None:
+            images = self.augment.batch(images, self._draws(task))
         return images.numpy(), failed
 
     def _draws(self, numbers: Numbers) -> Draws:
         assert numbers.epochs is not None
         return Draws(self.seed, numbers.epochs, numbers.samples)
 
-    def _read(self, numbers: Numbers) -> tuple[UInt8[Tensor, "B C H W"], list[tuple[int, DecodeError]]]:
+    def _read(
+        self, numbers: Numbers, out: UInt8[np.ndarray, "M"] | None
+    ) -> tuple[UInt8[Tensor, "B C H W"], list[tuple[int, DecodeError]]]:
         if self.whole and (numbers.epochs is None or self.augment.crop_area is None):
             assert self.source.in_memory is not None
             return torch.from_numpy(self.source.in_memory[numbers.samples].transpose(0, 3, 1, 2).copy()), []
         size = (len(numbers.samples), self.preprocess.channels, *self.preprocess.size)
-        images, failed = torch.zeros(size, dtype=torch.uint8), []
+        out = np.empty(math.prod(size), np.uint8) if out is None else out[: math.prod(size)]
+        images, failed = torch.from_numpy(out.reshape(size)), []
         draws = None if numbers.epochs is None or self.augment.crop_area is None else self._draws(numbers)
         for row, sample in enumerate(numbers.samples.tolist()):
             try:
                 images[row] = self._evaluated(sample) if draws is None else self._cropped(sample, draws.of(row))
             except DecodeError as error:
+                images[row] = 0
                 failed.append((row, error))
         return images, failed
 
@@ -213,9 +220,9 @@ def _batches(maker: Maker, shares: Iterator[Numbers], workers: int, pin: bool) -
             yield _assembled(maker.source, numbers, torch.from_numpy(images), failed, pin)
         return
     ahead, again = itertools.tee(shares)
-    chunks = in_order(
-        maker, (part for numbers in ahead for part in _parts(numbers)), workers, name=_named(maker.source)
-    )
+    parts = (part for numbers in ahead for part in _parts(numbers))
+    largest = CHUNK * maker.preprocess.channels * math.prod(maker.preprocess.size)
+    chunks = in_order(maker, parts, workers, largest=largest, name=_named(maker.source))
     with contextlib.closing(chunks):
         for numbers in again:
             yield _gathered(maker, numbers, chunks, pin)
@@ -239,7 +246,10 @@ def _parts(numbers: Numbers) -> Iterator[Numbers]:
 
 
 def _named(source: Source) -> Callable[[Numbers], str]:
-    return lambda numbers: ", ".join(source.keys[sample] for sample in numbers.samples.tolist())
+    def name(numbers: Numbers) -> str:
+        return f"{len(numbers.samples)} images, the first {source.keys[int(numbers.samples[0])]}"
+
+    return name
 
 
 def _assembled(

@@ -6,17 +6,23 @@ group, and end when their pipe closes, which it does however the parent ends.
 """
 
 import contextlib
+import math
+import mmap
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.reduction
+import os
 import pickle
 import signal
 import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from vitrail.errors import DataError, VitrailError
 
@@ -26,45 +32,82 @@ PATIENCE = 60.0
 """Seconds without an answer after which a worker counts as hung."""
 _DEATHS = 2  # of workers on one task, before the task is blamed
 
-Job = Callable[[Any], Any]
+
+@runtime_checkable
+class Job(Protocol):
+    """What workers do: an array for a task, and something small beside it."""
+
+    def __call__(self, task: Any, out: UInt8[np.ndarray, "M"] | None) -> tuple[UInt8[np.ndarray, "..."], Any]:
+        """The array may be written at the beginning of `out`, shared memory, which saves a copy."""
+        ...
 
 
 def in_order(
-    job: Job, tasks: Iterable[Any], workers: int, *, name: Callable[[Any], str] = str
-) -> Generator[Any, None, None]:
+    job: Job, tasks: Iterable[Any], workers: int, *, largest: int = 0, name: Callable[[Any], str] = str
+) -> Generator[tuple[UInt8[np.ndarray, "..."], Any], None, None]:
     """job(task) for every task, in their order, made by `workers` processes ahead of time.
 
-    A VitrailError of the job is raised here, whole. A task on which two workers died is a DataError that names it.
+    Arrays of up to `largest` bytes come through shared memory and are valid until the next is asked for. A VitrailError
+    of the job is raised here, whole. A task on which two workers died is a DataError that names it.
     """
     tasks = iter(tasks)
-    crew = [Worker(job, name) for _ in range(workers)]
+    crew = [Worker(job, largest, name) for _ in range(workers)]
     try:
         for worker in crew * AHEAD:  # the first tasks, one each, then their second …
             worker.give(tasks)
         turn = 0
         while (worker := crew[turn % workers]).waiting:
-            result = worker.take()
+            yield worker.take()
             worker.give(tasks)
-            yield result
             turn += 1
     finally:
         for worker in crew:
-            worker.stop()
+            worker.close()
+
+
+class Slots:
+    """Shared memory for the results that one worker has under way, in turn; none where the system has no memfd."""
+
+    def __init__(self, size: int, file: int | None = None) -> None:
+        self.size = size if hasattr(os, "memfd_create") else 0
+        self.file: int | None = file
+        if not self.size:
+            return
+        if file is None:
+            self.file = os.memfd_create("vitrail")  # unlike /dev/shm it has no limit of its own
+            os.ftruncate(self.file, self.size * AHEAD)
+        assert self.file is not None
+        self._map = mmap.mmap(self.file, self.size * AHEAD)
+
+    def __getitem__(self, turn: int) -> UInt8[np.ndarray, "M"] | None:
+        return np.frombuffer(self._map, np.uint8, self.size, turn % AHEAD * self.size) if self.size else None
+
+    def __reduce__(self):  # to a child process, as it is started
+        return _borrow, (self.size, None if self.file is None else multiprocessing.reduction.DupFd(self.file))
+
+    def close(self) -> None:
+        if self.file is not None:
+            os.close(self.file)  # the map itself goes with the last array that looks into it
+
+
+def _borrow(size: int, file: Any) -> Slots:
+    return Slots(size, file.detach() if size else None)
 
 
 class Worker:
-    """One process, its pipe, and what it was given."""
+    """One process, its pipe, its shared memory, and what it was given."""
 
-    def __init__(self, job: Job, name: Callable[[Any], str]) -> None:
-        self._job = pickle.dumps(job)
-        self._name = name
-        self.waiting: deque[Any] = deque()
-        self._deaths = 0
+    def __init__(self, job: Job, largest: int, name: Callable[[Any], str]) -> None:
+        self._job, self._name = job, name
+        self._slots = Slots(largest)
+        self.waiting: deque[tuple[int, Any]] = deque()
+        self._given = self._deaths = 0
         self._start()
 
     def _start(self) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
-        self._process = _context().Process(target=_serve, args=(theirs, self._job), daemon=True)
+        context = _context()
+        self._process = context.Process(target=_serve, args=(theirs, self._job, self._slots), daemon=True)
         with _no_main():
             self._process.start()
         theirs.close()
@@ -73,15 +116,16 @@ class Worker:
 
     def give(self, tasks: Iterator[Any]) -> None:
         for task in tasks:
-            self.waiting.append(task)
-            self._send(task)
+            self.waiting.append((self._given, task))
+            self._send(self.waiting[-1])
+            self._given += 1
             return
 
     def _send(self, task: Any) -> None:
         with contextlib.suppress(OSError):  # a dead worker is found when its result is due
             self._pipe.send(task)
 
-    def take(self) -> Any:
+    def take(self) -> tuple[UInt8[np.ndarray, "..."], Any]:
         """The result of the first task it was given, whatever it takes."""
         while True:
             fate = self._wait()
@@ -91,12 +135,17 @@ class Worker:
                     break
                 fate = "died"
             self._replace(fate)
-        task, self._deaths = self.waiting.popleft(), 0
+        (turn, task), self._deaths = self.waiting.popleft(), 0
         if kind == "error":
             raise result
         if kind == "bug":
             raise RuntimeError(f"a loader process failed on {self._name(task)}:\n{result}")
-        return result
+        array, beside = result
+        if isinstance(array, tuple):  # a shape: the bytes are in the slot
+            slot = self._slots[turn]
+            assert slot is not None
+            array = slot[: math.prod(array)].reshape(array)
+        return array, beside
 
     def _wait(self) -> str:
         ready = multiprocessing.connection.wait([self._pipe, self._process.sentinel], PATIENCE)
@@ -104,15 +153,19 @@ class Worker:
 
     def _replace(self, fate: str) -> None:
         self._deaths += 1
-        self.stop()
+        self._stop()
         if self._deaths >= _DEATHS:
             raise DataError(
-                f"{self._deaths} loader processes in a row {fate} on {self._name(self.waiting[0])}",
+                f"{self._deaths} loader processes in a row {fate} on {self._name(self.waiting[0][1])}",
                 next_step="one of these images may take more memory than there is; workers = 0 shows how it fails",
             )
         self._start()
 
-    def stop(self) -> None:
+    def close(self) -> None:
+        self._stop()
+        self._slots.close()
+
+    def _stop(self) -> None:
         """Ends the process, now: it holds nothing that could be lost."""
         self._pipe.close()
         self._process.kill()
@@ -143,20 +196,25 @@ def _no_main() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _serve(pipe: multiprocessing.connection.Connection, packed: bytes) -> None:
+def _serve(pipe: multiprocessing.connection.Connection, job: Job, slots: Slots) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    job = pickle.loads(packed)
     with contextlib.suppress(EOFError, OSError):  # the parent is done, or gone
         while True:
-            pipe.send(_outcome(job, pipe.recv()))
+            turn, task = pipe.recv()
+            pipe.send(_outcome(job, task, slots[turn]))
 
 
-def _outcome(job: Job, task: Any) -> tuple[str, Any]:
+def _outcome(job: Job, task: Any, slot: UInt8[np.ndarray, "M"] | None) -> tuple[str, Any]:
     try:
-        return "result", job(task)
+        array, beside = job(task, slot)
     except VitrailError as error:
         return "error", error
     except Exception:
         return "bug", traceback.format_exc()
+    if slot is None or array.nbytes > slot.nbytes:
+        return "result", (array, beside)
+    if array.ctypes.data != slot.ctypes.data:
+        slot[: array.nbytes] = array.reshape(-1)
+    return "result", (array.shape, beside)

@@ -21,6 +21,8 @@ Draw = Callable[[str], float]
 Draws = Callable[[str], Float64[np.ndarray, "B"]]
 """The same of every sample of a batch."""
 
+_CACHED = 2**17  # bytes copied at a time: large temporaries cost more in page faults than in copying
+
 _RANGES = (
     ("pad", 0, 512), ("shift", 0, 1), ("scale", 0, 0.99), ("rotate", 0, 180), ("shear", 0, 80),
     ("jitter", 0, 1), ("erase", 0, 1), ("repeats", 1, 64),
@@ -114,7 +116,10 @@ class Augment:
         return left, top, left + w, top + h
 
     def batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
-        """What works on images of one size. An image's result does not depend on which others are in the batch."""
+        """What works on images of one size. May write into the given tensor.
+
+        An image's result does not depend on which others are in the batch.
+        """
         if self.flip:
             images = _flip(images, draws)
         if self.pad:
@@ -166,7 +171,9 @@ def _signed(draw: Float64[np.ndarray, "B"]) -> Float64[np.ndarray, "B"]:
 
 def _flip(images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
     chosen = torch.from_numpy(np.flatnonzero(draws("flip") < 0.5))
-    return images.index_copy(0, chosen, images[chosen].flip(-1))
+    for rows in chosen.split(max(1, _CACHED // images[0].numel())):
+        images[rows] = images[rows].flip(-1)
+    return images
 
 
 def _pad_crop(images: UInt8[Tensor, "B C H W"], pad: int, draws: Draws) -> UInt8[Tensor, "B C H W"]:
@@ -215,7 +222,6 @@ def _luma(x: Float32[Tensor, "B C H W"]) -> Float32[Tensor, "B 1 H W"]:
 
 def _erase(images: UInt8[Tensor, "B C H W"], probability: float, draws: Draws) -> UInt8[Tensor, "B C H W"]:
     """A box of 2 % to 33 % of the area and aspect 0.3 to 3.3 becomes noise, cut from one long strip of it."""
-    images = images.clone()
     channels, height, width = images.shape[1:]
     area = height * width * (0.02 + 0.31 * draws("erase.area"))
     aspect = 0.3 * (3.3 / 0.3) ** draws("erase.aspect")
