@@ -42,7 +42,7 @@ def narrow(config: ViTConfig, **changes) -> ViTConfig:
     return dataclasses.replace(config, **{**TINY, "image": (side, side), **changes})
 
 
-CONFIGS = {name: narrow(zoo.config(name)) for name in zoo.names()}
+CONFIGS = {name: narrow(zoo.config(name)) for name in zoo.names("vit-*")}
 CONFIGS |= {name: narrow(zoo.config("vit-b/16"), **changes) for name, changes in VARIANTS.items()}
 
 
@@ -133,7 +133,7 @@ def test_exact_parameter_count(name: str) -> None:
 
 
 def test_initialisation_is_the_originals() -> None:
-    """flax: LeCun normal patches, Xavier uniform dense kernels, 1e-6 MLP biases, 0.02 positions; zero class token, head."""
+    """flax: LeCun normal patches, Xavier uniform dense kernels, 1e-6 MLP biases, 0.02 positions; zero class token."""
     model = zoo.build("vit-s/16", classes=10, head_bias=-2.0, pre_logits=384).requires_grad_(False)
     block = model.blocks[3]
     bound = (6 / (384 + 384)) ** 0.5

@@ -65,19 +65,45 @@ class PatchEmbed(nn.Module):
 
     def grid(self, images: Float[Tensor, "B C H W"]) -> Grid:
         """Patch rows and columns of these images; ShapeError where channels or sizes do not fit."""
-        if images.ndim != 4 or images.shape[1] != self.weight.shape[1]:
-            shape = "×".join(map(str, images.shape))
-            raise ShapeError(
-                f"images of shape {shape} for a model of {self.weight.shape[1]} channels",
-                allowed=f"batch × {self.weight.shape[1]} × height × width",
-                next_step="convert the images, or build the model with channels=…",
-            )
+        check_images(images, self.weight.shape[1])
         return patch_grid((images.shape[2], images.shape[3]), self.patch)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         (h, w), (p, q) = self.grid(images), self.patch
         patches = images.unflatten(3, (w, q)).unflatten(2, (h, p)).permute(0, 2, 4, 1, 3, 5)  # B h w C p q
         return F.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
+
+
+def check_images(images: Tensor, channels: int) -> None:
+    """ShapeError unless these are images of that many channels, and of a pixel at least."""
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
+        raise ShapeError(
+            f"images of shape {'×'.join(map(str, images.shape))} for a model of {channels} channels",
+            allowed=f"batch × {channels} × height × width",
+            next_step="convert the images, or build the model with channels=…",
+        )
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME: (before, after), so that ⌈size / stride⌉ positions come out; the odd one goes after."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv_same(
+    x: Float[Tensor, "B C h w"],
+    weight: Float[Tensor, "D G p q"],
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+) -> Float[Tensor, "B D _ _"]:
+    """A convolution with SAME padding."""
+    (top, bottom), (left, right) = (same_padding(x.shape[i], weight.shape[i], stride) for i in (2, 3))
+    if (top, left) != (bottom, right):  # F.conv2d itself pads both sides alike
+        x = F.pad(x, (left, right, top, bottom))
+        top = left = 0
+    return F.conv2d(x, weight, bias, stride=stride, padding=(top, left), groups=groups)
 
 
 def patch_grid(image: tuple[int, int], patch: tuple[int, int]) -> Grid:

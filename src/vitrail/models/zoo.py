@@ -14,17 +14,32 @@ from typing import Any
 import torch
 
 from vitrail.errors import ConfigError, suggest
+from vitrail.models.deit import DeiT, DeiTConfig
+from vitrail.models.hybrid import Hybrid, HybridConfig
+from vitrail.models.mae import MAE, MAEConfig
+from vitrail.models.maxvit import MaxViT, MaxViTConfig
+from vitrail.models.resnet import ResNet, ResNetConfig
 from vitrail.models.vit import ViT, ViTConfig
 
-ModelConfig = ViTConfig  # with a second family: ViTConfig | OtherConfig, told apart by `family`
+ModelConfig = ViTConfig | ResNetConfig | HybridConfig | MaxViTConfig | DeiTConfig | MAEConfig  # told apart by `family`
+Model = ViT | ResNet | Hybrid | MaxViT | MAE  # a DeiT is a ViT
 
-FAMILIES = {"vit": ViT}
+FAMILIES: dict[str, Any] = {
+    "vit": ViT,
+    "resnet": ResNet,
+    "hybrid": Hybrid,
+    "maxvit": MaxViT,
+    "deit": DeiT,
+    "mae": MAE,
+}
 
 PAPER = "arXiv 2010.11929, Table 1"
 AUGREG = "arXiv 2106.10270, Table 2"
 SCALING = "arXiv 2106.04560, Table 2"
 SO400M = "arXiv 2305.13035"
 PLAIN = "big_vision, models/vit.py"
+BIT = "arXiv 1912.11370; 2010.11929, Table 6"
+TABLE_6 = "arXiv 2010.11929, Table 6"
 
 # width, depth, mlp_width, heads, source
 SIZES: dict[str, tuple[int, int, int, int, str]] = {
@@ -66,7 +81,32 @@ def _row(size: str, patch: int, parameters: int) -> Entry:
     return Entry(_vit(size, patch), SIZES[size][-1], parameters)
 
 
-# At 224 pixels, 1000 classes, class token, no pre_logits
+def _resnet(depths: tuple[int, ...], factor: int, parameters: int) -> Entry:
+    widths = tuple(256 * factor * 2**stage for stage in range(len(depths)))
+    return Entry(ResNetConfig(depths=depths, widths=widths, root_width=64 * factor), BIT, parameters)
+
+
+def _hybrid(depths: tuple[int, ...], size: str, patch: int, paper: str, parameters: int) -> Entry:
+    width, depth, mlp_width, heads, _ = SIZES[size]
+    config = HybridConfig(
+        depths=depths,
+        widths=tuple(256 * 2**stage for stage in range(len(depths))),
+        patch=(patch, patch),
+        width=width,
+        depth=depth,
+        mlp_width=mlp_width,
+        heads=heads,
+    )
+    return Entry(config, paper, parameters)
+
+
+def _maxvit(stem: int, depths: tuple[int, ...], width: int, parameters: int) -> Entry:
+    widths = tuple(width * 2**stage for stage in range(4))
+    config = MaxViTConfig(depths=depths, widths=widths, stem=(stem, stem), pre_logits=widths[-1])
+    return Entry(config, "arXiv 2204.01697, Table 1", parameters)
+
+
+# At 224 pixels, 1000 classes; ViTs with class token, without pre_logits
 ZOO: dict[str, Entry] = {
     "vit-mu/16": _row("mu", 16, 76_712),
     "vit-ti/16": _row("ti", 16, 5_717_416),
@@ -86,6 +126,28 @@ ZOO: dict[str, Entry] = {
     "vit-h/14": _row("h", 14, 632_045_800),
     "vit-g/14": _row("g", 14, 1_012_611_432),
     "vit-G/14": _row("G", 14, 1_844_440_680),
+    "r50x1": _resnet((3, 4, 6, 3), 1, 25_549_352),
+    "r50x2": _resnet((3, 4, 6, 3), 2, 97_988_712),
+    "r50x3": _resnet((3, 4, 6, 3), 3, 217_319_080),
+    "r101x1": _resnet((3, 4, 23, 3), 1, 44_541_480),
+    "r101x3": _resnet((3, 4, 23, 3), 3, 387_934_888),
+    "r152x1": _resnet((3, 8, 36, 3), 1, 60_185_128),
+    "r152x2": _resnet((3, 8, 36, 3), 2, 236_335_208),
+    "r152x4": _resnet((3, 8, 36, 3), 4, 936_533_224),
+    "r200x3": _resnet((3, 24, 36, 3), 3, 568_633_000),
+    # the /32 of "r+vit-ti/16" is in its code: the root alone divides by 4, its patches by 8
+    "r+vit-ti/16": _hybrid((), "ti", 8, AUGREG, 6_337_704),
+    "r26+vit-s/32": _hybrid((2, 2, 2, 2), "s", 1, AUGREG, 36_431_912),
+    "r26+vit-b/32": _hybrid((2, 2, 2, 2), "b", 1, AUGREG, 101_383_976),
+    "r50+vit-b/32": _hybrid((3, 4, 6, 3), "b", 1, TABLE_6, 110_945_832),
+    "r50+vit-b/16": _hybrid((3, 4, 9), "b", 1, TABLE_6, 98_659_112),
+    "r50+vit-l/32": _hybrid((3, 4, 6, 3), "l", 1, TABLE_6, 328_994_856),
+    "r50+vit-l/16": _hybrid((3, 4, 9), "l", 1, TABLE_6, 316_483_624),
+    "maxvit-t": _maxvit(64, (2, 2, 5, 2), 64, 30_916_528),
+    "maxvit-s": _maxvit(64, (2, 2, 5, 2), 96, 68_927_956),
+    "maxvit-b": _maxvit(64, (2, 6, 14, 2), 96, 119_467_708),
+    "maxvit-l": _maxvit(128, (2, 6, 14, 2), 128, 211_785_560),
+    "maxvit-xl": _maxvit(192, (2, 6, 14, 2), 192, 474_951_952),
 }
 
 
@@ -94,7 +156,9 @@ def config(name: str, **changes: Any) -> ModelConfig:
     return _changed(_named(name), changes)
 
 
-def build(model: str | ModelConfig, *, generator: torch.Generator | None = None, seed: int = 0, **changes: Any) -> ViT:
+def build(
+    model: str | ModelConfig, *, generator: torch.Generator | None = None, seed: int = 0, **changes: Any
+) -> Model:
     """A newly initialised model, on the CPU in float32, every bit given by `generator` (or `seed`)."""
     chosen = config(model, **changes) if isinstance(model, str) else _changed(model, changes)
     built = skeleton(chosen)
@@ -103,7 +167,7 @@ def build(model: str | ModelConfig, *, generator: torch.Generator | None = None,
     return built
 
 
-def skeleton(config: ModelConfig) -> ViT:
+def skeleton(config: ModelConfig) -> Model:
     """The model without memory, on the meta device: to count it, or to load weights into it."""
     with torch.device("meta"):
         return FAMILIES[config.family](config)

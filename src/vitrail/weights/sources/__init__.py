@@ -9,13 +9,16 @@ from types import ModuleType
 from torch import Tensor
 
 from vitrail.errors import WeightsError
-from vitrail.weights.sources import google
+from vitrail.models.zoo import ModelConfig
+from vitrail.weights.sources import bit, deit, google, hybrid, mae
 from vitrail.weights.sources.table import Foreign
 
-SOURCES: dict[str, ModuleType] = {google.NAME: google}
+SOURCES: dict[str, ModuleType] = {source.NAME: source for source in (google, hybrid, bit, mae, deit)}
 
 
-def read_foreign(tensors: Mapping[str, Tensor], *, where: str) -> tuple[str, Foreign]:
+def read_foreign(
+    tensors: Mapping[str, Tensor], *, where: str, config: ModelConfig | None = None
+) -> tuple[str, Foreign]:
     """(origin, model) of a file of unknown origin, by its exact keys. WeightsError for an unknown or ambiguous one."""
     found = [name for name, source in SOURCES.items() if source.recognises(tensors.keys())]
     if len(found) != 1:
@@ -27,4 +30,4 @@ def read_foreign(tensors: Mapping[str, Tensor], *, where: str) -> tuple[str, For
             if not source.recognises(tensors.keys())
         ]
         raise WeightsError(f"{where} {what}", allowed=", ".join(SOURCES), next_step="; ".join(missing))
-    return found[0], SOURCES[found[0]].read(tensors, where=where)
+    return found[0], SOURCES[found[0]].read(tensors, where=where, config=config)

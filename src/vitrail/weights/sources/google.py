@@ -54,14 +54,17 @@ STYLES = {
 
 
 def recognises(keys: Collection[str]) -> bool:
-    """Whether this is one of theirs; a hybrid, whose stem is a ResNet, is not (yet) ours to read."""
+    """Whether this is one of theirs; a hybrid, whose stem is a ResNet, is hybrid.py's."""
     return set(keys) >= SIGNATURE and "conv_root/kernel" not in keys
 
 
-def read(tensors: Mapping[str, Tensor], *, where: str) -> Foreign:
-    """Config and tensors in our names. WeightsError for missing or unknown keys and for positions on no square grid."""
+def read(tensors: Mapping[str, Tensor], *, where: str, config: ViTConfig | None = None) -> Foreign:
+    """Config and tensors in our names; `config` says what the file cannot, an oblong grid.
+
+    WeightsError for missing or unknown keys, and for positions on no square grid.
+    """
     style = "linen" if "Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel" in tensors else "published"
-    config = _config(tensors, style, where)
+    config = config or config_of(tensors, style, where)
     return Foreign(config, to_ours(rows(config, style), tensors, where=where), Preprocess(size=config.image), LICENCE)
 
 
@@ -87,7 +90,7 @@ def _styled(name: str, style: str) -> str:
     return name
 
 
-def _config(tensors: Mapping[str, Tensor], style: str, where: str) -> ViTConfig:
+def config_of(tensors: Mapping[str, Tensor], style: str, where: str) -> ViTConfig:
     """Every size is in a shape, the heads too: their query kernels are D A d."""
     try:
         first = "Transformer/encoderblock_0/"

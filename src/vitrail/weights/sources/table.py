@@ -47,11 +47,19 @@ LAYOUTS: dict[str, Layout] = {
     "dense": Layout(lambda t: t[0].T, lambda o, heads: [o.T]),
     # convolution kernels: p q C D
     "conv": Layout(lambda t: t[0].permute(3, 2, 0, 1), lambda o, heads: [o.permute(2, 3, 1, 0)]),
+    # the same for one pixel: 1 1 C D, and D C 1 1
+    "pixel": Layout(lambda t: t[0][0, 0].T, lambda o, heads: [o.T[None, None]]),
+    "pixel conv": Layout(lambda t: t[0].flatten(1), lambda o, heads: [o[:, :, None, None]]),
+    # a vector, in some files spread over B p q: 1 1 1 C
+    "flat": Layout(lambda t: t[0].flatten(), lambda o, heads: [o]),
+    "spread": Layout(lambda t: t[0].flatten(), lambda o, heads: [o.reshape(1, 1, 1, -1)]),
     # three kernels D A d, in one matrix 3D D
     "qkv": Layout(
         lambda t: torch.cat([k.flatten(1).T for k in t]),
         lambda o, heads: [k.T.unflatten(1, (heads, -1)) for k in o.chunk(3)],
     ),
+    # three matrices D D, or three biases D, one above the other
+    "joined": Layout(lambda t: torch.cat(list(t)), lambda o, heads: list(o.chunk(3))),
     # three biases A d
     "qkv bias": Layout(
         lambda t: torch.cat([b.flatten() for b in t]),

@@ -1,0 +1,249 @@
+"""BiT's ResNet (arXiv 1912.11370): weight-standardised convolutions and GroupNorm, where other ResNets have BatchNorm.
+
+The bottleneck comes in two orders. "pre", ResNet-v2, is the ViT paper's baseline "ResNet (BiT)"; "post", ResNet-v1, is
+the stem of its hybrids. Where the published codes disagree there is an option: `padding`, `standardise`, both epsilons.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vitrail.errors import ConfigError
+from vitrail.models.features import Features
+from vitrail.models.layers import check_images, conv_same, lecun_normal_, same_padding
+from vitrail.models.positions import Grid
+
+GROUPS = 32
+Padding = Literal["bit", "symmetric", "same"]
+Standardise = Literal["variance", "deviation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """All that makes one ResNet differ from another; the defaults are BiT's R50x1."""
+
+    family: Literal["resnet"] = "resnet"
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    """Units of each stage; every stage but the first halves the map."""
+    widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    """Channels each stage gives; a unit's 3×3 convolution has a quarter of them."""
+    root_width: int = 64
+    image: tuple[int, int] = (224, 224)
+    """Height and width it is meant for; any other works."""
+    channels: int = 3
+    classes: int = 1000
+    """K outputs of the head; 0 leaves the head out, and `forward` gives the pooled features."""
+    order: Literal["pre", "post"] = "pre"
+    """Norm and ReLU before each convolution (v2, one more norm at the end), or after it (v1)."""
+    padding: Padding = "bit"
+    """`bit`: the same on all sides, the root's max-pool with ZEROS (big_transfer, timm); `symmetric`: there with -inf
+    (big_vision's bit_paper); `same`: TensorFlow's, more below and right, as the size of the map wants it."""
+    standardise: Standardise = "variance"
+    """What ε is added to: √(var + ε) in BiT (ε 1e-10) and timm (1e-8); σ + ε in the hybrids (1e-5)."""
+    standardise_eps: float = 1e-10
+    norm_eps: float = 1e-5
+    head_bias: float = 0.0
+    """Start value of the head's bias; -log K suits sigmoid losses."""
+
+    def __post_init__(self) -> None:
+        if len(self.depths) != len(self.widths):
+            raise ConfigError(f"{len(self.depths)} depths and {len(self.widths)} widths", allowed="one of each a stage")
+        for name in ("root_width", "channels", *(("depths",) if self.depths else ())):
+            value = getattr(self, name)
+            if (min(value) if isinstance(value, tuple) else value) < 1:
+                raise ConfigError(f"{name} = {value}", allowed="1 or more")
+        if self.root_width % GROUPS or any(width < 1 or width % (4 * GROUPS) for width in self.widths):
+            raise ConfigError(
+                f"root_width = {self.root_width} and widths = {self.widths}",
+                allowed=f"multiples of {GROUPS} and of {4 * GROUPS}: each norm has {GROUPS} groups",
+            )
+        if self.classes < 0:
+            raise ConfigError(f"classes = {self.classes}", allowed="0 or more")
+
+    @property
+    def stride(self) -> int:
+        """Pixels to a position of the last map: 4 for the root, twice that with each stage but the first."""
+        return 4 * 2 ** max(0, len(self.depths) - 1)
+
+    @property
+    def width(self) -> int:
+        """Channels of the last map."""
+        return (self.root_width, *self.widths)[-1]
+
+    def grid(self, image: tuple[int, int]) -> Grid:
+        """(h, w) of the last map for an image of H×W pixels."""
+        return math.ceil(image[0] / self.stride), math.ceil(image[1] / self.stride)
+
+
+class StandardisedConv(nn.Module):
+    """A convolution without bias whose filters have mean 0, variance 1: weight standardisation (arXiv 1903.10520)."""
+
+    def __init__(self, config: ResNetConfig, before: int, width: int, kernel: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.stride, self.same = stride, config.padding == "same"
+        self.form, self.eps = config.standardise, config.standardise_eps
+        self.weight = nn.Parameter(torch.empty(width, before, kernel, kernel))
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
+        weight = standardised(self.weight, self.form, self.eps)
+        if self.same:
+            return conv_same(x, weight, stride=self.stride)
+        return F.conv2d(x, weight, stride=self.stride, padding=weight.shape[2] // 2)
+
+
+def standardised(weight: Float[Tensor, "D C p q"], form: Standardise, eps: float) -> Float[Tensor, "D C p q"]:
+    """Each filter less its mean, over √(var + ε) or σ + ε, with the population's variance."""
+    if form == "variance":
+        return F.layer_norm(weight, weight.shape[1:], eps=eps)
+    deviation, mean = torch.std_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (weight - mean) / (deviation + eps)
+
+
+class Bottleneck(nn.Module):
+    """A residual unit: 1×1 to a quarter of the width, 3×3 (with the stride), 1×1 back."""
+
+    def __init__(self, config: ResNetConfig, before: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.order = config.order
+        mid = width // 4
+        self.conv1 = StandardisedConv(config, before, mid, 1)
+        self.conv2 = StandardisedConv(config, mid, mid, 3, stride=stride)
+        self.conv3 = StandardisedConv(config, mid, width, 1)
+        normed = (before, mid, mid) if config.order == "pre" else (mid, mid, width)
+        self.norm1, self.norm2, self.norm3 = (group_norm(config, channels) for channels in normed)
+        changes = stride > 1 or before != width
+        self.shortcut = StandardisedConv(config, before, width, 1, stride=stride) if changes else None
+        self.shortcut_norm = group_norm(config, width) if changes and config.order == "post" else None
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
+        return self._pre(x) if self.order == "pre" else self._post(x)
+
+    def _pre(self, x: Tensor) -> Tensor:
+        y = relu(self.norm1(x))
+        if self.shortcut is not None:
+            x = self.shortcut(y)
+        y = self.conv1(y)
+        y = self.conv2(relu(self.norm2(y)))
+        return x + self.conv3(relu(self.norm3(y)))
+
+    def _post(self, x: Tensor) -> Tensor:
+        y = relu(self.norm1(self.conv1(x)))
+        y = relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        if self.shortcut is not None:
+            assert self.shortcut_norm is not None
+            x = self.shortcut_norm(self.shortcut(x))
+        return relu(x + y)
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's, which refuses one 1×1 map of as many channels as groups; that has an answer too, its biases."""
+
+    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(config: ResNetConfig, width: int) -> GroupNorm:
+    return GroupNorm(GROUPS, width, eps=config.norm_eps)
+
+
+def relu(x: Tensor) -> Tensor:
+    """In place: its input, a norm's or a sum's fresh output, is needed by no backward pass."""
+    return F.relu(x, inplace=True)
+
+
+class ResNet(nn.Module):
+    """Backbone of the ResNets. `zoo.build` makes one with initialised weights; the constructor alone draws none."""
+
+    checkpoint_activations = False
+    """Keep no activations inside the units; recompute them in the backward pass. The outputs are the same bits."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.root = StandardisedConv(config, config.channels, config.root_width, 7, stride=2)
+        self.root_norm = group_norm(config, config.root_width) if config.order == "post" else None
+        self.blocks = nn.ModuleList()
+        before = config.root_width
+        for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+            first = Bottleneck(config, before, width, stride=2 if stage else 1)
+            rest = [Bottleneck(config, width, width, stride=1) for _ in range(depth - 1)]
+            self.blocks.append(nn.ModuleList([first, *rest]))
+            before = width
+        self.norm = group_norm(config, before) if config.order == "pre" else None
+        self.head = nn.Linear(before, config.classes) if config.classes else nn.Identity()
+
+    def units(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every unit in order, named as in the published files: `block 1 unit 3`."""
+        for b, block in enumerate(self.blocks, 1):
+            for u, unit in enumerate(block.children(), 1):
+                yield f"block {b} unit {u}", unit
+
+    def stem(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        """The root: a 7×7 convolution and a max-pool, each of stride 2."""
+        check_images(images, self.config.channels)
+        x = self.root(images)
+        if self.root_norm is not None:
+            x = relu(self.root_norm(x))
+        if self.config.padding == "bit":
+            return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)
+        if self.config.padding == "symmetric":
+            return F.max_pool2d(x, 3, stride=2, padding=1)
+        (top, bottom), (left, right) = (same_padding(size, 3, 2) for size in x.shape[2:])
+        return F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-torch.inf), 3, stride=2)
+
+    def map(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        """The last map, after the last norm."""
+        x = self.stem(images)
+        for _, unit in self.units():
+            save = self.checkpoint_activations and torch.is_grad_enabled()
+            x = checkpoint(unit, x, use_reentrant=False) if save else unit(x)
+        return relu(self.norm(x)) if self.norm is not None else x
+
+    def features(self, images: Float[Tensor, "B C H W"]) -> Features:
+        """The positions of the last map as tokens, for images of any height and width."""
+        x = self.map(images)
+        return Features(x.flatten(2).transpose(1, 2), 0, (x.shape[2], x.shape[3]))
+
+    def pool(self, features: Features) -> Float[Tensor, "B P"]:
+        """The mean over the map. What the head and every probe read."""
+        return features.patches.mean(dim=1)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        return self.head(self.pool(self.features(images)))
+
+    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
+        """Stem, one stage a unit, head: every parameter in exactly one."""
+        return [
+            ("stem", [part for part in (self.root, self.root_norm) if part is not None]),
+            *((name, [unit]) for name, unit in self.units()),
+            ("head", [part for part in (self.norm, self.head) if part is not None]),
+        ]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """The original's start: LeCun normal kernels (whose scale matters only beside ε); v1's units as identities."""
+        for layer in self.modules():
+            if isinstance(layer, StandardisedConv):
+                lecun_normal_(layer.weight, generator)
+            elif isinstance(layer, nn.GroupNorm):
+                layer.weight.fill_(1.0)
+                layer.bias.zero_()
+        for layer in self.modules():
+            if isinstance(layer, Bottleneck) and layer.order == "post":
+                layer.norm3.weight.zero_()
+        self.initialise_head()
+
+    @torch.no_grad()
+    def initialise_head(self) -> None:
+        """A zero head, in pre-training and fine-tuning alike: every class is equally likely at the first step."""
+        if isinstance(self.head, nn.Linear):
+            self.head.weight.zero_()
+            self.head.bias.fill_(self.config.head_bias)
