@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,20 +17,24 @@ from tests.flow.test_training import TINY, log, weights
 from vitrail import config
 from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
+from vitrail.train import checkpoints
 from vitrail.train.run import Run
 from vitrail.train.world import World
 
 WORKER = """
-import json, sys
+import datetime, json, sys
 from pathlib import Path
 from vitrail import config
-from vitrail.errors import Preempted
+from vitrail.errors import VitrailError
+from vitrail.train import world
 from vitrail.train.loop import train
 from vitrail.train.run import Run
 run = config.from_dict(Run, json.loads(sys.argv[2]))
+world.TIMEOUT = datetime.timedelta(seconds=20)
 try:
     train(run, out=Path(sys.argv[1]), resume=Path(sys.argv[1], "run.json").exists(), quiet=True)
-except Preempted as stopped:
+except VitrailError as stopped:
+    print(stopped, file=sys.stderr)
     sys.exit(stopped.exit_code)
 """
 
@@ -99,6 +105,27 @@ def test_a_run_of_two_ranks_stops_on_a_signal_and_resumes_on_one_to_the_same_bit
     assert codes == [143, 143] or codes == [0, 0]
     resumed = weights(train_on(ORDERED, folder, 1))
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_dies_or_stalls_ends_all_and_nothing_is_lost(how: int, tmp_path: Path) -> None:
+    """The other rank exits by itself, soon after a death, at the time limit after a silence; the run resumes."""
+    folder = tmp_path / "run"
+    processes = launch(dataclasses.replace(ORDERED, length="400 steps"), folder, 2)
+    try:
+        while not checkpoints.steps_in(folder / "checkpoints"):
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.01)
+        processes[1].send_signal(how)
+        began = time.monotonic()
+        _, said = processes[0].communicate(timeout=100)
+        assert time.monotonic() - began < (15 if how == signal.SIGKILL else 60)
+        assert processes[0].returncode == 70 and b"lost the others" in said, said.decode()[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert checkpoints.newest(folder / "checkpoints", say=pytest.fail) is not None
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:

@@ -14,10 +14,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, VitrailError
 
 TIMEOUT = timedelta(seconds=60)
 """A rank that is silent for this long is taken for dead, and all end."""
+
+
+LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out", "NCCL")
+"""How torch's back ends say in words that another process is gone."""
+
+
+class RankLost(VitrailError):
+    """Another process of the run died or fell silent."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,13 @@ def world(device: torch.device) -> Iterator[World]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield World(dist.get_rank(), size)
+    except (dist.DistError, RuntimeError) as error:
+        if isinstance(error, dist.DistError) or any(word in str(error) for word in LOST):
+            raise RankLost(
+                f"process {dist.get_rank()} of {size} lost the others ({str(error).splitlines()[0][:120]})",
+                next_step="the last checkpoint is whole: look at the first process that failed, then start all with --resume",
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
 
