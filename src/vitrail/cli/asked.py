@@ -10,11 +10,12 @@ import tyro
 from vitrail import machine
 from vitrail.cli.arguments import parse
 from vitrail.errors import ConfigError
-from vitrail.images.sources import open_data
 from vitrail.models import zoo
 from vitrail.recipes import Given, Pretrained, choose, recipe
 from vitrail.train.run import Run
+from vitrail.train.setup import open_for
 from vitrail.weights.bundle import read_record
+from vitrail.weights.encoder import encoder_config
 
 HELP = ("-h", "--help")
 DERIVED = {
@@ -98,12 +99,12 @@ class Early:
 
 def pretrained(path: str) -> Pretrained:
     record = read_record(path)
-    return Pretrained(path=path, config=record.config, preprocess=record.preprocess)
+    return Pretrained(path=path, config=encoder_config(record.config), preprocess=record.preprocess)
 
 
 def look(asked: Asked, early: Early) -> Given:
     """Opens the data to see how many images of what shape there are."""
-    train = open_data(asked.data, holdout=asked.run.holdout).train
+    train = open_for(early.run().objective, asked.data, asked.run.holdout).train
     return Given(
         images=len(train),
         classes=len(train.classes),

@@ -13,6 +13,7 @@ from vitrail.errors import ConfigError
 from vitrail.reports.tables import show
 from vitrail.train.loop import Result, train
 from vitrail.train.plan import plan_of
+from vitrail.train.pretraining import Measured
 from vitrail.train.run import Run
 from vitrail.train.setup import Setup
 
@@ -99,13 +100,20 @@ def report(results: Sequence[Result], asked: Train) -> int:
         show(pairs(list(_lines(results[0]))), "table")
     else:
         show(
-            pairs([*((result.folder.as_posix(), f"{result.scores.top1:.2%}") for result in results), _spread(results)]),
+            pairs([*((result.folder.as_posix(), _figure(result)) for result in results), _spread(results)]),
             "table",
         )
     return 0
 
 
 def _lines(result: Result):
+    if isinstance(result.scores, Measured):
+        for name, value in result.scores.numbers.items():
+            yield f"held-out {name}", f"{value:.4g}, over {result.scores.images:,} images"
+        yield "report", (result.folder / "report.html").as_posix()
+        yield "run folder", result.folder.as_posix()
+        yield "next", f"vitrail train DATA --weights {result.folder}"
+        return
     low, high = result.scores.interval
     yield (
         "held-out accuracy",
@@ -119,8 +127,19 @@ def _lines(result: Result):
 
 
 def _spread(results: Sequence[Result]) -> tuple[str, str]:
-    values = [100 * result.scores.top1 for result in results]
-    return f"mean of {len(values)} seeds", f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %"
+    name = f"mean of {len(results)} seeds"
+    losses = [result.scores.loss for result in results if isinstance(result.scores, Measured)]
+    if losses:
+        return name, f"loss {statistics.mean(losses):.4g} ± {statistics.stdev(losses):.2g}"
+    values = [100 * result.scores.top1 for result in results if not isinstance(result.scores, Measured)]
+    return name, f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %"
+
+
+def _figure(result: Result) -> str:
+    """The one number a run is known by."""
+    if isinstance(result.scores, Measured):
+        return f"loss {result.scores.loss:.4g}"
+    return f"{result.scores.top1:.2%}"
 
 
 def _facts(result: Result) -> dict[str, Any]:

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
-from vitrail.objectives import Loss
+from vitrail.objectives import Loss, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classify:
+class Classify(Objective):
     """Cross-entropy against class targets.
 
     `softmax` is the ViT paper's; `sigmoid` (one yes-or-no question per class, summed over classes) is what big_vision and
     DeiT III pre-train with. Soft targets (mixup, cutmix, several labels) are read as they are.
     """
 
+    family: Literal["classify"] = "classify"
     loss: Literal["softmax", "sigmoid"] = "softmax"
     label_smoothing: float = 0.0
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from vitrail.errors import ConfigError, suggest
 from vitrail.recipes.given import Given, Pretrained
+from vitrail.recipes.mae import mae, mae_finetune, mae_small
 from vitrail.recipes.paper import finetune, finetune_small, linear_probe, vit_imagenet, vit_imagenet21k, vit_jft
 from vitrail.recipes.published import augreg, big_vision_s16, deit, deit3, torchvision_b16
 from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder
@@ -32,6 +33,9 @@ RECIPES: dict[str, Callable[[Given], Run]] = {
     "deit": deit,
     "deit3": deit3,
     "torchvision_b16": torchvision_b16,
+    "mae": mae,
+    "mae_small": mae_small,
+    "mae_finetune": mae_finetune,
 }
 
 

@@ -20,31 +20,39 @@ from vitrail.models import cost
 from vitrail.reports import figures
 from vitrail.reports.journal import Journal, read
 from vitrail.reports.page import Facts, FigureSection, write_page
+from vitrail.train import pretraining
 from vitrail.train.folder import RunFolder
 from vitrail.train.setup import Setup
 from vitrail.train.state import State
 from vitrail.weights.bundle import Record, load, save_bundle
 
-
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 
 
-def finish(setup: Setup, state: State, folder: RunFolder, journal: Journal, watch: Watch = iter) -> Scores:
+def finish(
+    setup: Setup, state: State, folder: RunFolder, journal: Journal, watch: Watch = iter
+) -> Scores | pretraining.Measured:
     """Writes last/, report.html and predictions.png; gives the scores the run is known by.
 
     Where the data has a validation split of its own, that chose the best weights and the test split, never looked at before,
     scores them. Without one the held-out images score the last weights: choosing the best by them would flatter it.
     """
+    if not setup.run.objective.labelled:
+
+        def save(path: Path, learner: nn.Module, found: pretraining.Measured) -> None:
+            save_weights(path, learner, setup, found)
+
+        return pretraining.finish(setup, state, folder, journal, watch, save)
     model = state.ema.model if state.ema else state.model
     if setup.splits.val is not None:
         best = load(folder.best).to(setup.device)
-        scores = held_out(setup, best, setup.splits.test, watch)
+        scores = classified(setup, best, setup.splits.test, watch)
     else:
-        best, scores = None, held_out(setup, model, setup.splits.test, watch)
+        best, scores = None, classified(setup, setup.run.objective.kept(model), setup.splits.test, watch)
     if not setup.world.leads:
         return scores
     if best is not None:
-        save_weights(folder.best, best, setup, scores)
+        save_bundle(folder.best, best, record_of(best, setup, scores))
     save_weights(folder.last, model, setup, scores if best is None else None)
     pictures = pictures_of(setup.splits.test)
     write_report(setup, scores, pictures, folder, journal)
@@ -52,8 +60,17 @@ def finish(setup: Setup, state: State, folder: RunFolder, journal: Journal, watc
     return scores
 
 
-def held_out(setup: Setup, model: nn.Module, source: Source, watch: Watch = iter) -> Scores:
-    """The scores of a model on all of `source`: each rank answers its share, and all score the whole, each image once."""
+def held_out(
+    setup: Setup, learner: nn.Module, source: Source, watch: Watch = iter
+) -> Scores | pretraining.Measured:
+    """The scores on all of `source`: each rank answers its share, and all score the whole, each image once."""
+    if not setup.run.objective.labelled:
+        return pretraining.measure(setup, learner, source, watch)
+    return classified(setup, setup.run.objective.kept(learner), source, watch)
+
+
+def classified(setup: Setup, model: nn.Module, source: Source, watch: Watch = iter) -> Scores:
+    """The scores of a classifier."""
     hardware = setup.run.hardware
     share = source if setup.world.alone else source.subset(np.arange(len(source))[setup.world.slice(len(source))])
     batches = eval_batches(
@@ -65,22 +82,28 @@ def held_out(setup: Setup, model: nn.Module, source: Source, watch: Watch = iter
     return scores_of(logits, in_classes(targets, source.classes, setup.classes), setup.classes)
 
 
-def summary(scores: Scores) -> Mapping[str, float]:
+def summary(scores: Scores | pretraining.Measured) -> Mapping[str, float]:
     """The single numbers of an evaluation, as they stand in the log."""
     return {f"held_out_{name}": value for name, value in scores if name != "images"}
 
 
-def save_weights(folder: Path, model: nn.Module, setup: Setup, scores: Scores | None) -> None:
+def save_weights(
+    folder: Path, learner: nn.Module, setup: Setup, scores: Scores | pretraining.Measured | None
+) -> None:
     """A bundle that `vitrail.load` reads: weights, config, preprocessing, class names and what they scored."""
+    model = setup.run.objective.kept(learner)
+    save_bundle(folder, model, record_of(model, setup, scores))
+
+
+def record_of(model: nn.Module, setup: Setup, scores: Scores | pretraining.Measured | None) -> Record:
     run = setup.run
-    record = Record(
-        config=run.model,
+    return Record(
+        config=model.config,
         preprocess=run.preprocess,
-        classes=setup.classes,
+        classes=setup.classes if run.objective.labelled else (),
         source=f"trained by vitrail on {setup.splits.train.name} with the recipe {run.recipe or 'of its own'}",
         scores=dict(scores or ()),
     )
-    save_bundle(folder, model, record)
 
 
 def pictures_of(source: Source) -> Callable[[int], UInt8[np.ndarray, "H W C"]]:

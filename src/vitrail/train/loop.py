@@ -26,6 +26,7 @@ from vitrail.reports.progress import Progress, progress
 from vitrail.train import checkpoints, finish, optim
 from vitrail.train.finite import FiniteGuard
 from vitrail.train.folder import RunFolder
+from vitrail.train.pretraining import Measured
 from vitrail.train.run import Run
 from vitrail.train.setup import Setup, on_device, prepare
 from vitrail.train.signals import Interrupted, StopSignals
@@ -38,8 +39,9 @@ class Result:
     """What a finished run hands back."""
 
     folder: Path
-    scores: Scores
-    """Of the held-out images: the last weights, or the best on the validation split where the data has one of its own."""
+    scores: Scores | Measured
+    """Of the held-out images: the last weights, or the best on the validation split where the data has one of its own.
+    Without labels, the objective's own numbers."""
     setup: Setup
 
 
@@ -115,7 +117,7 @@ class Fit:
                     guard.read()
                     self._log(speed)
 
-    def finish(self) -> Scores:
+    def finish(self) -> Scores | Measured:
         """The held-out scores, the last weights and the report; a signal now leaves the last checkpoint, which is whole."""
         try:
             return finish.finish(self.setup, self.state, self.folder, self.journal, self._watch())
@@ -140,6 +142,11 @@ class Fit:
         scores = finish.held_out(setup, model, setup.splits.val or setup.splits.test, self._watch())
         state.evaluated = state.step
         self.journal.append({"step": state.step, "epoch": state.step / setup.steps_per_epoch, **finish.summary(scores)})
+        if isinstance(scores, Measured):
+            self.bar.update(state.step, held_out_loss=scores.loss)
+            if setup.world.leads:
+                finish.save_weights(self.folder.last, model, setup, None)
+            return
         self.bar.update(state.step, held_out=scores.top1)
         if scores.top1 > state.best:
             state.best, state.best_step = scores.top1, state.step
@@ -202,6 +209,7 @@ def learn(setup: Setup, state: State, batch: Batch, guard: FiniteGuard, stop: St
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
+    run.objective.after_step(state.model, state.step / setup.total_steps)
     if state.ema:
         state.ema.update(state.model, state.step)
     state.meter.add({**report, "grad_norm": norm})
@@ -222,7 +230,7 @@ class Speed:
     """Images a second over all ranks, and their share of the measured peak of as many machines as this."""
 
     def __init__(self, setup: Setup) -> None:
-        self._setup, self._macs = setup, setup.macs
+        self._setup, self._flops = setup, setup.flops_per_image
         self._peak = machine.peak_flops(setup.device, setup.dtype) * setup.world.size
         self._since, self._steps = time.perf_counter(), 0
 
@@ -233,4 +241,4 @@ class Speed:
         seconds = max(1e-9, time.perf_counter() - self._since)
         rate = self._steps * self._setup.run.batch_size / seconds
         self._since, self._steps = time.perf_counter(), 0
-        return {"images_per_s": rate, "peak_share": rate * 6 * self._macs / self._peak}
+        return {"images_per_s": rate, "peak_share": rate * self._flops / self._peak}

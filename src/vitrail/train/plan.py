@@ -31,6 +31,9 @@ class Plan:
     peak_lr: float
     parameters: int
     macs_per_image: int
+    """Of the backbone on whole images, forward."""
+    flops_per_image: float
+    """Of training on one image, as the objective asks: with its decoder or teacher, without the tokens it drops."""
     seconds_per_step: float
     """Measured: loading, forward, backward and optimiser, the median of the probe's steps."""
     peak_bytes: int
@@ -38,7 +41,7 @@ class Plan:
 
     @property
     def flops_per_step(self) -> float:
-        return 6.0 * self.macs_per_image * self.run.batch_size
+        return self.flops_per_image * self.run.batch_size
 
     @property
     def exaflops(self) -> float:
@@ -57,8 +60,9 @@ class Plan:
         accumulated = f" as {parts} × {micro}" if parts > 1 else ""
         hardware = run.hardware
         height, width = run.preprocess.size
+        classes = f"{self.classes} classes" + ("" if run.objective.labelled else ", which nobody looks at")
         return [
-            ("images", f"{self.images:,} to learn from, {self.held_out:,} held out, {self.classes} classes"),
+            ("images", f"{self.images:,} to learn from, {self.held_out:,} held out, {classes}"),
             ("model", f"{self.parameters:,} parameters, {height}×{width}, {self.macs_per_image / 1e9:.3g} GMAC an image"),
             ("length", f"{self.steps:,} steps = {self.epochs:.4g} epochs"),
             ("batch", f"{run.batch_size} images{accumulated}, peak learning rate {self.peak_lr:.3g}"),
@@ -92,6 +96,7 @@ def plan_of(setup: Setup) -> Plan:
         peak_lr=setup.schedule.peak,
         parameters=cost.parameters(setup.model),
         macs_per_image=setup.macs,
+        flops_per_image=setup.flops_per_image,
         seconds_per_step=seconds,
         peak_bytes=peak + average,
     )

@@ -15,6 +15,9 @@ from vitrail.machine import Hardware
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
+from vitrail.objectives.reconstruct import Reconstruct
+
+AnyObjective = Classify | Reconstruct  # told apart by `family`
 
 _LENGTH = re.compile(r"\s*([0-9.]+)\s*(epochs?|steps?|%)\s*")
 
@@ -87,7 +90,7 @@ class Run:
     preprocess: Preprocess = field(default_factory=Preprocess)
     augment: Augment = field(default_factory=Augment)
     mixing: Mixing = field(default_factory=Mixing)
-    objective: Classify = field(default_factory=Classify)
+    objective: AnyObjective = field(default_factory=Classify)
     optim: Optim = field(default_factory=Optim)
     ema: float | None = None
     """Decay of the moving average of the weights; evaluation and the saved best then use the average."""

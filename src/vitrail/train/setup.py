@@ -6,6 +6,7 @@ data → model (its classes, channels and image size follow from data and prepro
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,9 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from vitrail import machine
 from vitrail.batches.draws import generator
 from vitrail.batches.loader import Batch, train_batches
-from vitrail.errors import ConfigError
-from vitrail.images.sources import Splits, open_data
+from vitrail.errors import ConfigError, DataError
+from vitrail.images.samples import split
+from vitrail.images.sources import Splits, open_data, open_images
 from vitrail.models import cost, zoo
+from vitrail.objectives import Learner, Objective
+from vitrail.objectives.counting import flops
 from vitrail.train import optim
 from vitrail.train.ema import Ema
 from vitrail.train.run import Run, steps
@@ -32,6 +36,7 @@ class Setup:
     run: Run
     splits: Splits
     model: nn.Module
+    """What trains: the backbone, or the learner its objective built around it."""
     forward: nn.Module
     """The model as the loop calls it: itself, compiled, or with its gradients averaged over the ranks."""
     optimizer: torch.optim.Optimizer
@@ -59,9 +64,13 @@ class Setup:
         return cost.macs(self.run.model, self.run.preprocess.size)
 
     @property
+    def flops_per_image(self) -> float:
+        """Forward and backward: 6 × MACs of a classifier (2 operations each, the backward twice the forward)."""
+        return flops(self.run.objective, self.run.model)
+
+    @property
     def flops_per_step(self) -> float:
-        """Forward and backward of one batch: 6 × MACs an image (2 operations each, the backward twice the forward)."""
-        return 6.0 * self.macs * self.run.batch_size
+        return self.flops_per_image * self.run.batch_size
 
     def steps(self, length: str) -> int:
         return max(1, steps(length, steps_per_epoch=self.steps_per_epoch, total=self.total_steps))
@@ -90,8 +99,8 @@ class Setup:
 
 def prepare(run: Run, world: World = World()) -> Setup:  # noqa: B008  # frozen
     """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
-    splits = open_data(run.data, holdout=run.holdout)
-    if len(splits.train.classes) < 2:
+    splits = open_for(run.objective, run.data, run.holdout)
+    if run.objective.labelled and len(splits.train.classes) < 2:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
     run = resolve(run, splits, world)
     model, notes = build_model(run)
@@ -118,6 +127,17 @@ def prepare(run: Run, world: World = World()) -> Setup:  # noqa: B008  # frozen
     )
 
 
+def open_for(objective: Objective, data: str, holdout: float) -> Splits:
+    """The images to learn from; without class folders too where the objective reads no labels."""
+    try:
+        return open_data(data, holdout=holdout)
+    except DataError as error:
+        if objective.labelled or not Path(data).is_dir():
+            raise
+        splits = split(open_images([data]), holdout, 0)
+        return dataclasses.replace(splits, how=f"{splits.how}; no labels are read ({error.found})")
+
+
 def resolve(run: Run, splits: Splits, world: World) -> Run:
     """Every "auto" made a value and every derived field of the model set, so that run.json says exactly what ran."""
     share = world.share(run.batch_size)
@@ -132,18 +152,24 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         run.model,
         image=run.preprocess.size,
         channels=run.preprocess.channels,
-        classes=len(splits.train.classes),
+        classes=len(splits.train.classes) if run.objective.labelled else 0,
     )
     hardware = machine.resolve(run.hardware, processes=world.size)
     return dataclasses.replace(run, model=model, hardware=hardware)
 
 
 def build_model(run: Run) -> tuple[nn.Module, tuple[str, ...]]:
-    """A fresh model from the run's seed, or one with the given weights: head dropped for a zero D×K one, positions resized."""
-    if not run.weights:
-        return zoo.build(run.model, generator=generator(run.seed, 0)), ()
-    model, report = load_for_finetuning(run.model, run.weights, seed=run.seed)
-    return model, tuple(report.lines())
+    """What trains: a model from the run's seed, or from the given weights (head dropped for a zero D×K one, positions
+    resized), and around it what its objective adds.
+    """
+    random = generator(run.seed, 0)
+    if run.weights:
+        backbone, report = load_for_finetuning(run.model, run.weights, seed=run.seed)
+        notes = tuple(report.lines())
+    else:
+        backbone, notes = zoo.build(run.model, generator=random), ()
+    model = run.objective.build(backbone, generator=random, weights=run.weights)
+    return model, (*notes, *(model.notes if isinstance(model, Learner) else ()))
 
 
 def forward_of(model: nn.Module, run: Run, world: World) -> nn.Module:

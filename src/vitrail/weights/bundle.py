@@ -19,6 +19,7 @@ from vitrail.errors import ConfigError, StorageError, WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.zoo import ModelConfig
+from vitrail.weights.encoder import encoder_of
 from vitrail.weights.fit import Report, adapt, at_size, fit
 from vitrail.weights.sources import read_foreign
 from vitrail.weights.tensors import read_npz, read_safetensors, sha256, sync_folder, to_bytes, write_synced
@@ -115,8 +116,9 @@ def load_for_finetuning(
     positions are resized in 2-D. `seed` draws what is new; `config` says what a bare file cannot.
     """
     weights = read(path, config=config)
+    tensors, old = encoder_of(weights.tensors, weights.record.config)
     fresh = zoo.build(model, seed=seed)
-    state, report = adapt(weights.tensors, weights.record.config, fresh.state_dict(), fresh.config, where=str(path))
+    state, report = adapt(tensors, old, fresh.state_dict(), fresh.config, where=str(path))
     fit(fresh, state, where=str(path))
     return fresh, report
 
@@ -140,9 +142,9 @@ def read(path: str | Path, *, config: ModelConfig | None = None) -> Weights:
     if path.suffix not in _READERS:
         allowed = "a run folder, a bundle folder, " + ", ".join(f"*{suffix}" for suffix in _READERS)
         raise WeightsError(f"{path} is no weights file that is read here", allowed=allowed)
-    origin, foreign = read_foreign(_READERS[path.suffix](path), where=str(path))
+    origin, foreign = read_foreign(_READERS[path.suffix](path), where=str(path), config=config)
     record = Record(
-        config=config or foreign.config,
+        config=foreign.config,
         preprocess=foreign.preprocess,
         source=f"{path.name} ({origin})",
         licence=foreign.licence,

@@ -1,0 +1,153 @@
+"""Masked autoencoding (MAE, arXiv 2111.06377): hide most of an image, paint it from the rest, be judged where it was hidden."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from vitrail.batches.loader import Batch
+from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
+from vitrail.models.mae import (
+    MAE,
+    MAEConfig,
+    Masking,
+    from_target,
+    masking,
+    patchify,
+    pixel_target,
+    unpatchify,
+    visible_patches,
+)
+from vitrail.objectives import Learner, Loss, Objective
+from vitrail.weights import bundle
+from vitrail.weights.fit import fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct(Objective):
+    """The mean squared error of the hidden patches. The defaults are the paper's; the decoder's too (section 4)."""
+
+    labelled: ClassVar[bool] = False
+    family: Literal["reconstruct"] = "reconstruct"
+    mask_ratio: float = 0.75
+    """Of the patches, so many are hidden: int(N·(1 - ratio)) are left (Figure 5)."""
+    target: Literal["normalised", "pixels"] = "normalised"
+    """Each patch with its mean and deviation taken out (`norm_pix_loss`), or pixels as the model reads them."""
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+
+    def __post_init__(self) -> None:
+        check_ratio(self.mask_ratio)
+
+    def build(
+        self, backbone: Any, *, generator: torch.Generator | None = None, weights: str | None = None
+    ) -> "Reconstructing":
+        config = self.config(backbone.config)
+        visible_patches(config.grid[0] * config.grid[1], self.mask_ratio)
+        model = MAE(config)
+        if weights is None and generator is not None:
+            model.initialise(generator)
+        else:
+            model.encoder = backbone
+        if weights is None or generator is None:
+            return Reconstructing(model)
+        return Reconstructing(model, continued(model, weights, generator))
+
+    def config(self, encoder: Any) -> MAEConfig:
+        """The pair that an encoder of this config becomes a part of."""
+        if encoder.family != "vit":
+            raise ConfigError(f"masked autoencoding of a {encoder.family}", allowed="a plain ViT: it drops tokens")
+        return MAEConfig(
+            encoder=encoder,
+            decoder_width=self.decoder_width,
+            decoder_depth=self.decoder_depth,
+            decoder_heads=self.decoder_heads,
+            decoder_mlp_width=4 * self.decoder_width,
+            target=self.target,
+        )
+
+    def kept(self, learner: Any) -> MAE:
+        return learner.backbone
+
+    def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
+        config = self.config_of(model)
+        noise = patch_noise(batch.images, config.patch, generator)
+        prediction, pixels = model(batch.images, masking(noise, self.mask_ratio))
+        value = (prediction.float() - pixel_target(pixels.float(), self.target)).square().mean()
+        return Loss(value, {"loss": value.detach()})
+
+    @staticmethod
+    def config_of(model: Any) -> MAEConfig:
+        return getattr(model, "module", model).backbone.config
+
+
+class Reconstructing(Learner):
+    """An MAE as the loop calls it."""
+
+    def __init__(self, model: MAE, notes: tuple[str, ...] = ()) -> None:
+        super().__init__(model)
+        self.notes = notes
+
+    @property
+    def checkpoint_activations(self) -> bool:
+        return self.backbone.encoder.checkpoint_activations
+
+    @checkpoint_activations.setter
+    def checkpoint_activations(self, on: bool) -> None:
+        self.backbone.encoder.checkpoint_activations = on
+
+    def forward(
+        self, images: Float[Tensor, "B C H W"], masking: Masking
+    ) -> tuple[Float[Tensor, "B m P"], Float[Tensor, "B m P"]]:
+        return self.backbone.predict_hidden(images, masking)
+
+
+def check_ratio(ratio: float) -> None:
+    if not 0 < ratio < 1:
+        raise ConfigError(f"mask_ratio = {ratio}", allowed="0 < mask_ratio < 1", next_step="MAE's own is 0.75")
+
+
+def patch_noise(
+    images: Float[Tensor, "B C H W"], patch: tuple[int, int], generator: torch.Generator | None
+) -> Float[Tensor, "B N"]:
+    """A number in [0, 1) for each patch: drawn on the CPU, so that it is the same on every device."""
+    patches = (images.shape[2] // patch[0]) * (images.shape[3] // patch[1])
+    return torch.rand(len(images), patches, generator=generator).to(images.device, non_blocking=True)
+
+
+def continued(model: MAE, weights: str, generator: torch.Generator) -> tuple[str, ...]:
+    """Gives the decoder the weights' own, where they have one, else a new start. WeightsError where it does not fit."""
+    model.decoder.initialise(generator)
+    found = bundle.read(weights)
+    if found.record.config.family != "mae":
+        return ("weights: they have no decoder; a new one learns from the start",)
+    prefix = "decoder."
+    theirs = {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)}
+    fit(model.decoder, theirs, where=f"the decoder of {weights}")
+    return (f"weights: the decoder too, {len(theirs)} tensors",)
+
+
+@torch.no_grad()
+def pictures(
+    model: MAE, images: UInt8[Tensor, "B C H W"], preprocess: Preprocess, mask_ratio: float, generator: torch.Generator
+) -> tuple[UInt8[Tensor, "B C H W"], UInt8[Tensor, "B C H W"]]:
+    """(what the model saw, with hidden patches grey; what it makes of them, seen patches as they are).
+
+    Hidden patches of a model with normalised targets get mean and deviation of the true ones: without those its answer
+    is no picture. ConfigError where the weights do not say which target they learned.
+    """
+    device = next(model.parameters()).device
+    config, x = model.config, preprocess.normalise(images.to(device))
+    grid = model.encoder.patch_embed.grid(x)
+    chosen = masking(patch_noise(x, config.patch, generator), mask_ratio)
+    patches, mask = patchify(x, config.patch), chosen.mask[:, :, None]
+    painted = from_target(model.predict(x, chosen), patches, config.target)
+    grey = preprocess.normalise(torch.full_like(images, 128).to(device))
+    seen = torch.where(mask > 0, patchify(grey, config.patch), patches)
+    both = (unpatchify(tokens, config.patch, grid) for tokens in (seen, torch.where(mask > 0, painted, patches)))
+    dark, whole = (preprocess.denormalise(picture).cpu() for picture in both)
+    return dark, whole

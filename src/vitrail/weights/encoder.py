@@ -1,0 +1,38 @@
+"""Of a pre-trained pair, the encoder: what fine-tuning, probes and further pre-training start from."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail.models.mae import MAEConfig
+from vitrail.models.positions import sincos
+from vitrail.models.zoo import ModelConfig
+
+
+def encoder_config(config: ModelConfig) -> Any:
+    """The config of the encoder inside, or the config itself where nothing is around it.
+
+    A masked autoencoder's fixed positions become a learned table that starts from them, as in MAE's fine-tuning.
+    """
+    if not isinstance(config, MAEConfig):
+        return config
+    if config.encoder.positions != "sincos-mae":
+        return config.encoder
+    return dataclasses.replace(
+        config.encoder, positions="learned", positions_on="all", position_resize="bicubic", classes=0
+    )
+
+
+def encoder_of(tensors: Mapping[str, Tensor], config: ModelConfig) -> tuple[dict[str, Tensor], Any]:
+    """(tensors, config) of the encoder inside, in the encoder's own names."""
+    if not isinstance(config, MAEConfig):
+        return dict(tensors), config
+    inside = "encoder."
+    found = {name.removeprefix(inside): tensor for name, tensor in tensors.items() if name.startswith(inside)}
+    if config.encoder.positions == "sincos-mae":
+        zeros = torch.zeros(1, config.encoder.prefix, config.encoder.width)
+        found["positions.table"] = torch.cat([zeros, sincos(config.grid, config.encoder.width, "sincos-mae")], dim=1)
+    return found, encoder_config(config)
