@@ -47,7 +47,7 @@ class Fit:
 def logistic(
     train: Labelled, test: Labelled, *, c: Sequence[float] = C, seed: int = 0, iterations: int = 1000
 ) -> Logistic:
-    """Test accuracy with the C that did best on a held-out tenth, after a fit on all training images. In float64."""
+    """Test accuracy with the C that did best on a held-out tenth, after a fit on all of them. In float64."""
     check_pair(train, test)
     check_grid(c, "C")
     kept, held = hold_out(train, seed=seed)
@@ -60,29 +60,53 @@ def logistic(
     )
 
 
-def fit_path(data: Labelled, c: Sequence[float], iterations: int = 1000, tolerance: float = 1e-7) -> Iterator[Fit]:
-    """The fits for ascending C, each from the one before. `tolerance` is on the largest entry of the mean loss's
-    gradient.
-    """
-    features, labels = data.features.double(), data.labels
-    weight = features.new_zeros(data.width, data.classes, requires_grad=True)
-    bias = features.new_zeros(data.classes, requires_grad=True)
+def fit_path(data: Labelled, c: Sequence[float], iterations: int = 1000, tolerance: float = 1e-9) -> Iterator[Fit]:
+    """The fits for ascending C, each from the one before; done when a step lowers the loss by less than `tolerance`."""
+    basis = _Basis(data)
+    labels, bias = data.labels, basis.features.new_zeros(data.classes, requires_grad=True)
+    weight = basis.features.new_zeros(data.width, data.classes)  # in the eigenbasis, not scaled
     for strength in c:
+        decay = 1 / (strength * len(data))
+        scale = (basis.variance / data.classes + decay).rsqrt()[:, None]
+        scaled = (weight / scale).requires_grad_()
         solver = torch.optim.LBFGS(
-            [weight, bias],
+            [scaled, bias],
             max_iter=iterations,
-            tolerance_grad=tolerance,
-            tolerance_change=0.0,
+            tolerance_grad=0.0,
+            tolerance_change=tolerance,
             history_size=20,
             line_search_fn="strong_wolfe",
         )
 
-        def loss(decay: float = 1 / (2 * strength * len(data)), solver: torch.optim.Optimizer = solver) -> Any:
-            solver.zero_grad()
-            value = cross_entropy(features @ weight + bias, labels) + decay * weight.square().sum()
+        def loss(scaled: Tensor = scaled, scale: Tensor = scale, decay: float = decay) -> Any:
+            for part in (scaled, bias):
+                part.grad = None
+            weight = scaled * scale
+            value = cross_entropy(basis.features @ weight + bias, labels) + 0.5 * decay * weight.square().sum()
             value.backward()
             return value
 
         solver.step(loss)
-        steepest = max(float(part.grad.abs().max()) for part in (weight, bias) if part.grad is not None)
-        yield Fit(strength, weight.detach().clone(), bias.detach().clone(), steepest <= tolerance)
+        finished = solver.state[scaled]["n_iter"] < iterations
+        weight = scaled.detach() * scale
+        yield basis.fit(strength, weight, bias.detach().clone(), finished)
+
+
+class _Basis:
+    """The features centred and in their eigenbasis, where the curvature at W = 0 is diagonal: variance / K + decay.
+
+    A rotation leaves ‖W‖ as it is, and centring only moves the bias, so the problem is the same; divided by the root of
+    that curvature its variables are alike, and L-BFGS needs tens of steps where it needed thousands.
+    """
+
+    def __init__(self, data: Labelled) -> None:
+        features = data.features.double()
+        self.mean = features.mean(0)
+        centred = features - self.mean
+        variance, self.vectors = torch.linalg.eigh(centred.T @ centred / len(data))
+        self.variance = variance.clamp(min=0)
+        self.features = centred @ self.vectors
+
+    def fit(self, c: float, weight: Float[Tensor, "D K"], bias: Float[Tensor, "K"], converged: bool) -> Fit:
+        weight = self.vectors @ weight
+        return Fit(c, weight, bias - self.mean @ weight, converged)

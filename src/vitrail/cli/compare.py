@@ -1,0 +1,107 @@
+"""`vitrail compare`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from vitrail.cli.arguments import Switch, parse, say
+from vitrail.errors import ConfigError
+from vitrail.evaluate import evaluate
+from vitrail.evaluate.statistics import McNemar, mcnemar
+from vitrail.images.sources import open_data
+from vitrail.reports.tables import Column, Table, show
+from vitrail.weights.bundle import load
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compares two models on the same images: is the difference more than luck? (McNemar's test)
+
+    Only the images that one model gets right and the other wrong can tell them apart. A p-value of 0.03 says that two
+    equally good models would split those images so unevenly in 3 of 100 cases.
+
+    examples:
+      vitrail compare runs/a runs/b ./photos
+      vitrail compare runs/a vit-b16.npz digits --json
+    """
+
+    first: tyro.conf.Positional[str]
+    second: tyro.conf.Positional[str]
+    data: tyro.conf.Positional[str]
+    """Labelled images; the held-out part is used."""
+    holdout: float = 0.2
+    batch: int = 64
+    device: str = "auto"
+    precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
+    workers: int = -1
+    json: Switch = False
+
+
+def main(words: Sequence[str]) -> int:
+    asked = parse(Compare, words, command="compare")
+    splits = open_data(asked.data, holdout=asked.holdout)
+    say(f"{len(splits.test):,} images: {splits.how}")
+    first, second = (right(name, splits.test, asked) for name in (asked.first, asked.second))
+    found = mcnemar(first, second)
+    if asked.json:
+        print(json.dumps(facts(asked, found), indent=1))
+    else:
+        show(table(asked, found), "table")
+        say(sentence(found))
+    return 0
+
+
+def right(name: str, source, asked: Compare) -> np.ndarray:
+    """Which images the model answers as they are labelled."""
+    scores, _ = evaluate(
+        load(name),
+        source,
+        batch_size=asked.batch,
+        device=asked.device,
+        precision=asked.precision,
+        workers=asked.workers,
+    )
+    if scores.images != len(source):
+        raise ConfigError(f"{name} answered {scores.images} of {len(source)} images")
+    named = np.array(scores.classes, dtype=object)  # the models may list their classes in another order
+    return named[scores.predicted] == named[scores.targets]
+
+
+def facts(asked: Compare, found: McNemar) -> dict[str, Any]:
+    low, high = found.interval
+    return {"first": asked.first, "second": asked.second, "data": asked.data, **asdict(found)} | {
+        "difference": found.difference,
+        "difference_low": low,
+        "difference_high": high,
+    }
+
+
+def table(asked: Compare, found: McNemar) -> Table:
+    columns = (Column("model"), Column("accuracy_%", "{:.2f}"), Column("right"), Column("only_this_one"))
+    rows = [
+        (
+            asked.first,
+            100 * (found.both + found.only_first) / found.images,
+            found.both + found.only_first,
+            found.only_first,
+        ),
+        (
+            asked.second,
+            100 * (found.both + found.only_second) / found.images,
+            found.both + found.only_second,
+            found.only_second,
+        ),
+    ]
+    return Table(columns, tuple(rows), f"{found.images:,} images of {asked.data}")
+
+
+def sentence(found: McNemar) -> str:
+    low, high = (100 * edge for edge in found.interval)
+    return (
+        f"second - first: {100 * found.difference:+.2f} points (95 %: {low:+.2f} to {high:+.2f}); "
+        f"McNemar p = {found.mid_p:.3g} (mid-p), {found.exact:.3g} (exact)"
+    )

@@ -1,0 +1,75 @@
+"""`vitrail embed`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vitrail.cli.arguments import parse, say
+from vitrail.cli.probe import open_model
+from vitrail.errors import ConfigError, DataError
+from vitrail.evaluate.embedding import Extraction, embed, parts_of
+from vitrail.evaluate.layers import Pool
+from vitrail.evaluate.store import save
+from vitrail.images.samples import Splits
+from vitrail.images.sources import open_data, open_images
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Writes a model's features of images to a file that every protocol, and `vitrail similar`, reads back.
+
+    With classes and a split (train, test) where the data has them; a folder of plain images gives unlabelled features.
+
+    examples:
+      vitrail embed runs/photos-1 ./photos --out features.safetensors
+      vitrail embed vit-s16.npz ./unsorted --layer 10 --out features.parquet
+    """
+
+    model: tyro.conf.Positional[str]
+    data: tyro.conf.Positional[str]
+    out: Path
+    """A name that ends with .safetensors or .parquet."""
+    layer: int | None = None
+    """The block whose output is read, from 1, or from the last with -1; without it, what the model's head reads."""
+    pool: Pool = "auto"
+    holdout: float = 0.2
+    unlabelled: bool = False
+    """Take every picture under DATA, whatever folder it is in."""
+    batch: int = 64
+    device: str = "auto"
+    precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
+    workers: int = -1
+
+
+def main(words: Sequence[str]) -> int:
+    asked = parse(Embed, words, command="embed")
+    if asked.out.suffix not in (".safetensors", ".parquet"):
+        raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .safetensors or .parquet")
+    splits = opened(asked)
+    model = open_model(asked.model, splits)
+    how = Extraction(
+        layers=() if asked.layer is None else (asked.layer,),
+        pool=asked.pool,
+        batch_size=asked.batch,
+        device=asked.device,
+        precision=asked.precision,
+        workers=asked.workers,
+    )
+    parts = parts_of(splits) if len(splits.train) else {"test": splits.test}
+    kept = embed(model, parts, name=asked.model, how=how)
+    save(asked.out, kept)
+    say(f"{len(kept.keys):,} images × {kept.features.shape[1]} features: {asked.out}")
+    return 0
+
+
+def opened(asked: Embed) -> Splits:
+    if not asked.unlabelled:
+        try:
+            return open_data(asked.data, holdout=asked.holdout)
+        except DataError as error:
+            raise DataError(str(error), next_step="or take all pictures without classes: --unlabelled") from None
+    source = open_images([asked.data])
+    return Splits(source.subset([]), source, "all images, unlabelled")

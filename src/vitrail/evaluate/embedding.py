@@ -1,0 +1,102 @@
+"""Images to features that can be kept: one pass over each split, read from the cache where the same pass was made
+before.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vitrail import config as configs
+from vitrail.batches.loader import eval_batches
+from vitrail.errors import ConfigError
+from vitrail.evaluate import store
+from vitrail.evaluate.features import extract
+from vitrail.evaluate.layers import AtLayers, Pixels, Pool
+from vitrail.evaluate.store import About, Kept
+from vitrail.images.samples import Source, Splits
+from vitrail.predict.forward import preprocess_of
+from vitrail.reports.progress import track
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How features are taken from a model."""
+
+    layers: tuple[int, ...] = ()
+    """Blocks, from 1, or from the last with -1; several are put side by side. None: what the model's head reads."""
+    pool: Pool = "auto"
+    batch_size: int = 64
+    device: str | None = None
+    precision: str = "auto"
+    workers: int = -1
+
+    def reader(self, model: nn.Module) -> nn.Module:
+        if not self.layers:
+            if self.pool != "auto":
+                raise ConfigError("a pooling without a layer", next_step="name the layer too: --layer -1 is the last")
+            return model
+        return AtLayers(model, self.layers, pool=self.pool)
+
+    def named(self, reader: nn.Module) -> str:
+        return f"{' '.join(map(str, reader.layers))} {self.pool}" if isinstance(reader, AtLayers) else "pooled"
+
+
+def embed(
+    model: nn.Module,
+    parts: Mapping[str, Source],
+    *,
+    name: str = "",
+    how: Extraction | None = None,
+    cache: Path | None = None,
+) -> Kept:
+    """Features of the sources, by the names of their splits (train, test, val).
+
+    `cache` is a folder of files named by what decides the features: model, layer, preprocessing and data. What is there
+    is read instead of computed.
+    """
+    how = how or Extraction()
+    reader = how.reader(model)
+    sources = list(parts.values())
+    about = About(
+        model=name,
+        digest="pixels" if isinstance(model, Pixels) else store.model_digest(model),
+        layer=how.named(reader),
+        preprocess=preprocess_of(reader),
+        classes=sources[0].classes,
+        data=", ".join(dict.fromkeys(source.name for source in sources)),
+        fingerprints=tuple(source.fingerprint for source in sources),
+    )
+    file = cache / f"{key(about, how.precision)}.safetensors" if cache else None
+    if file is not None and file.is_file():
+        return store.read(file)
+    kept = store.join([_pass(reader, about, split, source, how) for split, source in parts.items()])
+    kept = Kept(about, kept.features, kept.labels, kept.splits, kept.keys)
+    if file is not None:
+        store.save(file, kept)
+    return kept
+
+
+def parts_of(splits: Splits) -> dict[str, Source]:
+    """Train and test; a validation part is left to the caller."""
+    return {"train": splits.train, "test": splits.test}
+
+
+def key(about: About, *more: str) -> str:
+    """A short name for the features of one model on one data set."""
+    decides = {**configs.to_dict(about), "model": "", "data": "", "more": more}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _pass(reader: nn.Module, about: About, split: str, source: Source, how: Extraction) -> Kept:
+    batches = eval_batches(source, preprocess=about.preprocess, batch_size=how.batch_size, workers=how.workers)
+    watched = track(batches, -(-len(source) // how.batch_size), f"Features of {source.name} ({split})")
+    found = extract(reader, watched, what="features", device=how.device, precision=how.precision)
+    features = found.features if found.features is not None else torch.zeros(0, 1)
+    labels = found.targets.long() if found.targets.ndim == 1 else torch.full((len(features),), -1)
+    splits = torch.full((len(features),), store.SPLITS.index(split))
+    return Kept(about, features, labels, splits, found.keys)

@@ -1,0 +1,240 @@
+"""Features in a file: what one pass gave, with all that is needed to know whose they are. Every protocol reads it back.
+
+`.safetensors` is built in; `.parquet` (one row an image, for pandas, DuckDB or Polars) needs the extra `parquet`.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from vitrail import config as configs
+from vitrail.errors import ConfigError, DataError, StorageError
+from vitrail.evaluate.labelled import Labelled, labelled
+from vitrail.images.preprocess import Preprocess
+from vitrail.weights.tensors import write_synced
+
+FORMAT = "vitrail features 1"
+SPLITS = ("train", "test", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """Whose features these are. Two files with the same digest, layer and preprocess may be compared."""
+
+    model: str
+    digest: str
+    """sha256 over the model's tensors; "pixels" for none."""
+    layer: str
+    """"pooled", or the blocks and the pooling: "11", "9 10 11 12 cls"."""
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    data: str = ""
+    fingerprints: tuple[str, ...] = ()
+    """Of the source of each split that is in the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Features of N images, in order."""
+
+    about: About
+    features: Float[Tensor, "N D"]
+    labels: Int[Tensor, "N"]
+    """-1: unlabelled."""
+    splits: Int[Tensor, "N"]
+    """0 train, 1 test, 2 val."""
+    keys: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.features) == len(self.labels) == len(self.splits) == len(self.keys)
+
+    def last(self, count: int, *, of: int) -> "Kept":
+        """The features of the last `count` blocks where those of `of` blocks lie side by side."""
+        width = self.features.shape[1] // of
+        return dataclasses.replace(self, features=self.features[:, -count * width :])
+
+    def part(self, split: str) -> Labelled:
+        """The checked features of one split. Raises DataError where the file has none or labels are missing."""
+        rows = self.splits == SPLITS.index(split)
+        if not rows.any():
+            there = [name for index, name in enumerate(SPLITS) if (self.splits == index).any()]
+            raise DataError(f"these features have no {split} images", allowed=", ".join(there))
+        return labelled(self.features[rows], self.labels[rows], len(self.about.classes) or None)
+
+
+def check_same_model(first: About, second: About) -> None:
+    """Raises DataError unless both were made by one model, at one layer, from images prepared alike."""
+    for name in ("digest", "layer", "preprocess", "classes"):
+        one, other = getattr(first, name), getattr(second, name)
+        if one != other:
+            what = {"digest": "of different models"}.get(name, f"with different {name}")
+            shown = f"{first.model} and {second.model}" if name == "digest" else f"{one} and {other}"
+            raise DataError(f"features {what}: {shown}", next_step="extract both again with the same model and options")
+
+
+def model_digest(model: nn.Module) -> str:
+    """sha256 over names, shapes, types and bytes of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def save(path: str | Path, kept: Kept) -> None:
+    """Writes the file aside and renames it: it is whole or it is not there. Raises ConfigError for another ending."""
+    path = Path(path)
+    writer = _of(path, {".safetensors": _to_safetensors, ".parquet": _to_parquet})
+    content = writer(kept)
+    aside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(aside, content)
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise StorageError(
+            f"the features could not be written to {path} ({error.strerror or error})",
+            next_step="free some space or choose another folder",
+        ) from error
+
+
+def read(path: str | Path) -> Kept:
+    """Features from a file. Raises DataError for one that is missing, damaged or something else."""
+    path = Path(path)
+    reader = _of(path, {".safetensors": _from_safetensors, ".parquet": _from_parquet})
+    if not path.is_file():
+        raise DataError(f"there is no file {path}", next_step="make it with `vitrail embed`")
+    return reader(path)
+
+
+def is_features(path: str | Path) -> bool:
+    """Whether a file holds features, and not weights."""
+    path = Path(path)
+    if path.suffix == ".parquet" or path.suffix != ".safetensors" or not path.is_file():
+        return path.suffix == ".parquet"
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except SafetensorError:
+        return False
+
+
+def _of(path: Path, table: dict[str, Any]) -> Any:
+    if path.suffix not in table:
+        raise ConfigError(f"features in {path.name!r}", allowed="a name that ends with " + " or ".join(table))
+    return table[path.suffix]
+
+
+def _header(kept: Kept) -> dict[str, str]:
+    return {"format": FORMAT, "about": json.dumps(configs.to_dict(kept.about), ensure_ascii=False)}
+
+
+def _about(header: dict[str, str] | None, path: Path) -> About:
+    if (header or {}).get("format") != FORMAT:
+        raise DataError(f"{path} does not hold features", next_step="make such a file with `vitrail embed`")
+    assert header is not None
+    return configs.from_dict(About, json.loads(header["about"]), where=str(path))
+
+
+def _to_safetensors(kept: Kept) -> bytes:
+    names = json.dumps(kept.keys, ensure_ascii=False).encode()
+    tensors = {
+        "features": kept.features.contiguous(),
+        "labels": kept.labels.long().contiguous(),
+        "splits": kept.splits.to(torch.uint8).contiguous(),
+        "keys": torch.frombuffer(bytearray(names), dtype=torch.uint8),
+    }
+    return to_safetensors(tensors, metadata=_header(kept))
+
+
+def _from_safetensors(path: Path) -> Kept:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = _about(file.metadata(), path)
+            found = {name: file.get_tensor(name) for name in ("features", "labels", "splits", "keys")}
+        keys = tuple(json.loads(found["keys"].numpy().tobytes()))
+    except (SafetensorError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
+    return Kept(about, found["features"], found["labels"], found["splits"].long(), keys)
+
+
+def _to_parquet(kept: Kept) -> bytes:
+    pa, parquet = _pyarrow()
+    names = np.array([*kept.about.classes, None], dtype=object)  # a label of -1 finds the last
+    width = kept.features.shape[1]
+    table = pa.table(
+        {
+            "key": list(kept.keys),
+            "split": [SPLITS[index] for index in kept.splits.tolist()],
+            "label": kept.labels.numpy(),
+            "class": names[kept.labels.numpy()].tolist() if kept.about.classes else [None] * len(kept.keys),
+            "feature": pa.FixedSizeListArray.from_arrays(pa.array(kept.features.numpy().ravel()), width),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table.replace_schema_metadata(_header(kept)), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_parquet(path: Path) -> Kept:
+    pa, parquet = _pyarrow()
+    try:
+        table = parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
+    header = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    about = _about(header, path)
+    feature = table.column("feature").combine_chunks()
+    width = feature.type.list_size
+    values = feature.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    splits = [SPLITS.index(name) for name in table.column("split").to_pylist()]
+    return Kept(
+        about,
+        torch.from_numpy(np.array(values)),
+        torch.from_numpy(np.array(table.column("label").to_numpy())),
+        torch.tensor(splits),
+        tuple(table.column("key").to_pylist()),
+    )
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(
+            "parquet files need pyarrow", next_step="pip install 'vitrail[parquet]', or use a .safetensors file"
+        ) from None
+    return pyarrow, pyarrow.parquet
+
+
+def join(parts: Sequence[Kept]) -> Kept:
+    """One file out of several, of one model."""
+    first = parts[0]
+    for part in parts[1:]:
+        check_same_model(first.about, part.about)
+    prints = tuple(text for part in parts for text in part.about.fingerprints)
+    return Kept(
+        dataclasses.replace(first.about, fingerprints=prints),
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.splits for part in parts]),
+        tuple(key for part in parts for key in part.keys),
+    )
