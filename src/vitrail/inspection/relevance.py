@@ -1,0 +1,179 @@
+"""Which patches an answer rests on: gradient-weighted relevance for attention, Grad-CAM for maps of features."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
+from vitrail.inspection.maps import readout
+from vitrail.inspection.taps import DoesNotApply, family, layout_of, prepared, trunk
+from vitrail.models.features import Backbone, Features
+from vitrail.models.hybrid import Hybrid
+from vitrail.models.layers import Attention, Block
+
+
+def relevance(
+    model: Backbone,
+    images: Shaped[Tensor, "B C H W"],
+    *,
+    classes: Sequence[int] | None = None,
+    preprocess: Preprocess | None = None,
+) -> Float[Tensor, "B h w"]:
+    """Relevance of each patch for one class of each image (Chefer, Gur & Wolf, ICCV 2021; equations 5 and 6 of it).
+
+    R ← R + Ā R over the layers, Ā the mean over heads of (∇A ⊙ A)⁺; what the head reads of R is given, on the patches.
+    `classes` are the answers to explain, by default the likeliest. ∇A follows from the fused path's own output O = A V,
+    as ∇O Vᵀ. Blocks are run again one at a time, last first, so one block's activations are held at most.
+    """
+    assert isinstance(model, nn.Module)
+    blocks = [module for module in trunk(model).modules() if isinstance(module, Block)]
+    if not blocks:
+        raise DoesNotApply(f"a {family(model)} has no blocks as a ViT's", next_step="use grad_cam")
+    _check_head(model)
+    pixels = prepared(model, images, preprocess)
+    with _explaining(model):
+        entered, features, logits = _cut(model, blocks, pixels)
+        (gradient,) = torch.autograd.grad(_answer(logits, classes), features.tokens, retain_graph=True)
+        (gradient,) = torch.autograd.grad(features.tokens, entered[-1], gradient)
+        flow = readout(model, features).detach()
+        for block, tokens in zip(reversed(blocks), reversed(entered[:-1]), strict=True):
+            gradient, flow = _back(block, tokens, gradient, flow)
+    layout = layout_of(model, pixels)
+    return flow[:, layout.prefix :].unflatten(1, layout.grid).cpu()
+
+
+def grad_cam(
+    model: Backbone,
+    images: Shaped[Tensor, "B C H W"],
+    *,
+    classes: Sequence[int] | None = None,
+    preprocess: Preprocess | None = None,
+) -> Float[Tensor, "B h w"]:
+    """Grad-CAM (Selvaraju et al., ICCV 2017) on the last map, a hybrid's being its ResNet's: relu(Σ_c mean gradient of
+    channel c · channel c).
+
+    `classes` are the answers to explain, by default the likeliest. Raises DoesNotApply for a model whose answer reads
+    no position of that map: a ViT with a class token (its relevance says more).
+    """
+    assert isinstance(model, nn.Module)
+    _check_head(model)
+    pixels = prepared(model, images, preprocess).detach().clone().requires_grad_()
+    last: list[Tensor] = []
+    with _explaining(model), ExitStack() as stack:
+        if isinstance(model, Hybrid):
+            keep = model.vit.patch_embed.register_forward_pre_hook(lambda _, entered: last.append(entered[0]))
+            stack.callback(keep.remove)
+        features = model.features(pixels)
+        last.append(features.tokens)
+        (gradient,) = torch.autograd.grad(_answer(_head(model, features), classes), last[0])
+    if isinstance(model, Hybrid):
+        channels = last[0]
+    else:
+        channels, gradient = (_as_map(tokens, features) for tokens in (last[0], gradient))
+    if not gradient.any():
+        raise DoesNotApply(
+            "the answer reads no position of the last map", next_step="use relevance, which goes through attention"
+        )
+    return torch.einsum("bdhw,bd->bhw", channels.detach(), gradient.mean((2, 3))).relu().cpu()
+
+
+def _as_map(tokens: Tensor, features: Features) -> Float[Tensor, "B D h w"]:
+    return Features(tokens, features.prefix, features.grid).map
+
+
+def _check_head(model: Backbone) -> None:
+    if not model.config.classes:
+        raise DoesNotApply("this model has no head, so there is no answer to explain")
+
+
+@contextmanager
+def _explaining(model: nn.Module) -> Iterator[None]:
+    """Eval mode with gradients, whatever the caller's modes; every module's own mode is restored after."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _head(model: nn.Module, features: Features) -> Float[Tensor, "B K"]:
+    pooled = model.pool(features)  # pyrefly: ignore[not-callable]
+    head = getattr(model, "head", None)
+    return head(pooled) if isinstance(head, nn.Module) else pooled
+
+
+def _answer(logits: Float[Tensor, "B K"], classes: Sequence[int] | None) -> Float[Tensor, ""]:
+    """The sum over images of the explained logits."""
+    chosen = logits.argmax(1) if classes is None else torch.tensor(list(classes), device=logits.device)
+    _check_classes(chosen, logits)
+    return logits.gather(1, chosen[:, None]).sum()
+
+
+def _check_classes(chosen: Int[Tensor, "_"], logits: Float[Tensor, "B K"]) -> None:
+    if len(chosen) != len(logits):
+        raise ConfigError(f"{len(chosen)} classes for {len(logits)} images", allowed="one class for each image")
+    if chosen.min() < 0 or chosen.max() >= logits.shape[1]:
+        raise ConfigError(
+            f"classes {chosen.tolist()} of a model with {logits.shape[1]} outputs",
+            allowed=f"0 to {logits.shape[1] - 1}",
+        )
+
+
+def _cut(model: nn.Module, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple[list[Tensor], Features, Tensor]:
+    """What enters each block, and what leaves the last, as tensors on their own: the graph is cut at every block.
+
+    A hook gives each block's output back as a leaf; nothing then holds the block's activations, and they go.
+    """
+    leaves: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        leaves.append(tensor.detach().requires_grad_())
+        return leaves[-1]
+
+    hooks = [blocks[0].register_forward_pre_hook(lambda _, entered: (leaf(entered[0]),))]
+    hooks += [block.register_forward_hook(lambda _, __, left: leaf(left)) for block in blocks]
+    try:
+        features = model.features(pixels)  # pyrefly: ignore[not-callable]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return leaves, features, _head(model, features)
+
+
+def _back(block: Block, tokens: Tensor, gradient: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient and the row of relevance, carried from behind a block to before it."""
+    kept: dict[str, Tensor] = {}
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda _, entered: kept.update(x=entered[0])),
+        block.attn.proj.register_forward_pre_hook(lambda _, entered: kept.update(out=entered[0])),
+    ]
+    try:
+        left = block(tokens)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    before, out = torch.autograd.grad(left, (tokens, kept["out"]), gradient)
+    with torch.no_grad():
+        return before, flow + _weighted(block.attn, kept["x"], out, flow)
+
+
+def _weighted(attn: Attention, x: Tensor, out: Tensor, flow: Tensor) -> Float[Tensor, "B N"]:
+    """flow · Ā, where Ā is the mean over heads of (∇A ⊙ A)⁺ and ∇A = ∇O Vᵀ."""
+    q, k, v = attn.project(x)
+    towards = rearrange(out, "B N (A d) -> B A N d", A=attn.heads)
+    bias = attn.relative(q) if attn.relative is not None else None
+    passed = torch.zeros_like(flow)
+    for rows in torch.arange(q.shape[2]).split(max(1, (8 << 20) // (8 * q[..., 0].numel()))):
+        logits = (q[:, :, rows] * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        weights = (logits if bias is None else logits + bias[:, :, rows]).softmax(-1)
+        slope = towards[:, :, rows] @ v.transpose(-2, -1)
+        passed += torch.einsum("bn,bnm->bm", flow[:, rows], (slope * weights).relu().mean(1))
+    return passed
