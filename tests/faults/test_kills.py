@@ -44,7 +44,8 @@ def train_to_the_end(folder: Path) -> Callable[[], object]:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(finish, "write_report", lambda *nothing: None)
             patched.setattr(finish, "sheet", lambda *nothing: b"")
-            loop.train(TINY, out=folder, resume=(folder / "run.json").exists(), quiet=True)
+            begun = (folder / "run.json").exists()
+            loop.train(None if begun else TINY, out=folder, resume=begun, quiet=True)
 
     return work
 

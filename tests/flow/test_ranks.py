@@ -32,7 +32,8 @@ from vitrail.train.run import Run
 run = config.from_dict(Run, json.loads(sys.argv[2]))
 world.TIMEOUT = datetime.timedelta(seconds=20)
 try:
-    train(run, out=Path(sys.argv[1]), resume=Path(sys.argv[1], "run.json").exists(), quiet=True)
+    begun = len(sys.argv) > 3
+    train(None if begun else run, out=Path(sys.argv[1]), resume=begun, quiet=True)
 except VitrailError as stopped:
     print(stopped, file=sys.stderr)
     sys.exit(stopped.exit_code)
@@ -48,6 +49,7 @@ def free_port() -> int:
 def launch(run: Run, out: Path, size: int) -> list[subprocess.Popen]:
     """`size` processes of one run, as torchrun would start them."""
     words = [sys.executable, "-c", WORKER, str(out), json.dumps(config.to_dict(run))]
+    words += ["resume"] if (out / "run.json").exists() else []
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
     return [

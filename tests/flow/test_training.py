@@ -82,11 +82,13 @@ def test_stop_and_resume_is_bit_equal_to_never_stopping(
         with pytest.raises(Preempted, match=f"after step {step} of 12") as stopped:
             loop.train(TINY, out=tmp_path / "run", quiet=True)
     assert stopped.value.exit_code == 143
-    loop.train(TINY, out=tmp_path / "run", resume=True, quiet=True)
+    loop.train(None, out=tmp_path / "run", resume=True, quiet=True)
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
-def test_a_second_run_from_the_same_seed_is_the_same_and_another_seed_is_not(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_second_run_from_the_same_seed_is_the_same_and_another_seed_is_not(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
     torch.randn(7)  # what the global generator did before does not matter
     loop.train(TINY, out=tmp_path / "same", quiet=True)
     assert_same_run(uninterrupted, tmp_path / "same")
@@ -96,7 +98,7 @@ def test_a_second_run_from_the_same_seed_is_the_same_and_another_seed_is_not(uni
 
 def test_a_finished_run_resumed_changes_nothing(uninterrupted: Path) -> None:
     before = weights(uninterrupted), log(uninterrupted)
-    loop.train(TINY, out=uninterrupted, resume=True, quiet=True)
+    loop.train(None, out=uninterrupted, resume=True, quiet=True)
     assert log(uninterrupted) == before[1]
     assert all(torch.equal(tensor, before[0][name]) for name, tensor in weights(uninterrupted).items())
 
@@ -122,7 +124,9 @@ def test_accumulation_keeps_the_gradient(tmp_path: Path) -> None:
             assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-def test_nan_stops_before_the_weights_and_names_step_and_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_stops_before_the_weights_and_names_step_and_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An infinite learning rate poisons step 7's forward; the checkpoint of step 6 stays the newest."""
     learn, seen = loop.learn, {}
 
@@ -167,7 +171,11 @@ def test_frozen_backbone_changes_only_the_head(tmp_path: Path) -> None:
         TINY, ema=None, optim=Optim(freeze="backbone", lr=0.1, name="sgd", weight_decay=0.0, warmup="0 steps")
     )
     folder = loop.train(run, out=tmp_path / "probe", quiet=True).folder
-    start = loop.train(dataclasses.replace(run, length="1 steps", optim=dataclasses.replace(run.optim, lr=0.0)), out=tmp_path / "start", quiet=True).folder
+    start = loop.train(
+        dataclasses.replace(run, length="1 steps", optim=dataclasses.replace(run.optim, lr=0.0)),
+        out=tmp_path / "start",
+        quiet=True,
+    ).folder
     probed, fresh = (safetensors.torch.load_file(one / "last/model.safetensors") for one in (folder, start))
     assert {name.split(".")[0] for name in probed if not torch.equal(probed[name], fresh[name])} == {"head"}
 

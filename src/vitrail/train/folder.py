@@ -28,14 +28,14 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     @classmethod
-    def open(cls, run: Run, path: Path | None, resume: bool, world: World) -> "RunFolder":
+    def open(cls, run: Run | None, path: Path | None, resume: bool, world: World) -> "RunFolder":
         """The folder of a new or an earlier run. Of several ranks the first makes and locks it; the others follow."""
+        if path is None and (resume or not world.leads):
+            raise ConfigError("no run folder was named", next_step="name it: several processes and a resumed run need to know it")
         if world.leads:
-            folder = cls.reopen(path) if resume and path else cls.create(run, path)
-            return folder
-        if path is None:
-            raise ConfigError("several processes need one folder", next_step="name it with --out")
-        return Follower(path, run)
+            return cls.reopen(path) if resume and path else cls.create(run or Run(), path)
+        assert path is not None
+        return Follower(path, run or Run())
 
     @classmethod
     def create(cls, run: Run, path: Path | None) -> "RunFolder":
@@ -55,9 +55,14 @@ class RunFolder:
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
         """The folder of an earlier run, with the Run it was started with."""
-        if not (path / "run.json").is_file():
+        return cls(path, cls.stored(path))
+
+    @staticmethod
+    def stored(path: Path | None) -> Run:
+        """The Run in a folder. Raises ConfigError where there is none."""
+        if path is None or not (path / "run.json").is_file():
             raise ConfigError(f"{path} is no run folder: it has no run.json", next_step="name the folder a training printed")
-        return cls(path, config.read_json(Run, path / "run.json"))
+        return config.read_json(Run, path / "run.json")
 
     def __enter__(self) -> "RunFolder":
         self._lock = open(self.path / ".lock", "w")

@@ -1,11 +1,12 @@
 """Proof of what was learnt from: every sample once an epoch, in one order, whatever kills, workers and ranks there were.
 
-The ledger is one number, the sum over all samples so far of a hash of (position in the stream, key), modulo 2⁶⁴. A sample
-missed, taken twice or at another place changes it; the shares of ranks add up. It stands in every line of the log, and
-`verify` computes it again from nothing but the data and the seed.
+The ledger is one number, the sum over all samples so far of a hash of (step, key), modulo 2⁶⁴. A sample missed, taken twice or
+in another step changes it; the shares of ranks add up. It stands in every line of the log, and `verify` computes it again from
+nothing but the data and the seed.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,9 @@ class Ledger:
     def __init__(self, total: int = 0) -> None:
         self._total = total
 
-    def add(self, position: int, keys: Sequence[str]) -> None:
-        """`keys` were learnt from, the first of them at `position` of the stream."""
-        entries = sum(entry(position + offset, key) for offset, key in enumerate(keys))
-        self._total = (self._total + entries) & MASK
+    def add(self, step: int, keys: Sequence[str]) -> None:
+        """Step `step` learnt from `keys`."""
+        self._total = (self._total + sum(entry(step, key) for key in keys)) & MASK
 
     def value(self, world: World) -> int:
         """The run's number; every rank must ask."""
@@ -43,18 +43,20 @@ class Ledger:
         return ((high << 32) + low) & MASK
 
 
-def entry(position: int, key: str) -> int:
-    """64 bits of blake2b over the position and the key."""
-    text = f"{position}\0{key}".encode("utf-8", "surrogateescape")
+def entry(step: int, key: str) -> int:
+    """64 bits of blake2b over the step and the key."""
+    text = f"{step}\0{key}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` found: lines of the log checked, and the first step whose number differs."""
+    """What `verify` found: how much was checked, and the first logged step whose number differs."""
 
     lines: int
     samples: int
+    unreadable: int
+    """Images that could not be read and were left out; they are listed in bad_samples.jsonl."""
     wrong_at: int | None
 
 
@@ -65,20 +67,36 @@ def verify(path: Path) -> Verified:
     rows = [(row["step"], row["ledger"]) for row in journal.read(path / "metrics.jsonl") if "ledger" in row]
     if not rows:
         raise DataError(f"{path} has no ledger in its log", next_step="train a step or more first")
-    numbers = expected(Order(len(source), run.seed), source.keys, run.batch_size, [step for step, _ in rows])
-    for (step, found), wanted in zip(rows, numbers, strict=True):
-        if found != f"{wanted:016x}":
-            return Verified(len(rows), rows[-1][0] * run.batch_size, step)
-    return Verified(len(rows), rows[-1][0] * run.batch_size, None)
+    bad = unreadable(path / "bad_samples.jsonl")
+    steps = [step for step, _ in rows]
+    order = Order(len(source), run.seed)
+    numbers = expected(order, source.keys, run.batch_size, steps, repeats=run.augment.repeats, without=bad)
+    wrong = (step for (step, found), wanted in zip(rows, numbers, strict=True) if found != f"{wanted:016x}")
+    return Verified(len(rows), steps[-1] * run.batch_size, len(bad), next(wrong, None))
 
 
-def expected(order: Order, keys: Sequence[str], batch_size: int, steps: Sequence[int]) -> Iterator[int]:
+def unreadable(path: Path) -> frozenset[str]:
+    """Keys of the images that a run left out."""
+    if not path.exists():
+        return frozenset()
+    return frozenset(json.loads(line)["key"] for line in path.read_text("utf-8").splitlines())
+
+
+def expected(
+    order: Order,
+    keys: Sequence[str],
+    batch_size: int,
+    steps: Sequence[int],
+    *,
+    repeats: int = 1,
+    without: frozenset[str] = frozenset(),
+) -> Iterator[int]:
     """The ledger after each of some steps, which rise."""
     total, done = 0, 0
-    for step in steps:
-        while done < step * batch_size:
-            upto = min(step * batch_size, done + 65_536)
-            _, samples = order.at(np.arange(done, upto))
-            total += sum(entry(done + offset, keys[int(sample)]) for offset, sample in enumerate(samples))
-            done = upto
+    for until in steps:
+        for step in range(done, until):
+            positions = np.arange(step * batch_size, (step + 1) * batch_size) // repeats
+            names = (keys[int(sample)] for sample in order.at(positions)[1])
+            total += sum(entry(step, name) for name in names if name not in without)
+        done = until
         yield total & MASK

@@ -21,12 +21,14 @@ from vitrail.batches.loader import Batch
 from vitrail.batches.mixing import mix
 from vitrail.errors import Preempted
 from vitrail.evaluate.classification import Scores
+from vitrail.images.sources import Splits
 from vitrail.reports.journal import Journal, TensorBoard
 from vitrail.reports.progress import Progress, progress
 from vitrail.train import checkpoints, finish, optim
 from vitrail.train.finite import FiniteGuard
 from vitrail.train.folder import RunFolder
 from vitrail.train.pretraining import Measured
+from vitrail.train.resume import check_data, continued
 from vitrail.train.run import Run
 from vitrail.train.setup import Setup, on_device, prepare
 from vitrail.train.signals import Interrupted, StopSignals
@@ -46,22 +48,30 @@ class Result:
 
 
 def train(
-    run: Run,
+    run: Run | None,
     *,
     out: Path | None = None,
     resume: bool = False,
+    override: bool = False,
+    accept_data_change: bool = False,
     quiet: bool = False,
     tensorboard: bool = False,
     announce: Callable[[Setup], object] | None = None,
+    splits: Splits | None = None,
 ) -> Result:
     """Trains `run` into the folder `out`; with `resume`, `out` is an earlier run's folder and continues to the same bits.
 
+    On resuming, `run` is None for "as it was", or the run with changes: `train.resume` says which pass. Data that differ from
+    the data it was started on are refused unless `accept_data_change`.
+    `splits` are the images, where they are not simply those of `run.data` (a share of the labels, pseudo-labels).
     `announce` is called when the run is ready and has not begun; `tensorboard` writes the log a second time, for that program.
     Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
     """
-    with StopSignals() as stop, world(machine.device(run.hardware.device)) as ranks:
+    asked = run or RunFolder.stored(out)
+    with StopSignals() as stop, world(machine.device(asked.hardware.device)) as ranks:
         with RunFolder.open(run, out, resume, ranks) as folder:
-            setup = prepare(folder.run, ranks)
+            wanted, changes = continued(folder.run, run, override=override) if resume and run else (folder.run, ())
+            setup = prepare(wanted, ranks, splits)
             folder.save(setup.run)
             if announce:
                 announce(setup)
@@ -69,10 +79,11 @@ def train(
             mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
             journal = Journal(folder.metrics, mirror=mirror)
             with progress(setup.total_steps, folder.path.name, quiet=quiet or not ranks.leads) as bar:
-                for note in setup.notes:
+                for note in (*setup.notes, *changes):
                     bar.note(note)
                 if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=bar.note)):
-                    state.restore(snapshot)
+                    check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
+                    state.restore(snapshot, ranks)
                 journal.rewind(state.step)
                 fit = Fit(setup, state, folder, journal, bar, stop)
                 fit.run()
@@ -133,7 +144,8 @@ class Fit:
         state.meter.clear()
         pace = speed.read()
         row: dict[str, Any] = {"step": state.step, "epoch": state.step / setup.steps_per_epoch, **means}
-        self.journal.append({**row, "lr": setup.schedule(state.step - 1), **pace})
+        row |= {"lr": setup.schedule(state.step - 1), "ledger": f"{state.ledger.value(setup.world):016x}"}
+        self.journal.append({**row, **pace})
         self.bar.update(state.step, **{name: means[name] for name in ("loss", "accuracy") if name in means}, **pace)
 
     def _evaluate(self) -> None:
@@ -208,6 +220,7 @@ def learn(setup: Setup, state: State, batch: Batch, guard: FiniteGuard, stop: St
     guard.check(state, report["loss"], norm, batch.keys)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    state.ledger.add(state.step, batch.keys)
     state.step += 1
     run.objective.after_step(state.model, state.step / setup.total_steps)
     if state.ema:

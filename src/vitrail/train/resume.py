@@ -5,12 +5,11 @@ the last bits and are taken over with a word. All others are the trajectory: ano
 unless it is asked for twice.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from vitrail import config
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DataError
 from vitrail.train.run import Run
 
 Kind = Literal["safe", "rounding", "trajectory"]
@@ -77,4 +76,13 @@ def continued(before: Run, after: Run, *, override: bool = False) -> tuple[Run, 
             next_step="leave them as they were, start a new run, or add --override",
         )
     said = tuple(f"changed on resuming: {key} {old!r} → {new!r} ({kind_of(key)})" for key, old, new in changes)
-    return dataclasses.replace(after), said
+    return after, said
+
+
+def check_data(before: str, now: str, *, accept: bool) -> None:
+    """Raises DataError when the images (names, sizes, labels) are not those the run was started on."""
+    if before != now and not accept:
+        raise DataError(
+            f"the images changed since the checkpoint was written (fingerprint {before[:12]} then, {now[:12]} now)",
+            next_step="put them back, start a new run, or add --accept-data-change",
+        )

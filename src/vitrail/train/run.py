@@ -15,9 +15,13 @@ from vitrail.machine import Hardware
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
+from vitrail.objectives.contrastive import Contrast
+from vitrail.objectives.distill import Distill
+from vitrail.objectives.masked_patches import MaskedPatches
 from vitrail.objectives.reconstruct import Reconstruct
+from vitrail.objectives.simmim import SimMIM
 
-AnyObjective = Classify | Reconstruct  # told apart by `family`
+AnyObjective = Classify | Reconstruct | MaskedPatches | SimMIM | Contrast | Distill  # told apart by `family`
 
 _LENGTH = re.compile(r"\s*([0-9.]+)\s*(epochs?|steps?|%)\s*")
 

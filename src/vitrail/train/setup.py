@@ -19,7 +19,7 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.images.samples import split
 from vitrail.images.sources import Splits, open_data, open_images
 from vitrail.models import cost, zoo
-from vitrail.objectives import Learner, Objective
+from vitrail.objectives import Learner, Objective, Task
 from vitrail.objectives.counting import flops
 from vitrail.train import optim
 from vitrail.train.ema import Ema
@@ -77,7 +77,7 @@ class Setup:
 
     def state(self) -> State:
         ema = Ema(self.model, self.run.ema) if self.run.ema else None
-        return State(self.model, self.optimizer, ema)
+        return State(self.model, self.optimizer, ema, data=self.splits.train.fingerprint)
 
     def batches(self, start_step: int) -> Iterator[Batch]:
         """The batches from `start_step` on: position in the stream is step × batch_size, and nothing else."""
@@ -97,13 +97,13 @@ class Setup:
         )
 
 
-def prepare(run: Run, world: World = World()) -> Setup:  # noqa: B008  # frozen
+def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> Setup:  # noqa: B008  # frozen
     """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
-    splits = open_for(run.objective, run.data, run.holdout)
+    splits = splits or open_for(run.objective, run.data, run.holdout)
     if run.objective.labelled and len(splits.train.classes) < 2:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
     run = resolve(run, splits, world)
-    model, notes = build_model(run)
+    model, notes = build_model(run, splits.train.classes)
     device = torch.device(run.hardware.device)
     model.to(device)
     model.checkpoint_activations = run.hardware.checkpoint_activations
@@ -158,7 +158,7 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     return dataclasses.replace(run, model=model, hardware=hardware)
 
 
-def build_model(run: Run) -> tuple[nn.Module, tuple[str, ...]]:
+def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[nn.Module, tuple[str, ...]]:
     """What trains: a model from the run's seed, or from the given weights (head dropped for a zero D×K one, positions
     resized), and around it what its objective adds.
     """
@@ -168,7 +168,8 @@ def build_model(run: Run) -> tuple[nn.Module, tuple[str, ...]]:
         notes = tuple(report.lines())
     else:
         backbone, notes = zoo.build(run.model, generator=random), ()
-    model = run.objective.build(backbone, generator=random, weights=run.weights)
+    task = Task(weights=run.weights, preprocess=run.preprocess, classes=classes)
+    model = run.objective.build(backbone, random, task)
     return model, (*notes, *(model.notes if isinstance(model, Learner) else ()))
 
 

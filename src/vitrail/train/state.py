@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitrail.errors import CheckpointError
 from vitrail.train.checkpoints import Snapshot
 from vitrail.train.ema import Ema
+from vitrail.train.ledger import Ledger
 from vitrail.train.world import World
 
 
@@ -66,6 +67,9 @@ class State:
     best: float = -1.0
     best_step: int = -1
     meter: Meter = field(default_factory=Meter)
+    ledger: Ledger = field(default_factory=Ledger)
+    data: str = ""
+    """Fingerprint of the images it learns from."""
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything with a shape, by file: model, optimizer, ema."""
@@ -77,9 +81,9 @@ class State:
     def facts(self, world: World) -> dict[str, Any]:
         """What has no shape; every rank must ask, for the sums are over all."""
         scalars = {name: getattr(self, name) for name in ("step", "evaluated", "best", "best_step")}
-        return {**scalars, "meter": self.meter.facts(world)}
+        return {**scalars, "meter": self.meter.facts(world), "ledger": self.ledger.value(world), "data": self.data}
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Snapshot, world: World = World()) -> None:  # noqa: B008  # frozen
         """Takes over a checkpoint, or raises CheckpointError with the state untouched."""
         groups = snapshot.tensors
         expected = {name: set(group) for name, group in self.tensors().items() if name != "optimizer"}
@@ -98,6 +102,7 @@ class State:
         for name in ("step", "evaluated", "best", "best_step"):
             setattr(self, name, snapshot.facts[name])
         self.meter.restore(snapshot.facts["meter"], next(self.model.parameters()).device)
+        self.ledger = Ledger(snapshot.facts["ledger"] if world.leads else 0)  # the shares of ranks add up
 
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser changes."""
