@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from tests.flow.test_training import TINY
+from vitrail import config
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment
 from vitrail.train.resume import KEYS, continued, differences, kind_of, leaves
-from vitrail import config
 
 
 def changed(key: str, value: object):
@@ -45,7 +45,9 @@ def test_a_changed_trajectory_is_refused_and_named(key: str, value: object) -> N
     assert run == changed(key, value) and key in said[0]
 
 
-@pytest.mark.parametrize(("key", "value"), [("hardware.workers", 3), ("save_every", "2 steps"), ("hardware.threads", 2)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("hardware.workers", 3), ("save_every", "2 steps"), ("hardware.threads", 2)]
+)
 def test_safe_keys_pass_and_are_said(key: str, value: object) -> None:
     run, said = continued(TINY, changed(key, value))
     assert run == changed(key, value)

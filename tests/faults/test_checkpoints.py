@@ -14,7 +14,10 @@ import torch
 from vitrail.errors import CheckpointError, StorageError
 from vitrail.train.checkpoints import commit, newest, read, steps_in
 
-GROUPS = {"model": {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(7)}, "optimizer": {"a.weight:step": torch.tensor(3.0)}}
+GROUPS = {
+    "model": {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(7)},
+    "optimizer": {"a.weight:step": torch.tensor(3.0)},
+}
 
 
 def write(folder: Path, *steps: int, keep: int = 2) -> None:

@@ -36,7 +36,9 @@ def record(folder: Path, trace: Path) -> list[Call]:
     """Commits step 2 beside step 1 and gives the calls, in order."""
     pid, go = forked(lambda: write(folder, 2, keep=1))
     calls = "mkdir,openat,write,fsync,rename,unlink,unlinkat,rmdir"
-    tracer = subprocess.Popen(["strace", "-qq", "-y", "-s", "0", "-o", str(trace), "-e", f"trace={calls}", "-p", str(pid)])
+    tracer = subprocess.Popen(
+        ["strace", "-qq", "-y", "-s", "0", "-o", str(trace), "-e", f"trace={calls}", "-p", str(pid)]
+    )
     while not traced(pid):
         time.sleep(0.001)
     os.write(go, b"!")
@@ -52,7 +54,11 @@ def parse(line: str, folder: Path) -> Call | None:
     if not match:
         return None
     name, arguments, result = match[1], match[2], int(match[3])
-    paths = [text.removeprefix(str(folder)).lstrip("/") for text in re.findall(r'[<"]([^">]*)[>"]', arguments) if text.startswith(str(folder))]
+    paths = [
+        text.removeprefix(str(folder)).lstrip("/")
+        for text in re.findall(r'[<"]([^">]*)[>"]', arguments)
+        if text.startswith(str(folder))
+    ]
     quoted = re.findall(r'"([^"]*)"', arguments)
     if name == "openat":
         return Call("create", paths[-1]) if "O_CREAT" in arguments and paths else None

@@ -8,6 +8,7 @@ from vitrail.models.vit import ViTConfig
 from vitrail.train.optim import tune
 from vitrail.train.run import Optim
 
+
 def test_scales_and_decays_equal_mae(golden: Path) -> None:
     for case in json.loads((golden / "mae_layer_decay/vit/lr_decay.json").read_text())["cases"]:
         config = ViTConfig(

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vitrail.cli.evaluate", "accuracy with its interval, per class, calibration"),
     "predict": ("vitrail.cli.predict", "label image files"),
     "trace": ("vitrail.cli.trace", "one image's way through the model, in the paper's words"),
+    "run": ("vitrail.cli.run", "check a run folder: `run verify` proves which samples it learnt from"),
     "models": ("vitrail.cli.models", "the model zoo: sizes, parameters, FLOPs"),
     "recipes": ("vitrail.cli.recipes", "ways to train, with the numbers they should reach"),
 }

@@ -14,7 +14,8 @@ from vitrail.evaluate.embedding import Extraction, embed, parts_of
 from vitrail.evaluate.layers import Pixels, Pool
 from vitrail.evaluate.probing import WIDE, Row, Settings, check_protocols, probe, table
 from vitrail.evaluate.store import Kept, is_features, read
-from vitrail.images.sources import Splits, open_data
+from vitrail.images.samples import Source, Splits
+from vitrail.images.sources import open_data
 from vitrail.reports.tables import show
 from vitrail.weights.bundle import load
 
@@ -127,7 +128,9 @@ def how(name: str, asked: Probe) -> Extraction:
 
 def open_model(name: str, splits: Splits) -> nn.Module:
     """A model by path, or `pixels`."""
-    if name != "pixels":
-        return load(name)
-    height, width, channels = splits.train.shape or (PIXELS, PIXELS, 3)
+    return open_pixels(splits.train) if name == "pixels" else load(name)
+
+
+def open_pixels(source: Source) -> nn.Module:
+    height, width, channels = source.shape or (PIXELS, PIXELS, 3)
     return Pixels((min(height, PIXELS), min(width, PIXELS)), channels)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cli.arguments import Switch, pairs, parse, say
-from vitrail.cli.asked import Asked, settings, understand
+from vitrail.cli.asked import Asked, finished, settings, understand
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import show
+from vitrail.train.folder import RunFolder
 from vitrail.train.loop import Result, train
 from vitrail.train.plan import plan_of
 from vitrail.train.pretraining import Measured
@@ -37,7 +38,11 @@ class Train(Asked):
     out: Path | None = None
     """The run folder; runs/NAME-1, -2, … where none is named."""
     resume: Path | None = None
-    """A run folder to go on with, by its own settings."""
+    """A run folder to go on with, by its own settings; words that change nothing that is learnt may be added."""
+    override: Switch = False
+    """With --resume: also take over settings that change what is learnt."""
+    accept_data_change: Switch = False
+    """With --resume: go on although the images are not those the run was started on."""
     seeds: int = 1
     """Train this many times, with seeds from --seed on; prints mean and standard deviation."""
     tensorboard: Switch = False
@@ -49,10 +54,8 @@ class Train(Asked):
 
 
 def main(words: Sequence[str]) -> int:
-    if resumed := _resumed(words):
-        settings = {"quiet": resumed.quiet, "tensorboard": resumed.tensorboard}
-        results = [train(Run(), out=resumed.resume, resume=True, **settings)]
-        return report(results, resumed)
+    if any(word.partition("=")[0] == "--resume" for word in words):
+        return resumed(words)
     asked, run, why = understand(Train, words, command="train")
     if asked.seeds < 1:
         raise ConfigError(f"--seeds {asked.seeds}", allowed="1 or more", next_step="--seed chooses a single one")
@@ -61,10 +64,33 @@ def main(words: Sequence[str]) -> int:
     results = []
     for seed in range(run.seed, run.seed + asked.seeds):
         out = asked.out / f"seed-{seed}" if asked.out and asked.seeds > 1 else asked.out
-        settings = {"quiet": asked.quiet, "tensorboard": asked.tensorboard}
         announce = None if asked.quiet or results else head
-        results.append(train(replace(run, seed=seed), out=out, announce=announce, **settings))
+        results.append(
+            train(replace(run, seed=seed), out=out, announce=announce, quiet=asked.quiet, tensorboard=asked.tensorboard)
+        )
     return report(results, asked)
+
+
+def resumed(words: Sequence[str]) -> int:
+    """Goes on with a run folder's own settings; words that change them are read on top of those."""
+    first = parse(Train, words, command="train", default=Train(run=settings(Run())), check=False)
+    stored = RunFolder.stored(first.resume)
+    asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
+    if asked.data or asked.model or asked.seeds != 1 or asked.out:
+        raise ConfigError(
+            "a resumed run keeps its data, model, seeds and folder",
+            next_step="leave those words out, or start a new run without --resume",
+        )
+    result = train(
+        replace(finished(asked), data=stored.data),
+        out=asked.resume,
+        resume=True,
+        override=asked.override,
+        accept_data_change=asked.accept_data_change,
+        quiet=asked.quiet,
+        tensorboard=asked.tensorboard,
+    )
+    return report([result], asked)
 
 
 def head(setup: Setup) -> None:
@@ -73,20 +99,6 @@ def head(setup: Setup) -> None:
     if setup.world.leads:
         for what, value in plan.rows():
             say(f"  {what:<9} {value}")
-
-
-def _resumed(words: Sequence[str]) -> Train | None:
-    """The arguments of a resume, which takes its settings from the run folder and none from the command line."""
-    if not any(word.partition("=")[0] == "--resume" for word in words):
-        return None
-    asked = parse(Train, words, command="train", default=Train(run=settings(Run())))
-    if replace(asked, resume=None, json=False, quiet=False, tensorboard=False) != Train(run=settings(Run())):
-        raise ConfigError(
-            "a resumed run goes on with its own settings",
-            allowed="--resume RUN with --json, --quiet or --tensorboard",
-            next_step="leave the other words out, or start a new run without --resume",
-        )
-    return asked
 
 
 def report(results: Sequence[Result], asked: Train) -> int:

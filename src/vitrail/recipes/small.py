@@ -15,15 +15,17 @@ def digits(given: Given) -> Run:
     command    vitrail train digits
     data       1,797 real digits inside the package (UCI Optical Recognition of Handwritten Digits), a fifth held out
     """
-    model = _tiny(given, patch=2, width=96, depth=4, heads=4)
+    model = _tiny(given, patch=2, width=64, depth=4, heads=4)
     return Run(
         model=model,
         preprocess=given.preprocess(_size(given, model, default=8)),
         augment=Augment(shift=0.08, scale=0.1, rotate=10.0),
+        mixing=Mixing(mixup=0.2),
         objective=Classify(label_smoothing=0.1),
-        optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
-        batch_size=128,
-        length="100 epochs",
+        optim=Optim(lr=3e-3, weight_decay=0.05, warmup="5 %"),
+        ema=0.99,
+        batch_size=64,
+        length="60 epochs",
         evaluate_every="5 epochs",
         save_every="20 epochs",
     )

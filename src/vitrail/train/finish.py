@@ -60,9 +60,7 @@ def finish(
     return scores
 
 
-def held_out(
-    setup: Setup, learner: nn.Module, source: Source, watch: Watch = iter
-) -> Scores | pretraining.Measured:
+def held_out(setup: Setup, learner: nn.Module, source: Source, watch: Watch = iter) -> Scores | pretraining.Measured:
     """The scores on all of `source`: each rank answers its share, and all score the whole, each image once."""
     if not setup.run.objective.labelled:
         return pretraining.measure(setup, learner, source, watch)
@@ -87,9 +85,7 @@ def summary(scores: Scores | pretraining.Measured) -> Mapping[str, float]:
     return {f"held_out_{name}": value for name, value in scores if name != "images"}
 
 
-def save_weights(
-    folder: Path, learner: nn.Module, setup: Setup, scores: Scores | pretraining.Measured | None
-) -> None:
+def save_weights(folder: Path, learner: nn.Module, setup: Setup, scores: Scores | pretraining.Measured | None) -> None:
     """A bundle that `vitrail.load` reads: weights, config, preprocessing, class names and what they scored."""
     model = setup.run.objective.kept(learner)
     save_bundle(folder, model, record_of(model, setup, scores))
@@ -132,11 +128,20 @@ def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     """What a reader needs to judge the numbers or to run them again."""
     run, computer = setup.run, machine.describe(setup.device)
     yield "data", f"{setup.splits.train.name}: {len(setup.splits.train):,} images to learn from; {setup.splits.how}"
-    yield "model", f"{run.model.family}, {cost.parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image"
+    yield (
+        "model",
+        f"{run.model.family}, {cost.parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image",
+    )
     yield "recipe", f"{run.recipe or 'own'}, seed {run.seed}"
-    yield "length", f"{setup.total_steps:,} steps of {run.batch_size} images, {setup.total_steps / setup.steps_per_epoch:.4g} epochs"
+    yield (
+        "length",
+        f"{setup.total_steps:,} steps of {run.batch_size} images, {setup.total_steps / setup.steps_per_epoch:.4g} epochs",
+    )
     yield "compute", f"{setup.flops_per_step * setup.total_steps / 1e18:.3g} exaFLOP"
-    yield "optimiser", f"{run.optim.name}, learning rate {setup.schedule.peak:.3g}, {run.optim.schedule}, decay {run.optim.weight_decay:g}"
+    yield (
+        "optimiser",
+        f"{run.optim.name}, learning rate {setup.schedule.peak:.3g}, {run.optim.schedule}, decay {run.optim.weight_decay:g}",
+    )
     yield "precision", f"{run.hardware.precision}, compile {run.hardware.compile}"
     yield "machine", ", ".join(f"{name} {value}" for name, value in computer.items())
 
@@ -149,7 +154,9 @@ def sheet(scores: Scores, pictures: Callable[[int], np.ndarray], most: int = 24)
     shown = [*wrong, *(int(index) for index in spread)]
     answers = [scores.classes[scores.predicted[index]] for index in shown]
     truths = [scores.classes[scores.targets[index]] for index in shown]
-    titles = [answer if answer == truth else f"{answer}, not {truth}" for answer, truth in zip(answers, truths, strict=True)]
+    titles = [
+        answer if answer == truth else f"{answer}, not {truth}" for answer, truth in zip(answers, truths, strict=True)
+    ]
     low, high = scores.interval
     title = f"{scores.top1:.2%} right of {scores.images:,} held-out images (95 % interval {low:.1%} to {high:.1%})"
     return figures.prediction_sheet([pictures(i) for i in shown], titles, [i not in wrong for i in shown], title=title)

@@ -26,7 +26,9 @@ class FiniteGuard:
     def check(self, state: State, loss: Tensor, norm: Tensor, keys: Sequence[str]) -> None:
         """Called between backward and the optimiser step. Raises NonFiniteError on a CPU, arms the skip on a GPU."""
         bad = ~torch.isfinite(norm)
-        if self._alone:  # else by the gradient alone, which is the same on every rank, so that all stop at the same step
+        if (
+            self._alone
+        ):  # else by the gradient alone, which is the same on every rank, so that all stop at the same step
             bad = bad | ~torch.isfinite(loss)
         self._bad = torch.maximum(self._bad, bad.to(self._bad))
         self._unread.append((state.step, keys, self._bad))

@@ -1,10 +1,10 @@
 """The run folder: where everything of a run lies, and the lock that keeps two processes out of one.
 
-    run.json        the Run, resolved: what was asked, with every measured choice written down
-    metrics.jsonl   one JSON object a line
-    checkpoints/    step-XXXXXXXX/, the newest two
-    best/  last/    model.safetensors + record.json, what `vitrail.load` reads
-    report.html     predictions.png
+run.json        the Run, resolved: what was asked, with every measured choice written down
+metrics.jsonl   one JSON object a line
+checkpoints/    step-XXXXXXXX/, the newest two
+best/  last/    model.safetensors + record.json, what `vitrail.load` reads
+report.html     predictions.png
 """
 
 import fcntl
@@ -31,7 +31,9 @@ class RunFolder:
     def open(cls, run: Run | None, path: Path | None, resume: bool, world: World) -> "RunFolder":
         """The folder of a new or an earlier run. Of several ranks the first makes and locks it; the others follow."""
         if path is None and (resume or not world.leads):
-            raise ConfigError("no run folder was named", next_step="name it: several processes and a resumed run need to know it")
+            raise ConfigError(
+                "no run folder was named", next_step="name it: several processes and a resumed run need to know it"
+            )
         if world.leads:
             return cls.reopen(path) if resume and path else cls.create(run or Run(), path)
         assert path is not None
@@ -61,7 +63,9 @@ class RunFolder:
     def stored(path: Path | None) -> Run:
         """The Run in a folder. Raises ConfigError where there is none."""
         if path is None or not (path / "run.json").is_file():
-            raise ConfigError(f"{path} is no run folder: it has no run.json", next_step="name the folder a training printed")
+            raise ConfigError(
+                f"{path} is no run folder: it has no run.json", next_step="name the folder a training printed"
+            )
         return config.read_json(Run, path / "run.json")
 
     def __enter__(self) -> "RunFolder":
@@ -70,7 +74,9 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise RunInUse(f"another process is training in {self.path}", next_step="wait for it, or choose another --out") from None
+            raise RunInUse(
+                f"another process is training in {self.path}", next_step="wait for it, or choose another --out"
+            ) from None
         return self
 
     def __exit__(self, *exception: object) -> None:

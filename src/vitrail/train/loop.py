@@ -33,7 +33,7 @@ from vitrail.train.run import Run
 from vitrail.train.setup import Setup, on_device, prepare
 from vitrail.train.signals import Interrupted, StopSignals
 from vitrail.train.state import State
-from vitrail.train.world import OrderedGradients, World, world
+from vitrail.train.world import OrderedGradients, world
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,31 @@ def train(
     Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
     """
     asked = run or RunFolder.stored(out)
-    with StopSignals() as stop, world(machine.device(asked.hardware.device)) as ranks:
-        with RunFolder.open(run, out, resume, ranks) as folder:
-            wanted, changes = continued(folder.run, run, override=override) if resume and run else (folder.run, ())
-            setup = prepare(wanted, ranks, splits)
-            folder.save(setup.run)
-            if announce:
-                announce(setup)
-            state = setup.state()
-            mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
-            journal = Journal(folder.metrics, mirror=mirror)
-            with progress(setup.total_steps, folder.path.name, quiet=quiet or not ranks.leads) as bar:
-                for note in (*setup.notes, *changes):
-                    bar.note(note)
-                if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=bar.note)):
-                    check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
-                    state.restore(snapshot, ranks)
-                journal.rewind(state.step)
-                fit = Fit(setup, state, folder, journal, bar, stop)
-                fit.run()
-                scores = fit.finish()
+    with (
+        StopSignals() as stop,
+        world(machine.device(asked.hardware.device)) as ranks,
+        RunFolder.open(run, out, resume, ranks) as folder,
+    ):
+        wanted, changes = continued(folder.run, run, override=override) if resume and run else (folder.run, ())
+        setup = prepare(wanted, ranks, splits)
+        folder.save(setup.run)
+        if announce:
+            announce(setup)
+        state = setup.state()
+        mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
+        journal = Journal(folder.metrics, mirror=mirror)
+        said = [*setup.notes, *changes]
+        if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append)):
+            check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
+            state.restore(snapshot, ranks)
+        journal.rewind(state.step)
+        quiet = quiet or not ranks.leads
+        with progress(setup.total_steps, folder.path.name, done=state.step, quiet=quiet) as bar:
+            for sentence in said:
+                bar.note(sentence)
+            fit = Fit(setup, state, folder, journal, bar, stop)
+            fit.run()
+            scores = fit.finish()
     return Result(folder.path, scores, setup)
 
 

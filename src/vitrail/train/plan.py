@@ -63,11 +63,17 @@ class Plan:
         classes = f"{self.classes} classes" + ("" if run.objective.labelled else ", which nobody looks at")
         return [
             ("images", f"{self.images:,} to learn from, {self.held_out:,} held out, {classes}"),
-            ("model", f"{self.parameters:,} parameters, {height}×{width}, {self.macs_per_image / 1e9:.3g} GMAC an image"),
+            (
+                "model",
+                f"{self.parameters:,} parameters, {height}×{width}, {self.macs_per_image / 1e9:.3g} GMAC an image",
+            ),
             ("length", f"{self.steps:,} steps = {self.epochs:.4g} epochs"),
             ("batch", f"{run.batch_size} images{accumulated}, peak learning rate {self.peak_lr:.3g}"),
             ("compute", f"{self.flops_per_step / 1e9:,.4g} GFLOP a step, {self.exaflops:.3g} exaFLOP in all"),
-            ("machine", f"{hardware.device}, {hardware.precision}, {hardware.threads} threads, compile {hardware.compile}"),
+            (
+                "machine",
+                f"{hardware.device}, {hardware.precision}, {hardware.threads} threads, compile {hardware.compile}",
+            ),
             ("measured", f"{self.seconds_per_step * 1e3:.4g} ms a step, so {duration(self.seconds)} in all"),
             ("memory", f"{self.peak_bytes / 2**30:.2f} GiB at the peak"),
         ]

@@ -109,4 +109,6 @@ class Run:
         for name in ("length", "evaluate_every", "save_every"):
             check_length(getattr(self, name), name)
         if not 0 < self.holdout < 1:
-            raise ConfigError(f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try --holdout 0.2")
+            raise ConfigError(
+                f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try --holdout 0.2"
+            )

@@ -5,7 +5,7 @@ data → model (its classes, channels and image size follow from data and prepro
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -45,7 +45,7 @@ class Setup:
     steps_per_epoch: float
     device: torch.device
     dtype: torch.dtype
-    world: World = World()
+    world: World = field(default_factory=World)
     notes: tuple[str, ...] = ()
     """Sentences about choices made on the way: where the split came from, what became of each tensor of the weights."""
 
