@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     pin: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The positions start … stop of the stream in batches of `batch_size`, this rank's contiguous part of each.
 
     Images are uint8 at the model's size. What a batch holds is a function of source, seed and position, not of where

@@ -15,7 +15,7 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._ours = list(self.model.parameters())
+        self._ours: list[Tensor] = list(self.model.parameters())
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

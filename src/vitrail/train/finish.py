@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -91,7 +92,7 @@ def save_weights(folder: Path, learner: nn.Module, setup: Setup, scores: Scores 
     save_bundle(folder, model, record_of(model, setup, scores))
 
 
-def record_of(model: nn.Module, setup: Setup, scores: Scores | pretraining.Measured | None) -> Record:
+def record_of(model: Any, setup: Setup, scores: Scores | pretraining.Measured | None) -> Record:
     run = setup.run
     return Record(
         config=model.config,

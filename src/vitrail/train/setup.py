@@ -4,9 +4,10 @@ data → model (its classes, channels and image size follow from data and prepro
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ class Setup:
         ema = Ema(self.model, self.run.ema) if self.run.ema else None
         return State(self.model, self.optimizer, ema, data=self.splits.train.fingerprint)
 
-    def batches(self, start_step: int) -> Iterator[Batch]:
+    def batches(self, start_step: int) -> Generator[Batch, None, None]:
         """The batches from `start_step` on: position in the stream is step × batch_size, and nothing else."""
         run = self.run
         return train_batches(
@@ -148,12 +149,12 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
             + ("" if world.alone else f" on {world.size} processes, {share} images each"),
             next_step="gradients are accumulated over equal parts: choose a divisor",
         )
-    model = dataclasses.replace(
-        run.model,
-        image=run.preprocess.size,
-        channels=run.preprocess.channels,
-        classes=len(splits.train.classes) if run.objective.labelled else 0,
-    )
+    derived: dict[str, Any] = {
+        "image": run.preprocess.size,
+        "channels": run.preprocess.channels,
+        "classes": len(splits.train.classes) if run.objective.labelled else 0,
+    }
+    model = dataclasses.replace(run.model, **derived)
     hardware = machine.resolve(run.hardware, processes=world.size)
     return dataclasses.replace(run, model=model, hardware=hardware)
 
