@@ -39,19 +39,26 @@ def test_several_processes_share_the_cores():
     assert machine.resolve(machine.Hardware(device="cpu"), processes=machine.cores()).threads == 1
 
 
-def test_a_count_that_is_slower_is_not_taken():
-    def faster_alone():
-        time.sleep(0.001 if torch.get_num_threads() == 1 else 0.003)
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({1: 1.0, 2: 0.6, 4: 0.4, 6: 0.3}, 6),  # every core brings something, the odd last two as well
+        ({1: 1.0, 2: 0.6, 4: 0.58, 6: 0.6}, 2),  # what brings less than 5 % is left to others
+        ({1: 1.0, 2: 3.0, 4: 9.0, 6: 30.0}, 1),  # neighbours: threads that wait for each other lose
+    ],
+)
+def test_the_fewest_threads_within_five_percent_of_the_fastest(monkeypatch, seconds, chosen):
+    monkeypatch.setattr(machine, "cores", lambda: 6)
+    monkeypatch.setattr(machine, "_seconds_each", lambda work: seconds[torch.get_num_threads()])
+    assert machine.threads(0) == chosen
 
-    def faster_together():
-        time.sleep(0.003 / torch.get_num_threads())
 
-    assert machine.threads(0, work=faster_alone) == 1
-    assert machine.threads(0, work=faster_together) == machine.cores()
-
-
-def test_a_core_that_brings_nothing_is_left_to_others():
-    assert machine.threads(0, work=lambda: time.sleep(0.002)) == 1
+def test_a_count_that_loses_by_far_is_tried_once(monkeypatch):
+    tried = []
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr(machine, "_seconds_each", lambda work: tried.append(torch.get_num_threads()) or tried[-1] ** 3)
+    machine.threads(0)
+    assert tried.count(2) == 1
 
 
 def test_measuring_threads_draws_no_random_number():
