@@ -17,9 +17,9 @@ from vitrail.models.vit import ViT, ViTConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DeiTConfig(ViTConfig):
-    """A ViT with class token, distillation token and a head for each. The defaults are DeiT-B/16 distilled at 224 pixels."""
+    """A ViT with class token, distillation token and a head for each. The defaults are DeiT-B/16's at 224 pixels."""
 
-    family: Literal["deit"] = "deit"
+    family: Literal["deit"] = "deit"  # pyrefly: ignore[bad-override]  # what tells the two apart
     registers: int = 1
 
     def __post_init__(self) -> None:
@@ -36,7 +36,8 @@ class DeiT(ViT):
 
     def __init__(self, config: DeiTConfig) -> None:
         super().__init__(config)
-        self.head = TwoHeads(config.width, config.classes) if config.classes else nn.Identity()
+        head = TwoHeads(config.width, config.classes) if config.classes else nn.Identity()
+        self.head = head  # pyrefly: ignore[bad-assignment]
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """Class token and distillation token side by side, 2 D wide."""

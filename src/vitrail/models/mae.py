@@ -1,4 +1,4 @@
-"""Masked autoencoders (arXiv 2111.06377): an encoder that sees a quarter of the patches, a light decoder that paints the rest.
+"""Masked autoencoders (arXiv 2111.06377): an encoder that sees a quarter of the patches, a decoder that paints the rest.
 
 The encoder is a `ViT` as any other: after pre-training it is taken out and used. Random numbers come in as `noise`.
 """
@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
@@ -30,8 +30,8 @@ class MAEConfig:
     decoder_heads: int = 16
     decoder_mlp_width: int = 2048
     target: Literal["normalised", "pixels", "unknown"] = "normalised"
-    """What the decoder predicts: each patch with its own mean and deviation taken out, or pixels as they are. A published file
-    does not say."""
+    """What the decoder predicts: each patch with its own mean and deviation taken out, or pixels as they are. A published
+    file does not say."""
 
     def __post_init__(self) -> None:
         for name in ("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_width"):
@@ -79,14 +79,14 @@ class Masking:
 
 
 def masking(noise: Float[Tensor, "B N"], ratio: float) -> Masking:
-    """Per image, the patches of smallest noise stay visible: int(N·(1 - ratio)) of them, in the order of their noise."""
+    """Of each image the patches of smallest noise stay visible: int(N·(1 - ratio)), in the order of their noise."""
     order = noise.argsort(dim=1, stable=True)
     keep = visible_patches(noise.shape[1], ratio)
     return Masking(order[:, :keep], order[:, keep:])
 
 
 def visible_patches(patches: int, ratio: float) -> int:
-    """How many of them a mask leaves, in floating point as the original: 4 of 25 at a ratio of 0.8. ConfigError for none or all."""
+    """How many of them a mask leaves, in floating point as the original: 4 of 25 at 0.8. ConfigError for none or all."""
     keep = int(patches * (1 - ratio))
     if not 0 < keep < patches:
         what = "all" if keep else "none"
@@ -112,7 +112,7 @@ def unpatchify(patches: Float[Tensor, "B N P"], patch: tuple[int, int], grid: Gr
     return tiles.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
-def rows(table: Float[Tensor, "B N D"], index: Int[Tensor, "B n"]) -> Float[Tensor, "B n D"]:
+def rows(table: Shaped[Tensor, "B N D"], index: Int[Tensor, "B n"]) -> Shaped[Tensor, "B n D"]:
     """Of each image, the rows named by its index."""
     return table.gather(1, index[:, :, None].expand(-1, -1, table.shape[2]))
 
@@ -127,7 +127,7 @@ class MAE(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, images: Float[Tensor, "B C H W"], visible: Int[Tensor, "B n"]) -> Float[Tensor, "B T D"]:
-        """The encoder's tokens after the final norm: prefix, then the visible patches. The others are never embedded."""
+        """The encoder's tokens after the final norm: prefix, then visible patches. The others are never embedded."""
         grid = self.encoder.patch_embed.grid(images)
         return self.embed(rows(patchify(images, self.config.patch), visible), visible, grid)
 
@@ -172,7 +172,7 @@ class MAE(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Xavier for every matrix, the patch embedding among them; N(0, 0.02²) for class and mask tokens (appendix A.1)."""
+        """Xavier for every matrix, the patch embedding too; N(0, 0.02²) for class and mask tokens (appendix A.1)."""
         self.encoder.initialise(generator)
         weight = self.encoder.patch_embed.weight
         xavier_uniform_(weight, weight[0].numel(), len(weight), generator)
@@ -222,7 +222,7 @@ class Decoder(nn.Module):
 
 
 def pixel_target(pixels: Float[Tensor, "B m P"], target: str) -> Float[Tensor, "B m P"]:
-    """What the prediction is compared with; "normalised" is (x - mean) / √(variance + 1e-6) of each patch, variance unbiased."""
+    """What the prediction is compared with; "normalised": (x - mean) / √(variance + 1e-6) per patch, variance unbiased."""
     if target == "pixels":
         return pixels
     mean, variance = pixels.mean(-1, keepdim=True), pixels.var(-1, keepdim=True)
@@ -232,7 +232,7 @@ def pixel_target(pixels: Float[Tensor, "B m P"], target: str) -> Float[Tensor, "
 def from_target(
     prediction: Float[Tensor, "B n P"], pixels: Float[Tensor, "B n P"], target: str
 ) -> Float[Tensor, "B n P"]:
-    """A prediction as pixels; a normalised one takes mean and deviation from the true patches, which only a picture may do."""
+    """A prediction as pixels; a normalised one takes mean and deviation from the true patches: for pictures alone."""
     if target == "unknown":
         raise ConfigError(
             "the weights do not say whether their decoder predicts pixels or normalised pixels",

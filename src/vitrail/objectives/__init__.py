@@ -1,8 +1,8 @@
 """What a model learns from: the one thing that differs between ways of training.
 
-An objective is a frozen dataclass of plain values, told apart by `family`, and a callable `(learner, batch, generator) ->
-Loss`. It knows nothing of devices, DDP, precision or files. The learner is the backbone itself, or the backbone and what
-the objective adds to it (`build`); what is measured and kept in the end is `kept`.
+An objective is a frozen dataclass of plain values, told apart by `family`, and a callable
+`(learner, batch, generator) -> Loss`. It knows nothing of devices, DDP, precision or files. The learner is the backbone
+itself, or the backbone and what the objective adds to it (`build`); what is measured and kept in the end is `kept`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
+from vitrail.images.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,25 @@ class Loss:
     report: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What an objective may know of the run around it when it builds its learner."""
+
+    weights: str | None = None
+    """Where the backbone came from: a file may hold more than that."""
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    """How the images are normalised."""
+    classes: tuple[str, ...] = ()
+
+
 class Objective:
     """What every objective offers; the answers here are those of one that trains the backbone alone, with labels."""
 
     labelled: ClassVar[bool] = True
     """Whether it makes a classifier out of labelled images, so that accuracy is what it is known by."""
 
-    def build(
-        self, backbone: Any, *, generator: torch.Generator | None = None, weights: str | None = None
-    ) -> nn.Module:
-        """The module that the loop trains. `generator` draws what is new; without one, shapes alone, to be counted.
-        `weights` is where the backbone's came from: a file may hold more than the backbone.
-        """
+    def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> nn.Module:
+        """The module that the loop trains. `generator` draws what is new; without one, shapes alone, to be counted."""
         return backbone
 
     def kept(self, learner: Any) -> Any:
@@ -74,11 +82,20 @@ class Learner(nn.Module):
         return [*body, (name, [*head, *own, *self.parameters(recurse=False)])]
 
 
-def dense(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    """A linear map that starts with N(0, 0.02²) and a zero bias; without a generator it is left as torch makes it."""
-    linear = nn.Linear(inputs, outputs)
-    if generator is not None:
-        with torch.no_grad():
-            linear.weight.normal_(std=0.02, generator=generator)
-            linear.bias.zero_()
-    return linear
+def draw(module: nn.Module, generator: torch.Generator | None) -> None:
+    """N(0, 0.02²) for the weights of linear maps, zero for biases; without a generator all stays as torch made it."""
+    if generator is None:
+        return
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.normal_(std=0.02, generator=generator)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+
+
+def unwrapped(model: Any) -> Any:
+    """The learner inside what distributes it (`module`) or compiles it (`_orig_mod`)."""
+    for name in ("module", "_orig_mod"):
+        model = getattr(model, name, model)
+    return model

@@ -30,8 +30,11 @@ class Classify(Objective):
             raise ConfigError(f"label_smoothing = {self.label_smoothing}", allowed="0 ≤ label_smoothing < 1")
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        logits = model(batch.images).float()
-        targets = soft_targets(batch.targets, logits.shape[1], self.label_smoothing)
+        return self.of(model(batch.images).float(), batch.targets)
+
+    def of(self, logits: Float[Tensor, "B K"], targets: Int[Tensor, "B"] | Float[Tensor, "B K"]) -> Loss:
+        """The loss of these answers."""
+        targets = soft_targets(targets, logits.shape[1], self.label_smoothing)
         if self.loss == "softmax":
             value = -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
         else:

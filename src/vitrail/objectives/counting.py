@@ -16,8 +16,8 @@ _IMAGES = 2
 
 @lru_cache(maxsize=256)
 def flops(objective: Objective, config: ModelConfig) -> float:
-    """Operations to train on one image. Plain classification goes by the papers' rule, 6 × MACs; what drops tokens, keeps
-    a decoder or asks a teacher is counted product by product.
+    """Operations to train on one image. Plain classification goes by the papers' rule, 6 × MACs; what drops tokens,
+    keeps a decoder or asks a teacher is counted product by product.
     """
     if isinstance(objective, Classify):
         return float(cost.train_flops(config))

@@ -1,4 +1,4 @@
-"""Masked autoencoding (MAE, arXiv 2111.06377): hide most of an image, paint it from the rest, be judged where it was hidden."""
+"""Masked autoencoding (MAE, arXiv 2111.06377): hide most of an image, paint it from the rest."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -21,7 +21,7 @@ from vitrail.models.mae import (
     unpatchify,
     visible_patches,
 )
-from vitrail.objectives import Learner, Loss, Objective
+from vitrail.objectives import Learner, Loss, Objective, Task, unwrapped
 from vitrail.weights import bundle
 from vitrail.weights.fit import fit
 
@@ -44,8 +44,9 @@ class Reconstruct(Objective):
         check_ratio(self.mask_ratio)
 
     def build(
-        self, backbone: Any, *, generator: torch.Generator | None = None, weights: str | None = None
+        self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None
     ) -> "Reconstructing":
+        weights = task.weights if task else None
         config = self.config(backbone.config)
         visible_patches(config.grid[0] * config.grid[1], self.mask_ratio)
         model = MAE(config)
@@ -74,15 +75,11 @@ class Reconstruct(Objective):
         return learner.backbone
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        config = self.config_of(model)
+        config = unwrapped(model).backbone.config
         noise = patch_noise(batch.images, config.patch, generator)
         prediction, pixels = model(batch.images, masking(noise, self.mask_ratio))
         value = (prediction.float() - pixel_target(pixels.float(), self.target)).square().mean()
         return Loss(value, {"loss": value.detach()})
-
-    @staticmethod
-    def config_of(model: Any) -> MAEConfig:
-        return getattr(model, "module", model).backbone.config
 
 
 class Reconstructing(Learner):
