@@ -39,6 +39,8 @@ class Dialect:
     conv_activation: Literal["gelu-tanh", "gelu", "silu"] = "gelu-tanh"
     pre_activation: bool = False
     """Whether an activation follows MBConv's first norm."""
+    stride: Literal["depthwise", "pool"] = "depthwise"
+    """How MBConv halves the map: by its 3×3 convolution, or by 2×2 means before its first."""
     expand_from: Literal["output", "input"] = "output"
     """Whose channels MBConv has four times as many of inside."""
     squeeze: float = 0.25
@@ -142,6 +144,10 @@ class MaxViTConfig:
         """The window in use, (h, w)."""
         return self.window or self.map_at(len(self.depths) - 1)
 
+    def table_window(self, stage: int) -> Grid:
+        """The window whose relative biases a block of this stage stores; T's is the whole map at `image`."""
+        return self.map_at(stage) if self.kinds[stage] == "T" else self.bias_window or self.partition
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation without a count of batches, so that a state holds numbers of one kind."""
@@ -231,7 +237,8 @@ class MBConv(nn.Module):
         self.dialect, self.act = dialect, CONV_ACTIVATIONS[dialect.conv_activation]
         self.pre_norm = BatchNorm(before, eps)
         self.expand, self.norm1 = Conv(dialect, before, mid, bias=False), BatchNorm(mid, eps)
-        self.depthwise = Conv(dialect, mid, mid, 3, stride=stride, groups=mid, bias=False)
+        self.pool = pool2 if stride > 1 and dialect.stride == "pool" else nn.Identity()
+        self.depthwise = Conv(dialect, mid, mid, 3, stride=1 if self.pool is pool2 else stride, groups=mid, bias=False)
         self.norm2 = BatchNorm(mid, eps)
         self.squeeze = SqueezeExcite(mid, max(1, int(base * dialect.squeeze)), dialect.squeeze_activation)
         self.shrink = Conv(dialect, mid, width, bias=dialect.conv_bias)
@@ -242,11 +249,9 @@ class MBConv(nn.Module):
         y = self.pre_norm(x)
         if self.dialect.pre_activation:
             y = self.act(y)
-        y = self.depthwise(self.act(self.norm1(self.expand(y))))
-        if self.dialect.squeeze_first:
-            y = self.act(self.norm2(self.squeeze(y)))
-        else:
-            y = self.squeeze(self.act(self.norm2(y)))
+        y = self.depthwise(self.act(self.norm1(self.expand(self.pool(y)))))
+        first = self.dialect.squeeze_first
+        y = self.act(self.norm2(self.squeeze(y))) if first else self.squeeze(self.act(self.norm2(y)))
         return self.shortcut(x) + self.drop_path(self.shrink(y))
 
 

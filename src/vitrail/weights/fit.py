@@ -9,16 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import WeightsError
+from vitrail.models.maxvit import resize_bias
 from vitrail.models.positions import resize_line, resize_table
 from vitrail.models.zoo import ModelConfig
 
 # What a new task may change of a config; in all else the model must be the one the weights were trained in
 FREE = {
     "image", "channels", "classes", "pool", "class_token", "registers", "positions", "positions_on", "position_resize",
-    "final_norm", "pre_logits", "head_bias", "dropout", "drop_path", "layer_scale",
+    "final_norm", "pre_logits", "head_bias", "dropout", "drop_path", "layer_scale", "window", "bias_window",
 }  # fmt: skip
 # Modules a new task may leave behind or bring along
 TASK = ("head", "pre_logits", "attention_pool", "cls_token", "registers", "positions")
+# What reads pixels, in each family
+FIRST = ("patch_embed.weight", "root.weight", "resnet.root.weight", "stem.conv1.weight")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def adapt(
     """
     _same_body(old, new, where)
     state = dict(fresh)
-    given = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    given = {name: tensor for name, tensor in tensors.items() if not _plain(name).startswith("head.")}
     kept, resized, fresh_ones = [], [], []
     for name, want in state.items():
         if name not in given:
@@ -80,7 +83,7 @@ def adapt(
             continue
         tensor = given[name]
         fitted = _resized(name, tensor, old, new)
-        if fitted.shape != want.shape and name.startswith(TASK):
+        if fitted.shape != want.shape and _plain(name).startswith(TASK):
             fresh_ones.append(name)
             continue
         state[name] = fitted
@@ -90,7 +93,7 @@ def adapt(
             resized.append(f"{name} {shape(tensor)} → {shape(fitted)}")
     used = {*kept, *(line.split(" ")[0] for line in resized)}
     dropped = [name for name in tensors if name not in used]
-    strange = [name for name in {*fresh_ones, *dropped} if not name.startswith(TASK)]
+    strange = [name for name in {*fresh_ones, *dropped} if not _plain(name).startswith(TASK)]
     if strange:
         raise WeightsError(
             f"{where} has another body than the model: {', '.join(sorted(strange))}",
@@ -121,16 +124,25 @@ def _resized(name: str, tensor: Tensor, old: Any, new: Any) -> Tensor:
 
     Of a config it asks only what the name implies: a family with a position table has a grid.
     """
+    if name.startswith("vit."):  # half of a hybrid
+        return _resized(_plain(name), tensor, old.vit, new.vit)
     if name == "positions.table":
         return _positions(tensor, old, new)
     if name in ("positions.rows", "positions.columns"):
         return resize_line(tensor, new.grid[name == "positions.columns"])
     if name.endswith("attn.relative.table"):
         return resize_line(tensor, 2 * (new.prefix + new.grid[0] * new.grid[1]) - 1)
-    if name == "patch_embed.weight" and old.channels != new.channels:
+    if name.endswith("attn.table"):
+        return resize_bias(tensor, new.table_window(int(name.split(".")[1])))
+    if name in FIRST and old.channels != new.channels:
         # a grey picture gives the same tokens whether it is fed as one channel or as three equal ones
         return (tensor.sum(1, keepdim=True) / new.channels).expand(-1, new.channels, -1, -1)
     return tensor
+
+
+def _plain(name: str) -> str:
+    """The name a tensor has in a ViT that stands alone."""
+    return name.removeprefix("vit.")
 
 
 def _positions(table: Tensor, old: Any, new: Any) -> Tensor:
