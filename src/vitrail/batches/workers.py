@@ -167,10 +167,11 @@ class Worker:
 
     def _stop(self) -> None:
         """Ends the process, now: it holds nothing that could be lost."""
-        self._pipe.close()
-        self._process.kill()
-        self._process.join()
-        self._process.close()
+        if not self._pipe.closed:
+            self._pipe.close()
+            self._process.kill()
+            self._process.join()
+            self._process.close()
 
 
 def _context() -> Any:
@@ -178,7 +179,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vitrail.batches.loader"])
+    context.set_forkserver_preload(["vitrail.batches.loader", "vitrail.images.policies"])
     return context
 
 
