@@ -135,9 +135,9 @@ def test_another_size_and_other_names_on_loading(saved: Path) -> None:
 def test_what_is_not_there_or_not_ours_is_said(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="there is nothing at"):
         bundle.load(tmp_path / "nowhere")
-    (tmp_path / "model.pth").write_bytes(b"\x80\x04")
+    (tmp_path / "model.h5").write_bytes(b"\x80\x04")
     with pytest.raises(WeightsError, match="no weights file that is read here"):
-        bundle.load(tmp_path / "model.pth")
+        bundle.load(tmp_path / "model.h5")
 
 
 def test_misfits_are_listed_all_at_once_and_the_model_stays_untouched() -> None:

@@ -13,14 +13,18 @@ from torch import Tensor, nn
 
 Grid = tuple[int, int]
 PositionKind = Literal["none", "learned", "learned-2d", "sincos", "sincos-mae", "relative"]
-Resize = Literal["bilinear", "bicubic", "bicubic-antialias", "dinov2"]
+Resize = Literal["bilinear", "bicubic", "bicubic-corners", "bicubic-antialias", "dinov2", "dinov2-size"]
 
 RESIZES: dict[str, dict] = {
     "bilinear": {"mode": "bilinear", "align_corners": True},  # vision_transformer, big_vision (scipy's zoom, order 1)
-    "bicubic": {"mode": "bicubic", "align_corners": False},  # MAE, DeiT, transformers, torchvision
+    "bicubic": {"mode": "bicubic", "align_corners": False},  # MAE, DeiT, transformers
+    "bicubic-corners": {"mode": "bicubic", "align_corners": True},  # torchvision
     "bicubic-antialias": {"mode": "bicubic", "align_corners": False, "antialias": True},  # timm, DINOv2 with registers
     "dinov2": {"mode": "bicubic", "align_corners": False},  # samples with the scale (n + 0.1) / m, not n / m
+    "dinov2-size": {"mode": "bicubic", "align_corners": False},  # transformers' DINOv2: "bicubic", but in float32
 }
+SINGLE = ("bicubic-antialias", "dinov2", "dinov2-size")
+"""Whose code interpolates in float32, whatever the model computes in."""
 
 
 def resize_table(table: Float[Tensor, "1 m D"], old: Grid, new: Grid, how: str = "bilinear") -> Float[Tensor, "1 n D"]:
@@ -29,7 +33,7 @@ def resize_table(table: Float[Tensor, "1 m D"], old: Grid, new: Grid, how: str =
         return table
     maps = table.unflatten(1, old).permute(0, 3, 1, 2)
     # half precision would round positions; float64 stays itself
-    maps = maps if maps.dtype == torch.float64 else maps.float()
+    maps = maps if maps.dtype == torch.float64 and how not in SINGLE else maps.float()
     if how == "dinov2":
         scale = tuple((n + 0.1) / m for n, m in zip(new, old, strict=True))
         maps = F.interpolate(maps, scale_factor=scale, **RESIZES[how])

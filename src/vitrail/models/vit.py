@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -50,12 +50,15 @@ class ViTConfig:
     channels: int = 3
     classes: int = 1000
     """K outputs of the head; 0 leaves the head out, and `forward` gives the pooled features."""
-    pool: Literal["cls", "mean", "map"] = "cls"
-    """The class token; the mean of the patches; or a learned probe that attends to all tokens."""
+    pool: Literal["cls", "mean", "map", "cls-mean"] = "cls"
+    """The class token; the mean of the patches; a learned probe that attends to all tokens; or class token and mean
+    side by side (DINOv2's classifiers)."""
     class_token: bool | None = None
     """None: where `pool` reads it. True with `mean` is MAE's fine-tuning."""
     registers: int = 0
     """Learned tokens between class token and patches (DINOv2)."""
+    mask_token: bool = False
+    """Keeps the vector that stood for hidden patches in pre-training (DINOv2): `features(images, masked)` reads it."""
     positions: PositionKind = "learned"
     positions_on: Literal["all", "class", "patches"] = "all"
     """What the learned 1-D table has entries for, beside the patches: every prefix token, the class token, none."""
@@ -91,8 +94,9 @@ class ViTConfig:
         for name in ("classes", "registers", "pre_logits"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} = {getattr(self, name)}", allowed="0 or more")
-        if self.pool == "cls" and self.class_token is False:
-            raise ConfigError("pool='cls' without a class token", next_step="use pool='mean' or leave class_token out")
+        if self.pool.startswith("cls") and self.class_token is False:
+            next_step = "use pool='mean' or leave class_token out"
+            raise ConfigError(f"pool={self.pool!r} without a class token", next_step=next_step)
         if min(self.patch) < 1:
             raise ConfigError(f"patch = {self.patch}", allowed="1 pixel or more")
         patch_grid(self.image, self.patch)
@@ -104,7 +108,12 @@ class ViTConfig:
 
     @property
     def has_class_token(self) -> bool:
-        return self.pool == "cls" if self.class_token is None else self.class_token
+        return self.pool.startswith("cls") if self.class_token is None else self.class_token
+
+    @property
+    def pooled_width(self) -> int:
+        """Features of an image, before pre_logits."""
+        return self.width * (2 if self.pool == "cls-mean" else 1)
 
     @property
     def prefix(self) -> int:
@@ -130,17 +139,27 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(config.patch, config.channels, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.has_class_token else None
         self.registers = nn.Parameter(torch.empty(1, config.registers, width)) if config.registers else None
+        # a buffer: supervised training neither reads nor moves it
+        self.register_buffer("mask_token", torch.empty(1, width) if config.mask_token else None)
         self.positions = _positions(config)
         self.drop = dropout(config.dropout)
         self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.attention_pool = _attention_pool(config) if config.pool == "map" else None
-        self.pre_logits = nn.Linear(width, config.pre_logits) if config.pre_logits else None
-        self.head = nn.Linear(config.pre_logits or width, config.classes) if config.classes else nn.Identity()
+        self.pre_logits = nn.Linear(config.pooled_width, config.pre_logits) if config.pre_logits else None
+        pooled = config.pre_logits or config.pooled_width
+        self.head = nn.Linear(pooled, config.classes) if config.classes else nn.Identity()
 
-    def embed(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
-        """Equation 1: z_0 = [x_class; x_p¹E; …; x_pᴺE] + E_pos, with dropout."""
-        return self.place(self.patch_embed(images), self.patch_embed.grid(images))
+    def embed(
+        self, images: Float[Tensor, "B C H W"], masked: Bool[Tensor, "B n"] | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """Equation 1: z_0 = [x_class; x_p¹E; …; x_pᴺE] + E_pos, with dropout. `masked` patches become the mask token."""
+        patches = self.patch_embed(images)
+        if masked is not None:
+            if self.mask_token is None:
+                raise ConfigError("this model has no mask token", next_step="build it with mask_token=True")
+            patches = torch.where(masked[..., None], self.mask_token, patches)
+        return self.place(patches, self.patch_embed.grid(images))
 
     def place(
         self, patches: Float[Tensor, "B n D"], grid: Grid, at: Int[Tensor, "B n"] | None = None
@@ -165,14 +184,16 @@ class ViT(nn.Module):
             x = checkpoint(block, x, use_reentrant=False) if save else block(x)
         return self.norm(x) if self.config.final_norm == "tokens" else x  # (4)
 
-    def features(self, images: Float[Tensor, "B C H W"]) -> Features:
+    def features(self, images: Float[Tensor, "B C H W"], masked: Bool[Tensor, "B n"] | None = None) -> Features:
         """z_L after the final norm: all tokens, for images of any height and width the patch divides."""
-        return Features(self.encode(self.embed(images)), self.config.prefix, self.patch_embed.grid(images))
+        return Features(self.encode(self.embed(images, masked)), self.config.prefix, self.patch_embed.grid(images))
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """y of equation 4: one vector an image, through pre_logits if there is one; head and probes read it."""
         if self.attention_pool is not None:
             pooled = self.attention_pool(features.tokens)
+        elif self.config.pool == "cls-mean":
+            pooled = torch.cat([features.cls, features.patches.mean(dim=1)], dim=1)
         else:
             pooled = features.cls if self.config.pool == "cls" else features.patches.mean(dim=1)
         if self.config.final_norm == "pooled":
@@ -202,6 +223,8 @@ class ViT(nn.Module):
             self.registers.normal_(std=1e-6, generator=generator)
         if isinstance(self.positions, LearnedPositions | LearnedPositions2d):
             self.positions.initialise(generator)
+        if self.mask_token is not None:
+            self.mask_token.zero_()
         if self.pre_logits is not None:
             lecun_normal_(self.pre_logits.weight, generator)
             self.pre_logits.bias.zero_()

@@ -9,45 +9,29 @@ Saving over an older bundle leaves the old one or the new one at every moment, a
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from vitrail import config as configs
 from vitrail.errors import ConfigError, StorageError, WeightsError
-from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.zoo import ModelConfig
 from vitrail.weights.encoder import encoder_of
 from vitrail.weights.fit import Report, adapt, at_size, fit
-from vitrail.weights.sources import read_foreign
-from vitrail.weights.tensors import read_npz, read_safetensors, sha256, sync_folder, to_bytes, write_synced
+from vitrail.weights.foreign import read_file
+from vitrail.weights.hub import fetch, is_hub_name
+from vitrail.weights.record import Record, Told, Weights
+from vitrail.weights.sources import laid
+from vitrail.weights.tensors import not_finite, read_safetensors, sha256, sync_folder, to_bytes, write_synced
 
 TENSORS, RECORD, NEXT = "model.safetensors", "record.json", "record.next.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What weights need beside their numbers, so that evaluation, prediction, serving and export cannot disagree."""
-
-    config: ModelConfig
-    preprocess: Preprocess
-    classes: tuple[str, ...] = ()
-    """Names of the outputs, in order; empty where nobody said them."""
-    source: str = ""
-    licence: str = ""
-    scores: dict[str, float] = field(default_factory=dict)
-    sha256: str = ""
-    """Of the file of tensors."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Tensors in our names, and their record."""
-
-    tensors: dict[str, Tensor]
-    record: Record
+log = logging.getLogger("vitrail")
 
 
 def save_bundle(folder: Path, model: nn.Module, record: Record) -> None:
@@ -78,37 +62,63 @@ def save_bundle(folder: Path, model: nn.Module, record: Record) -> None:
 def load(
     path: str | Path,
     *,
-    config: ModelConfig | None = None,
+    config: Told = None,
     classes: tuple[str, ...] | None = None,
     image: tuple[int, int] | int | None = None,
+    allow_nonfinite: bool = False,
 ) -> nn.Module:
     """A model in eval mode, `model(images) -> logits`, with its Record as `model.record`.
 
-    `path` is a run folder, a bundle folder, or a published file of an origin in `weights.sources`. `config` says what a
-    bare file cannot; `classes` names its outputs; `image` makes the model for another size, positions resized.
-    WeightsError names everything that does not fit; nothing is ever half loaded.
+    `path` is a run folder, a bundle folder, a published file of an origin in `weights.sources`, a folder with one, or a
+    name of the hub (`hf:owner/name`). `config`, whole or some of its fields, says what a bare file cannot; `classes`
+    names its outputs; `image` makes the model for another size, positions resized. WeightsError names everything that
+    does not fit, and NaN; nothing is ever half loaded.
     """
-    weights = read(path, config=config)
+    weights = resized(read(path, config=config), image)
     record = weights.record
-    tensors = weights.tensors
-    if image is not None:
-        size = (image, image) if isinstance(image, int) else image
-        resized = dataclasses.replace(record.config, image=size)
-        tensors = at_size(tensors, record.config, resized)
-        preprocess = dataclasses.replace(record.preprocess, size=size)
-        record = dataclasses.replace(record, config=resized, preprocess=preprocess)
     if classes is not None:
         if len(classes) != record.config.classes:
             raise ConfigError(f"{len(classes)} class names for a model of {record.config.classes} outputs")
         record = dataclasses.replace(record, classes=tuple(classes))
+    refuse_nonfinite(weights, path, allow_nonfinite)
+    say_assumed(record, path)
     model = zoo.skeleton(record.config)
-    fit(model, tensors, where=str(path))
+    fit(model, weights.tensors, where=str(path))
     model.record = record  # pyrefly: ignore[bad-argument-type]
     return model.eval()
 
 
+def resized(weights: Weights, image: tuple[int, int] | int | None) -> Weights:
+    """The same weights for another image size; as they came for None."""
+    if image is None:
+        return weights
+    record = weights.record
+    size = (image, image) if isinstance(image, int) else image
+    config: Any = dataclasses.replace(record.config, image=size)  # pyrefly: ignore[unexpected-keyword]
+    preprocess = dataclasses.replace(record.preprocess, size=size)
+    record = dataclasses.replace(record, config=config, preprocess=preprocess)
+    return Weights(at_size(weights.tensors, weights.record.config, config), record)
+
+
+def refuse_nonfinite(weights: Weights, path: str | Path, allow: bool = False) -> None:
+    """WeightsError that names the tensors with NaN or infinities, unless that is allowed."""
+    if not allow and (bad := not_finite(weights.tensors)):
+        names = ", ".join(f"{name} ({count:,})" for name, count in bad.items())
+        raise WeightsError(
+            f"{path} has numbers that are NaN or infinite: {names}",
+            next_step="take an earlier checkpoint; load(…, allow_nonfinite=True) looks at it nevertheless",
+        )
+
+
+def say_assumed(record: Record, path: str | Path) -> None:
+    """Says aloud (by logging, on stderr unless that is set up) what was assumed because nobody said it."""
+    for note in record.notes:
+        if note.startswith("not in the file"):
+            log.warning("%s: %s", path, note)
+
+
 def load_for_finetuning(
-    model: ModelConfig, path: str | Path, *, seed: int = 0, config: ModelConfig | None = None
+    model: ModelConfig, path: str | Path, *, seed: int = 0, config: Told = None
 ) -> tuple[nn.Module, Report]:
     """A model of the config `model` for a new task, started from the weights at `path`; and what became of each tensor.
 
@@ -116,6 +126,8 @@ def load_for_finetuning(
     positions are resized in 2-D. `seed` draws what is new; `config` says what a bare file cannot.
     """
     weights = read(path, config=config)
+    refuse_nonfinite(weights, path)
+    say_assumed(weights.record, path)
     tensors, old = encoder_of(weights.tensors, weights.record.config)
     fresh = zoo.build(model, seed=seed)
     state, report = adapt(tensors, old, fresh.state_dict(), fresh.config, where=str(path))
@@ -123,37 +135,27 @@ def load_for_finetuning(
     return fresh, report
 
 
-def read_record(path: str | Path, *, config: ModelConfig | None = None) -> Record:
+def read_record(path: str | Path, *, config: Told = None) -> Record:
     """What the weights at `path` say of themselves."""
-    folder = _bundle_folder(Path(path))
-    if folder is not None and (folder / RECORD).is_file():
-        return configs.read_json(Record, folder / RECORD)
+    if not is_hub_name(path):
+        folder = _bundle_folder(Path(path))
+        if folder is not None and (folder / RECORD).is_file():
+            return configs.read_json(Record, _no_link(folder / RECORD))
     return read(path, config=config).record
 
 
-def read(path: str | Path, *, config: ModelConfig | None = None) -> Weights:
-    """Tensors and record of a run folder, a bundle folder or a published file."""
-    path = Path(path)
+def read(path: str | Path, *, config: Told = None) -> Weights:
+    """Tensors and record of a run folder, a bundle folder, a published file or a name of the hub."""
+    path = fetch(str(path)) if is_hub_name(path) else Path(path)
     folder = _bundle_folder(path)
     if folder is not None:
         return _read_bundle(folder, config)
     if not path.exists():
-        raise WeightsError(f"there is nothing at {path}", next_step="name a run folder, a bundle or a weights file")
-    if path.suffix not in _READERS:
-        allowed = "a run folder, a bundle folder, " + ", ".join(f"*{suffix}" for suffix in _READERS)
-        raise WeightsError(f"{path} is no weights file that is read here", allowed=allowed)
-    origin, foreign = read_foreign(_READERS[path.suffix](path), where=str(path), config=config)
-    record = Record(
-        config=foreign.config,
-        preprocess=foreign.preprocess,
-        source=f"{path.name} ({origin})",
-        licence=foreign.licence,
-        sha256=sha256(path),
-    )
-    return Weights(foreign.tensors, record)
-
-
-_READERS = {".npz": read_npz, ".safetensors": read_safetensors}
+        raise WeightsError(
+            f"there is nothing at {path}",
+            next_step="name a run folder, a bundle, a weights file, or hf:owner/name for one of the hub",
+        )
+    return read_file(path, config)
 
 
 def _bundle_folder(path: Path) -> Path | None:
@@ -166,13 +168,23 @@ def _bundle_folder(path: Path) -> Path | None:
     return None
 
 
-def _read_bundle(folder: Path, config: ModelConfig | None) -> Weights:
+def _no_link(path: Path) -> Path:
+    """The path; a bundle's files lie in its folder, and a link elsewhere is refused, but for those of the hub's cache."""
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve().parent.parent / "blobs":
+        raise WeightsError(f"{path} is a link", next_step="a bundle's own files are no links: copy it whole")
+    return path
+
+
+def _read_bundle(folder: Path, config: Told) -> Weights:
     """The bundle, every byte checked against the record that was written with it."""
-    digest = sha256(folder / TENSORS)
-    records = [configs.read_json(Record, folder / name) for name in (RECORD, NEXT) if (folder / name).is_file()]
+    digest = sha256(_no_link(folder / TENSORS))
+    found = [_no_link(folder / name) for name in (RECORD, NEXT) if (folder / name).is_file()]
+    records = [configs.read_json(Record, file) for file in found]
     for record in records:
         if record.sha256 == digest:
-            if config not in (None, record.config):
+            if isinstance(config, Mapping):
+                record = dataclasses.replace(record, config=laid(record.config, config, str(folder)))
+            elif config not in (None, record.config):
                 raise ConfigError(
                     f"{folder} says its config itself, and it is another", next_step="leave the config out"
                 )

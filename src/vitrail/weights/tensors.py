@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +119,127 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, str(error)) from None
 
 
+@dataclass(frozen=True)
+class Content:
+    """The tensors of a file, and what else stood there."""
+
+    tensors: dict[str, Tensor]
+    wrapped: bool = False
+    """They lay under "model", as facebookresearch saves them."""
+    left: tuple[str, ...] = ()
+    """Names beside "model": an optimiser, an epoch."""
+
+
+def read_any(path: Path) -> Content:
+    """The tensors of a file in any format that is read here; WeightsError for another, or a damaged one."""
+    if path.suffix not in READERS:
+        allowed = "a run folder, a bundle folder, " + ", ".join(f"*{suffix}" for suffix in READERS)
+        raise WeightsError(f"{path} is no weights file that is read here", allowed=allowed)
+    found = READERS[path.suffix](path)
+    return found if isinstance(found, Content) else Content(found)
+
+
+# the first bytes of a zip archive, which torch.save writes; and of what it wrote before 1.6
+_ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def read_pth(path: Path) -> Content:
+    """A file of torch.save: tensors by name, by themselves or under "model". Nothing but tensors, numbers and words is
+    ever made of it (torch's `weights_only`), and there is no second try without that.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_LEGACY))
+        if start.startswith(_ZIP):
+            _check_archive(path)
+        elif start != _LEGACY:
+            raise _damaged(path, "it is not what torch.save writes")
+        with warnings.catch_warnings():  # of what torch thinks of old files
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
+        return _content(path, found)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror})", next_step="check the path") from None
+    except WeightsError:
+        raise
+    except Exception as error:  # a made-up stream of opcodes can fail in any way
+        why = str(error).strip().splitlines()
+        raise WeightsError(
+            f"{path} holds more than tensors, or is damaged ({why[0][:200] if why else type(error).__name__})",
+            next_step="it is not opened in any other way; ask its author for a .safetensors or a plain state dict",
+        ) from None
+
+
+def _check_archive(path: Path) -> None:
+    """torch stores its entries uncompressed: one that claims more than the file holds was made to harm."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    size = path.stat().st_size
+    if len(set(names)) != len(names) or len(names) > 2 * MOST_TENSORS:
+        raise _damaged(path, "its archive names an entry twice, or too many")
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
+        raise _damaged(path, "its archive is compressed or encrypted")
+    if any(name.startswith("/") or ".." in name.split("/") for name in names):
+        raise _damaged(path, "its archive names paths outside of itself")
+    if sum(entry.file_size for entry in entries) > size:
+        raise _damaged(path, "its archive claims more bytes than it has")
+
+
+def _content(path: Path, found: Any) -> Content:
+    """The tensors, each in memory of its own. Views that repeat one number without end are refused."""
+    wrapped = isinstance(found, dict) and isinstance(found.get("model"), dict)
+    tensors = found["model"] if wrapped else found
+    if not isinstance(tensors, dict) or not tensors:
+        raise _damaged(path, f"it holds a {type(tensors).__name__}, not tensors by name")
+    odd = [str(name)[:50] for name, tensor in tensors.items() if not (isinstance(name, str) and _is_plain(tensor))]
+    if odd:
+        raise _damaged(path, f"not a plain tensor: {', '.join(odd[:5])}")
+    if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
+        raise _damaged(path, "its tensors claim more bytes than it has")
+    left = tuple(str(name) for name in found if name != "model") if wrapped else ()
+    return Content({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, wrapped, left)
+
+
+def _is_plain(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.device.type == "cpu"
+
+
+def read_onnx(path: Path) -> dict[str, Tensor]:
+    """The constants of an ONNX graph by name. Tensors in other files are refused: a path in a file is not followed."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+        from onnx import numpy_helper
+    except ImportError:
+        raise WeightsError(f"{path} is an ONNX file", next_step="pip install onnx, to read it") from None
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+            raise _damaged(path, "its tensors lie in another file")
+        return {tensor.name: _tensor(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+    except (OSError, ValueError, TypeError, DecodeError) as error:
+        raise _damaged(path, str(error)) from None
+
+
 def _tensor(array: np.ndarray) -> Tensor:
     if array.dtype == np.dtype("V2"):  # numpy knows no bfloat16: JAX writes its two bytes as "void"
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    return torch.from_numpy(np.array(array, order="C"))
 
 
 def _damaged(path: Path, why: str) -> WeightsError:
     return WeightsError(f"{path} is not a sound weights file: {why}", next_step="fetch or copy the file anew")
+
+
+READERS: dict[str, Any] = {".npz": read_npz, ".safetensors": read_safetensors, ".onnx": read_onnx}
+READERS |= dict.fromkeys((".pth", ".pt", ".bin"), read_pth)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Of each tensor that has some, how many of its numbers are NaN or infinite."""
+    counts = {name: tensor.numel() - int(tensor.isfinite().sum()) for name, tensor in tensors.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Masked autoencoders with their decoders: facebookresearch/mae's "full" and "visualize" files, and transformers' ViTMAE.
+"""Masked autoencoders with decoders: facebookresearch/mae's "full" and "visualize" files, and transformers' ViTMAE.
 
 A file says neither its heads (published widths are known here, others need a config) nor what the decoder predicts.
 """
@@ -6,15 +6,16 @@ A file says neither its heads (published widths are known here, others need a co
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitrail import config as configs
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.models.mae import MAEConfig
 from vitrail.models.positions import sincos
-from vitrail.models.vit import ViTConfig
 from vitrail.weights.sources.table import Foreign, Row, rows_of, to_ours, to_theirs
 
 NAME = "mae"
@@ -61,7 +62,8 @@ def _table(style: str) -> tuple[list[Row], list[Row]]:
             for side in _SIDES:
                 theirs = tuple(f"{stack}.{{i}}.{name}.{side}" for name in names)
                 rows.append(Row(f"{half}.blocks.{{i}}.{part}.{side}", theirs, layout))
-    return tuple([row for row in rows if row.ours.startswith(half)] for half in ("encoder", "decoder"))
+    encoder, decoder = ([row for row in rows if row.ours.startswith(half)] for half in ("encoder", "decoder"))
+    return encoder, decoder
 
 
 def recognises(keys: Collection[str]) -> bool:
@@ -69,13 +71,26 @@ def recognises(keys: Collection[str]) -> bool:
     return set(keys) >= SIGNATURE or set(keys) >= HUGGING_FACE
 
 
-def read(tensors: Mapping[str, Tensor], *, where: str, config: MAEConfig | None = None) -> Foreign:
-    """Config and tensors in our names; `config` says what the file cannot: heads, the target, an oblong grid.
+def read(
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    config: MAEConfig | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> Foreign:
+    """Config and tensors in our names; `config`, or fields of it in `told`, says what the file cannot: heads, the
+    target, an oblong grid.
 
     WeightsError for missing or unknown keys, and for positions that are not the sines and cosines of the paper.
     """
     style = "original" if set(tensors) >= SIGNATURE else "transformers"
-    config = config or config_of(tensors, style, where)
+    said: tuple[str, ...] = (f"names: mae, {style}",)
+    if config is None:
+        config = config_of(tensors, style, where, told or {})
+        if told:
+            said = (*said, f"from the config given: {', '.join(told)}")
+        if config.target == "unknown":
+            said = (*said, 'not in the file: whether the decoder predicts pixels or normalised ones (config "target")')
     _check_positions(tensors, config, style, where)
     named = {name: tensor for name, tensor in tensors.items() if name not in POSITIONS[style]}
     ours = to_ours(rows(config, style), named, where=where)
@@ -89,7 +104,7 @@ def read(tensors: Mapping[str, Tensor], *, where: str, config: MAEConfig | None 
     )
     if config.channels != 3:
         preprocess = dataclasses.replace(preprocess, mean=(0.5,) * config.channels, std=(0.5,) * config.channels)
-    return Foreign(config, ours, preprocess, LICENCE)
+    return Foreign(config, ours, preprocess, LICENCE, said)
 
 
 def write(state: Mapping[str, Tensor], config: MAEConfig, *, style: str = "original") -> dict[str, Tensor]:
@@ -104,8 +119,8 @@ def rows(config: MAEConfig, style: str) -> list[Row]:
     return rows_of(encoder, config.encoder.depth) + rows_of(decoder, config.decoder_depth)
 
 
-def config_of(tensors: Mapping[str, Tensor], style: str, where: str) -> MAEConfig:
-    """Every size is in a shape but the heads, which follow from published widths."""
+def config_of(tensors: Mapping[str, Tensor], style: str, where: str, told: Mapping[str, Any]) -> MAEConfig:
+    """Every size is in a shape but the heads, which follow from published widths; `told` is laid over all of it."""
     names = {row.ours: row.theirs[0] for row in [row for half in _table(style) for row in half]}
 
     def shape(ours: str) -> tuple[int, ...]:
@@ -119,30 +134,38 @@ def config_of(tensors: Mapping[str, Tensor], style: str, where: str) -> MAEConfi
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(f"{where}: {error} is missing or misshapen", next_step="nothing was loaded") from None
     side = math.isqrt(patches)
-    if side * side != patches or width not in HEADS or decoder_width not in HEADS:
-        what = f"{patches} positions, widths {width} and {decoder_width}"
-        raise WeightsError(f"{where}: {what}: none of the published models", next_step="give its MAEConfig as config=…")
     depths = [_depth(tensors, names[f"{half}.blocks.{{i}}.norm1.weight"]) for half in ("encoder", "decoder")]
-    encoder = ViTConfig(
-        width=width,
-        depth=depths[0],
-        heads=HEADS[width],
-        mlp_width=mlp_widths[0],
-        patch=(p, q),
-        image=(side * p, side * q),
-        channels=channels,
-        classes=0,
-        positions="sincos-mae",
-        norm_eps=1e-6 if style == "original" else 1e-12,
-    )
-    return MAEConfig(
-        encoder=encoder,
-        decoder_width=decoder_width,
-        decoder_depth=depths[1],
-        decoder_heads=HEADS[decoder_width],
-        decoder_mlp_width=mlp_widths[1],
-        target="unknown",
-    )
+    encoder = {
+        "family": "vit",
+        "width": width,
+        "depth": depths[0],
+        "heads": HEADS.get(width),
+        "mlp_width": mlp_widths[0],
+        "patch": [p, q],
+        "image": [side * p, side * q] if side * side == patches else None,
+        "channels": channels,
+        "classes": 0,
+        "positions": "sincos-mae",
+        "norm_eps": 1e-6 if style == "original" else 1e-12,
+        **told.get("encoder", {}),
+    }
+    found = {
+        "family": "mae",
+        "decoder_width": decoder_width,
+        "decoder_depth": depths[1],
+        "decoder_heads": HEADS.get(decoder_width),
+        "decoder_mlp_width": mlp_widths[1],
+        "target": "unknown",
+        **told,
+        "encoder": encoder,
+    }
+    if None in (encoder["heads"], encoder["image"], found["decoder_heads"]):
+        what = f"{patches} positions, widths {width} and {decoder_width}"
+        raise WeightsError(
+            f"{where}: {what}: none of the published models",
+            next_step='give its MAEConfig as config=…, or say config={"encoder": {"heads": …}, "decoder_heads": …}',
+        )
+    return configs.from_dict(MAEConfig, found, where=where)
 
 
 def _depth(tensors: Mapping[str, Tensor], pattern: str) -> int:

@@ -4,7 +4,8 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,51 +23,64 @@ class Foreign:
     tensors: dict[str, Tensor]
     preprocess: Preprocess
     licence: str = ""
+    said: tuple[str, ...] = ()
+    """Sentences: what the file could not say and who said it instead."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of ours, and the one (or three: q, k, v) of theirs."""
+    """One tensor of ours, and the one (or three: q, k, v) of theirs.
+
+    A row with `when` is for configs where that field has that value; its name in a file says the field.
+    """
 
     ours: str
     theirs: tuple[str, ...]
     layout: str = "same"
+    when: tuple[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Theirs to ours and back. `back` gets the number of heads too."""
+    """Theirs to ours and back. `back` gets the number of heads, and of their tensors, too."""
 
     ours: Callable[[Sequence[Tensor]], Tensor]
-    back: Callable[[Tensor, int], Sequence[Tensor]]
+    back: Callable[[Tensor, int, int], Sequence[Tensor]]
 
 
 LAYOUTS: dict[str, Layout] = {
-    "same": Layout(lambda t: t[0], lambda o, heads: [o]),
+    "same": Layout(lambda t: t[0], lambda o, heads, parts: [o]),
     # dense kernels: D_in D_out
-    "dense": Layout(lambda t: t[0].T, lambda o, heads: [o.T]),
+    "dense": Layout(lambda t: t[0].mT, lambda o, heads, parts: [o.mT]),
     # convolution kernels: p q C D
-    "conv": Layout(lambda t: t[0].permute(3, 2, 0, 1), lambda o, heads: [o.permute(2, 3, 1, 0)]),
-    # the same for one pixel: 1 1 C D, and D C 1 1
-    "pixel": Layout(lambda t: t[0][0, 0].T, lambda o, heads: [o.T[None, None]]),
-    "pixel conv": Layout(lambda t: t[0].flatten(1), lambda o, heads: [o[:, :, None, None]]),
+    "conv": Layout(lambda t: t[0].permute(3, 2, 0, 1), lambda o, heads, parts: [o.permute(2, 3, 1, 0)]),
+    # a depthwise convolution's: p q C 1
+    "depthwise": Layout(lambda t: t[0].permute(2, 3, 0, 1), lambda o, heads, parts: [o.permute(2, 3, 0, 1)]),
+    # a convolution of one pixel: 1 1 C D, and D C 1 1
+    "pixel": Layout(lambda t: t[0][0, 0].mT, lambda o, heads, parts: [o.mT[None, None]]),
+    "pixel conv": Layout(lambda t: t[0].flatten(1), lambda o, heads, parts: [o[:, :, None, None]]),
     # a vector, in some files spread over B p q: 1 1 1 C
-    "flat": Layout(lambda t: t[0].flatten(), lambda o, heads: [o]),
-    "spread": Layout(lambda t: t[0].flatten(), lambda o, heads: [o.reshape(1, 1, 1, -1)]),
-    # three kernels D A d, in one matrix 3D D
+    "flat": Layout(lambda t: t[0].flatten(), lambda o, heads, parts: [o]),
+    "spread": Layout(lambda t: t[0].flatten(), lambda o, heads, parts: [o.reshape(1, 1, 1, -1)]),
+    # kernels D A d (q, k, v; or k, v; or q), in one matrix 3D D
     "qkv": Layout(
-        lambda t: torch.cat([k.flatten(1).T for k in t]),
-        lambda o, heads: [k.T.unflatten(1, (heads, -1)) for k in o.chunk(3)],
+        lambda t: torch.cat([k.flatten(1).mT for k in t]),
+        lambda o, heads, parts: [k.mT.unflatten(1, (heads, -1)) for k in o.chunk(parts)],
     ),
-    # three matrices D D, or three biases D, one above the other
-    "joined": Layout(lambda t: torch.cat(list(t)), lambda o, heads: list(o.chunk(3))),
-    # three biases A d
+    # matrices D D, or biases D, one above the other
+    "joined": Layout(lambda t: torch.cat(list(t)), lambda o, heads, parts: list(o.chunk(parts))),
+    "dense joined": Layout(
+        lambda t: torch.cat([k.mT for k in t]), lambda o, heads, parts: [k.mT for k in o.chunk(parts)]
+    ),
+    # rows of a table, in two pieces: the first row, the others
+    "rows": Layout(lambda t: torch.cat(list(t), dim=1), lambda o, heads, parts: [o[:, :1], o[:, 1:]]),
+    # biases A d
     "qkv bias": Layout(
         lambda t: torch.cat([b.flatten() for b in t]),
-        lambda o, heads: [b.unflatten(0, (heads, -1)) for b in o.chunk(3)],
+        lambda o, heads, parts: [b.unflatten(0, (heads, -1)) for b in o.chunk(parts)],
     ),
     # a kernel A d D
-    "out": Layout(lambda t: t[0].flatten(0, 1).T, lambda o, heads: [o.T.unflatten(0, (heads, -1))]),
+    "out": Layout(lambda t: t[0].flatten(0, 1).mT, lambda o, heads, parts: [o.mT.unflatten(0, (heads, -1))]),
 }
 
 
@@ -74,7 +88,7 @@ def rows_of(table: Sequence[Row], depth: int) -> list[Row]:
     """The table with its block rows written out for `depth` blocks."""
     plain = [row for row in table if "{i}" not in row.ours]
     blocks = [
-        Row(row.ours.format(i=i), tuple(name.format(i=i) for name in row.theirs), row.layout)
+        replace(row, ours=row.ours.format(i=i), theirs=tuple(name.format(i=i) for name in row.theirs))
         for i in range(depth)
         for row in table
         if "{i}" in row.ours
@@ -89,13 +103,22 @@ def to_ours(rows: Sequence[Row], tensors: Mapping[str, Tensor], *, where: str) -
     if missing or left:
         words = [f"missing {', '.join(missing)}" if missing else "", f"unknown {', '.join(left)}" if left else ""]
         raise WeightsError(f"{where}: " + "; ".join(word for word in words if word), next_step="nothing was loaded")
-    return {row.ours: LAYOUTS[row.layout].ours([tensors[name] for name in row.theirs]).contiguous() for row in rows}
+    return {row.ours: one_of_ours(row, tensors, where).contiguous() for row in rows}
+
+
+def one_of_ours(row: Row, tensors: Mapping[str, Tensor], where: str) -> Tensor:
+    """The tensor of one row in our axes; WeightsError where theirs have others than the layout's."""
+    try:
+        return LAYOUTS[row.layout].ours([tensors[name] for name in row.theirs])
+    except (RuntimeError, IndexError):
+        shapes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in row.theirs)
+        raise WeightsError(f"{where}: misshapen {shapes}", next_step="nothing was loaded") from None
 
 
 def to_theirs(rows: Sequence[Row], state: Mapping[str, Tensor], *, heads: int) -> dict[str, Tensor]:
     """Our state under their names and in their axes."""
     tensors = {}
     for row in rows:
-        parts = LAYOUTS[row.layout].back(state[row.ours], heads)
+        parts = LAYOUTS[row.layout].back(state[row.ours], heads, len(row.theirs))
         tensors |= {name: part.contiguous() for name, part in zip(row.theirs, parts, strict=True)}
     return tensors

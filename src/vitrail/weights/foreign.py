@@ -1,0 +1,72 @@
+"""A published file, and what lies beside it and in its name, as Weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vitrail.errors import WeightsError
+from vitrail.weights import published
+from vitrail.weights.beside import Beside, beside
+from vitrail.weights.record import Record, Told, Weights
+from vitrail.weights.sources import read_foreign
+from vitrail.weights.sources.table import Foreign
+from vitrail.weights.tensors import READERS, read_any, sha256
+
+SHARDS = ".safetensors.index.json"
+
+
+def read_file(path: Path, config: Told = None) -> Weights:
+    """Tensors and record of a published file, or of a folder with one. `config` goes before what lies beside."""
+    path = only_file(path)
+    content, around = read_any(path), beside(path)
+    given = config if isinstance(config, Mapping) else {}
+    whole = None if isinstance(config, Mapping) else config
+    told = {} if whole is not None else {**_by_name(path.name), **around.config, **given}
+    origin, foreign = read_foreign(content.tensors, where=str(path), config=whole, told=told, wrapped=content.wrapped)
+    facts = published.known(path.name)
+    record = Record(
+        config=foreign.config,
+        preprocess=around.prepared(foreign.preprocess),
+        classes=_classes(path.name, origin, foreign, around),
+        source=f"{path.name} ({origin})",
+        licence=around.licence or (facts.licence if facts else foreign.licence),
+        training=published.augreg(path.name),
+        notes=_notes(foreign, around, content.left),
+        sha256=sha256(path),
+    )
+    return Weights(foreign.tensors, record)
+
+
+def only_file(path: Path) -> Path:
+    """The path, or of a folder its one weights file."""
+    if not path.is_dir():
+        return path
+    found = sorted(file for file in path.iterdir() if file.suffix in READERS and file.is_file())
+    best = [file for file in found if file.name == "model.safetensors"] or found
+    if len(best) != 1:
+        names = ", ".join(file.name for file in best) or "none"
+        if any(file.name.endswith(SHARDS) for file in path.iterdir()):
+            names = "tensors in shards, which are not read here"
+        raise WeightsError(f"{path} holds no bundle, and as weights files {names}", next_step="name one file")
+    return best[0]
+
+
+def _by_name(name: str) -> dict[str, str]:
+    """What a published file's name alone can say: what a masked autoencoder's decoder predicts."""
+    facts = published.known(name)
+    return {"target": facts.target} if facts and facts.target else {}
+
+
+def _classes(name: str, origin: str, foreign: Foreign, around: Beside) -> tuple[str, ...]:
+    """Names of the outputs: those beside; else ImageNet's for a thousand outputs of a file that is known to be of it."""
+    outputs = getattr(foreign.config, "classes", 0)
+    if around.classes:
+        return around.classes if len(around.classes) == outputs else ()
+    facts = published.known(name)
+    imagenet = origin == "torchvision" or "imagenet2012" in name or (facts is not None and facts.data == "ImageNet-1k")
+    return published.imagenet_classes() if outputs == 1000 and imagenet else ()
+
+
+def _notes(foreign: Foreign, around: Beside, left: tuple[str, ...]) -> tuple[str, ...]:
+    where = "the config given" if not around.where else f"{around.where}, and the config given if any"
+    said = tuple(note.replace("the config given", where) for note in foreign.said)
+    return (*said, f"left out: {', '.join(left)}") if left else said

@@ -1,0 +1,40 @@
+"""What weights need beside their numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from vitrail.images.preprocess import Preprocess
+from vitrail.models.zoo import ModelConfig
+
+Told = ModelConfig | Mapping[str, Any] | None
+"""A whole config, or the fields of one that a file does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What weights need beside their numbers, so that evaluation, prediction, serving and export cannot disagree."""
+
+    config: ModelConfig
+    preprocess: Preprocess
+    classes: tuple[str, ...] = ()
+    """Names of the outputs, in order; empty where nobody said them."""
+    source: str = ""
+    licence: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    training: dict[str, str | float] = field(default_factory=dict)
+    """How they were trained, where a published name says it."""
+    notes: tuple[str, ...] = ()
+    """What the file did not say, and who said it instead."""
+    sha256: str = ""
+    """Of the file of tensors."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors in our names, and their record."""
+
+    tensors: dict[str, Tensor]
+    record: Record
