@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 .PHONY: help demo test check docs bench deep clean
 
 help:
-	@echo "make demo    train a small Vision Transformer on handwritten digits, about a minute"
+	@echo "make demo    train a small Vision Transformer on handwritten digits three times, about a minute"
 	@echo "make test    all tests but the long sweeps"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make docs    the documents: links hold, commands exist, examples run"
@@ -23,7 +23,7 @@ help:
 	@echo "make clean   remove .venv and what tools left behind"
 
 demo: .venv/.installed
-	$(BIN)/python -m vitrail train digits
+	$(BIN)/python -m vitrail train digits --seeds 3
 
 test: .venv/.developing
 	$(PYTEST) -n $(WORKERS)

@@ -111,10 +111,8 @@ def report(results: Sequence[Result], asked: Train) -> int:
     elif len(results) == 1:
         show(pairs(list(_lines(results[0]))), "table")
     else:
-        show(
-            pairs([*((result.folder.as_posix(), _figure(result)) for result in results), _spread(results)]),
-            "table",
-        )
+        each = [(f"seed {result.setup.run.seed}", _figure(result)) for result in results]
+        show(pairs([*each, _spread(results), *list(_lines(results[0]))[1:]]), "table")
     return 0
 
 
@@ -139,7 +137,7 @@ def _lines(result: Result):
 
 
 def _spread(results: Sequence[Result]) -> tuple[str, str]:
-    name = f"mean of {len(results)} seeds"
+    name = f"held out, mean of {len(results)} seeds"
     losses = [result.scores.loss for result in results if isinstance(result.scores, Measured)]
     if losses:
         return name, f"loss {statistics.mean(losses):.4g} ± {statistics.stdev(losses):.2g}"

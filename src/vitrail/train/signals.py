@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -33,6 +34,8 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
+            if sys.stderr.isatty():
+                os.write(2, b"\x1b[?25h\n")  # a live bar hides the cursor, and nobody is left to show it again
             os._exit(128 + number)
         self.asked = number
 
