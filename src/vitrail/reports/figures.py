@@ -92,7 +92,7 @@ def confusion(matrix: Int[np.ndarray, "K K"], classes: Sequence[str]) -> Drawing
     Counts are written in the cells up to 20 classes, names on the axes up to 60.
     """
     count = len(classes)
-    with _styled(size=(5.2, 5.0) if count <= 20 else (7.6, 7.4)) as (figure, axes):
+    with styled(size=(5.2, 5.0) if count <= 20 else (7.6, 7.4)) as (figure, axes):
         axes.imshow(_shades(matrix), interpolation="nearest", aspect="equal")
         if count <= 20:
             _write_counts(axes, matrix)
@@ -107,7 +107,7 @@ def confusion(matrix: Int[np.ndarray, "K K"], classes: Sequence[str]) -> Drawing
         axes.spines[:].set_visible(True)
         right, images = int(np.trace(matrix)), int(matrix.sum())
         return Drawing(
-            _svg(figure), f"Confusion matrix of {count} classes: {right:,} of {images:,} images on the diagonal."
+            svg(figure), f"Confusion matrix of {count} classes: {right:,} of {images:,} images on the diagonal."
         )
 
 
@@ -118,7 +118,7 @@ def reliability(
     edge, weight = np.asarray(edges), np.asarray(images)
     filled = [k for k, value in enumerate(accuracy) if value is not None]
     sure, right = ([values[k] for k in filled] for values in (confidence, accuracy))
-    with _styled(size=(4.6, 5.0), rows=2, heights=(3, 1)) as (figure, (top, below)):
+    with styled(size=(4.6, 5.0), rows=2, heights=(3, 1)) as (figure, (top, below)):
         top.plot([0, 1], [0, 1], color=INK, linestyle=(0, (4, 3)), linewidth=1, label="perfectly calibrated")
         top.bar(edge[filled], right, np.diff(edge)[filled], align="edge", color=GOOD, alpha=0.35, edgecolor=GOOD)
         top.plot(sure, right, "o", color=BAD, markersize=4, label="mean of the bin")
@@ -138,7 +138,7 @@ def reliability(
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         gaps = ", ".join(f"{c:.0%} sure {a:.0%} right" for c, a in zip(sure, right, strict=True))
-        return Drawing(_svg(figure), f"Reliability diagram, bin by bin: {gaps}.")
+        return Drawing(svg(figure), f"Reliability diagram, bin by bin: {gaps}.")
 
 
 def prediction_sheet(
@@ -148,7 +148,7 @@ def prediction_sheet(
     across = min(8, max(1, len(images)))
     down = max(1, -(-len(images) // across))
     size = (1.35 * across, 1.55 * down + (0.45 if title else 0.1))
-    with _styled(size=size, rows=down, columns=across, family=_families()) as (figure, grid):
+    with styled(size=size, rows=down, columns=across, family=_families()) as (figure, grid):
         cells = np.atleast_1d(np.asarray(grid, dtype=object)).ravel()
         for axes in cells:
             axes.set_axis_off()
@@ -166,7 +166,7 @@ def prediction_sheet(
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing | None:
-    with _styled(size=(4.6, 3.0)) as (figure, axes):
+    with styled(size=(4.6, 3.0)) as (figure, axes):
         ends = []
         for colour, (key, name) in zip(SERIES, panel.series.items(), strict=False):
             points = [(row[x], row[key]) for row in rows if row.get(key) is not None and row.get(x) is not None]
@@ -187,7 +187,7 @@ def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing |
         axes.grid(axis="y")
         if len(ends) > 1:
             axes.legend()
-        return Drawing(_svg(figure), f"{panel.title} over {x}: {'; '.join(ends)}.")
+        return Drawing(svg(figure), f"{panel.title} over {x}: {'; '.join(ends)}.")
 
 
 def _shades(matrix: Int[np.ndarray, "K K"]) -> np.ndarray:
@@ -218,8 +218,14 @@ def _short(name: str, limit: int = 18) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
+def standalone(drawing: Drawing) -> str:
+    """The drawing as an SVG file of its own, on white."""
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return drawing.svg.replace('<svg style="', f'<svg {names} role="img" style="background: white; ', 1)
+
+
 @contextlib.contextmanager
-def _styled(
+def styled(
     *, size: tuple[float, float], rows: int = 1, columns: int = 1, heights: Any = None, family: Sequence[str] = ()
 ) -> Iterator[tuple[Figure, Any]]:
     """A figure in our style and its axes; the style ends with the block."""
@@ -236,7 +242,7 @@ def _families() -> list[str]:
     return ["DejaVu Sans", *(name for name in SCRIPTS if name in known)]
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure as an element of a page: no header, no fixed size, no ids but those it refers to, colours by theme."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

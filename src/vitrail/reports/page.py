@@ -98,7 +98,17 @@ class Gallery:
     kind: str = "gallery"
 
 
-Section = Facts | Text | TableSection | FigureSection | Gallery
+@dataclass(frozen=True)
+class Html:
+    """Markup of our own, with what script and style it needs: complete in itself, written into the page as it is."""
+
+    title: str
+    html: str
+    note: str = ""
+    kind: str = "html"
+
+
+Section = Facts | Text | TableSection | FigureSection | Gallery | Html
 
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Path:

@@ -1,0 +1,177 @@
+"""Figures of the inspection: each is drawn once and comes as a drawing for the page, an SVG file and a PNG file."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from vitrail.inspection.heads import Heads
+from vitrail.reports.figures import GOOD, INK, Drawing, styled, svg
+
+Pixels = UInt8[np.ndarray, "H W C"]
+HEAT = matplotlib.colormaps["inferno"]
+MAP = "viridis"
+SIDE = 168
+"""Pixels of the longer side of a picture in a figure."""
+
+
+@dataclass(frozen=True)
+class Plate:
+    """One figure: `name` is the stem of its files."""
+
+    name: str
+    drawing: Drawing
+    png: bytes
+    wide: bool = False
+    """Whether it wants the whole width of the page."""
+
+
+def finished(figure: Figure, name: str, alt: str, caption: str = "", *, wide: bool = False) -> Plate:
+    drawing = Drawing(svg(figure), alt, caption)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return Plate(name, drawing, file.getvalue(), wide)
+
+
+def overlay(image: Pixels, values: Float[Tensor, "h w"]) -> Pixels:
+    """The picture with a map laid over it: bright where the map is high, dark and grey where it is low."""
+    height, width = image.shape[:2]
+    heat = values.double() / values.double().max().clamp_min(1e-30)
+    smooth = np.asarray(
+        Image.fromarray(heat.numpy().astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    )
+    smooth = np.clip(smooth, 0, 1)[..., None]
+    grey = np.broadcast_to(image, (height, width, 3)).mean(-1, keepdims=True)
+    colour = HEAT(smooth[..., 0])[..., :3] * 255
+    return np.clip(0.45 * grey + 0.65 * colour * (0.25 + 0.75 * smooth), 0, 255).astype(np.uint8)
+
+
+def fitted(image: Pixels, side: int = SIDE) -> Pixels:
+    """No larger than `side`, in three channels; tiny pictures keep their every pixel."""
+    picture = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
+    picture.thumbnail((side, side))
+    return np.asarray(picture)
+
+
+def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str, caption: str = "") -> Plate:
+    """Pictures in rows, a few words over each; rows may differ in length."""
+    across, down = max(map(len, rows)), len(rows)
+    tallest = max(image.shape[0] / image.shape[1] for row in rows for _, image in row)
+    with styled(size=(1.32 * across + 0.1, (1.32 * tallest + 0.25) * down + 0.1), rows=down, columns=across) as (
+        figure,
+        grid,
+    ):
+        cells = np.asarray(grid, dtype=object).reshape(down, across)
+        for axes in cells.ravel():
+            axes.set_axis_off()
+        for line, row in zip(cells, rows, strict=True):
+            for axes, (title, image) in zip(line, row, strict=False):
+                axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "none")
+                axes.set_title(title, fontsize=7.5, pad=2)
+        return finished(figure, name, alt, caption, wide=across > 4)
+
+
+def by_depth(
+    name: str, layers: Sequence[Heads], what: str, label: str, *, title: str, most: float | None = None
+) -> Plate:
+    """Each head of each layer as a dot: the paper's figure 7 (right) and 11, and its like for other numbers."""
+    with styled(size=(4.8, 3.4)) as (figure, axes):
+        for place, layer in enumerate(layers):
+            values = getattr(layer, what).mean(0)
+            axes.plot([place] * len(values), values, "o", color=GOOD, alpha=0.55, markersize=4, markeredgewidth=0)
+        means = [float(getattr(layer, what).mean()) for layer in layers]
+        axes.plot(range(len(means)), means, color=INK, linewidth=1, alpha=0.7, label="mean of the heads")
+        axes.set(xlabel="layer", ylabel=label, title=title)
+        axes.set_ylim(0, most)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y")
+        axes.legend()
+        trend = f"{label} by layer, mean of the heads: " + ", ".join(f"{mean:.3g}" for mean in means)
+        return finished(figure, name, f"{title}. {trend}.")
+
+
+def matrix(
+    name: str, values: Float[Tensor, "m n"], rows: Sequence[str], columns: Sequence[str], *, title: str, alt: str
+) -> Plate:
+    """A matrix of cosines or alignments in colour, with a scale beside it."""
+    with styled(size=(5.0, 4.4)) as (figure, axes):
+        drawn = axes.imshow(values, cmap=MAP, vmin=min(0.0, float(values.min())), vmax=1, interpolation="nearest")
+        figure.colorbar(drawn, ax=axes, shrink=0.8)
+        _name_ticks(axes, rows, columns)
+        axes.set(title=title)
+        axes.spines[:].set_visible(False)
+        return finished(figure, name, alt)
+
+
+def similarity_grid(name: str, similarity: Float[Tensor, "h w h w"], *, title: str, alt: str, most: int = 14) -> Plate:
+    """The paper's figure 7 (centre): at each place of the grid, the map of its cosines with all places."""
+    h, w = similarity.shape[:2]
+    tiles = places(h, min(h, most)), places(w, min(w, most))
+    side = 6.2 / max(len(tiles[0]), len(tiles[1]))
+    with styled(size=(side * len(tiles[1]) + 0.9, side * len(tiles[0]) + 0.7)) as (figure, axes):
+        gap = max(1, round(max(h, w) / 8))
+        canvas = np.full((len(tiles[0]) * (h + gap) - gap, len(tiles[1]) * (w + gap) - gap), np.nan)
+        for y, row in enumerate(tiles[0]):
+            for x, column in enumerate(tiles[1]):
+                canvas[y * (h + gap) : y * (h + gap) + h, x * (w + gap) : x * (w + gap) + w] = similarity[row, column]
+        low = float(np.nanmin(canvas))
+        drawn = axes.imshow(canvas, cmap=MAP, vmin=low, vmax=1, interpolation="nearest")
+        axes.set_xticks([x * (w + gap) + (w - 1) / 2 for x in range(len(tiles[1]))], tiles[1], fontsize=7)
+        axes.set_yticks([y * (h + gap) + (h - 1) / 2 for y in range(len(tiles[0]))], tiles[0], fontsize=7)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set(xlabel="patch column", ylabel="patch row", title=title)
+        figure.colorbar(drawn, ax=axes, shrink=0.7, label="cosine")
+        return finished(figure, name, alt)
+
+
+def tiles(
+    name: str, maps: Sequence[np.ndarray], titles: Sequence[str], *, alt: str, caption: str = "", across: int = 7
+) -> Plate:
+    """Small maps or filters in rows: two dimensions are drawn in colours of their size, three as they are."""
+    across = min(across, len(maps))
+    down = -(-len(maps) // across)
+    with styled(size=(0.92 * across, 1.08 * down), rows=down, columns=across) as (figure, grid):
+        cells = np.asarray(grid, dtype=object).reshape(-1)
+        for axes in cells:
+            axes.set_axis_off()
+        for axes, values, title in zip(cells, maps, titles, strict=False):
+            limit = float(np.abs(values).max()) or 1.0
+            scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if values.ndim == 2 else {}
+            axes.imshow(values, interpolation="nearest", **scale)
+            axes.set_title(title, fontsize=6.5, pad=2)
+        return finished(figure, name, alt, caption)
+
+
+def cosines_by_shift(name: str, curves: dict[str, Sequence[float]], *, title: str) -> Plate:
+    """Mean absolute cosine over the shift in pixels."""
+    with styled(size=(4.8, 3.2)) as (figure, axes):
+        styles = ("-", "--", ":", "-.")
+        for (label, values), style in zip(curves.items(), styles, strict=False):
+            axes.plot(range(len(values)), values, style, color=GOOD if label != "pixels" else INK, label=label)
+        axes.set(xlabel="shift in pixels", ylabel="mean |cosine|", title=title, ylim=(-0.03, 1.03))
+        axes.grid(axis="y")
+        axes.legend()
+        said = "; ".join(
+            f"{label}: {', '.join(f'{value:.2f}' for value in values)}" for label, values in curves.items()
+        )
+        return finished(figure, name, f"{title}. {said}.")
+
+
+def places(size: int, count: int) -> list[int]:
+    return torch.linspace(0, size - 1, count).round().int().tolist()
+
+
+def _name_ticks(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    size = max(4.0, min(8.0, 200 / max(len(rows), len(columns))))
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(rows)), rows, fontsize=size)
+    axes.tick_params(length=0)

@@ -1,0 +1,215 @@
+"""The inspection of one model, or of two side by side: a folder with report.html, every figure and every number."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from vitrail.errors import StorageError
+from vitrail.inspection.cka import cka
+from vitrail.inspection.explorer import explorer, looks
+from vitrail.inspection.figures import Plate, matrix
+from vitrail.inspection.findings import ANALYSES, Finding, Subject
+from vitrail.inspection.taps import DoesNotApply, attention_layers, family, picked
+from vitrail.models.cost import parameters
+from vitrail.models.features import Backbone
+from vitrail.reports.figures import standalone
+from vitrail.reports.page import Facts, FigureSection, Html, Section, TableSection, write_page
+from vitrail.reports.progress import progress
+
+EXPLORED = 3
+"""Images one can point at; their maps are most of the page's bytes."""
+LONG = 60
+"""Rows of a table in the page; the files have all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What was found, as values; `write` makes the folder."""
+
+    subjects: tuple[Subject, ...]
+    findings: dict[str, tuple[Finding | None, ...]]
+    """For each analysis, what it gave for each subject; None where it does not apply."""
+    missing: tuple[tuple[str, str], ...]
+    """(which analysis, why it does not apply)."""
+
+    def write(self, folder: str | Path) -> Path:
+        """Writes report.html, figures/ and numbers/ into the folder, and gives the page's path. Raises StorageError."""
+        folder = Path(folder)
+        try:
+            for name in ("figures", "numbers"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            for mark, name, finding in self._each():
+                _write_finding(folder, f"{mark}{name}", mark, finding)
+        except OSError as error:
+            raise StorageError(
+                f"{folder}: {error.strerror or error}", next_step="check the folder and the free space"
+            ) from None
+        names = " and ".join(subject.name for subject in self.subjects)
+        return write_page(folder / "report.html", f"Inside {names}", list(_sections(self)))
+
+    def _each(self) -> Iterator[tuple[str, str, Finding]]:
+        for name, found in self.findings.items():
+            for mark, finding in zip(("", "against-"), found, strict=False):
+                if finding is not None:
+                    yield mark, name, finding
+
+
+def inspect(
+    model: Backbone,
+    images: UInt8[Tensor, "I C H W"] | None = None,
+    *,
+    name: str = "model",
+    keys: Sequence[str] = (),
+    against: Backbone | None = None,
+    against_images: UInt8[Tensor, "I C H W"] | None = None,
+    against_name: str = "other",
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    quiet: bool = False,
+) -> Inspection:
+    """Every analysis that applies to the model, over 8-bit images of its size (without any: of its weights alone).
+
+    `against` is a second model, shown the same images as it reads them. `layers` and `heads` choose among those with
+    attention, counted from 0; ConfigError for one that is not there.
+    """
+    none = torch.empty(0, model.config.channels, *model.config.image, dtype=torch.uint8)
+    one = Subject(name, model, none if images is None else images, keys, layers, heads)
+    subjects = [one]
+    if against is not None:
+        other = against_images if against_images is not None else one.images
+        subjects.append(replace(one, name=against_name, model=against, images=other))
+    for subject in subjects:
+        _check(subject)
+    findings: dict[str, tuple[Finding | None, ...]] = {}
+    missing: list[tuple[str, str]] = []
+    with progress(len(ANALYSES), "Looking", quiet=quiet) as bar:
+        for done, (key, (title, analyse)) in enumerate(ANALYSES.items(), 1):
+            findings[key] = tuple(_found(title, analyse, subject, len(subjects) > 1, missing) for subject in subjects)
+            bar.update(done)
+    return Inspection(tuple(subjects), findings, tuple(missing))
+
+
+def _check(subject: Subject) -> None:
+    """A layer or head that is not there is the caller's mistake, not a reason to leave something out."""
+    assert isinstance(subject.model, nn.Module)
+    with contextlib.suppress(DoesNotApply):
+        found = attention_layers(subject.model)
+        picked(subject.layers, len(found), "layer")
+        config = getattr(subject.model.config, "encoder", subject.model.config)
+        if hasattr(config, "heads"):
+            picked(subject.heads, config.heads, "head")
+
+
+def _found(title: str, analyse, subject: Subject, several: bool, missing: list[tuple[str, str]]) -> Finding | None:
+    try:
+        return analyse(subject)
+    except DoesNotApply as reason:
+        missing.append((f"{title} ({subject.name})" if several else title, reason.found))
+        return None
+
+
+def _write_finding(folder: Path, stem: str, mark: str, finding: Finding) -> None:
+    for plate in finding.plates:
+        (folder / "figures" / f"{mark}{plate.name}.svg").write_text(standalone(plate.drawing), "utf-8")
+        (folder / "figures" / f"{mark}{plate.name}.png").write_bytes(plate.png)
+    (folder / "numbers" / f"{stem}.csv").write_text(finding.table.csv(), "utf-8")
+    arrays = {name: _rounded(array) for name, array in finding.arrays.items()}
+    content = {"what": finding.text, "rows": json.loads(finding.table.json()), **arrays}
+    (folder / "numbers" / f"{stem}.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+
+
+def _rounded(array: Tensor) -> list:
+    """Nested lists of numbers with six digits."""
+    return json.loads(json.dumps(array.double().tolist()), parse_float=lambda text: float(f"{float(text):.6g}"))
+
+
+def _sections(found: Inspection) -> Iterator[Section]:
+    several = len(found.subjects) > 1
+    for subject in found.subjects:
+        yield Facts(f"Model: {subject.name}" if several else "Model", _facts(subject))
+    if touched := _explorer(found.subjects):
+        yield touched
+    for key, (title, _) in ANALYSES.items():
+        if key == "alignment" and several:
+            yield from _across(found.subjects)
+        named = [(s, f) for s, f in zip(found.subjects, found.findings[key], strict=True) if f is not None]
+        for subject, finding in named:
+            heading = f"{title}: {subject.name}" if several else title
+            yield from _figures(heading, finding)
+            rows = finding.table.rows[:LONG]
+            left = len(finding.table.rows) - len(rows)
+            note = f"The first {LONG} rows; numbers/{key}.csv has {left:,} more." if left else ""
+            yield TableSection("", replace(finding.table, rows=rows), note=note)
+    if found.missing:
+        yield Facts("What does not apply", found.missing)
+
+
+def _figures(heading: str, finding: Finding) -> Iterator[Section]:
+    """The figures of a finding side by side, those that are wide each on its own."""
+    small = [plate.drawing for plate in finding.plates if not plate.wide]
+    groups = [[plate.drawing] for plate in finding.plates if plate.wide] + ([small] if small else [])
+    for number, group in enumerate(groups):
+        yield FigureSection("" if number else heading, group, note="" if number else finding.text)
+
+
+def _facts(subject: Subject) -> list[tuple[str, str]]:
+    model = subject.model
+    assert isinstance(model, nn.Module)
+    config = getattr(model.config, "encoder", model.config)
+    record = getattr(model, "record", None)
+    facts = [
+        ("family", family(model)),
+        ("parameters", f"{parameters(model):,}"),
+        ("layers with attention", ""),
+        ("heads", str(getattr(config, "heads", ""))),
+        ("width", str(getattr(config, "width", ""))),
+        ("patch", " × ".join(map(str, getattr(config, "patch", ())))),
+        ("images shown", f"{len(subject.images):,}"),
+        ("size in pixels", " × ".join(map(str, subject.images.shape[2:]))),
+        ("classes", str(model.config.classes or "no head")),
+        ("weights", getattr(record, "source", "")),
+        ("licence", getattr(record, "licence", "")),
+    ]
+    with contextlib.suppress(DoesNotApply):
+        facts[2] = (facts[2][0], str(len(attention_layers(model))))
+    return [(name, value) for name, value in facts if value]
+
+
+def _explorer(subjects: Sequence[Subject]) -> Html | None:
+    models = []
+    for subject in subjects:
+        with contextlib.suppress(DoesNotApply):
+            seen = [
+                looks(subject.model, image, layers=subject.layers, heads=subject.heads)
+                for image in subject.images[:EXPLORED]
+            ]
+            if seen and all(one.maps for one in seen):
+                models.append((subject.name, seen))
+    if not models:
+        return None
+    names = [Path(key).name for key in subjects[0].keys[:EXPLORED]] or [f"image {k}" for k in range(len(models[0][1]))]
+    return Html(
+        "Where a patch looks",
+        explorer(models, names),
+        note="Point at a patch, or choose it with the arrow keys: bright is where it looks. A click keeps it; Home, or the "
+        "button, gives the class token (the mean patch where there is none). Each map is scaled to its largest.",
+    )
+
+
+def _across(subjects: Sequence[Subject]) -> Iterator[Section]:
+    """CKA of each layer of one model with each of the other."""
+    one, other = subjects
+    if len(one.images) < 4:
+        return
+    found = cka(one.model, one.images, other.model, other_images=other.images)
+    best = found.values.max(1)
+    title = f"{one.name} (rows) and {other.name} (columns)"
+    said = f"The layers of {one.name} have a mean CKA of {float(best.values.mean()):.2f} with their nearest in {other.name}."
+    plate: Plate = matrix("across", found.values, found.rows, found.columns, title="CKA", alt=f"{title}. {said}")
+    yield FigureSection("One model's layers beside the other's", [plate.drawing], note=f"{title}. {said}")
