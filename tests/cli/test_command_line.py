@@ -61,10 +61,24 @@ def test_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
     assert "Traceback" not in said
 
 
+NEEDED = {
+    "compare": ["run", "run", "data"],
+    "embed": ["run", "data", "--out", "f.safetensors"],
+    "evaluate": ["run", "data"],
+    "inspect": ["run"],
+    "predict": ["run", "file"],
+    "probe": ["run"],
+    "robustness": ["run", "data"],
+    "similar": ["f.safetensors"],
+    "suite": ["suite.toml"],
+    "trace": ["image"],
+}
+"""Words without which a command says that they are missing, and no more."""
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_unknown_option_exits_78(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    needed = {"evaluate": ["run", "data"], "predict": ["run", "file"], "trace": ["image"]}.get(command, [])
-    assert main([command, *needed, "--surely-not-an-option"]) == 78
+    assert main([command, *NEEDED.get(command, []), "--surely-not-an-option"]) == 78
     assert "surely-not-an-option" in capsys.readouterr().err
 
 
@@ -86,7 +100,7 @@ def test_an_error_is_a_paragraph_and_its_exit_code(kind, monkeypatch, capsys) ->
     def fails(words):
         raise kind("found this", allowed="that", next_step="do so")
 
-    monkeypatch.setattr(cli, "load", lambda name: fails)
+    monkeypatch.setattr(cli, "main_of", lambda name: fails)
     assert main(["train"]) == CODES[kind]
     assert capsys.readouterr().err == "error: found this; allowed: that; do so\n"
 
@@ -95,7 +109,7 @@ def test_a_bug_says_how_to_see_more(monkeypatch, capsys) -> None:
     def fails(words):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(cli, "load", lambda name: fails)
+    monkeypatch.setattr(cli, "main_of", lambda name: fails)
     assert main(["train"]) == 70
     said = capsys.readouterr().err
     assert said.startswith("internal error (RuntimeError: no such luck)")
@@ -108,7 +122,7 @@ def test_ctrl_c_is_one_line(monkeypatch, capsys) -> None:
     def interrupted(words):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load", lambda name: interrupted)
+    monkeypatch.setattr(cli, "main_of", lambda name: interrupted)
     assert main(["train"]) == 130
     assert capsys.readouterr().err == "stopped\n"
 

@@ -79,7 +79,7 @@ def test_resume_of_a_finished_run_gives_its_scores_again(trained: Path, capsys) 
 
 def test_resume_refuses_other_settings(trained: Path, capsys) -> None:
     assert main(["train", "--resume", str(trained), "--optim.lr", "1"]) == 78
-    assert "goes on with its own settings" in capsys.readouterr().err
+    assert "optim.lr" in capsys.readouterr().err
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(trained: Path, capsys) -> None:
@@ -88,7 +88,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(trained: Path, capsys) -> 
 
 
 def test_plan_counts_and_trains_nothing(in_folder: Path, capsys) -> None:
-    assert main(["plan", "digits", "--epochs", "10", "--json", *TINY]) == 0
+    assert main(["plan", "digits", "--epochs", "10", "--batch-size", "128", "--json", *TINY]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["images"], found["held_out"], found["classes"]) == (1438, 359, 10)
     assert found["steps"] == round(10 * 1438 / 128)
