@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        code = run(words)
+        code = dispatch(words)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return explain(error)
 
 
-def run(words: list[str]) -> int:
+def dispatch(words: list[str]) -> int:
     """Help, version, or the command that the first word names."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
@@ -66,14 +66,14 @@ def run(words: list[str]) -> int:
 
         print(f"vitrail {version('vitrail')}")
         return 0
-    command = load(words[0])
+    command = main_of(words[0])
     try:
         return command(words[1:])
     except SystemExit as exit_:  # tyro has printed its help (0) or what was wrong with the words (2)
         return ConfigError.exit_code if exit_.code else 0
 
 
-def load(name: str) -> Callable[[list[str]], int]:
+def main_of(name: str) -> Callable[[list[str]], int]:
     """The `main` of a command's module."""
     if name not in COMMANDS:
         raise ConfigError(
