@@ -25,7 +25,9 @@ def test_a_draw_depends_on_its_own_counters_only() -> None:
     assert (mixed_epochs[::-1] == whole).all()
 
 
-@pytest.mark.parametrize("other", [(8, 3, "flip"), (7, 4, "flip"), (7, 3, "crop.x"), (-1, 3, "flip"), (2**63, 3, "flip")])
+@pytest.mark.parametrize(
+    "other", [(8, 3, "flip"), (7, 4, "flip"), (7, 3, "crop.x"), (-1, 3, "flip"), (2**63, 3, "flip")]
+)
 def test_every_counter_matters(other: tuple[int, int, str]) -> None:
     samples = np.arange(20_000)
     seed, epoch, name = other
@@ -39,7 +41,7 @@ def test_draws_are_uniform() -> None:
     counts = np.histogram(draws, 100, (0, 1))[0]
     chi2 = ((counts - 1000) ** 2 / 1000).sum()
     assert 60 < chi2 < 150  # 99 degrees of freedom
-    assert 0 <= draws.min() and draws.max() < 1
+    assert draws.min() >= 0 and draws.max() < 1
 
 
 def test_a_batchs_draws_are_the_same_numbers() -> None:

@@ -89,7 +89,8 @@ def test_schedules_over_worlds_workers_and_stops_give_one_order(photos: Source, 
             world = int(random.choice([1, 2, 4]))
             count = int(random.choice([0, 0, 0, 1, 2]))
             ranks = [
-                stream(photos, at, stop, rank=rank, world=world, workers=count, augment=Augment()) for rank in range(world)
+                stream(photos, at, stop, rank=rank, world=world, workers=count, augment=Augment())
+                for rank in range(world)
             ]
             keys += [key for parts in zip(*ranks, strict=True) for part in parts for key in part.keys]
             at = stop
@@ -106,7 +107,9 @@ def test_images_in_memory_are_the_same_by_the_quick_way_and_by_the_slow() -> Non
     quick = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,))
     augment = Augment(shift=0.1, scale=0.1, rotate=10, erase=0.3, flip=True)
     assert digits.in_memory is not None
-    one_by_one = Source(digits.name, digits.classes, digits.labels, digits.keys, Single(digits.in_memory), np.arange(len(digits)))
+    one_by_one = Source(
+        digits.name, digits.classes, digits.labels, digits.keys, Single(digits.in_memory), np.arange(len(digits))
+    )
     assert same(
         stream(digits, preprocess=quick, augment=augment, stop=200),
         stream(one_by_one, preprocess=quick, augment=augment, stop=200),
@@ -160,7 +163,7 @@ def test_a_few_unreadable_images_are_left_out_of_training_and_named(folder: Path
 def test_too_many_unreadable_images_stop_training(tmp_path: Path) -> None:
     root = jpeg_folder(tmp_path / "bad", 40)
     (root / "class0/0002.jpg").write_bytes(b"<!DOCTYPE html><html>")
-    with pytest.raises(DataError, match="1 of 40 training images cannot be read: class0/0002.jpg: a web page"):
+    with pytest.raises(DataError, match=r"1 of 40 training images cannot be read: class0/0002.jpg: a web page"):
         stream(read_classes(root))
 
 
@@ -171,7 +174,7 @@ def test_evaluation_stops_at_one_unreadable_image_and_names_it(tmp_path: Path, c
     source = read_classes(root)
     (root / "class1/0005.jpg").chmod(0)
     (root / "class0/0000.jpg").unlink()  # while it is read
-    with pytest.raises(DecodeError, match="class0/0000.jpg"):
+    with pytest.raises(DecodeError, match=r"class0/0000\.jpg"):
         list(eval_batches(source, preprocess=SMALL, batch_size=8, workers=count))
 
 
@@ -246,7 +249,7 @@ def failing(task: int, out) -> tuple:
 
 
 def test_a_bug_in_a_worker_comes_home_with_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match="(?s)failed on 0.*in failing.*a bug"):
+    with pytest.raises(RuntimeError, match=r"(?s)failed on 0.*in failing.*a bug"):
         list(workers.in_order(failing, range(3), 1))
 
 
