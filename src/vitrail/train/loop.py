@@ -6,7 +6,7 @@ are this loop with another world.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vitrail import machine
 from vitrail.batches.draws import generator, seed_of
 from vitrail.batches.loader import Batch
 from vitrail.batches.mixing import mix
-from vitrail.errors import Preempted
+from vitrail.errors import DecodeError, Preempted
 from vitrail.evaluate.classification import Scores
 from vitrail.images.sources import Splits
 from vitrail.reports.journal import Journal, TensorBoard
@@ -27,6 +27,7 @@ from vitrail.reports.progress import Progress, progress
 from vitrail.train import checkpoints, finish, optim
 from vitrail.train.finite import FiniteGuard
 from vitrail.train.folder import RunFolder
+from vitrail.train.ledger import unreadable
 from vitrail.train.pretraining import Measured
 from vitrail.train.resume import check_data, continued
 from vitrail.train.run import Run
@@ -125,7 +126,9 @@ class Fit:
                         return
                     if setup.world.any(self.stop.asked is not None):
                         raise Interrupted
-                    learn(setup, state, next(batches), guard, self.stop)
+                    batch = next(batches)
+                    self._list(batch.dropped)
+                    learn(setup, state, batch, guard, self.stop)
                 except Interrupted:
                     self._preempted(guard)
                 speed.step()
@@ -139,6 +142,15 @@ class Fit:
             return finish.finish(self.setup, self.state, self.folder, self.journal, self._watch())
         except Interrupted:
             raise self._stopped() from None
+
+    def _list(self, dropped: Sequence[DecodeError]) -> None:
+        """Images that could not be read are left out, never replaced: each is named once, in bad_samples.jsonl."""
+        path = self.folder.path / "bad_samples.jsonl"
+        for error in dropped:
+            key, _, reason = error.found.partition(": ")
+            if key not in unreadable(path):
+                Journal(path).append({"key": key, "reason": reason})
+                self.bar.note(f"left out: {error.found}")
 
     def _due(self, every: int) -> bool:
         return self.state.step == self.setup.total_steps or (self.state.step > 0 and self.state.step % every == 0)
