@@ -69,6 +69,7 @@ NEEDED = {
     "predict": ["run", "file"],
     "probe": ["run"],
     "robustness": ["run", "data"],
+    "run": ["verify", "run"],
     "similar": ["f.safetensors"],
     "suite": ["suite.toml"],
     "trace": ["image"],

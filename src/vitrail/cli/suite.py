@@ -1,0 +1,81 @@
+"""`vitrail suite`."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from torch import nn
+
+from vitrail.cli.arguments import Switch, parse, say
+from vitrail.cli.probe import open_pixels
+from vitrail.errors import DataError
+from vitrail.evaluate.embedding import Extraction
+from vitrail.evaluate.suite import ModelEntry, Opened, read_suite, run_suite
+from vitrail.evaluate.suite_report import missing_table, sections, table
+from vitrail.reports.page import write_page
+from vitrail.reports.tables import show
+from vitrail.weights.bundle import load
+
+
+@dataclass(frozen=True)
+class SuiteWords:
+    """Measures models on a list of data sets, all the same way: your own transfer suite, or VTAB-1k.
+
+    The file lists models, data sets and protocols. Every result is written down as soon as it is known: run it again to
+    go on, or after adding a model or a task. What is missing is listed with how to get it, and means are over what ran.
+
+    my_suite.toml:
+      protocols = ["fewshot", "knn", "linear"]   # also nearest-mean, linear-4, logistic
+      seeds = 3
+      [[models]]
+      path = "runs/photos-1"
+      [[models]]
+      path = "pixels"                            # what any model should beat
+      [[tasks]]
+      data = "./leaves"
+      group = "natural"
+      [vtab]                                     # the 19 tasks, each a folder below
+      root = "data/vtab-1k"
+
+    examples:
+      vitrail suite my_suite.toml
+      vitrail suite my_suite.toml --out results/suite --json
+    """
+
+    file: tyro.conf.Positional[Path]
+    out: Path | None = None
+    """Results, features and the page; runs/ and the file's name without it."""
+    batch: int = 64
+    device: str = "auto"
+    precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
+    workers: int = -1
+    json: Switch = False
+    csv: Switch = False
+
+
+def main(words: Sequence[str]) -> int:
+    asked = parse(SuiteWords, words, command="suite")
+    suite = read_suite(asked.file)
+    folder = asked.out or Path("runs") / asked.file.stem
+    how = Extraction(batch_size=asked.batch, device=asked.device, precision=asked.precision, workers=asked.workers)
+    results, missing = run_suite(suite, folder, load=open_entry, say=say, how=how)
+    if not results:
+        raise DataError(
+            f"none of the {len(missing)} tasks could be opened: {missing[0].why}", next_step="mend the suite's paths"
+        )
+    show(table(suite, results), "json" if asked.json else "csv" if asked.csv else "table")
+    if missing and not (asked.json or asked.csv):
+        show(missing_table(missing), "table")
+    say(f"page: {write_page(folder / 'report.html', suite.name, sections(suite, results, missing))}")
+    return 0
+
+
+def open_entry(entry: ModelEntry, task: Opened) -> nn.Module:
+    return open_pixels(task.parts["train"]) if entry.path == "pixels" else _load(entry.path)
+
+
+_load = functools.lru_cache(maxsize=2)(load)
+"""Tasks come one after the other, each with every model."""
