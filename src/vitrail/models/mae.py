@@ -213,6 +213,7 @@ class Decoder(nn.Module):
     def read(self, tokens: Float[Tensor, "B n d"]) -> Float[Tensor, "B n P"]:
         return self.head(self.norm(tokens))
 
+    @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
         initialise_layers(self, generator)
         for linear in (self.embed, self.head):

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vitrail.errors import ConfigError, suggest
+from vitrail.recipes.distillation import deit_distilled, distill_small
 from vitrail.recipes.given import Given, Pretrained
 from vitrail.recipes.mae import mae, mae_finetune, mae_small
 from vitrail.recipes.paper import finetune, finetune_small, linear_probe, vit_imagenet, vit_imagenet21k, vit_jft
+from vitrail.recipes.pretraining import masked_patches, moco, pretrain_small, simmim
 from vitrail.recipes.published import augreg, big_vision_s16, deit, deit3, torchvision_b16
 from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder
 from vitrail.train.run import Run
@@ -36,6 +38,12 @@ RECIPES: dict[str, Callable[[Given], Run]] = {
     "mae": mae,
     "mae_small": mae_small,
     "mae_finetune": mae_finetune,
+    "masked_patches": masked_patches,
+    "simmim": simmim,
+    "moco": moco,
+    "pretrain_small": pretrain_small,
+    "deit_distilled": deit_distilled,
+    "distill_small": distill_small,
 }
 
 

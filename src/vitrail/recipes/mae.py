@@ -1,4 +1,4 @@
-"""Masked autoencoders: pre-training, then the paper's three readouts (arXiv 2111.06377, Tables 8 to 10 and Figure 9)."""
+"""Masked autoencoders: pre-training, then the paper's readouts (arXiv 2111.06377, Tables 8 to 10)."""
 
 from dataclasses import replace
 from typing import Any
@@ -115,7 +115,7 @@ def mae_finetune(given: Given) -> Run:
 _STRONG = Augment(crop_area=(0.08, 1.0), flip=True, interpolation="bicubic", randaugment=(2, 9), erase=0.25)
 
 
-def encoder(given: Given, name: str) -> ModelConfig:
+def encoder(given: Given, name: str) -> ViTConfig:
     """The encoder: fixed sin-cos positions of MAE's kind, no head; a body that weights say is the weights'."""
     if given.pretrained:
         return replace(as_vit(given.pretrained.config), positions="sincos-mae", classes=0)
@@ -125,23 +125,24 @@ def encoder(given: Given, name: str) -> ModelConfig:
 def small_encoder(given: Given, **changes: Any) -> ViTConfig:
     """A ViT for pictures of 64 pixels and less, at their own size or the nearest that its patches divide."""
     height, width = given.shape[:2] if given.shape else (32, 32)
-    patch = 2 if max(height, width) <= 16 else 4
-    image = tuple(max(1, round(side / patch)) * patch for side in (height, width))
     if given.model or given.pretrained:
         base = encoder(given, given.model or "")
-        image = tuple(max(1, round(side / p)) * p for side, p in zip((height, width), base.patch, strict=True))
-        return replace(base, image=image, **changes)
-    settings = {"positions": "sincos-mae", "pool": "mean", "classes": 0} | changes
-    body = (96, 4, 4) if patch == 2 else (128, 6, 4)
-    return ViTConfig(
-        patch=(patch, patch),
-        image=image,
-        width=body[0],
-        depth=body[1],
-        heads=body[2],
-        mlp_width=4 * body[0],
-        **settings,
-    )
+    else:
+        tiny = max(height, width) <= 16
+        patch, wide, depth = (2, 96, 4) if tiny else (4, 128, 6)
+        base = ViTConfig(
+            patch=(patch, patch),
+            image=(patch, patch),
+            width=wide,
+            depth=depth,
+            heads=4,
+            mlp_width=4 * wide,
+            positions="sincos-mae",
+            pool="mean",
+            classes=0,
+        )
+    (p, q) = base.patch
+    return replace(base, image=(max(1, round(height / p)) * p, max(1, round(width / q)) * q), **changes)
 
 
 def as_vit(config: ModelConfig) -> ViTConfig:

@@ -6,11 +6,11 @@ One function gives the learning rate of a step; one gives each parameter its sha
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from vitrail.models.features import Backbone
 from vitrail.train.run import Optim, steps
 
 
@@ -67,8 +67,8 @@ class Tuned:
     weight_decay: float
 
 
-def tune(model: Backbone, optim: Optim) -> list[Tuned]:
-    """Every trainable parameter with its learning-rate scale and weight decay, in the model's own order.
+def tune(model: Any, optim: Optim) -> list[Tuned]:
+    """Every trainable parameter of a backbone or learner (what has `stages`), its learning-rate scale and weight decay.
 
     Layer-wise decay gives stage i of n the scale decay^(n-1-i): the head 1, each block below it one factor less.
     Weight decay falls on kernels alone: never on biases, norms, class tokens, positions or layer scales.
@@ -79,7 +79,6 @@ def tune(model: Backbone, optim: Optim) -> list[Tuned]:
         for depth, (_, content) in enumerate(stages)
         for parameter in stage_parameters(content)
     }
-    assert isinstance(model, nn.Module)
     return [
         Tuned(name, parameter, scale[id(parameter)], optim.weight_decay if _decays(name, parameter) else 0.0)
         for name, parameter in model.named_parameters()
