@@ -144,7 +144,7 @@ def as_channels(image: UInt8[np.ndarray, "H W C"], channels: int) -> UInt8[np.nd
     if (found, channels) == (1, 3):
         return np.repeat(image, 3, axis=2)
     if (found, channels) == (3, 1):
-        return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+        return np.array(Image.fromarray(image).convert("L"))[..., None]
     raise ShapeError(
         f"an image of {found} channels where {channels} are wanted",
         allowed="grey for RGB, RGB for grey, or the same number",

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from vitrail.errors import DataError
+from vitrail.images.copies import candidates, same_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,17 +162,24 @@ def from_arrays(
     return Source(name, classes, labels, Numbered(name, rows), Arrays(images), rows)
 
 
+_COMPARED = (
+    64 << 20
+)  # bytes of files of equal size that a split reads to keep copies on one side; beyond, the audit does
+
+
 def split(source: Source, holdout: float, seed: int) -> Splits:
     """Holds out a share of every class, at least one image and never all; a class of one image is only learnt from.
 
-    An image's rank follows from the seed and its key alone, whatever the order of listing.
+    An image's rank follows from the seed and its key alone, whatever the order of listing. A held-out image that is a copy
+    of one to learn from is learnt from too: a test on it would say nothing.
     """
     held = np.zeros(len(source), bool)
     rank = np.array([_rank(seed, key) for key in source.keys], np.uint64)
-    groups = [np.arange(len(source))] if source.multi_label else _groups(source.labels)
-    for members in groups:
+    for members in [np.arange(len(source))] if source.multi_label else _groups(source.labels):
         count = min(max(round(holdout * len(members)), 1), len(members) - 1)
         held[members[np.argsort(rank[members], kind="stable")[:count]]] = True
+    copies = _copied(source, held)
+    held[copies] = False
     if not held.any():
         raise DataError(
             f"{source.name} has {len(source)} images, too few to hold any out",
@@ -179,7 +187,20 @@ def split(source: Source, holdout: float, seed: int) -> Splits:
             next_step="add images",
         )
     how = f"{held.sum():,} of {len(source):,} images held out, {holdout:.0%} of every class, chosen by seed {seed}"
+    if len(copies):
+        how += f"; not among them: {len(copies):,} that equal an image to learn from, byte for byte"
     return Splits(source.subset(_where(~held)), source.subset(_where(held)), how)
+
+
+def _copied(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
+    """Held-out images that are byte for byte one to learn from."""
+    sizes = source.contents.sizes[source.rows]
+    among = candidates(sizes)
+    if sizes[among].sum() > _COMPARED:
+        return among[:0]
+    groups = same_bytes(lambda index: source[index].content, among)
+    mixed = [index for group in groups if not held[group].all() for index in group if held[index]]
+    return np.array(mixed, np.int64)
 
 
 def _groups(labels: Int64[np.ndarray, "N"]) -> list[Int64[np.ndarray, "M"]]:

@@ -1,8 +1,7 @@
 """Opening data: whatever a person points at becomes a Source, or an error that says what it should have been."""
 
-import importlib.resources
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,33 +10,77 @@ from vitrail.errors import DataError, suggest
 from vitrail.images.files import Files, key_of, list_images
 from vitrail.images.folders import open_folder
 from vitrail.images.idx import find_idx, open_idx
-from vitrail.images.samples import Sample, Source, Splits, from_arrays, split
+from vitrail.images.named import NAMED
+from vitrail.images.samples import Sample, Source, Splits
 
-__all__ = ["Sample", "Source", "Splits", "open_data", "open_images"]
+__all__ = ["NAMED", "Sample", "Source", "Splits", "open_data", "open_images"]
 
 
 def open_data(
     spec: str | Path, *, holdout: float = 0.2, seed: int = 0, download: bool = False, allow_empty: bool = False
 ) -> Splits:
-    """Labelled images to learn from and held-out ones, from a folder or a named set.
+    """Labelled images to learn from and held-out ones.
 
-    `holdout` is the share of every class held out where the data has no split of its own. Raises DataError.
+    `spec` is a folder (class folders, with train, val and test above them or not; IDX files; shards; Parquet), a CSV, TSV
+    or Parquet file, a named set, or `hf:owner/name`. `holdout` is the share of every class held out where the data has no
+    split of its own. Named sets are fetched only with `download`. Raises DataError.
     """
-    if str(spec) in NAMED:
-        return NAMED[str(spec)](holdout, seed)
+    text = str(spec)
+    if not 0 < holdout < 1:
+        raise DataError(f"holdout = {holdout}", allowed="a share between 0 and 1")
+    if text in NAMED:
+        return NAMED[text](text, holdout, seed, download)
+    if text.startswith("hf:"):
+        from vitrail.images.hub import open_hub
+
+        return open_hub(text.removeprefix("hf:"), holdout=holdout, seed=seed, download=download)
     path = Path(spec)
-    if not str(spec) or not path.exists():
+    if not text or not path.exists():
         raise DataError(
-            f"there is no file or folder {str(spec)!r}, and no set of this name",
-            allowed="a folder with one folder of images for each class, a folder of IDX files, or " + ", ".join(NAMED),
-            next_step=suggest(str(spec), NAMED) or "check the path",
+            f"there is no file or folder {key_of(text)!r}, and no set of this name",
+            allowed="a folder with a folder of images for each class, a CSV file, IDX files, shards, or one of "
+            + ", ".join(NAMED),
+            next_step=suggest(text, NAMED) or "check the path",
         )
-    root = path.resolve()
-    if not root.is_dir():
-        raise DataError(f"{path} is a file", allowed="a folder of images")
+    if path.is_dir():
+        return _open_folder(path.resolve(), holdout, seed, allow_empty)
+    return _open_file(path.resolve(), holdout, seed)
+
+
+def _open_folder(root: Path, holdout: float, seed: int, allow_empty: bool) -> Splits:
+    if (root / "index.json").is_file() and (root / "index.npz").is_file():
+        from vitrail.images.shards import open_shards
+
+        return open_shards(root)
+    try:
+        names = os.listdir(root)
+    except OSError as error:
+        raise DataError(
+            f"the folder {root} cannot be listed ({error.strerror})", next_step="check permissions"
+        ) from None
     if find_idx(root):
         return open_idx(root, holdout=holdout, seed=seed)
+    if any(name.endswith(".parquet") for name in names) or list(root.glob("data/*.parquet")):
+        from vitrail.images.parquet import open_parquet
+
+        return open_parquet(root, holdout=holdout, seed=seed)
     return open_folder(root, holdout=holdout, seed=seed, allow_empty=allow_empty)
+
+
+def _open_file(path: Path, holdout: float, seed: int) -> Splits:
+    kind = path.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        from vitrail.images.manifest import open_manifest
+
+        return open_manifest(path, holdout=holdout, seed=seed)
+    if kind == ".parquet":
+        from vitrail.images.parquet import open_parquet
+
+        return open_parquet(path, holdout=holdout, seed=seed)
+    raise DataError(
+        f"{path} is a file", allowed="a folder, or a file that ends in .csv, .tsv or .parquet",
+        next_step=f"point at its folder, {path.parent}" if kind not in (".tar", ".zip", ".gz", ".tgz") else "unpack it first",
+    )  # fmt: skip
 
 
 def open_images(paths: Sequence[str | Path]) -> Source:
@@ -46,16 +89,19 @@ def open_images(paths: Sequence[str | Path]) -> Source:
     sizes: list[int] = []
     notes: list[str] = []
     for path in paths:
+        name = key_of(str(path))
         if not os.path.exists(path):
-            raise DataError(f"there is no file or folder {key_of(str(path))!r}", next_step="check the path")
+            raise DataError(f"there is no file or folder {name!r}", next_step="check the path")
         if os.path.isdir(path):
             listing = list_images(Path(path))
-            keys += [os.path.join(key_of(str(path)), key) for key in listing.keys]
+            keys += [os.path.join(name, key) for key in listing.keys]
             sizes += listing.sizes
-            notes += [f"{key_of(str(path))}: {note}" for note in listing.note]
-        else:
-            keys.append(key_of(str(path)))
+            notes += [f"{name}: {note}" for note in listing.note]
+        elif os.path.isfile(path):
+            keys.append(name)
             sizes.append(os.path.getsize(path))
+        else:
+            raise DataError(f"{name!r} is a pipe or a device", allowed="image files and folders of them")
     if not keys:
         raise DataError(
             f"no images in {', '.join(key_of(str(path)) for path in paths) or 'nothing'}",
@@ -63,47 +109,3 @@ def open_images(paths: Sequence[str | Path]) -> Source:
         )
     labels, rows = np.full(len(keys), -1, np.int64), np.arange(len(keys))
     return Source("images", (), labels, keys, Files(Path(), keys, np.array(sizes, np.int64)), rows, tuple(notes))
-
-
-def _digits(holdout: float, seed: int) -> Splits:
-    """1,797 handwritten digits of 8×8 (UCI Optical Recognition of Handwritten Digits, its test part; CC BY 4.0)."""
-    with importlib.resources.files("vitrail.images").joinpath("digits.npz").open("rb") as file:
-        stored = np.load(file, allow_pickle=False)
-        images, labels = stored["images"], stored["labels"]
-    scaled = np.rint(images * (255 / 16)).astype(np.uint8)  # stored as the counts 0 … 16 they were published as
-    source = from_arrays("digits", scaled[..., None], labels.astype(np.int64), tuple("0123456789"))
-    return split(source, holdout, seed)
-
-
-FASHION = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-
-
-def _idx_set(name: str, folder: str, classes: tuple[str, ...]) -> Callable[[float, int], Splits]:
-    def opener(holdout: float, seed: int) -> Splits:
-        places = [place / sub for place in data_folders() for sub in (name, f"{folder}/raw", folder)]
-        for place in places:
-            if place.is_dir() and find_idx(place):
-                return open_idx(place, holdout=holdout, seed=seed, name=name, classes=classes)
-        raise DataError(
-            f"{name} is not on this machine",
-            next_step=f"put its IDX files into {places[0]} (Debian has them as the package dataset-{name})",
-        )
-
-    return opener
-
-
-def data_folders() -> list[Path]:
-    """Where named sets are looked for: `$VITRAIL_DATA`, the user's cache, and where Debian puts packaged sets."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    own = [Path(os.environ["VITRAIL_DATA"])] if os.environ.get("VITRAIL_DATA") else []
-    return [*own, cache / "vitrail", Path("/usr/share/datasets")]
-
-
-NAMED: dict[str, Callable[[float, int], Splits]] = {
-    "digits": _digits,
-    "fashion-mnist": _idx_set("fashion-mnist", "FashionMNIST", FASHION),
-    "mnist": _idx_set("mnist", "MNIST", tuple("0123456789")),
-}
-"""Sets that are known by name."""

@@ -1,0 +1,160 @@
+"""CSV and TSV files that list images and their labels; every problem of a file is found before it is refused.
+
+The first line names the columns. `path` (or `file`, `image`) is from the list's own folder; `label` (or `class`) is one
+class, `labels` (or `classes`) several, separated by | or ;. A column `split` may say train, val or test.
+"""
+
+import csv
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from vitrail.errors import DataError, suggest
+from vitrail.images.files import Files, key_of, path_of
+from vitrail.images.folders import SPLITS
+from vitrail.images.samples import Source, Splits, split
+
+COLUMNS = {
+    "path": ("path", "file", "filename", "image"),
+    "label": ("label", "class"),
+    "labels": ("labels", "classes"),
+    "split": ("split",),
+}
+_SHOWN = 8  # problems written out; the rest are counted
+
+
+@dataclass(frozen=True)
+class Row:
+    line: int
+    key: str
+    labels: tuple[str, ...]
+    split: str
+
+
+def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
+    """The images that a CSV or TSV file lists. Raises DataError with all that is wrong with it."""
+    columns, rows = read_rows(path)
+    sizes, problems = _check(path, rows)
+    if "path" not in columns or not {"label", "labels"} & columns.keys():
+        raise AssertionError
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise DataError(
+            f"{path} has {len(problems)} problems: " + "; ".join(problems[:_SHOWN]) + more, next_step="mend these lines"
+        )
+    classes = tuple(sorted({label for row in rows for label in row.labels}, key=_natural))
+    targets = _several(rows, classes) if "labels" in columns else _single(rows, classes)
+    keys = [row.key for row in rows]
+    whole = Source(path.stem, classes, targets, keys, Files(path.parent, keys, sizes), np.arange(len(rows)))
+    parts = {part: np.array([at for at, row in enumerate(rows) if row.split == part], np.int64) for part in SPLITS}
+    if "split" not in columns:
+        return split(whole, holdout, seed)
+    given = {part: whole.subset(members) for part, members in parts.items() if len(members)}
+    how = f"the split is the list's own: {', '.join(f'{part} {len(source):,}' for part, source in given.items())}"
+    test = given.get("test") or given["val"]
+    return Splits(given["train"], test, how, given.get("val") if "test" in given else None)
+
+
+def read_rows(path: Path) -> tuple[dict[str, int], list[Row]]:
+    """(which column is what, the rows). Raises DataError for a file that is no table or has no such columns."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            lines = list(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True))
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path} is not a readable table ({error})") from None
+    columns = _columns(path, lines[0] if lines else [])
+    if len(lines) < 2:
+        raise DataError(f"{path} lists no images", next_step="one line for each image after the line of column names")
+    ragged = [number for number, line in enumerate(lines, 1) if line and len(line) != len(lines[0])]
+    if ragged:
+        raise DataError(
+            f"{path}, lines {ragged[:_SHOWN]}: not {len(lines[0])} cells", next_step="quote cells with commas"
+        )
+    return columns, [_row(number, line, columns) for number, line in enumerate(lines[1:], 2) if line]
+
+
+def _columns(path: Path, header: list[str]) -> dict[str, int]:
+    words = [word.strip().lower() for word in header]
+    columns = {what: words.index(name) for what, names in COLUMNS.items() for name in names if name in words}
+    if "path" not in columns or len({"label", "labels"} & columns.keys()) != 1:
+        hint = next((text for word in words if (text := suggest(word, ("path", "label", "labels")))), "")
+        raise DataError(
+            f"the first line of {path} is {', '.join(map(repr, header[:6])) or 'empty'}",
+            allowed="column names: path, one of label and labels, and split if there is one",
+            next_step=hint,
+        )
+    return columns
+
+
+def _row(number: int, line: list[str], columns: dict[str, int]) -> Row:
+    several = "labels" in columns
+    text = line[columns["labels" if several else "label"]]
+    labels = tuple(word for part in re.split(r"[|;]", text) if (word := part.strip())) if several else (text.strip(),)
+    part = line[columns["split"]].strip().lower() if "split" in columns else ""
+    part = next((name for name, words in SPLITS.items() if part in words), part)
+    return Row(number, key_of(line[columns["path"]].strip()), labels, part)
+
+
+def _check(path: Path, rows: list[Row]) -> tuple[Int64[np.ndarray, "N"], list[str]]:
+    """Sizes of the files, and every problem in the words of an error."""
+    sizes, problems = np.zeros(len(rows), np.int64), []
+    for at, row in enumerate(rows):
+        try:
+            sizes[at] = os.path.getsize(path.parent / path_of(row.key))
+        except (OSError, ValueError):
+            problems.append(f"line {row.line}: there is no file {row.key!r}")
+        if "" in row.labels:
+            problems.append(f"line {row.line}: no label for {row.key!r}")
+    problems += _repeated(rows)
+    return sizes, problems + _wrong_splits(rows)
+
+
+def _repeated(rows: list[Row]) -> Iterator[str]:
+    lines: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        lines[row.key].append(row)
+    for key, same in lines.items():
+        if len(same) > 1:
+            at = ", ".join(str(row.line) for row in same)
+            labels = {row.labels for row in same}
+            kind = "with different labels" if len(labels) > 1 else "twice" if len(same) == 2 else f"{len(same)} times"
+            yield f"lines {at}: {key!r} is listed {kind}"
+
+
+def _wrong_splits(rows: list[Row]) -> list[str]:
+    splits = Counter(row.split for row in rows)
+    if set(splits) == {""}:
+        return []
+    unknown = [
+        f"line {row.line}: split {row.split!r} is not train, val or test" for row in rows if row.split not in SPLITS
+    ]
+    if not splits["train"] or not (splits["val"] or splits["test"]):
+        unknown.append("the column split names no train, or neither val nor test")
+    learnt = {label for row in rows if row.split == "train" for label in row.labels}
+    for label in sorted({label for row in rows for label in row.labels} - learnt):
+        unknown.append(f"class {label!r} is not among the training images")
+    return unknown
+
+
+def _natural(label: str) -> tuple[int, int, str]:
+    """Numbers by their value, then words."""
+    return (0, int(label), "") if label.isdecimal() and label.isascii() else (1, 0, label)
+
+
+def _single(rows: list[Row], classes: tuple[str, ...]) -> Int64[np.ndarray, "N"]:
+    index = {name: k for k, name in enumerate(classes)}
+    return np.array([index[row.labels[0]] for row in rows], np.int64)
+
+
+def _several(rows: list[Row], classes: tuple[str, ...]) -> Float32[np.ndarray, "N K"]:
+    index = {name: k for k, name in enumerate(classes)}
+    targets = np.zeros((len(rows), len(classes)), np.float32)
+    for at, row in enumerate(rows):
+        targets[at, [index[label] for label in row.labels]] = 1
+    return targets

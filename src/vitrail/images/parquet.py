@@ -1,0 +1,142 @@
+"""Parquet files of images, as Hugging Face keeps its sets: a column of encoded bytes, a column of labels.
+
+Needs pyarrow (`pip install vitrail[data]`). A row group is read whole, so a large file wants to be read in order:
+`vitrail data pack` makes shards of it, which can be read in any.
+"""
+
+import json
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from vitrail.errors import DataError, DecodeError
+from vitrail.images.folders import SPLITS
+from vitrail.images.samples import Numbered, Source, Splits, split
+
+_KEPT = 512 << 20  # bytes of row groups kept in memory
+_IMAGES = ("image", "img", "picture", "photo")
+_LABELS = ("label", "labels", "fine_label", "class", "target")
+
+
+def find_parquet(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
+
+
+def open_parquet(root: Path, *, holdout: float, seed: int) -> Splits:
+    """One file, or a folder of them whose names or folders say train, val or test. Raises DataError."""
+    parts: dict[str, list[Path]] = {}
+    for path in find_parquet(root):
+        parts.setdefault(_part(path.relative_to(root.parent)), []).append(path)
+    if "train" not in parts or len(parts) == 1:
+        return split(_read([path for part in parts.values() for path in part], root.stem), holdout, seed)
+    sources = {part: _read(paths, f"{root.stem}/{part}") for part, paths in parts.items()}
+    if any(source.classes != sources["train"].classes for source in sources.values()):
+        raise DataError(f"the parts of {root} do not have the same classes")
+    how = "the split is the files' own: " + ", ".join(f"{part} {len(source):,}" for part, source in sources.items())
+    test = sources.get("test") or sources["val"]
+    return Splits(sources["train"], test, how, sources.get("val") if "test" in sources else None)
+
+
+def _part(path: Path) -> str:
+    words = re.split(r"[^a-z]+", str(path.with_suffix("")).lower())
+    return next((part for part, names in SPLITS.items() for word in reversed(words) if word in names), "train")
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError("reading Parquet needs pyarrow", next_step="pip install 'vitrail[data]'") from None
+    return pyarrow.parquet
+
+
+def _read(paths: list[Path], name: str) -> Source:
+    """Labels and sizes of all rows; the images stay where they are."""
+    arrow = _arrow()
+    try:
+        files = [arrow.ParquetFile(path) for path in paths]
+        image, label = _columns(files[0].schema_arrow, paths[0])
+        groups = [(at, group) for at, file in enumerate(files) for group in range(file.num_row_groups)]
+        counts = [files[at].metadata.row_group(group).num_rows for at, group in groups]
+        cells = [cell for file in files for cell in file.read(columns=[label])[label].to_pylist()]
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{paths[0]} is not a readable Parquet file ({error})") from None
+    labels, classes = _labels(cells, _names(files[0].schema_arrow, label), paths[0])
+    rows = np.arange(len(cells))
+    return Source(name, classes, labels, Numbered(name, rows), Rows(tuple(paths), image, tuple(groups), counts), rows)
+
+
+def _columns(schema: Any, path: Path) -> tuple[str, str]:
+    image = next((word for word in _IMAGES if word in schema.names), None)
+    label = next((word for word in _LABELS if word in schema.names), None)
+    if image is None or label is None:
+        raise DataError(
+            f"{path} has the columns {', '.join(schema.names)}",
+            allowed=f"one of {', '.join(_IMAGES)} with encoded images, and one of {', '.join(_LABELS)}",
+        )
+    return image, label
+
+
+def _names(schema: Any, label: str) -> tuple[str, ...]:
+    """Class names where Hugging Face wrote them into the file."""
+    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    return tuple(features.get(label, {}).get("names") or ())
+
+
+def _labels(cells: list[Any], names: tuple[str, ...], path: Path) -> tuple[Int64[np.ndarray, "N"], tuple[str, ...]]:
+    if not cells or any(cell is None for cell in cells):
+        raise DataError(f"{path} has {cells.count(None)} rows without a label of {len(cells)}")
+    if isinstance(cells[0], str):
+        classes = tuple(sorted(set(cells)))
+        index = {name: k for k, name in enumerate(classes)}
+        return np.array([index[cell] for cell in cells], np.int64), classes
+    labels = np.array(cells)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise DataError(f"{path} has labels such as {cells[0]!r}", allowed="words, or numbers from 0")
+    names = names or tuple(str(k) for k in range(int(labels.max()) + 1))
+    if labels.max() >= len(names):
+        raise DataError(f"{path} has the label {labels.max()} but {len(names)} class names")
+    return labels.astype(np.int64), names
+
+
+class Rows:
+    """The image column of some Parquet files; the row groups read last are kept."""
+
+    def __init__(
+        self, paths: tuple[Path, ...], column: str, groups: tuple[tuple[int, int], ...], counts: list[int]
+    ) -> None:
+        self._paths, self._column, self._groups = paths, column, groups
+        self._ends = np.cumsum(counts)
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+
+    @property
+    def sizes(self) -> Int64[np.ndarray, "N"]:
+        """Not known without reading them all."""
+        return np.full(int(self._ends[-1]), -1, np.int64)
+
+    def read(self, index: int) -> bytes:
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        cell = self._group(group)[index - (int(self._ends[group - 1]) if group else 0)].as_py()
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(content, bytes):
+            raise DecodeError(f"row {index} of {self._paths[0].name}: no encoded image in column {self._column!r}")
+        return content
+
+    def _group(self, group: int) -> Any:
+        if group not in self._kept:
+            at, number = self._groups[group]
+            self._kept[group] = (
+                _arrow().ParquetFile(self._paths[at]).read_row_group(number, [self._column])[self._column]
+            )
+            while len(self._kept) > 1 and sum(column.nbytes for column in self._kept.values()) > _KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[group]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": OrderedDict()}

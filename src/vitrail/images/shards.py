@@ -1,0 +1,213 @@
+"""Shards: many images in a few tar files, with an index, so that any one can be read at once and the order is exact.
+
+A folder of shards holds `index.json` (classes, splits, the shards' sizes), `index.npz` (where each image lies, its label
+and checksum, and all keys) and plain tar files that any tool can unpack. The index is written last: without it there is
+nothing.
+"""
+
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from vitrail.errors import DataError, DecodeError, StorageError
+from vitrail.images.files import path_of
+from vitrail.images.samples import Source, Splits
+
+INDEX = "index.json"
+_FORMAT = "vitrail shards 1"
+
+
+def pack(
+    splits: Splits, out: Path, *, shard_bytes: int = 256 << 20, tick: Callable[[int], object] = lambda done: None
+) -> Path:
+    """Writes all parts of `splits` as shards of about `shard_bytes` into the new folder `out`; images stay as they are encoded.
+
+    `tick` hears how many images are done. The folder appears whole or not at all.
+    """
+    if out.exists():
+        raise StorageError(f"{out} is there already", next_step="name a folder that is not")
+    aside = out.with_name(out.name + ".part")
+    try:
+        aside.mkdir(parents=True)
+        parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+        parts = {name: source for name, source in parts.items() if source is not None}
+        writer = _Writer(aside, shard_bytes)
+        for name, source in parts.items():
+            for index in range(len(source)):
+                sample = source[index]
+                writer.add(f"{name}/{sample.key}", _encoded(sample.content))
+                tick(len(writer.sizes))
+        writer.close()
+        _write_index(aside, writer, parts, splits.how)
+        os.rename(aside, out)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{aside}: {error.strerror or error}", next_step="check the folder and free space") from None
+    return out
+
+
+def _encoded(content: bytes | np.ndarray) -> bytes:
+    """Bytes as they are; an array as PNG, or .npy where it has neither 1 nor 3 channels: both give the same pixels back."""
+    if isinstance(content, bytes):
+        return content
+    file = io.BytesIO()
+    if content.shape[2] in (1, 3):
+        Image.fromarray(content.squeeze(2) if content.shape[2] == 1 else content).save(file, "PNG")
+    else:
+        np.save(file, content)
+    return file.getvalue()
+
+
+class _Writer:
+    """Tar files one after the other, and where everything in them lies."""
+
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self._folder, self._most = folder, shard_bytes
+        self._tar: tarfile.TarFile | None = None
+        self.names: list[str] = []
+        self.shards: list[int] = []
+        self.offsets: list[int] = []
+        self.sizes: list[int] = []
+        self.sums: list[int] = []
+
+    def add(self, name: str, content: bytes) -> None:
+        if self._tar is None or self._tar.offset > self._most:
+            self.close()
+            self.names.append(f"shard-{len(self.names):05d}.tar")
+            self._tar = tarfile.open(self._folder / self.names[-1], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        entry = tarfile.TarInfo(path_of(name))
+        entry.size = len(content)
+        self._tar.addfile(entry, io.BytesIO(content))
+        padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        self.shards.append(len(self.names) - 1)
+        self.offsets.append(self._tar.offset - padded)
+        self.sizes.append(len(content))
+        self.sums.append(zlib.crc32(content))
+
+    def close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            with open(self._folder / self.names[-1], "rb") as file:
+                os.fsync(file.fileno())
+
+
+def _write_index(folder: Path, writer: _Writer, parts: dict[str, Source], how: str) -> None:
+    first = next(iter(parts.values()))
+    np.savez(
+        folder / "index.npz",
+        shards=np.array(writer.shards, np.int32),
+        offsets=np.array(writer.offsets, np.int64),
+        sizes=np.array(writer.sizes, np.int64),
+        sums=np.array(writer.sums, np.uint32),
+        labels=np.concatenate([source.labels for source in parts.values()]),
+        keys=np.frombuffer("\n".join(key for source in parts.values() for key in source.keys).encode(), np.uint8),
+    )
+    facts = {
+        "format": _FORMAT,
+        "name": first.name,
+        "classes": first.classes,
+        "parts": {name: len(source) for name, source in parts.items()},
+        "how": how,
+        "notes": first.notes,
+        "shards": {name: os.path.getsize(folder / name) for name in writer.names},
+    }
+    with open(folder / INDEX, "w", encoding="utf-8") as file:
+        json.dump(facts, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def open_shards(root: Path) -> Splits:
+    """A folder that `pack` wrote, with the split it was packed with. Raises DataError where a shard is missing or cut."""
+    facts, columns = _read_index(root)
+    keys = bytes(columns["keys"]).decode().split("\n")
+    contents = Shards(root, tuple(facts["shards"]), *(columns[name] for name in ("shards", "offsets", "sizes", "sums")))
+    first, parts = 0, {}
+    for part, count in facts["parts"].items():
+        rows = np.arange(first, first + count)
+        parts[part] = Source(
+            facts["name"],
+            tuple(facts["classes"]),
+            columns["labels"][rows],
+            keys[first : first + count],
+            contents,
+            rows,
+            tuple(facts["notes"]) if part == "train" else (),
+        )
+        first += count
+    return Splits(parts["train"], parts["test"], facts["how"], parts.get("val"))
+
+
+def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        facts = json.loads((root / INDEX).read_text("utf-8"))
+        if facts["format"] != _FORMAT:
+            raise DataError(f"{root / INDEX} has the format {facts['format']!r}", allowed=repr(_FORMAT))
+        with np.load(root / "index.npz", allow_pickle=False) as stored:
+            columns = {name: stored[name] for name in ("shards", "offsets", "sizes", "sums", "labels", "keys")}
+        for name, size in facts["shards"].items():
+            if os.path.getsize(root / name) != size:
+                raise DataError(f"{root / name} does not have its {size:,} bytes", next_step="copy or pack it again")
+    except (OSError, ValueError, KeyError, zlib.error) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"the shards in {root} are not whole ({error})", next_step="copy or pack them again") from None
+    return facts, columns
+
+
+class Shards:
+    """Encoded images in tar files, each read by one call; a checksum tells bytes that rotted."""
+
+    def __init__(
+        self,
+        root: Path,
+        names: tuple[str, ...],
+        shards: Int64[np.ndarray, "N"],
+        offsets: Int64[np.ndarray, "N"],
+        sizes: Int64[np.ndarray, "N"],
+        sums: UInt8[np.ndarray, "N"],
+    ) -> None:
+        self._root, self._names = root, names
+        self._shards, self._offsets, self._sizes, self._sums = shards, offsets, sizes, sums
+        self._open: dict[int, int] = {}
+
+    @property
+    def sizes(self) -> Int64[np.ndarray, "N"]:
+        return self._sizes
+
+    def read(self, index: int) -> bytes:
+        shard = int(self._shards[index])
+        where = f"{self._names[shard]} at byte {self._offsets[index]}"
+        try:
+            if shard not in self._open:
+                self._open[shard] = os.open(self._root / self._names[shard], os.O_RDONLY)
+            content = os.pread(self._open[shard], int(self._sizes[index]), int(self._offsets[index]))
+        except OSError as error:
+            raise DecodeError(f"{where} cannot be read ({error.strerror})") from None
+        if zlib.crc32(content) != self._sums[index]:
+            raise DecodeError(f"{where}: the bytes are not those that were packed", next_step="copy the shard again")
+        return content
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # a process opens its own files
+
+    def __del__(self) -> None:
+        for file in self._open.values():
+            os.close(file)
+
+
+def keys_of(root: Path) -> Iterator[str]:
+    """The members of all shards, as tar itself lists them."""
+    for path in sorted(root.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            yield from tar.getnames()
