@@ -33,6 +33,7 @@ class Evaluate:
     examples:
       vitrail evaluate runs/photos-1 ./photos
       vitrail evaluate runs/photos-1 ./other-photos --json
+      vitrail evaluate runs/photos-1 ./photos --image 384 384      what another resolution does
       vitrail evaluate vit-b16.npz imagenet/ --split test --html report.html
     """
 
@@ -42,6 +43,8 @@ class Evaluate:
     """Labelled images, as for `vitrail train`."""
     split: Literal["auto", "train", "val", "test", "all"] = "auto"
     """Which part; `all` puts together what has no split of its own."""
+    image: tuple[int, int] | None = None
+    """Height and width to measure at, instead of the model's own; its positions are resized."""
     batch: int = 64
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -60,7 +63,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("--json and --csv together", allowed="one of them")
     source, which = part(asked)
     say(which)
-    model = load(asked.model)
+    model = load(asked.model, image=asked.image)
     scores, _ = evaluate(
         model,
         source,

@@ -69,7 +69,7 @@ def load(
 ) -> nn.Module:
     """A model in eval mode, `model(images) -> logits`, with its Record as `model.record`.
 
-    `path` is a run folder, a bundle folder, a published file of an origin in `weights.sources`, a folder with one, or a
+    `path` is a run folder (the weights its report is about), a bundle folder, a published file of an origin in `weights.sources`, a folder with one, or a
     name of the hub (`hf:owner/name`). `config`, whole or some of its fields, says what a bare file cannot; `classes`
     names its outputs; `image` makes the model for another size, positions resized. WeightsError names everything that
     does not fit, and NaN; nothing is ever half loaded.
@@ -159,13 +159,23 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
 
 
 def _bundle_folder(path: Path) -> Path | None:
-    """Where the bundle of this path lies: itself, or a run folder's best/, else its last/. None: it is none of ours."""
+    """Where the bundle of this path lies: itself, or in a run folder. None: it is none of ours.
+
+    Of a run, the weights it reports: last/ where it was scored in the end, because without a validation split best/ was
+    chosen by the very images it would be measured on; else best/, which a validation split chose, or which is all there is yet.
+    """
     if path.name in (TENSORS, RECORD):
         path = path.parent
-    for folder in (path, path / "best", path / "last"):
+    last = path / "last"
+    run = (last, path / "best") if _scored(last) else (path / "best", last)
+    for folder in (path, *run):
         if (folder / TENSORS).is_file() and any((folder / name).is_file() for name in (RECORD, NEXT)):
             return folder
     return None
+
+
+def _scored(folder: Path) -> bool:
+    return (folder / RECORD).is_file() and bool(configs.read_json(Record, folder / RECORD).scores)
 
 
 def _no_link(path: Path) -> Path:
