@@ -14,7 +14,7 @@ from vitrail.cli.probe import open_pixels
 from vitrail.errors import DataError
 from vitrail.evaluate.embedding import Extraction
 from vitrail.evaluate.suite import ModelEntry, Opened, read_suite, run_suite
-from vitrail.evaluate.suite_report import missing_table, sections, table
+from vitrail.evaluate.suite_report import cost_table, missing_table, sections, table
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import show
 from vitrail.weights.bundle import load
@@ -67,8 +67,10 @@ def main(words: Sequence[str]) -> int:
             f"none of the {len(missing)} tasks could be opened: {missing[0].why}", next_step="mend the suite's paths"
         )
     show(table(suite, results), "json" if asked.json else "csv" if asked.csv else "table")
-    if missing and not (asked.json or asked.csv):
-        show(missing_table(missing), "table")
+    if not (asked.json or asked.csv):
+        show(cost_table(results), "table")
+        if missing:
+            show(missing_table(missing), "table")
     say(f"page: {write_page(folder / 'report.html', suite.name, sections(suite, results, missing))}")
     return 0
 

@@ -1,16 +1,19 @@
 """A suite's results as one table, one page and one figure; means only over what ran, and saying so."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from vitrail.evaluate import vtab
 from vitrail.evaluate.published import TABLE6, columns_for
 from vitrail.evaluate.suite import Missing, Result, Suite
+from vitrail.evaluate.vtab import Mean
+from vitrail.reports.figures import Drawing
 from vitrail.reports.page import FigureSection, Section, TableSection
 from vitrail.reports.scatter import Point, cost_scatter
 from vitrail.reports.tables import Column, Table
 
 Line = tuple[str, str]
-"""(model, protocol and setting): what one line of the table is about."""
+"""(model, protocol and setting)."""
 
 
 def lines(results: Sequence[Result]) -> dict[Line, dict[str, Result]]:
@@ -22,51 +25,61 @@ def lines(results: Sequence[Result]) -> dict[Line, dict[str, Result]]:
 
 
 def table(suite: Suite, results: Sequence[Result]) -> Table:
-    """One line a model and protocol: its accuracy on each task, and the means over those that ran."""
-    tasks = list(dict.fromkeys(result.task for result in results))
+    """For each protocol the accuracy on each task, then the means over what ran; one column for each model."""
     by_line = lines(results)
-    heads = [name for name, _, _ in _means(suite, {})]
+    models = list(dict.fromkeys(model for model, _ in by_line))
+    protocols = list(dict.fromkeys(protocol for _, protocol in by_line))
+    columns = (Column("protocol"), Column("task"), *(Column(model, "{:.2f}") for model in models))
+    rows: list[tuple[object, ...]] = []
+    for protocol in protocols:
+        cells = [_accuracies(by_line.get((model, protocol), {})) for model in models]
+        tasks = list(dict.fromkeys(task for cell in cells for task in cell))
+        rows += [(protocol, task, *(cell.get(task) for cell in cells)) for task in tasks]
+        means = [_means(suite, cell) for cell in cells]
+        rows += [(protocol, *_mean_row(row)) for row in zip(*means, strict=True) if any(mean.ran for mean in row)]
+    return Table(columns, tuple(rows), f"{suite.name}: accuracy, %")
+
+
+def _accuracies(cells: dict[str, Result]) -> dict[str, float]:
+    return {task: 100 * found.row.spread.mean for task, found in cells.items()}
+
+
+def _mean_row(means: Sequence[Mean]) -> tuple[object, ...]:
+    """ "mean of natural (2 of 7 tasks)", and the mean for each model; what ran may differ between models."""
+    ran = "/".join(dict.fromkeys(str(mean.ran) for mean in means))
+    return f"mean of {means[0].name} ({ran} of {means[0].of} tasks)", *(mean.accuracy for mean in means)
+
+
+def _means(suite: Suite, accuracies: dict[str, float]) -> list[Mean]:
+    """Of each named group, and of everything."""
+    found = [replace(mean, name=f"VTAB {mean.name}") for mean in vtab.means(accuracies)] if suite.vtab else []
+    groups = dict.fromkeys(entry.group for entry in suite.tasks if entry.group)
+    parts = {group: [entry.called for entry in suite.tasks if entry.group == group] for group in groups}
+    whole = [entry.called for entry in suite.tasks]
+    if len(whole) > 1:
+        parts["all tasks" if not suite.vtab else "all own tasks"] = whole
+    for name, of in ((name, of) for name, of in parts.items() if len(of) > 1):
+        values = [accuracies[task] for task in of if task in accuracies]
+        found.append(Mean(name, sum(values) / len(values) if values else None, len(values), len(of)))
+    return found
+
+
+def cost_table(results: Sequence[Result]) -> Table:
+    """What each model costs, beside its scores."""
     columns = (
         Column("model"),
-        Column("protocol"),
-        *(Column(task, "{:.2f}") for task in tasks),
-        *(part for head in heads for part in (Column(f"mean {head}", "{:.2f}"), Column(f"{head} ran"))),
-        Column("parameters_M", "{:.1f}"),
-        Column("GMACs", "{:.2f}"),
+        Column("parameters_M", "{:.2f}"),
+        Column("GMACs", "{:.3f}"),
         Column("images_per_s", "{:.0f}"),
+        Column("pretraining_exaFLOPs", "{:.3g}"),
     )
-    return Table(columns, tuple(_cells(suite, line, tasks, cells) for line, cells in by_line.items()), suite.name)
-
-
-def _cells(suite: Suite, line: Line, tasks: Sequence[str], cells: dict[str, Result]) -> tuple[object, ...]:
-    accuracies = {task: 100 * cells[task].row.spread.mean for task in cells}
-    means = [part for _, mean, ran in _means(suite, accuracies) for part in (mean, ran)]
-    some = next(iter(cells.values()))
-    speeds = [cell.images_per_s for cell in cells.values() if cell.images_per_s]
-    return (
-        *line,
-        *(accuracies.get(task) for task in tasks),
-        *means,
-        some.parameters / 1e6 if some.parameters else None,
-        some.gmacs,
-        sum(speeds) / len(speeds) if speeds else None,
-    )
-
-
-def _means(suite: Suite, accuracies: dict[str, float]) -> Iterator[tuple[str, float | None, str]]:
-    """(group, mean over what ran, "2 of 7") for each group with a name, and over everything."""
-    if suite.vtab:
-        for mean in vtab.means(accuracies):
-            yield f"VTAB {mean.name}", mean.accuracy, f"{mean.ran} of {mean.of}"
-    for group in dict.fromkeys(entry.group for entry in suite.tasks if entry.group):
-        yield _mean(group, [entry.called for entry in suite.tasks if entry.group == group], accuracies)
-    if suite.tasks:
-        yield _mean("tasks" if suite.vtab else "all", [entry.called for entry in suite.tasks], accuracies)
-
-
-def _mean(name: str, tasks: Sequence[str], accuracies: dict[str, float]) -> tuple[str, float | None, str]:
-    values = [accuracies[task] for task in tasks if task in accuracies]
-    return name, sum(values) / len(values) if values else None, f"{len(values)} of {len(tasks)}"
+    rows = []
+    for model in dict.fromkeys(result.model for result in results):
+        own = [result for result in results if result.model == model]
+        speeds = [result.images_per_s for result in own if result.images_per_s]
+        million = None if own[0].parameters is None else own[0].parameters / 1e6
+        rows.append((model, million, own[0].gmacs, max(speeds, default=None), own[0].exaflops))
+    return Table(columns, tuple(rows), "cost")
 
 
 def missing_table(missing: Sequence[Missing]) -> Table:
@@ -75,7 +88,10 @@ def missing_table(missing: Sequence[Missing]) -> Table:
 
 def sections(suite: Suite, results: Sequence[Result], missing: Sequence[Missing]) -> list[Section]:
     """The page."""
-    found: list[Section] = [TableSection("Results", table(suite, results), note=_note(missing))]
+    found: list[Section] = [
+        TableSection("Results", table(suite, results), note=_note(missing)),
+        TableSection("Cost", cost_table(results)),
+    ]
     if drawing := scatter(results):
         found.append(FigureSection("Accuracy against cost", [drawing]))
     if missing:
@@ -83,7 +99,7 @@ def sections(suite: Suite, results: Sequence[Result], missing: Sequence[Missing]
     return found
 
 
-def scatter(results: Sequence[Result]):
+def scatter(results: Sequence[Result]) -> Drawing | None:
     """Each model's best line by mean accuracy over the tasks it ran, with Table 6 of the ViT paper behind it."""
     best: dict[str, tuple[Point, str]] = {}
     for (model, protocol), cells in lines(results).items():
@@ -96,13 +112,16 @@ def scatter(results: Sequence[Result]):
     tasks = list(dict.fromkeys(result.task for result in results))
     columns = columns_for(tasks)
     theirs = [Point(row.name, row.gmacs, row.accuracy(columns)) for row in TABLE6]
-    protocols = ", ".join(dict.fromkeys(protocol for _, protocol in best.values()))
+    protocols = "; ".join(f"{point.name}: {protocol}" for point, protocol in best.values())
+    many = f"over {len(tasks)} tasks" if len(tasks) > 1 else f"on {tasks[0]}"
     return cost_scatter(
         [point for point, _ in best.values()],
         theirs,
         cost="GMACs of one image",
-        accuracy=f"mean accuracy over {len(tasks)} tasks ({protocols})",
-        reference=f"ViT paper, Table 6: pre-trained on JFT-300M, fine-tuned on {', '.join(columns)}",
+        accuracy="mean accuracy" if len(tasks) > 1 else "accuracy",
+        reference="ViT paper, Table 6",
+        caption=f"Each model's best protocol {many} ({protocols}). Grey, another thing measured: the ViT paper's models, "
+        f"pre-trained on JFT-300M and fine-tuned on {', '.join(columns)}; their GMACs follow from the exaFLOPs.",
     )
 
 
