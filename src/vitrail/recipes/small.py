@@ -12,8 +12,9 @@ from vitrail.train.run import Optim, Run
 def digits(given: Given) -> Run:
     """Handwritten digits of 8×8 pixels: the smallest run that shows everything.
 
-    command    vitrail train digits
+    command    vitrail train digits --seeds 3
     data       1,797 real digits inside the package (UCI Optical Recognition of Handwritten Digits), a fifth held out
+    result     99.16 ± 0.28 % of 359 held-out digits (seeds 0, 1, 2: 99.44, 98.89, 99.16)
     """
     model = _tiny(given, patch=2, width=64, depth=4, heads=4)
     return Run(
@@ -37,15 +38,17 @@ def fashion_mnist_cpu(given: Given) -> Run:
     command    vitrail train fashion-mnist --recipe fashion_mnist_cpu
     data       60,000 pictures of clothes to learn from, 10,000 to test
     """
-    model = _tiny(given, patch=4, width=128, depth=6, heads=4)
+    model = _tiny(given, patch=4, width=96, depth=6, heads=3, drop_path=0.05)
     return Run(
         model=model,
         preprocess=given.preprocess(_size(given, model, default=28)),
-        augment=Augment(shift=0.07, scale=0.05, flip=True),
+        augment=Augment(shift=0.05, scale=0.05, flip=True),
         objective=Classify(label_smoothing=0.1),
-        optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
+        optim=Optim(lr=2e-3, weight_decay=0.1, warmup="5 %"),
+        ema=0.999,
         batch_size=128,
-        length="15 epochs",
+        length="22 epochs",
+        save_every="2 epochs",
     )
 
 
