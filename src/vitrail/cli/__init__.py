@@ -26,8 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "suite": ("vitrail.cli.suite", "many models on many data sets: your own transfer suite, or VTAB-1k"),
     "robustness": ("vitrail.cli.robustness", "accuracy on corrupted images, as ImageNet-C"),
     "trace": ("vitrail.cli.trace", "one image's way through the model, in the paper's words"),
+    "study": ("vitrail.cli.study", "compare ways of pre-training: same FLOPs, same readouts, one report"),
     "run": ("vitrail.cli.run", "check a run folder: `run verify` proves which samples it learnt from"),
     "models": ("vitrail.cli.models", "the model zoo: sizes, parameters, FLOPs"),
+    "weights": ("vitrail.cli.weights", "weights of any origin: show, convert, check"),
     "recipes": ("vitrail.cli.recipes", "ways to train, with the numbers they should reach"),
 }
 

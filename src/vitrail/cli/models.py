@@ -1,25 +1,29 @@
 """`vitrail models`."""
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tyro
 
-from vitrail.cli.arguments import parse
+from vitrail.cli.arguments import Switch, parse
 from vitrail.errors import ConfigError, suggest
 from vitrail.models import cost, zoo
 from vitrail.recipes.given import fitted
 from vitrail.reports.tables import Column, Output, Table, show
+from vitrail.weights.published import PUBLISHED
 
 
 @dataclass(frozen=True)
 class Models:
-    """Lists the models that `--model` and vitrail.build know, with their parameters and multiply-accumulates an image.
+    """Lists the models that `--model` and vitrail.build know, with their parameters and multiply-accumulates an image;
+    and published checkpoints of them that can be read, with licence and accuracy.
 
     examples:
       vitrail models
       vitrail models "vit-*/16"
       vitrail models "vit-l*" --image 384 --classes 21843
+      vitrail models --published --format json
     """
 
     pattern: tyro.conf.Positional[str] = "*"
@@ -27,6 +31,8 @@ class Models:
     image: int = 224
     """Height and width in pixels."""
     classes: int = 1000
+    published: Switch = False
+    """Only the checkpoints."""
     format: Output = "table"
 
 
@@ -38,9 +44,26 @@ def main(words: Sequence[str]) -> int:
             f"no model matches {asked.pattern!r}",
             next_step=suggest(asked.pattern, zoo.names()) or "see `vitrail models`",
         )
-    columns = Column("name"), Column("family"), Column("parameters", "{:,}"), Column("GMAC", "{:.2f}")
-    show(Table(columns, tuple(_row(name, asked) for name in names)), asked.format)
+    if not asked.published:
+        columns = Column("name"), Column("family"), Column("parameters", "{:,}"), Column("GMAC", "{:.2f}")
+        show(Table(columns, tuple(_row(name, asked) for name in names)), asked.format)
+    if asked.published or asked.format == "table":
+        show(_checkpoints(asked.pattern), asked.format)
     return 0
+
+
+def _checkpoints(pattern: str) -> Table:
+    """Published files of the models that match."""
+    columns = tuple(map(Column, ("checkpoint", "model", "trained on", "image", "ImageNet top-1", "licence", "origin")))
+    rows = tuple(
+        (one.name, one.model, one.data, one.image, one.top1, one.licence, one.origin)
+        for one in PUBLISHED
+        if fnmatch.fnmatchcase(one.model, pattern)
+    )
+    title = (
+        "published checkpoints; top-1 after fine-tuning on ImageNet, as published (their files are not downloaded here)"
+    )
+    return Table(columns, rows, title)
 
 
 def _row(name: str, asked: Models) -> tuple[str, str, int, float]:

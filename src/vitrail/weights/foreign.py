@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vitrail.errors import WeightsError
 from vitrail.weights import published
@@ -30,7 +31,7 @@ def read_file(path: Path, config: Told = None) -> Weights:
         source=f"{path.name} ({origin})",
         licence=around.licence or (facts.licence if facts else foreign.licence),
         training=published.augreg(path.name),
-        notes=_notes(foreign, around, content.left),
+        notes=_notes(foreign, around, given, content.left),
         sha256=sha256(path),
     )
     return Weights(foreign.tensors, record)
@@ -66,7 +67,16 @@ def _classes(name: str, origin: str, foreign: Foreign, around: Beside) -> tuple[
     return published.imagenet_classes() if outputs == 1000 and imagenet else ()
 
 
-def _notes(foreign: Foreign, around: Beside, left: tuple[str, ...]) -> tuple[str, ...]:
-    where = "the config given" if not around.where else f"{around.where}, and the config given if any"
-    said = tuple(note.replace("the config given", where) for note in foreign.said)
-    return (*said, f"left out: {', '.join(left)}") if left else said
+def _notes(foreign: Foreign, around: Beside, given: Mapping[str, Any], left: tuple[str, ...]) -> tuple[str, ...]:
+    """Who said what: the file's names, the caller, what lies beside, else the origin's default."""
+    beside_only = [name for name in around.config if name not in given]
+    said = [note for note in foreign.said if not note.startswith("from the config given")]
+    if given:
+        said.append(f"from the config given: {', '.join(f'{name} {value}' for name, value in given.items())}")
+    if beside_only:
+        said.append(f"from {around.where} beside it: {', '.join(beside_only)}")
+    if around.preprocess:
+        said.append(f"preprocessing from {around.where} beside it")
+    if left:
+        said.append(f"left out: {', '.join(left)}")
+    return tuple(said)

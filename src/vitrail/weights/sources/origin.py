@@ -144,6 +144,8 @@ class Origin:
         said = [f"from the config given: {_list(told)}"] if told else []
         if silent:
             defaults = {name: found[name] for name in silent if name in found}
+            if seen["positions"] not in ("learned", told.get("positions")):  # no table: another kind, or a lost one
+                defaults["positions"] = seen["positions"]
             said.append(f"not in the file, the default of {self.NAME}: {_list(defaults)}")
         kind = KINDS[found.get("family", "vit")]
         known = {field.name for field in fields(kind)}

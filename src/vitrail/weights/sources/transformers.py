@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from vitrail.images.preprocess import IMAGENET, Preprocess
+from vitrail.models.vit import ViTConfig
 from vitrail.weights.sources.origin import Origin, Style, pair
 from vitrail.weights.sources.table import Row
 
@@ -76,6 +79,26 @@ def _style(table: tuple[Row, ...], more: set[str], habits: Mapping[str, Any], **
     return Style(table, frozenset(_ALWAYS | more), habits, licence="Apache-2.0", **rest)
 
 
+_OF_TODAY = (
+    (r"^layers\.(\d+)\.mlp\.fc1\.", r"layers.\1.intermediate.dense."),
+    (r"^layers\.(\d+)\.mlp\.fc2\.", r"layers.\1.output.dense."),
+    (r"^layers\.", "encoder.layer."),
+    (r"attention\.q_proj", "attention.attention.query"),
+    (r"attention\.k_proj", "attention.attention.key"),
+    (r"attention\.v_proj", "attention.attention.value"),
+    (r"attention\.o_proj", "attention.output.dense"),
+)
+"""From what version 5 calls its modules to what all versions call them in files."""
+
+
+def plain(name: str) -> str:
+    """The name in a file, without the prefix of a model with a head."""
+    name = re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name)
+    for theirs, filed in _OF_TODAY:
+        name = re.sub(theirs, filed, name)
+    return name
+
+
 _BEFORE = "encoder.layer.0.layernorm_before.weight"
 _SCALE = "encoder.layer.0.layer_scale1.lambda1"
 _NATIVE = (518, 518)
@@ -101,5 +124,97 @@ ORIGIN = Origin(
             native=_NATIVE,
         ),
     },
-    plain=lambda name: re.sub(r"^(vit|deit|dinov2|dinov2_with_registers)\.", "", name),
+    plain=plain,
 )
+
+
+# --- writing: config.json says what the tensors do not
+
+_KINDS = {
+    "ViT": ("vit", "ViT"),
+    "DeiT": ("deit", "DeiT"),
+    "DINOv2": ("dinov2", "Dinov2"),
+    "DINOv2 with registers": ("dinov2_with_registers", "Dinov2WithRegisters"),
+}
+"""By style: the model type, which is the tensors' prefix too, and what its classes' names begin with."""
+_HEADS = ("classifier", "cls_classifier", "distillation_classifier")
+
+
+def style_of(config: ViTConfig) -> str:
+    """The style that has names for such a model."""
+    if config.layer_scale:
+        return "DINOv2 with registers" if config.registers else "DINOv2"
+    return "DeiT" if config.registers else "ViT"
+
+
+def prefixed(tensors: Mapping[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+    """A model with a head has its body under the name of its type."""
+    prefix = f"{_KINDS[style_of(config)][0]}." if config.classes else ""
+    return {name if name.startswith(_HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def files_beside(config: ViTConfig, preprocess: Preprocess, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """config.json and preprocessor_config.json of such a model."""
+    kind, name = _KINDS[style_of(config)]
+    teacher = "WithTeacher" if config.family == "deit" else ""
+    about: dict[str, Any] = {
+        "architectures": [f"{name}ForImageClassification{teacher}" if config.classes else f"{name}Model"],
+        "model_type": kind,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "patch_size": _one(config.patch),
+        "image_size": _one(config.image),
+        "num_channels": config.channels,
+        "layer_norm_eps": config.norm_eps,
+        "hidden_act": {"gelu-tanh": "gelu_pytorch_tanh"}.get(config.activation, "gelu"),
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    if kind.startswith("dinov2"):
+        about |= _of_dinov2(config)
+    else:
+        about |= {"intermediate_size": config.mlp_width}
+        about |= {"pooler_output_size": config.pre_logits, "pooler_act": "tanh"} if config.pre_logits else {}
+    if config.classes:
+        names = classes or tuple(f"LABEL_{index}" for index in range(config.classes))
+        about["id2label"] = {str(index): label for index, label in enumerate(names)}
+        about["label2id"] = {label: index for index, label in enumerate(names)}
+    return {"config.json": about, "preprocessor_config.json": _processor(preprocess)}
+
+
+def _of_dinov2(config: ViTConfig) -> dict[str, Any]:
+    gated = config.activation == "swiglu"
+    return {
+        # of the hidden width it takes two thirds, in steps of eight
+        "mlp_ratio": config.mlp_width * 3 / 2 / config.width if gated else config.mlp_width / config.width,
+        "use_swiglu_ffn": gated,
+        "use_mask_token": config.mask_token,
+        "layerscale_value": config.layer_scale,
+        "apply_layernorm": True,
+        **({"num_register_tokens": config.registers} if config.registers else {}),
+    }
+
+
+def _processor(preprocess: Preprocess) -> dict[str, Any]:
+    height, width = preprocess.size
+    numbers = {"nearest": 0, "bilinear": 2, "bicubic": 3}
+    about: dict[str, Any] = {
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+        "resample": numbers[preprocess.interpolation],
+    }
+    if preprocess.resize == "crop" and height == width:
+        edge = int(height / preprocess.crop_fraction + 1e-6)
+        crop = {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
+        return {"image_processor_type": "BitImageProcessor", **about, "size": {"shortest_edge": edge}, **crop}
+    return {"image_processor_type": "ViTImageProcessor", **about, "size": {"height": height, "width": width}}
+
+
+def _one(sides: tuple[int, int]) -> int | list[int]:
+    return sides[0] if sides[0] == sides[1] else list(sides)

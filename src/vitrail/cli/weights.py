@@ -1,0 +1,204 @@
+"""`vitrail weights`: show, convert, check."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from vitrail import config
+from vitrail.cli.arguments import Switch, pairs, parse, say
+from vitrail.errors import ConfigError, suggest
+from vitrail.models import cost, zoo
+from vitrail.reports.tables import Output, show
+from vitrail.weights.bundle import read, refuse_nonfinite, resized
+from vitrail.weights.compare import compare, contents
+from vitrail.weights.convert import convert
+from vitrail.weights.fit import shape
+from vitrail.weights.record import Record, Weights
+from vitrail.weights.tensors import not_finite
+
+HELP = """\
+usage: vitrail weights show|convert|check …
+
+Weights of any origin: what is in a file, the same weights in another's format, and whether two say the same.
+
+  show FILE             origin, architecture, preprocessing, classes, licence; every tensor with --tensors
+  convert FILE OUT      --to google, big_vision, timm, transformers, torchvision, dinov2, mae or vitrail
+  check A B             the largest difference of any output, and of every tensor
+
+FILE is a run, a bundle, a published file (.npz .safetensors .pth .onnx), a folder with one, or hf:owner/name."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Says what a weights file holds, and what of that was in it, beside it, or is its origin's default.
+
+    examples:
+      vitrail weights show B_16.npz
+      vitrail weights show mae_pretrain_vit_base_full.pth --tensors
+      vitrail weights show odd.pth --config '{"heads": 4}'
+    """
+
+    file: tyro.conf.Positional[str]
+    config: str = ""
+    """Fields of the model's config as JSON, or a JSON file: what a bare file cannot say."""
+    tensors: Switch = False
+    """List every tensor, under our names."""
+    format: Output = "table"
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Writes weights under another library's names, bit for bit; says what such a file cannot say.
+
+    Refused where the other's code would compute something else of the same tensors.
+
+    examples:
+      vitrail weights convert B_16.npz vit-b16 --to transformers
+      vitrail weights convert runs/photos-1 photos.safetensors --to timm
+      vitrail weights convert dinov2_vits14_pretrain.pth dino --to vitrail --image 224
+    """
+
+    file: tyro.conf.Positional[str]
+    out: tyro.conf.Positional[Path]
+    """A .npz (google, big_vision) or .safetensors file; a folder for transformers and vitrail."""
+    to: Literal["google", "big_vision", "timm", "transformers", "torchvision", "dinov2", "mae", "vitrail"] = "vitrail"
+    config: str = ""
+    """Fields of the model's config as JSON, or a JSON file: what a bare file cannot say."""
+    image: int = 0
+    """Resize positions for square images of so many pixels; 0 leaves them."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Runs two models in float64 on the same fixed images and compares all they say; exit code 1 where they differ.
+
+    examples:
+      vitrail weights check B_16.npz converted/
+      vitrail weights check one.pth two.safetensors --config '{"heads": 4}' --tolerance 1e-6
+    """
+
+    first: tyro.conf.Positional[str]
+    second: tyro.conf.Positional[str]
+    config: str = ""
+    """Fields of both configs as JSON, or a JSON file."""
+    tolerance: float = 1e-9
+    """Of the largest output."""
+    format: Output = "table"
+
+
+def main(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if words[0] not in ACTIONS:
+        raise ConfigError(
+            f"vitrail weights {words[0]}", allowed=", ".join(ACTIONS), next_step=suggest(words[0], ACTIONS)
+        )
+    kind, action = ACTIONS[words[0]]
+    return action(parse(kind, words[1:], command=f"weights {words[0]}"))
+
+
+def told(text: str) -> Mapping[str, Any] | None:
+    """The fields in `--config`: JSON, or a file of it."""
+    if not text:
+        return None
+    try:
+        found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--config {text!r} ({error})", allowed='JSON such as {"heads": 12}, or a file of it'
+        ) from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"--config {text!r}", allowed='a JSON object such as {"heads": 12}')
+    return found
+
+
+def shown(asked: Show) -> int:
+    weights = read(asked.file, config=told(asked.config))
+    rows = list(facts(weights))
+    if asked.tensors:
+        rows += [(name, f"{shape(tensor)} {str(tensor.dtype)[6:]}") for name, tensor in weights.tensors.items()]
+    show(pairs(rows), asked.format)
+    return 0
+
+
+def facts(weights: Weights) -> Iterator[tuple[str, Any]]:
+    """The rows of `show`."""
+    record, tensors = weights.record, weights.tensors
+    made = record.config
+    yield "source", record.source
+    yield "inside", contents(record)
+    yield "family", made.family
+    yield "model", named(record)
+    yield "parameters", f"{cost.parameters(made):,}"
+    yield "config", ", ".join(f"{name} {value}" for name, value in config.to_dict(made).items() if name != "family")
+    yield "preprocessing", ", ".join(f"{name} {value}" for name, value in config.to_dict(record.preprocess).items())
+    yield "classes", ", ".join(record.classes[:5]) + (" …" if len(record.classes) > 5 else "") or "no names"
+    yield "licence", record.licence or "nobody says"
+    yield from {**record.training, **record.scores}.items()
+    yield "tensors", ", ".join(f"{n} {str(kind)[6:]}" for kind, n in Counter(t.dtype for t in tensors.values()).items())
+    bad = not_finite(tensors)
+    yield "NaN or infinite", ", ".join(f"{name} ({count:,})" for name, count in bad.items()) or "none"
+    yield "sha256", record.sha256
+    for note in record.notes:
+        yield "note", note
+
+
+def named(record: Record) -> str:
+    """The name of the zoo with the same sizes, if one has them."""
+    sizes = ("family", "width", "depth", "heads", "mlp_width", "patch", "depths", "widths", "root_width", "stem")
+
+    def of(made: object) -> list[Any]:
+        return [getattr(made, name, None) for name in sizes]
+
+    made = getattr(record.config, "encoder", record.config)
+    wanted = ["vit", *of(made)[1:]] if made.family == "deit" else of(made)
+    return next((name for name, entry in zoo.ZOO.items() if of(entry.config) == wanted), "of no name")
+
+
+def converted(asked: Convert) -> int:
+    weights = read(asked.file, config=told(asked.config))
+    refuse_nonfinite(weights, asked.file)
+    changed = resized(weights, asked.image or None)
+    notes = convert(changed, asked.out, asked.to)
+    for line in (*dict.fromkeys((*weights.record.notes, *notes)), *changes(weights, changed)):
+        say(line)
+    print(asked.out)
+    return 0
+
+
+def changes(old: Weights, new: Weights) -> Iterator[str]:
+    """What became of each tensor on the way."""
+    pairs_of = [(name, tensor, new.tensors[name]) for name, tensor in old.tensors.items()]
+    other = [f"{name} {shape(one)} → {shape(two)}" for name, one, two in pairs_of if one is not two]
+    yield f"{len(pairs_of) - len(other)} tensors kept bit for bit"
+    if other:
+        yield f"resized {', '.join(other)}"
+
+
+def checked(asked: Check) -> int:
+    first, second = (read(path, config=told(asked.config)) for path in (asked.first, asked.second))
+    found = compare(first, second)
+    same = found.logits <= asked.tolerance * max(1.0, found.largest)
+    rows: list[tuple[str, Any]] = [
+        ("largest difference of an output", f"{found.logits:.3g}"),
+        ("largest output", f"{found.largest:.3g}"),
+        ("tensors with the same bits", len(found.equal)),
+    ]
+    rest = {name: value for name, value in asdict(found).items() if isinstance(value, tuple) and name != "equal"}
+    rows += [(name.replace("_", " "), "; ".join(value) or "none") for name, value in rest.items()]
+    show(pairs(rows), asked.format)
+    say("they say the same" if same else "they do not say the same")
+    return 0 if same else 1
+
+
+ACTIONS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "show": (Show, shown),
+    "convert": (Convert, converted),
+    "check": (Check, checked),
+}

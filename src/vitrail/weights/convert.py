@@ -1,0 +1,184 @@
+"""Our weights in other people's files, refused where such a file would be read as another function."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrail.errors import ConfigError, StorageError, WeightsError, suggest
+from vitrail.models import zoo
+from vitrail.models.vit import ViTConfig
+from vitrail.weights.bundle import save_bundle
+from vitrail.weights.fit import fit
+from vitrail.weights.record import Record, Weights
+from vitrail.weights.sources import SOURCES, read_foreign, transformers
+from vitrail.weights.tensors import sync_folder, to_bytes, write_synced
+
+JAX, TORCH = ".npz", ".safetensors"
+
+# target -> family -> (source, style); "" is the source's first style
+TARGETS: dict[str, dict[str, tuple[str, str]]] = {
+    "google": {
+        "vit": ("google", ""),
+        "hybrid": ("hybrid", "published"),
+        "resnet": ("bit", "big_transfer"),
+        "maxvit": ("maxvit", "google"),
+    },
+    "big_vision": {"vit": ("big_vision", ""), "resnet": ("bit", "big_vision")},
+    "timm": {
+        "vit": ("timm", ""),
+        "deit": ("timm", ""),
+        "hybrid": ("hybrid", "timm"),
+        "resnet": ("bit", "timm"),
+        "maxvit": ("maxvit", "timm"),
+    },
+    "transformers": {
+        "vit": ("transformers", ""),
+        "deit": ("transformers", "DeiT"),
+        "mae": ("mae", "transformers"),
+        "resnet": ("bit", "transformers"),
+    },
+    "torchvision": {"vit": ("torchvision", ""), "maxvit": ("maxvit", "torchvision")},
+    "dinov2": {"vit": ("dinov2", "")},
+    "mae": {"mae": ("mae", "original")},
+    "vitrail": {},
+}
+TELLABLE: dict[str, tuple[str, ...]] = {
+    "timm": ("heads", "activation", "norm_eps", "pool"),
+    "torchvision": ("heads", "norm_eps"),
+    "dinov2": ("heads",),
+    "mae": ("encoder", "decoder_heads", "target"),
+}
+"""What its users tell each library when they build a model; config.json says it for transformers, and JAX's files all."""
+HARMLESS = {
+    "dropout",
+    "drop_path",
+    "layer_scale",
+    "head_bias",
+    "class_token",
+    "positions_on",
+    "position_resize",
+    "image",
+}
+"""Starts and training's own, or what a file says in another way: no other outputs at the trained size."""
+
+
+def convert(weights: Weights, out: Path, to: str) -> tuple[str, ...]:
+    """Writes `weights` under the names of `to`; gives sentences about what the file cannot say.
+
+    `google` and `big_vision` are .npz files, `vitrail` and `transformers` folders, the others .safetensors files.
+    WeightsError where the target has no name for a tensor or its code would compute something else.
+    """
+    if to not in TARGETS:
+        raise ConfigError(f"--to {to}", allowed=", ".join(TARGETS), next_step=suggest(to, TARGETS))
+    if to == "vitrail":
+        model = zoo.skeleton(weights.record.config)
+        fit(model, weights.tensors, where="the weights")
+        save_bundle(out, model, weights.record)
+        return weights.record.notes
+    tensors, about, notes = foreign(weights, to)
+    if to == "transformers":
+        files = {"model.safetensors": to_bytes(tensors)}
+        files |= {name: json.dumps(data, indent=2).encode() for name, data in about.items()}
+        _write(out, files)
+    else:
+        wanted = JAX if to in ("google", "big_vision") else TORCH
+        if out.suffix != wanted:
+            raise ConfigError(f"{out} for {to}", allowed=f"a file {out.stem}{wanted}")
+        _write(out.parent, {out.name: _npz(tensors) if wanted == JAX else to_bytes(tensors)})
+    return notes
+
+
+def foreign(weights: Weights, to: str) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """(their tensors, files of JSON beside, what has to be told to whoever reads them)."""
+    config = weights.record.config
+    if config.family not in TARGETS[to]:
+        able = [name for name, families in TARGETS.items() if config.family in families]
+        raise WeightsError(f"{to} has no {config.family}", allowed=", ".join([*able, "vitrail"]))
+    name, style = TARGETS[to][config.family]
+    about: dict[str, Any] = {}
+    if name == "transformers":
+        style = transformers.style_of(config)
+        about = transformers.files_beside(config, weights.record.preprocess, weights.record.classes)
+    tensors = SOURCES[name].write(weights.tensors, config, style=style)
+    if name == "transformers":
+        tensors = transformers.prefixed(tensors, config)
+    told = _told(config) if to in TELLABLE or to == "transformers" else {}
+    return tensors, about, tuple(_unsaid(tensors, weights.record, to, told))
+
+
+def _told(config: Any) -> dict[str, Any]:
+    """What a reader can be told, as this config has it."""
+    if not isinstance(config, ViTConfig):
+        encoder = getattr(config, "encoder", None)
+        return (
+            {"encoder": _told(encoder), "decoder_heads": config.decoder_heads, "target": config.target}
+            if encoder
+            else {}
+        )
+    return {name: getattr(config, name) for name in ("heads", "activation", "norm_eps", "pool")} | {
+        "image": list(config.image)
+    }
+
+
+def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: str, told: dict[str, Any]) -> Iterator[str]:
+    """Reads back what would be written. WeightsError where the config comes out another; a line for what must be told."""
+    config: Any = record.config
+    back = read_foreign(tensors, where=to, told=told or {"image": list(config.image)})[1]
+    for name, ours, theirs in _differing(config, back.config):
+        raise WeightsError(
+            f"a file of {to} means {name}={theirs!r}, this model has {name}={ours!r}",
+            next_step=f"if it may be read so, convert with --config '{{\"{name}\": {json.dumps(theirs)}}}'",
+        )
+    if to == "transformers":
+        return
+    for name in TELLABLE.get(to, ()):
+        if name in told:
+            yield f"the file does not say {name} = {told[name]}; tell whoever reads it"
+    for name in ("mean", "std", "resize", "crop_fraction", "interpolation"):
+        ours, theirs = getattr(record.preprocess, name), getattr(back.preprocess, name)
+        if ours != theirs:
+            yield f"the file does not say that images want {name} {ours}, where {to}'s default is {theirs}"
+
+
+def _differing(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
+    names = [field.name for field in dataclasses.fields(one) if field.name not in HARMLESS]
+    pairs = [(name, getattr(one, name), getattr(other, name, None)) for name in names]
+    return [pair for pair in pairs if pair[1] != pair[2] and not _differ_harmlessly(pair[1], pair[2])]
+
+
+def _differ_harmlessly(one: Any, other: Any) -> bool:
+    return dataclasses.is_dataclass(one) and dataclasses.is_dataclass(other) and not _differing(one, other)
+
+
+def _npz(tensors: Mapping[str, Tensor]) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: _array(tensor) for name, tensor in tensors.items()})  # pyrefly: ignore[bad-argument-type]
+    return buffer.getvalue()
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:  # as JAX writes it
+        return tensor.view(torch.int16).numpy().view("V2")
+    return tensor.detach().cpu().numpy()
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Each file aside, synced, then renamed; StorageError names the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_synced(folder / f"{name}.part", content)
+            (folder / f"{name}.part").replace(folder / name)
+        sync_folder(folder)
+    except OSError as error:
+        raise StorageError(
+            f"nothing could be written to {folder} ({error.strerror or error})", next_step="choose another folder"
+        ) from error
