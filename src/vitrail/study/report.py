@@ -1,0 +1,78 @@
+"""The arena's table, figures and page."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vitrail.reports import figures
+from vitrail.reports.page import Facts, FigureSection, Section, TableSection, Text, write_page
+from vitrail.reports.tables import Column, Table
+from vitrail.study.pretraining import METHODS, PROTOCOLS, Arena, Cell, largest_budgets, means
+
+COLOURS = (*figures.SERIES, "#e69f00", "#56b4e9")
+
+
+def table(cells: Sequence[Cell]) -> Table:
+    """One row a method, one column a protocol: mean ± standard deviation over seeds, in percent."""
+    shown = largest_budgets(cells)
+    found = means(shown, lambda cell: (cell.method, cell.protocol))
+    spent = {cell.method: cell.flops for cell in shown}
+    rows = []
+    for method in METHODS:
+        if method in spent:
+            numbers = [found[method, protocol] for protocol in PROTOCOLS]
+            rows.append(
+                (method, f"{spent[method] / 1e12:.3g}", *(f"{100 * m:.1f} ± {100 * s:.1f}" for m, s, _ in numbers))
+            )
+    return Table((Column("method"), Column("TFLOP"), *(Column(name) for name in PROTOCOLS)), tuple(rows), "The arena")
+
+
+def write_report(asked: Arena, cells: Sequence[Cell], path: Path) -> Path:
+    return write_page(path, "Pre-training arena", list(sections(asked, cells)))
+
+
+def sections(asked: Arena, cells: Sequence[Cell]) -> Iterator[Section]:
+    yield Text("What was asked", _question(asked))
+    note = f"Held-out accuracy in percent, mean ± standard deviation over {asked.seeds} seeds."
+    yield TableSection("Same FLOPs, same readouts", table(cells), note)
+    budget = [cell for cell in cells if cell.study == "budget" and cell.flops]
+    if budget:
+        drawings = [lines(budget, protocol, "flops") for protocol in PROTOCOLS]
+        yield FigureSection("Accuracy against pre-training compute", drawings, "Bars: standard deviation over seeds.")
+    ratios = [cell for cell in cells if cell.study == "ratio"]
+    if ratios:
+        yield FigureSection("MAE's mask ratio", [lines(ratios, protocol, "mask_ratio") for protocol in PROTOCOLS])
+    yield Facts("Settings", [(name, str(value)) for name, value in vars(asked).items()])
+
+
+def lines(cells: Sequence[Cell], protocol: str, x: str) -> figures.Drawing:
+    """Accuracy over compute or mask ratio, one line a method."""
+    chosen = [cell for cell in cells if cell.protocol == protocol]
+    # a seed spends what the others spend
+    found = means(chosen, lambda cell: (cell.method, getattr(cell, x)))
+    with figures.styled(size=(4.2, 3.0)) as (figure, axes):
+        methods = [method for method in METHODS if any(cell.method == method for cell in chosen)]
+        for method in methods:
+            points = sorted((value, *found[method, value][:2]) for name, value in found if name == method)
+            at, mean, spread = zip(*points, strict=True)
+            place = [value / 1e12 for value in at] if x == "flops" else at
+            colour = COLOURS[METHODS.index(method) % len(COLOURS)]
+            axes.errorbar(
+                place, [100 * m for m in mean], [100 * s for s in spread], fmt="o-", ms=3, color=colour, label=method
+            )
+        axes.set(xlabel="TFLOP" if x == "flops" else "mask ratio", ylabel="accuracy, %", title=protocol)
+        if x == "flops":
+            axes.set_xscale("log")
+        if len(methods) > 1:
+            axes.legend(fontsize=7)
+        return figures.Drawing(figures.svg(figure), f"{protocol}: accuracy over {x} of {', '.join(methods)}")
+
+
+def _question(asked: Arena) -> str:
+    return (
+        f"How good are the features of one small ViT on {asked.data}, trained by each method for the same number of floating "
+        f"point operations: those of {asked.epochs:g} epochs with all labels? Operations are counted product by product, "
+        "forward and backward, decoder and teacher among them.\n\n"
+        "Then the encoder is frozen and read by 5 images of each class, by its 10 nearest neighbours and by a linear probe, and "
+        f"fine-tuned on {asked.labels:.0%} of the labels. 'none' is the encoder as it was drawn. 'supervised' saw all labels "
+        "in pre-training: it is a ceiling, not a rival."
+    )
