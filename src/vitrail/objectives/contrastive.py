@@ -62,7 +62,7 @@ class Contrast(Objective):
         q, k = answers.float().chunk(2), keys.float().chunk(2)
         own = torch.arange(len(batch), device=q[0].device)
         logits = [one @ other.T / self.temperature for one, other in ((q[0], k[1]), (q[1], k[0]))]
-        value = sum(F.cross_entropy(each, own) for each in logits) * 2 * self.temperature / 2
+        value = torch.stack([F.cross_entropy(each, own) for each in logits]).sum() * self.temperature
         right = torch.stack([(each.argmax(1) == own).float().mean() for each in logits]).mean()
         return Loss(value, {"loss": value.detach(), "accuracy": right})
 

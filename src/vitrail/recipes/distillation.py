@@ -1,8 +1,10 @@
 """Learning from a teacher."""
 
 from dataclasses import replace
+from typing import Any
 
 from vitrail.models.deit import DeiTConfig
+from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.distill import Distill
 from vitrail.recipes.given import Given
 from vitrail.recipes.mae import as_vit
@@ -33,11 +35,12 @@ def distill_small(given: Given) -> Run:
     return replace(base, model=distilled(base.model), objective=_objective(given, smoothing=0.0), length="50 epochs")
 
 
-def distilled(model) -> DeiTConfig:
+def distilled(model: ModelConfig) -> DeiTConfig:
     """The ViT with a second class token and head."""
     vit = as_vit(model)
-    values = {name: getattr(vit, name) for name in vit.__dataclass_fields__ if name != "family"}
-    return DeiTConfig(**{**values, "pool": "cls", "class_token": None, "registers": 1, "pre_logits": 0})
+    values: dict[str, Any] = {name: getattr(vit, name) for name in vit.__dataclass_fields__ if name != "family"}
+    values |= {"pool": "cls", "class_token": None, "registers": 1, "pre_logits": 0}
+    return DeiTConfig(**values)
 
 
 def _objective(given: Given, smoothing: float) -> Distill:

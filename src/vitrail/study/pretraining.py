@@ -121,10 +121,10 @@ def pretraining(
     objective, lr = SMALL.get(method, SMALL["mae"])
     run = small_run(given, objective, lr)
     if method in (SUPERVISED, NONE):
-        model: Any = dataclasses.replace(run.model, classes=given.classes)
+        model: Any = dataclasses.replace(run.model, classes=given.classes)  # pyrefly: ignore[unexpected-keyword]
         run = dataclasses.replace(run, objective=Classify(label_smoothing=0.1), model=model)
     channels = run.preprocess.channels
-    sized = dataclasses.replace(run.model, channels=channels)  # pyrefly: ignore[bad-argument-type]
+    sized = dataclasses.replace(run.model, channels=channels)  # pyrefly: ignore[bad-argument-type, unexpected-keyword]
     steps = steps_for(budget, run.objective, sized, run.batch_size)
     if ratio is not None:
         assert isinstance(run.objective, Reconstruct)
@@ -177,7 +177,7 @@ def finetuned(asked: Arena, run: Run, splits: Splits, folder: Path) -> float:
     tuned = dataclasses.replace(
         run,
         objective=Classify(label_smoothing=0.1),
-        model=dataclasses.replace(run.model, classes=0),  # pyrefly: ignore[bad-argument-type]
+        model=dataclasses.replace(run.model, classes=0),  # pyrefly: ignore[bad-argument-type, unexpected-keyword]
         weights=str(folder / "last"),
         optim=Optim(lr=1e-3, weight_decay=0.05, warmup="10 %", layer_decay=0.75),
         batch_size=min(64, len(few)),

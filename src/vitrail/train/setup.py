@@ -104,7 +104,7 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     if run.objective.labelled and len(splits.train.classes) < 2:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
     run = resolve(run, splits, world)
-    model, notes = build_model(run, splits.train.classes)
+    model, notes = build_model(run, splits.train.classes)  # an nn.Module and a Backbone: Python has no name for both
     device = torch.device(run.hardware.device)
     model.to(device)
     model.checkpoint_activations = run.hardware.checkpoint_activations
@@ -159,7 +159,7 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     return dataclasses.replace(run, model=model, hardware=hardware)
 
 
-def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[nn.Module, tuple[str, ...]]:
+def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[Any, tuple[str, ...]]:
     """What trains: a model from the run's seed, or from the given weights (head dropped for a zero D×K one, positions
     resized), and around it what its objective adds.
     """

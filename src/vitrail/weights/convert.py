@@ -96,7 +96,7 @@ def convert(weights: Weights, out: Path, to: str) -> tuple[str, ...]:
 
 def foreign(weights: Weights, to: str) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
     """(their tensors, files of JSON beside, what has to be told to whoever reads them)."""
-    config = weights.record.config
+    config: Any = weights.record.config  # of a family that the target has, which the table says
     if config.family not in TARGETS[to]:
         able = [name for name, families in TARGETS.items() if config.family in families]
         raise WeightsError(f"{to} has no {config.family}", allowed=", ".join([*able, "vitrail"]))

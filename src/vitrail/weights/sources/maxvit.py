@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import WeightsError
-from vitrail.images.preprocess import IMAGENET, Preprocess
+from vitrail.images.preprocess import IMAGENET, INCEPTION, Preprocess
 from vitrail.models.maxvit import GOOGLE, TIMM_COATNET, TIMM_MAXVIT, TORCHVISION, Dialect, MaxViTConfig
 from vitrail.weights.sources.bit import present, written
 from vitrail.weights.sources.table import Foreign, Row, to_ours, to_theirs
@@ -144,8 +144,8 @@ def read(tensors: Mapping[str, Tensor], *, where: str, config: MaxViTConfig | No
     ours = to_ours(rows(config, style), tensors, where=where)
     if style != "google":
         ours = {name: _from_torch(name, tensor, config, style) for name, tensor in ours.items()}
-    statistics = dict(zip(("mean", "std"), IMAGENET, strict=True)) if style == "torchvision" else {}
-    return Foreign(config, ours, Preprocess(size=config.image, **statistics), LICENCES[style])
+    mean, std = IMAGENET if style == "torchvision" else INCEPTION
+    return Foreign(config, ours, Preprocess(size=config.image, mean=mean, std=std), LICENCES[style])
 
 
 def write(state: Mapping[str, Tensor], config: MaxViTConfig, *, style: str = "timm") -> dict[str, Tensor]:
