@@ -1,10 +1,11 @@
-"""`attend` in bfloat16 on a CPU takes its own path: it must say what torch's fused attention says, both ways."""
+"""What bfloat16 on a CPU goes through that float32 does not: `attend` by matrix products, and a head in float32."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from vitrail.models.layers import attend
+from vitrail.models.zoo import build
 
 
 @pytest.mark.parametrize(("queries", "keys", "with_bias"), [(17, 17, False), (50, 50, True), (1, 197, False)])
@@ -33,3 +34,15 @@ def test_bfloat16_rounds_at_most_twice_as_much_as_torchs_fused_attention(queries
 def test_float32_is_torchs_fused_attention_to_the_bit():
     q, k, v = torch.randn(3, 2, 3, 20, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+def test_logits_are_float32_under_autocast_and_do_not_tie():
+    model = build("vit-ti/16", image=(32, 32), classes=1000, depth=1)
+    with torch.no_grad():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu"):
+            images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+            pooled = model.pool(model.features(images))
+            logits = model(images)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, F.linear(pooled.float(), model.head.weight, model.head.bias))

@@ -17,6 +17,7 @@ from vitrail.models.features import Features
 from vitrail.models.layers import (
     AttentionPool,
     Block,
+    Head,
     PatchEmbed,
     dropout,
     initialise_layers,
@@ -148,7 +149,7 @@ class ViT(nn.Module):
         self.attention_pool = _attention_pool(config) if config.pool == "map" else None
         self.pre_logits = nn.Linear(config.pooled_width, config.pre_logits) if config.pre_logits else None
         pooled = config.pre_logits or config.pooled_width
-        self.head = nn.Linear(pooled, config.classes) if config.classes else nn.Identity()
+        self.head = Head(pooled, config.classes) if config.classes else nn.Identity()
 
     def embed(
         self, images: Float[Tensor, "B C H W"], masked: Bool[Tensor, "B n"] | None = None
