@@ -12,6 +12,7 @@ from typing import Any
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
+from vitrail.weights.sources.transformers import hidden_of_dinov2
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 LARGEST = 16 << 20
@@ -104,12 +105,11 @@ def _vit(data: dict[str, Any]) -> dict[str, Any]:
 
 def _dinov2(data: dict[str, Any]) -> dict[str, Any]:
     width = data.get("hidden_size", 768)
-    hidden = int(width * data.get("mlp_ratio", 4))
     gated = data.get("use_swiglu_ffn", False)
     return {
         **_vit(data),
         "norm_eps": data.get("layer_norm_eps", 1e-6),
-        "mlp_width": (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden,
+        "mlp_width": hidden_of_dinov2(width, data.get("mlp_ratio", 4), gated),
         "activation": "swiglu" if gated else _activation(data),
         "layer_scale": data.get("layerscale_value", 1.0),
     }

@@ -20,6 +20,8 @@ from vitrail.errors import WeightsError
 
 LARGEST_HEADER = 1 << 20
 MOST_TENSORS = 20_000
+MOST_BLOWN_UP, SMALL = 8, 64 << 20
+"""Numbers of weights hardly compress: an archive that holds many times its size was made to fill the memory."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _ITEM_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -113,6 +115,10 @@ def _product(shape: list[int]) -> int:
 def read_npz(path: Path) -> dict[str, Tensor]:
     """All arrays of a numpy archive. Object arrays, which would need unpickling, are refused."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > MOST_BLOWN_UP * path.stat().st_size + SMALL:
+            raise ValueError(f"a file of {path.stat().st_size:,} bytes claims to hold {claimed:,}")
         with np.load(path, allow_pickle=False) as archive:
             return {name: _tensor(archive[name]) for name in archive.files}
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -163,9 +169,10 @@ def read_pth(path: Path) -> Content:
     except WeightsError:
         raise
     except Exception as error:  # a made-up stream of opcodes can fail in any way
-        why = str(error).strip().splitlines()
+        named = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))  # torch's own advice would open it
+        why = f"it wants {named[1]}" if named else type(error).__name__
         raise WeightsError(
-            f"{path} holds more than tensors, or is damaged ({why[0][:200] if why else type(error).__name__})",
+            f"{path} holds more than tensors, or is damaged ({why})",
             next_step="it is not opened in any other way; ask its author for a .safetensors or a plain state dict",
         ) from None
 
@@ -222,7 +229,9 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, str(error)) from None
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def _tensor(array: Any) -> Tensor:
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an entry is no array")
     if array.dtype == np.dtype("V2"):  # numpy knows no bfloat16: JAX writes its two bytes as "void"
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.array(array, order="C"))

@@ -187,14 +187,25 @@ def files_beside(config: ViTConfig, preprocess: Preprocess, classes: tuple[str, 
 def _of_dinov2(config: ViTConfig) -> dict[str, Any]:
     gated = config.activation == "swiglu"
     return {
-        # of the hidden width it takes two thirds, in steps of eight
-        "mlp_ratio": config.mlp_width * 3 / 2 / config.width if gated else config.mlp_width / config.width,
+        "mlp_ratio": _ratio(config.width, config.mlp_width, gated),
         "use_swiglu_ffn": gated,
         "use_mask_token": config.mask_token,
         "layerscale_value": config.layer_scale,
         "apply_layernorm": True,
         **({"num_register_tokens": config.registers} if config.registers else {}),
     }
+
+
+def hidden_of_dinov2(width: int, ratio: float, gated: bool) -> int:
+    """The MLP's width; behind a gate two thirds of it, in steps of eight."""
+    hidden = int(width * ratio)
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
+
+
+def _ratio(width: int, hidden: int, gated: bool) -> float:
+    """A whole ratio where one gives this width, as transformers 5 wants it."""
+    whole = (ratio for ratio in range(1, 65) if hidden_of_dinov2(width, ratio, gated) == hidden)
+    return next(whole, hidden / width * (1.5 if gated else 1))
 
 
 def _processor(preprocess: Preprocess) -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""timm, torchvision and transformers as installed: random weights through files, both ways, equal outputs in float64."""
+
+import os
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from vitrail.images.preprocess import Preprocess
+from vitrail.models import zoo
+from vitrail.models.vit import ViTConfig
+from vitrail.weights import bundle
+from vitrail.weights.convert import convert
+from vitrail.weights.record import Record, Weights
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here asks the network
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
+LARGER = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(2)).double()
+
+
+@torch.no_grad()
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """No parameter is left at zero or one, where it would hide."""
+    generator = torch.Generator().manual_seed(7)
+    for parameter in model.parameters():
+        parameter.normal_(std=0.3, generator=generator)
+    return model.eval()
+
+
+def same(ours: torch.nn.Module, theirs, images: torch.Tensor = IMAGES, limit: float = 1e-10) -> None:
+    with torch.no_grad():
+        one, two = ours.double()(images), theirs(images)
+    assert float((one - two).abs().max()) <= limit * max(1.0, float(two.abs().max()))
+
+
+TIMM = {
+    "class token": ({}, {}),
+    "mean, fc_norm": ({"global_pool": "avg"}, {}),
+    "mean without class token": ({"global_pool": "avg", "class_token": False, "fc_norm": False}, {}),
+    "registers": ({"reg_tokens": 3, "no_embed_class": True}, {}),
+    "registers with positions": ({"reg_tokens": 2}, {}),
+    "map": ({"global_pool": "map", "class_token": False}, {}),
+    "layer scale, qk norm": ({"init_values": 0.1, "qk_norm": True}, {}),
+    "no positions": ({"pos_embed": "none"}, {}),
+    "tanh": ({"act_layer": "gelu_tanh"}, {"activation": "gelu-tanh"}),
+    "no head": ({"num_classes": 0}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", TIMM)
+def test_timm(tmp_path: Path, kind: str) -> None:
+    timm = pytest.importorskip("timm")
+    made, told = TIMM[kind]
+    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, **made}
+    theirs = shaken(timm.models.VisionTransformer(**arguments))
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "x.safetensors")
+    ours = bundle.load(tmp_path / "x.safetensors", config={"heads": 3, **told})
+    same(ours, theirs.double())
+    if kind not in ("no positions",):
+        theirs = timm.models.VisionTransformer(**arguments, dynamic_img_size=True).eval()
+        weights = bundle.read(tmp_path / "x.safetensors", config={"heads": 3, **told})
+        convert(weights, tmp_path / "back.safetensors", "timm")
+        theirs.load_state_dict(safetensors.torch.load_file(tmp_path / "back.safetensors"))
+        same(ours, theirs.double(), LARGER)
+
+
+@pytest.mark.parametrize("representation", [None, 12])
+def test_torchvision(tmp_path: Path, representation: int | None) -> None:
+    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+    made = {"patch_size": 8, "num_layers": 2, "num_heads": 3, "hidden_dim": 24, "mlp_dim": 40, "num_classes": 5}
+    theirs = shaken(VisionTransformer(image_size=32, representation_size=representation, **made))
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "x.safetensors")
+    ours = bundle.load(tmp_path / "x.safetensors", config={"heads": 3})
+    same(ours, theirs.double())
+    larger = VisionTransformer(image_size=48, representation_size=representation, **made).eval()
+    larger.load_state_dict(interpolate_embeddings(48, 8, theirs.float().state_dict()))
+    images = torch.randn(1, 3, 48, 48).double()
+    same(bundle.load(tmp_path / "x.safetensors", config={"heads": 3}, image=48), larger.double(), images)
+
+
+def test_torchvision_s_published_names(tmp_path: Path) -> None:
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    theirs = shaken(VisionTransformer(32, 8, 1, 3, 24, 40))
+    old = {
+        name.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): tensor
+        for name, tensor in theirs.state_dict().items()
+    }
+    torch.save(old, tmp_path / "vit.pth")
+    ours = bundle.load(tmp_path / "vit.pth", config={"heads": 3})
+    same(ours, theirs.double())
+    assert len(ours.record.classes) == 1000 and ours.record.classes[0] == "tench"
+    assert ours.record.licence == "BSD-3-Clause" and ours.record.preprocess.mean[0] == 0.485
+
+
+SMALL = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 5,
+}
+MLP = {"intermediate_size": 40}
+TRANSFORMERS = {
+    "ViT": ("ViT", "ForImageClassification", MLP),
+    "ViT, tanh": ("ViT", "ForImageClassification", {**MLP, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}),
+    "DeiT": ("DeiT", "ForImageClassification", MLP),
+    "DeiT with teacher": ("DeiT", "ForImageClassificationWithTeacher", MLP),
+    "DINOv2": ("Dinov2", "ForImageClassification", {"mlp_ratio": 2}),
+    "DINOv2, gated": ("Dinov2", "ForImageClassification", {"use_swiglu_ffn": True}),
+    "DINOv2 with registers": ("Dinov2WithRegisters", "ForImageClassification", {"mlp_ratio": 2}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+def test_transformers(tmp_path: Path, kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    name, task, made = TRANSFORMERS[kind]
+    config = getattr(transformers, f"{name}Config")(**SMALL, **made)
+    build = getattr(transformers, f"{name}{task}")
+    theirs = shaken(build(config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = bundle.load(tmp_path / "theirs")
+
+    def logits(model):
+        return lambda images: model(images, **call(images)).logits
+
+    def call(images: torch.Tensor) -> dict:
+        return {"interpolate_pos_encoding": True} if images is LARGER and name in ("ViT", "DeiT") else {}
+
+    same(ours, logits(theirs.double()), limit=1e-6)  # theirs computes some softmaxes in float32
+    same(ours, logits(theirs), LARGER, limit=1e-5)
+    convert(bundle.read(tmp_path / "theirs"), tmp_path / "back", "transformers")
+    again = build.from_pretrained(tmp_path / "back").eval().double()
+    same(bundle.load(tmp_path / "back"), logits(again), limit=1e-6)
+    one, two = theirs.float().state_dict(), again.float().state_dict()
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_bare_transformers_model_and_its_pooler(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = shaken(transformers.ViTModel(transformers.ViTConfig(**SMALL, **MLP)))
+    theirs.save_pretrained(tmp_path)
+    ours = bundle.load(tmp_path)
+    assert ours.config.pre_logits == 24 and not ours.config.classes
+    same(ours, lambda images: theirs.double()(images).pooler_output, limit=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ours_runs_in_transformers_with_its_preprocessing(tmp_path: Path) -> None:
+    """A model of ours that never was theirs, its class names and its statistics."""
+    transformers = pytest.importorskip("transformers")
+    config = ViTConfig(width=24, depth=1, heads=3, mlp_width=16, patch=(8, 8), image=(32, 32), classes=3)
+    model = shaken(zoo.build(config))
+    preprocess = Preprocess(size=(32, 32), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    record = Record(config=config, preprocess=preprocess, classes=("cat", "dog", "überfisch"))
+    convert(Weights(model.state_dict(), record), tmp_path, "transformers")
+    theirs = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
+    assert theirs.config.id2label == {0: "cat", 1: "dog", 2: "überfisch"}
+    same(model, lambda images: theirs.double()(images).logits, limit=1e-6)
+    again = bundle.load(tmp_path)
+    assert again.record.classes == record.classes and again.record.preprocess == preprocess
