@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
+
 from vitrail.reports import figures
 from vitrail.reports.page import Facts, FigureSection, Section, TableSection, Text, write_page
 from vitrail.reports.tables import Column, Table
@@ -20,9 +22,7 @@ def table(cells: Sequence[Cell]) -> Table:
     for method in METHODS:
         if method in spent:
             numbers = [found[method, protocol] for protocol in PROTOCOLS]
-            rows.append(
-                (method, f"{spent[method] / 1e12:.3g}", *(f"{100 * m:.1f} ± {100 * s:.1f}" for m, s, _ in numbers))
-            )
+            rows.append((method, f"{spent[method] / 1e12:.3g}", *(_percent(*number) for number in numbers)))
     return Table((Column("method"), Column("TFLOP"), *(Column(name) for name in PROTOCOLS)), tuple(rows), "The arena")
 
 
@@ -32,7 +32,9 @@ def write_report(asked: Arena, cells: Sequence[Cell], path: Path) -> Path:
 
 def sections(asked: Arena, cells: Sequence[Cell]) -> Iterator[Section]:
     yield Text("What was asked", _question(asked))
-    note = f"Held-out accuracy in percent, mean ± standard deviation over {asked.seeds} seeds."
+    note = "Held-out accuracy in percent" + (
+        f", mean ± standard deviation over {asked.seeds} seeds." if asked.seeds > 1 else "."
+    )
     yield TableSection("Same FLOPs, same readouts", table(cells), note)
     budget = [cell for cell in cells if cell.study == "budget" and cell.flops]
     if budget:
@@ -62,9 +64,23 @@ def lines(cells: Sequence[Cell], protocol: str, x: str) -> figures.Drawing:
         axes.set(xlabel="TFLOP" if x == "flops" else "mask ratio", ylabel="accuracy, %", title=protocol)
         if x == "flops":
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.xaxis.set_major_locator(FixedLocator(_ticks(chosen)))
+            axes.xaxis.set_minor_locator(NullLocator())
         if len(methods) > 1:
             axes.legend(fontsize=7)
         return figures.Drawing(figures.svg(figure), f"{protocol}: accuracy over {x} of {', '.join(methods)}")
+
+
+def _ticks(cells: Sequence[Cell]) -> list[float]:
+    """The ends of the compute axis and its middle, to two digits; words such as 10⁻³ would crowd it."""
+    low, high = (pick(cell.flops / 1e12 for cell in cells) for pick in (min, max))
+    places = [low, (low * high) ** 0.5, high] if high > 1.5 * low else [high]
+    return [float(f"{place:.2g}") for place in places]
+
+
+def _percent(mean: float, spread: float, seeds: int) -> str:
+    return f"{100 * mean:.1f} ± {100 * spread:.1f}" if seeds > 1 else f"{100 * mean:.1f}"
 
 
 def _question(asked: Arena) -> str:
