@@ -22,22 +22,27 @@ GREY = 128.0
 
 
 def _affine(
-    image: Image, *, angle: float = 0.0, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)
+    image: Image, *, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)
 ) -> Image:
+    """Shear is about the upper left corner, as in AutoAugment."""
     return T.affine_image(
         image,
-        angle=angle,
-        translate=[round(by) for by in translate],
+        angle=0.0,
+        translate=[int(by) for by in translate],
         scale=1.0,
         shear=[math.degrees(math.atan(by)) for by in shear],
         interpolation=InterpolationMode.BILINEAR,
         fill=[GREY] * len(image),
-        center=None,
+        center=[0.0, 0.0],
     )
 
 
+def _rotate(image: Image, degrees: float) -> Image:
+    return T.rotate_image(image, degrees, InterpolationMode.BILINEAR, fill=[GREY] * len(image))
+
+
 def _posterize(image: Image, bits: float) -> Image:
-    return T.posterize_image(image, bits=max(1, 8 - round(bits)))
+    return T.posterize_image(image, bits=min(8, max(1, 8 - round(bits))))
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ OPS: dict[str, Op] = {
     "identity": Op(lambda image, _: image),
     "autocontrast": Op(lambda image, _: T.autocontrast_image(image)),
     "equalize": Op(lambda image, _: T.equalize_image(image)),
-    "rotate": Op(lambda image, by: _affine(image, angle=by), 30, 135, True),  # degrees
-    "solarize": Op(lambda image, by: T.solarize_image(image, threshold=max(0.0, 255 * (1 - by))), 1, 1),
+    "rotate": Op(_rotate, 30, 135, True),  # degrees
+    "solarize": Op(lambda image, by: T.solarize_image(image, threshold=min(255.0, max(0.0, 255 * (1 - by)))), 1, 1),
     "color": Op(lambda image, by: T.adjust_saturation_image(image, max(0.0, 1 + by)), 0.9, 0.99, True),
     "posterize": Op(_posterize, 4, 6),  # bits lost
     "contrast": Op(lambda image, by: T.adjust_contrast_image(image, max(0.0, 1 + by)), 0.9, 0.99, True),

@@ -56,11 +56,18 @@ class Preprocess:
     def _crop(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "C h w"]:
         """As torchvision: resized until it covers size / crop_fraction, in whole pixels, then the centre."""
         height, width = self.size
-        cover = max(height / image.shape[0], width / image.shape[1]) / self.crop_fraction
-        whole = tuple(max(want, int(have * cover + 1e-6)) for want, have in zip(self.size, image.shape, strict=False))
+        whole = self._covering(*image.shape[:2])
         resized = resize(image, whole, self.interpolation)
         top, left = round((whole[0] - height) / 2), round((whole[1] - width) / 2)
         return resized[:, top : top + height, left : left + width].contiguous()
+
+    def _covering(self, height: int, width: int) -> tuple[int, int]:
+        """The size of the resized image: the side that just covers is rounded down first, the other follows from it."""
+        if self.size[0] / height >= self.size[1] / width:
+            h = int(self.size[0] / self.crop_fraction + 1e-6)
+            return h, max(self.size[1], int(h * width / height))
+        w = int(self.size[1] / self.crop_fraction + 1e-6)
+        return max(self.size[0], int(w * height / width)), w
 
     def _pad(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "C h w"]:
         """The whole image, its shape kept, in the middle of the background."""

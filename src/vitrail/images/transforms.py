@@ -120,6 +120,8 @@ class Augment:
 
         An image's result does not depend on which others are in the batch.
         """
+        if not len(images):
+            return images
         if self.flip:
             images = _flip(images, draws)
         if self.pad:
