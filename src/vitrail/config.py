@@ -47,7 +47,9 @@ def read_json(kind: type[T], path: Path) -> T:
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not a readable JSON file ({error})", next_step="check the path, or write it anew") from None
+        raise ConfigError(
+            f"{path} is not a readable JSON file ({error})", next_step="check the path, or write it anew"
+        ) from None
     return from_dict(kind, data, where=str(path))
 
 

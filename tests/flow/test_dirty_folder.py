@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from tests.flow.test_training import TINY
+
 from vitrail.errors import DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.train import loop

@@ -30,7 +30,14 @@ def test_ten_lines_of_numpy_say_the_same():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"pool": "mean"}, {"pool": "mean", "class_token": True}, {"registers": 3}, {"positions": "relative"}],
+    [
+        {},
+        {"pool": "mean"},
+        {"pool": "mean", "class_token": True},
+        {"registers": 3},
+        {"pool": "cls-mean"},
+        {"positions": "relative"},
+    ],
     ids=str,
 )
 def test_the_row_that_is_read_out_needs_no_matrix(changes, monkeypatch):
@@ -38,7 +45,8 @@ def test_the_row_that_is_read_out_needs_no_matrix(changes, monkeypatch):
     config = dataclasses.replace(VIT, **changes)
     model, images = lively(config), noise(2, 3, 224, 160)
     whole = rollout([layer.weights for layer in attention(model, images)])[:, :, config.prefix :]
-    expected = whole[:, 0] if config.pool == "cls" else whole[:, config.prefix :].mean(1)
+    mean = whole[:, config.prefix :].mean(1)
+    expected = {"cls": whole[:, 0], "mean": mean, "cls-mean": (whole[:, 0] + mean) / 2}[config.pool]
     torch.testing.assert_close(rollout_of(model, images), expected.unflatten(1, (14, 10)), rtol=1e-4, atol=1e-7)
 
 

@@ -23,9 +23,7 @@ def test_scales_and_decays_equal_mae(golden: Path) -> None:
             class_token=True,
             final_norm="pooled" if case["global_pool"] else "tokens",
         )
-        ours = tune(
-            zoo.build(config), Optim(layer_decay=case["layer_decay"], weight_decay=case["weight_decay"])
-        )
+        ours = tune(zoo.build(config), Optim(layer_decay=case["layer_decay"], weight_decay=case["weight_decay"]))
         theirs = case["params"].values()
         # the same multiset of (scale, decay), and the same for each block and end of the model
         assert sorted((round(t.lr_scale, 9), t.weight_decay) for t in ours) == sorted(

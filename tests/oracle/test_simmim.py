@@ -38,7 +38,9 @@ def test_the_loss_is_the_mean_absolute_error_of_hidden_pixels() -> None:
     mask = block_mask(3, (4, 6), 0.6, 2, torch.Generator().manual_seed(5))
     answers = learner(images, mask).view(3, 4, 6, 4, 4, 3).permute(0, 5, 1, 3, 2, 4).reshape(3, 3, 16, 24)
     pixels = mask.view(3, 1, 4, 6).repeat_interleave(4, 2).repeat_interleave(4, 3).expand(-1, 3, -1, -1)
-    assert float(loss.value.detach()) == pytest.approx(float((answers - images).abs()[pixels].mean().detach()), rel=1e-5)
+    assert float(loss.value.detach()) == pytest.approx(
+        float((answers - images).abs()[pixels].mean().detach()), rel=1e-5
+    )
     # hidden pixels do not reach the answer
     assert torch.equal(learner(torch.where(pixels, 9.0, images), mask), learner(images, mask))
 

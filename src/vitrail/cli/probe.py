@@ -16,6 +16,7 @@ from vitrail.evaluate.probing import WIDE, Row, Settings, check_protocols, probe
 from vitrail.evaluate.store import Kept, is_features, read
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import open_data
+from vitrail.reports.progress import progress
 from vitrail.reports.tables import show
 from vitrail.weights.bundle import load
 
@@ -46,6 +47,8 @@ class Probe:
     """The block whose output is read, from 1, or from the last with -1; without it, what the model's head reads."""
     pool: Pool = "auto"
     """With --layer: the class token, the mean of the patches, or both."""
+    image: tuple[int, ...] = ()
+    """Sides of square images in pixels, each measured: what resolution brings. Without it, the model's own."""
     shots: tuple[int, ...] | None = None
     """Images of each class; 1 5 10 25, as far as the data allows."""
     l2: tuple[float, ...] = (1024.0,)
@@ -92,12 +95,12 @@ def features(asked: Probe) -> Iterator[tuple[str, Kept]]:
     for name in models:
         if name in stored:
             yield name, stored[name]
-        else:
-            assert splits is not None
-            yield (
-                name,
-                embed(open_model(name, splits), parts_of(splits), name=name, how=how(name, asked), cache=asked.cache),
-            )
+            continue
+        assert splits is not None
+        for size in asked.image or (None,):
+            called = name if size is None else f"{name}, {size} px"
+            model = open_model(name, splits, size)
+            yield called, embed(model, parts_of(splits), name=called, how=how(name, asked), cache=asked.cache)
 
 
 def measure(name: str, kept: Kept, asked: Probe) -> Iterator[Row]:
@@ -105,7 +108,10 @@ def measure(name: str, kept: Kept, asked: Probe) -> Iterator[Row]:
     settings = Settings(shots=asked.shots, l2=asked.l2, k=asked.k, seeds=tuple(range(asked.seeds)))
     blocks = len(kept.about.layer.split()) - 1 if kept.about.layer != "pooled" else 1
     wanted = [protocol for protocol in names(asked) if WIDE.get(protocol, 1) <= blocks]
-    yield from probe(kept, wanted, settings, blocks=blocks)
+    with progress(len(wanted), f"Protocols on {name}") as bar:
+        for done, protocol in enumerate(wanted, start=1):
+            yield from probe(kept, [protocol], settings, blocks=blocks)
+            bar.update(done)
 
 
 def names(asked: Probe) -> list[str]:
@@ -126,11 +132,12 @@ def how(name: str, asked: Probe) -> Extraction:
     )
 
 
-def open_model(name: str, splits: Splits) -> nn.Module:
-    """A model by path, or `pixels`."""
-    return open_pixels(splits.train) if name == "pixels" else load(name)
+def open_model(name: str, splits: Splits, image: int | None = None) -> nn.Module:
+    """A model by path, or `pixels`; for square images of `image` pixels a side where that is given."""
+    return open_pixels(splits.train, image) if name == "pixels" else load(name, image=image)
 
 
-def open_pixels(source: Source) -> nn.Module:
+def open_pixels(source: Source, image: int | None = None) -> nn.Module:
     height, width, channels = source.shape or (PIXELS, PIXELS, 3)
-    return Pixels((min(height, PIXELS), min(width, PIXELS)), channels)
+    size = (min(height, PIXELS), min(width, PIXELS)) if image is None else (image, image)
+    return Pixels(size, channels)

@@ -12,7 +12,9 @@ from vitrail.errors import DataError
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.trace import Step, trace
+from vitrail.inspection.walk import page_of, walk
 from vitrail.models import zoo
+from vitrail.reports.page import write_page
 from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.bundle import Record, load
 
@@ -28,6 +30,7 @@ class Trace:
       vitrail trace photo.jpg
       vitrail trace photo.jpg --model vit-l/32 --size 224 160
       vitrail trace photo.jpg --weights runs/photos-1 --every-block
+      vitrail trace photo.jpg --html trace.html
     """
 
     image: tyro.conf.Positional[Path]
@@ -41,6 +44,8 @@ class Trace:
     every_block: Switch = False
     """All blocks, and not the first and the last alone."""
     format: Output = "table"
+    html: Path | None = None
+    """Also write a page to step through: each tensor with a picture and the line of code that makes it."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -51,7 +56,15 @@ def main(words: Sequence[str]) -> int:
     except OSError as error:
         raise DataError(f"{asked.image} cannot be read ({error.strerror})", next_step="check the path") from None
     image = decode(content, key=str(asked.image), background=preprocess.background)
-    steps = trace(model, preprocess.normalise(preprocess.resize_image(image)[None]))
+    pixels = preprocess.resize_image(image)
+    if asked.html is None:
+        steps = trace(model, preprocess.normalise(pixels[None]))
+    else:
+        stops = walk(model, preprocess.normalise(pixels[None]), pixels)
+        steps = [stop.step for stop in stops]
+        say(
+            f"page: {write_page(asked.html, f'{asked.image.name} through {asked.weights or asked.model}', [page_of(stops)])}"
+        )
     depth = len(getattr(model, "blocks", ()))
     shown = steps if asked.every_block or asked.format != "table" or depth < 4 else list(ends(steps, depth))
     height, width = image.shape[:2]

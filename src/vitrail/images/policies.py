@@ -21,9 +21,7 @@ GREY = 128.0
 """What comes from outside the image, as in AutoAugment."""
 
 
-def _affine(
-    image: Image, *, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)
-) -> Image:
+def _affine(image: Image, *, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)) -> Image:
     """Shear is about the upper left corner, as in AutoAugment."""
     return T.affine_image(
         image,

@@ -35,6 +35,8 @@ class Looks:
     grid: tuple[int, int] = (0, 0)
     """Rows and columns shown."""
     coarser: bool = False
+    prefix: bool = False
+    """Whether there is a class token, or another that is no patch."""
     layers: list[int] = field(default_factory=list)
     maps: list[UInt8[np.ndarray, "a m n"]] = field(default_factory=list)
     """For each layer: the mean of the heads, then each; row 0 is what the class token (or the mean patch) looks at."""
@@ -55,6 +57,7 @@ def looks(
     def visit(tap: Tap) -> None:
         if tap.windows != 1:  # of MaxViT's layers, those that see the whole map
             return
+        found.prefix = tap.layout.prefix > 0
         chosen = picked(heads, tap.heads, "head")
         found.heads, found.grid = tuple(chosen), shown_grid(tap.layout.grid, sum(counts))
         found.coarser = found.grid != tap.layout.grid
@@ -116,8 +119,11 @@ def explorer(models: Sequence[tuple[str, Sequence[Looks]]], names: Sequence[str]
     }
     # a name may hold anything: no </script> may end the data early
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    first = " or ".join(sorted({one["first"] for model in data["models"] for one in model["images"]}))
     coarser = any(one.coarser for _, seen in models for one in seen)
-    return _template().render(data=text, models=data["models"], images=data["images"], coarser=coarser, **most)
+    return _template().render(
+        data=text, models=data["models"], images=data["images"], first=first, coarser=coarser, **most
+    )
 
 
 def _written(one: Looks) -> dict[str, Any]:
@@ -126,6 +132,7 @@ def _written(one: Looks) -> dict[str, Any]:
     return {
         "source": _address(picture, "png" if max(height, width) <= 64 else "jpeg"),
         "size": [height, width],
+        "first": "the class token" if one.prefix else "the mean patch",
         "grid": list(one.grid),
         "layers": one.layers,
         "heads": list(one.heads),

@@ -1,7 +1,7 @@
 """Figures of the inspection: each is drawn once and comes as a drawing for the page, an SVG file and a PNG file."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -62,21 +62,30 @@ def fitted(image: Pixels, side: int = SIDE) -> Pixels:
 
 
 def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str, caption: str = "") -> Plate:
-    """Pictures in rows, a few words over each; rows may differ in length."""
-    across, down = max(map(len, rows)), len(rows)
-    tallest = max(image.shape[0] / image.shape[1] for row in rows for _, image in row)
-    with styled(size=(1.32 * across + 0.1, (1.32 * tallest + 0.25) * down + 0.1), rows=down, columns=across) as (
-        figure,
-        grid,
-    ):
-        cells = np.asarray(grid, dtype=object).reshape(down, across)
-        for axes in cells.ravel():
-            axes.set_axis_off()
-        for line, row in zip(cells, rows, strict=True):
-            for axes, (title, image) in zip(line, row, strict=False):
-                axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "none")
-                axes.set_title(title, fontsize=7.5, pad=2)
-        return finished(figure, name, alt, caption, wide=across > 4)
+    """Pictures in rows, a few words over each; rows may differ in length. All pixels are one image, gaps see-through."""
+    cells = [[(title, _enlarged(picture)) for title, picture in row] for row in rows]
+    heights, widths = zip(*(picture.shape[:2] for row in cells for _, picture in row), strict=True)
+    height, width, head = max(heights) + 22, max(widths) + 8, 18
+    canvas = np.zeros((height * len(rows), width * max(map(len, rows)), 4), np.uint8)
+    with styled(size=(canvas.shape[1] / 128, canvas.shape[0] / 128)) as (figure, axes):
+        figure.set_layout_engine("none")
+        axes.set_position((0, 0, 1, 1))
+        axes.set_axis_off()
+        for top, row in enumerate(cells):
+            for left, (title, picture) in enumerate(row):
+                y, x = top * height + head, left * width + 4
+                canvas[y : y + picture.shape[0], x : x + picture.shape[1], :3] = picture
+                canvas[y : y + picture.shape[0], x : x + picture.shape[1], 3] = 255
+                axes.text(x + picture.shape[1] / 2, y - 5, title, fontsize=7.5, ha="center", va="baseline")
+        axes.imshow(canvas, interpolation="none", aspect="auto")
+        return finished(figure, name, alt, caption, wide=len(max(rows, key=len)) > 4)
+
+
+def _enlarged(picture: np.ndarray) -> Pixels:
+    """Three channels of 8 bits; small pictures by a whole factor larger. Floats are colours from 0 to 1."""
+    pixels = picture if picture.dtype == np.uint8 else np.clip(picture * 255, 0, 255).astype(np.uint8)
+    factor = max(1, SIDE // max(pixels.shape[:2]))
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).repeat(factor, 0).repeat(factor, 1)
 
 
 def by_depth(
@@ -85,7 +94,7 @@ def by_depth(
     """Each head of each layer as a dot: the paper's figure 7 (right) and 11, and its like for other numbers."""
     with styled(size=(4.8, 3.4)) as (figure, axes):
         for place, layer in enumerate(layers):
-            values = getattr(layer, what).mean(0)
+            values = getattr(layer, what).mean(0).tolist()
             axes.plot([place] * len(values), values, "o", color=GOOD, alpha=0.55, markersize=4, markeredgewidth=0)
         means = [float(getattr(layer, what).mean()) for layer in layers]
         axes.plot(range(len(means)), means, color=INK, linewidth=1, alpha=0.7, label="mean of the heads")
@@ -103,7 +112,9 @@ def matrix(
 ) -> Plate:
     """A matrix of cosines or alignments in colour, with a scale beside it."""
     with styled(size=(5.0, 4.4)) as (figure, axes):
-        drawn = axes.imshow(values, cmap=MAP, vmin=min(0.0, float(values.min())), vmax=1, interpolation="nearest")
+        drawn = axes.imshow(
+            values.numpy(), cmap=MAP, vmin=min(0.0, float(values.min())), vmax=1, interpolation="nearest"
+        )
         figure.colorbar(drawn, ax=axes, shrink=0.8)
         _name_ticks(axes, rows, columns)
         axes.set(title=title)
@@ -121,7 +132,9 @@ def similarity_grid(name: str, similarity: Float[Tensor, "h w h w"], *, title: s
         canvas = np.full((len(tiles[0]) * (h + gap) - gap, len(tiles[1]) * (w + gap) - gap), np.nan)
         for y, row in enumerate(tiles[0]):
             for x, column in enumerate(tiles[1]):
-                canvas[y * (h + gap) : y * (h + gap) + h, x * (w + gap) : x * (w + gap) + w] = similarity[row, column]
+                canvas[y * (h + gap) : y * (h + gap) + h, x * (w + gap) : x * (w + gap) + w] = similarity[
+                    row, column
+                ].numpy()
         low = float(np.nanmin(canvas))
         drawn = axes.imshow(canvas, cmap=MAP, vmin=low, vmax=1, interpolation="nearest")
         axes.set_xticks([x * (w + gap) + (w - 1) / 2 for x in range(len(tiles[1]))], tiles[1], fontsize=7)
@@ -136,22 +149,17 @@ def similarity_grid(name: str, similarity: Float[Tensor, "h w h w"], *, title: s
 def tiles(
     name: str, maps: Sequence[np.ndarray], titles: Sequence[str], *, alt: str, caption: str = "", across: int = 7
 ) -> Plate:
-    """Small maps or filters in rows: two dimensions are drawn in colours of their size, three as they are."""
-    across = min(across, len(maps))
-    down = -(-len(maps) // across)
-    with styled(size=(0.92 * across, 1.08 * down), rows=down, columns=across) as (figure, grid):
-        cells = np.asarray(grid, dtype=object).reshape(-1)
-        for axes in cells:
-            axes.set_axis_off()
-        for axes, values, title in zip(cells, maps, titles, strict=False):
-            limit = float(np.abs(values).max()) or 1.0
-            scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if values.ndim == 2 else {}
-            axes.imshow(values, interpolation="nearest", **scale)
-            axes.set_title(title, fontsize=6.5, pad=2)
-        return finished(figure, name, alt, caption)
+    """Small maps or filters in rows: red is above nothing and blue below, or colours as they are in three channels."""
+    pictures = [(title, _signed(one) if one.ndim == 2 else one) for title, one in zip(titles, maps, strict=True)]
+    return sheet(name, [pictures[at : at + across] for at in range(0, len(pictures), across)], alt, caption)
 
 
-def cosines_by_shift(name: str, curves: dict[str, Sequence[float]], *, title: str) -> Plate:
+def _signed(values: np.ndarray) -> np.ndarray:
+    scaled = 0.5 + 0.5 * values / (float(np.abs(values).max()) or 1.0)
+    return matplotlib.colormaps["RdBu_r"](scaled)[..., :3]
+
+
+def cosines_by_shift(name: str, curves: Mapping[str, Sequence[float]], *, title: str) -> Plate:
     """Mean absolute cosine over the shift in pixels."""
     with styled(size=(4.8, 3.2)) as (figure, axes):
         styles = ("-", "--", ":", "-.")

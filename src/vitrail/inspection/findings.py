@@ -19,7 +19,7 @@ from vitrail.inspection.patches import high_norms, nearest_patches, patch_compon
 from vitrail.inspection.positions import position_components, position_similarity, position_structure, position_table
 from vitrail.inspection.reconstruction import reconstruct
 from vitrail.inspection.relevance import grad_cam, relevance
-from vitrail.inspection.taps import DoesNotApply, layout_of, prepared
+from vitrail.inspection.taps import DoesNotApply, attention_layers, layout_of, prepared
 from vitrail.models.features import Backbone
 from vitrail.predict.forward import answering, class_names, place
 from vitrail.reports.tables import Column, Table
@@ -75,10 +75,10 @@ class Finding:
 def seen_attention(subject: Subject) -> Finding:
     """Where the class token looks, layer by layer and head by head."""
     few = subject.few
+    assert isinstance(subject.model, nn.Module)
+    attention_layers(subject.model)  # a model without any says so
     prefix = layout_of(subject.model, few).prefix
     maps = attention(subject.model, few, layers=subject.layers, heads=subject.heads, queries=[0] if prefix else None)
-    if maps[0].weights.shape[0] != len(few):
-        raise DoesNotApply("windows of one image attend apart, so there is no one map of it")
     looks = [found.patches.mean(2) for found in maps]  # B a h w; without a class token, the mean of all patches
     who = "the class token" if prefix else "the mean patch"
     steps = sorted({round(k) for k in np.linspace(0, len(maps) - 1, min(7, len(maps)))})
@@ -276,8 +276,9 @@ def seen_patches(subject: Subject) -> Finding:
     formats = ("{}", "{:.2f}", "{:.2f}", "{:.1%}")
     return Finding(
         "Three principal components of the patch features of all images, as red, green and blue: "
-        f"{float(found.explained.sum()):.0%} of the variance. Like colours are like features. {norms.share:.2%} of the tokens have an outlying norm, above "
-        f"{norms.cutoff:.1f}: the artefacts of Darcet et al. 2024, where they lie in smooth areas.",
+        f"{float(found.explained.sum()):.0%} of the variance. Like colours are like features. {norms.share:.2%} of the "
+        f"tokens have an outlying norm, above {norms.cutoff:.1f}: the artefacts of Darcet et al. 2024, where they lie in smooth "
+        "areas.",
         (
             sheet(
                 "patch-components",

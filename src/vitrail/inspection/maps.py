@@ -138,10 +138,17 @@ def readout(model: nn.Module, features: Features) -> Float[Tensor, "B N"]:
         q = pool.q(pool.probe).unflatten(2, (pool.heads, -1)).transpose(1, 2)
         k = pool.kv(features.tokens).unflatten(2, (2, pool.heads, -1))[:, :, 0].transpose(1, 2)
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1).mean(1)[:, 0]
-    if isinstance(inner, DeiT):
-        weights[:, :2] = 0.5
-    elif getattr(inner.config, "pool", "mean") == "cls":
-        weights[:, 0] = 1
-    else:
-        weights[:, features.prefix :] = 1 / (features.tokens.shape[1] - features.prefix)
+    kind = "distilled" if isinstance(inner, DeiT) else getattr(inner.config, "pool", "mean")
+    tokens, patches = READ[kind]
+    weights[:, : len(tokens)] = weights.new_tensor(tokens)
+    weights[:, features.prefix :] += patches / (features.tokens.shape[1] - features.prefix)
     return weights
+
+
+READ: dict[str, tuple[tuple[float, ...], float]] = {
+    "cls": ((1.0,), 0.0),
+    "distilled": ((0.5, 0.5), 0.0),
+    "mean": ((), 1.0),
+    "cls-mean": ((0.5,), 0.5),
+}
+"""How the head's reading is shared out: among the first tokens, and over all patches together."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -17,7 +18,6 @@ from vitrail.inspection.figures import Plate, matrix
 from vitrail.inspection.findings import ANALYSES, Finding, Subject
 from vitrail.inspection.taps import DoesNotApply, attention_layers, family, picked
 from vitrail.models.cost import parameters
-from vitrail.models.features import Backbone
 from vitrail.reports.figures import standalone
 from vitrail.reports.page import Facts, FigureSection, Html, Section, TableSection, write_page
 from vitrail.reports.progress import progress
@@ -61,12 +61,12 @@ class Inspection:
 
 
 def inspect(
-    model: Backbone,
+    model: Any,
     images: UInt8[Tensor, "I C H W"] | None = None,
     *,
     name: str = "model",
     keys: Sequence[str] = (),
-    against: Backbone | None = None,
+    against: Any = None,
     against_images: UInt8[Tensor, "I C H W"] | None = None,
     against_name: str = "other",
     layers: Sequence[int] | None = None,
@@ -198,7 +198,7 @@ def _explorer(subjects: Sequence[Subject]) -> Html | None:
         "Where a patch looks",
         explorer(models, names),
         note="Point at a patch, or choose it with the arrow keys: bright is where it looks. A click keeps it; Home, or the "
-        "button, gives the class token (the mean patch where there is none). Each map is scaled to its largest.",
+        "button, lets it go. Each map is scaled to its largest.",
     )
 
 

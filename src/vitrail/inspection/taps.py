@@ -8,7 +8,7 @@ while `visit` looks at them, in blocks of query rows: a 1024-pixel image needs m
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,13 +19,12 @@ from torch.utils.hooks import RemovableHandle
 
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.models import zoo
 from vitrail.models.features import Backbone
 from vitrail.models.hybrid import Hybrid
-from vitrail.models.layers import Attention
+from vitrail.models.layers import Attention, patch_grid
 from vitrail.models.mae import MAE
 from vitrail.models.maxvit import MapBlock, WindowBlock, relative_bias
-from vitrail.models.zoo import ModelConfig
+from vitrail.models.vit import ViT
 from vitrail.predict.forward import answering, as_input, place
 
 BLOCK_BYTES = 8 << 20
@@ -174,18 +173,15 @@ def picked(wanted: Iterable[int] | None, count: int, what: str) -> list[int]:
     return sorted({index % count for index in wanted})
 
 
-def layout_of(model: Backbone, images: Float[Tensor, "B C H W"]) -> Layout:
-    """Prefix and grid of the tokens of images of this size. Nothing is computed: a model on the meta device tells."""
-    height, width = images.shape[2:]
-    prefix, grid = _shape(model.config, (images.shape[1], height, width))
-    return Layout(prefix, grid, (height / grid[0], width / grid[1]))
-
-
-@lru_cache(maxsize=64)
-def _shape(config: ModelConfig, image: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
-    with torch.device("meta"), torch.no_grad():
-        features = zoo.skeleton(config).eval().features(torch.empty(1, *image))
-    return features.prefix, features.grid
+def layout_of(model: Backbone, images: Shaped[Tensor, "B C H W"]) -> Layout:
+    """Prefix and grid of the tokens a ViT, or the ViT in a model, has for images of this size. Nothing is computed."""
+    assert isinstance(model, nn.Module)
+    inner, (height, width) = trunk(model), images.shape[2:]
+    if not isinstance(inner, ViT):
+        raise DoesNotApply(f"the layers of a {family(model)} attend in windows of their own, or not at all")
+    size = (height, width)
+    grid = model.config.grid_at(size) if isinstance(model, Hybrid) else patch_grid(size, inner.config.patch)
+    return Layout(inner.config.prefix, grid, (height / grid[0], width / grid[1]))
 
 
 @contextmanager

@@ -270,12 +270,12 @@ class AttentionPool(nn.Module):
 class Head(nn.Linear):
     """The last linear map, in its weights' precision under autocast too: bf16 logits of 8 to 16 are 1/16 apart, and tie."""
 
-    def forward(self, x: Float[Tensor, "B P"]) -> Float[Tensor, "B K"]:
-        kind = x.device.type
+    def forward(self, input: Float[Tensor, "B P"]) -> Float[Tensor, "B K"]:
+        kind = input.device.type
         if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(input, self.weight, self.bias)
         with torch.autocast(kind, enabled=False):
-            return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+            return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
 
 
 @torch.no_grad()

@@ -102,8 +102,10 @@ def standardised(weight: Float[Tensor, "D C p q"], form: Standardise, eps: float
     """Each filter less its mean, over √(var + ε) or σ + ε, with the population's variance."""
     if form == "variance":
         return F.layer_norm(weight, weight.shape[1:], eps=eps)
-    deviation, mean = torch.std_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
-    return (weight - mean) / (deviation + eps)
+    # torch's own std takes 40 times as long on a CPU; and with n = (w - mean) / σ, w·n is N σ
+    normed = F.layer_norm(weight, weight.shape[1:], eps=1e-30)
+    deviation = torch.linalg.vecdot(weight.flatten(1), normed.flatten(1)) / weight[0].numel()
+    return normed * (deviation / (deviation + eps))[:, None, None, None]
 
 
 class Bottleneck(nn.Module):

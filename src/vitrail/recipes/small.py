@@ -33,10 +33,11 @@ def digits(given: Given) -> Run:
 
 
 def fashion_mnist_cpu(given: Given) -> Run:
-    """Small pictures (28×28, 32×32) in tens of thousands, on a CPU, within half an hour.
+    """Small pictures (28×28, 32×32) in tens of thousands, on a CPU, in half an hour of two cores.
 
     command    vitrail train fashion-mnist --recipe fashion_mnist_cpu
     data       60,000 pictures of clothes to learn from, 10,000 to test
+    result     91.23 % (one seed, --hardware.threads 1: 45 minutes on one core of a Zen 4 EPYC, 480 images/s)
     """
     model = _tiny(given, patch=4, width=96, depth=6, heads=3, drop_path=0.05)
     return Run(

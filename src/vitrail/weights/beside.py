@@ -65,7 +65,7 @@ def _understood(data: dict[str, Any], path: Path) -> Beside:
             return _transformers(data, path)
         if "pretrained_cfg" in data or "architecture" in data:
             return _timm(data, path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path}: {error!r} is missing or odd", next_step="mend it, or move it away") from None

@@ -129,6 +129,10 @@ class Origin:
     ) -> tuple[ViTConfig, tuple[str, ...]]:
         """The config, and sentences about where what is in no shape came from."""
         seen = seen_in(style.table, tensors, where)
+        kind = KINDS[seen.get("family", told.get("family", "vit"))]
+        known = {field.name for field in fields(kind)}
+        if not told.keys() <= known:  # before anything is missed for want of the word that was misspelt
+            configs.from_dict(kind, _plain_values(told), where=where)
         if seen.get("final_norm") == "pooled":  # a norm behind the pooling is there for the mean
             seen.setdefault("pool", "mean")
         seen |= positions_of(tensors, style, seen, {**style.habits, **seen, **told}, where)
@@ -147,9 +151,7 @@ class Origin:
             if seen["positions"] not in ("learned", told.get("positions")):  # no table: another kind, or a lost one
                 defaults["positions"] = seen["positions"]
             said.append(f"not in the file, the default of {self.NAME}: {_list(defaults)}")
-        kind = KINDS[found.get("family", "vit")]
-        known = {field.name for field in fields(kind)}
-        found = {name: value for name, value in found.items() if name in known or name in told}
+        found = {name: value for name, value in found.items() if name in known}
         return configs.from_dict(kind, _plain_values(found), where=where), tuple(said)
 
 

@@ -1,0 +1,262 @@
+"""The report: every family, every file, nothing fetched; in a browser it answers the mouse and the keyboard."""
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
+from vitrail.cli import main
+from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
+from vitrail.inspection.explorer import looks, membership, pooled, shown_grid
+from vitrail.inspection.findings import ANALYSES
+from vitrail.inspection.maps import attention
+from vitrail.inspection.reconstruction import reconstruct
+from vitrail.inspection.report import inspect
+from vitrail.inspection.taps import DoesNotApply, watch
+from vitrail.models.vit import ViTConfig
+from vitrail.weights.bundle import Record, load, save_bundle
+
+EVIL = "</script><script>alert(1)</script>"
+PLAIN = ViTConfig(width=24, depth=2, heads=3, mlp_width=40, patch=(8, 8), image=(32, 24), classes=4)
+APPLIES = {
+    "vit": {"attention", "flow", "heads", "positions", "filters", "patches", "neighbours", "alignment"},
+    "hybrid": {"attention", "flow", "heads", "positions", "filters", "patches", "neighbours", "alignment"},
+    "maxvit": {"flow", "heads", "filters", "patches", "neighbours", "alignment"},
+    "mae": {
+        "attention",
+        "flow",
+        "heads",
+        "positions",
+        "filters",
+        "patches",
+        "neighbours",
+        "reconstruction",
+        "alignment",
+    },
+    "resnet": {"flow", "filters", "patches", "neighbours", "alignment"},
+}
+
+
+def with_record(config, **changes):
+    model = lively(config)
+    model.record = Record(config=config, preprocess=Preprocess(size=config.image), **changes)
+    return model
+
+
+def pictures(config, count=5):
+    return (noise(count, 3, *config.image).abs() * 90).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("config", [PLAIN, HYBRID, MAXVIT, MASKED, RESNET], ids=lambda config: config.family)
+def test_every_family_has_what_applies_and_says_what_does_not(config, tmp_path):
+    found = inspect(with_record(config), pictures(config), keys=[EVIL, "b", "c", "d", "e"], quiet=True)
+    assert {name for name, (one,) in found.findings.items() if one is not None} == APPLIES[config.family]
+    assert len(found.missing) == len(ANALYSES) - len(APPLIES[config.family])
+    text = found.write(tmp_path / "out").read_text("utf-8")
+    assert "<script>alert" not in text and not re.search(r"(?:https?:)?//[a-z]", re.sub(r"base64,[\w+/=\s]+", "", text))
+    for title, why in found.missing:
+        assert title in text and html.escape(why, quote=False) in html.unescape(text).replace("'", "'")
+    for name in APPLIES[config.family]:
+        rows = list(csv.DictReader((tmp_path / "out" / "numbers" / f"{name}.csv").open()))
+        assert rows and len(json.loads((tmp_path / "out" / "numbers" / f"{name}.json").read_text())["rows"]) == len(
+            rows
+        )
+    drawn = {path.stem for path in (tmp_path / "out" / "figures").glob("*.svg")}
+    assert drawn == {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")} and len(drawn) >= 6
+    for path in (tmp_path / "out" / "figures").glob("*.png"):
+        Image.open(path).verify()
+
+
+def test_without_images_the_weights_are_looked_at():
+    found = inspect(lively(PLAIN), quiet=True)
+    assert {name for name, (one,) in found.findings.items() if one is not None} == {"positions", "filters"}
+    assert all(why == "no images were given" or "paints nothing" in why or "CKA" in why for _, why in found.missing)
+
+
+def test_numbers_of_the_report_are_those_of_the_calls(tmp_path):
+    model, images = with_record(PLAIN), pictures(PLAIN)
+    inspect(model, images, quiet=True).write(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "numbers" / "attention.csv").open()))
+    maps = attention(model, images[:4], queries=[0])
+    assert len(rows) == 4 * 2 * 3
+    for row in rows[:6]:
+        patches = maps[int(row["layer"])].patches[0, int(row["head"]), 0]
+        assert float(row["on patches"]) == pytest.approx(float(patches.sum()), rel=1e-5)
+        assert float(patches[int(row["peak row"]), int(row["peak column"])]) == float(patches.max())
+
+
+def test_chosen_layers_and_heads_are_all_there_is_and_wrong_ones_are_errors():
+    model, images = with_record(PLAIN), pictures(PLAIN)
+    found = inspect(model, images, layers=[-1], heads=[0, 2], quiet=True)
+    (one,) = found.findings["attention"]
+    assert {(row[1], row[2]) for row in one.table.rows} == {(1, 0), (1, 2)}
+    with pytest.raises(ConfigError, match="layer 2 of a model with 2 layers"):
+        inspect(model, images, layers=[2], quiet=True)
+    with pytest.raises(ConfigError, match="head 3 of a model with 3 heads"):
+        inspect(model, images, heads=[3], quiet=True)
+
+
+def test_maps_of_the_page_are_the_models_and_coarser_ones_keep_their_sums(monkeypatch):
+    model, image = with_record(VIT), pictures(VIT, 1)[0]
+    seen = looks(model, image)
+    exact = attention(model, image[None])
+    assert seen.grid == (14, 10) and [maps.shape for maps in seen.maps] == [(4, 141, 140)] * 3
+    share = exact[1].weights[0, 2, 7, 1:]
+    assert np.abs(seen.maps[1][3, 7] / 23 - (share / share.max()).sqrt().numpy()).max() <= 0.5 / 23 + 1e-6
+    monkeypatch.setattr("vitrail.inspection.explorer.MOST_CELLS", 9 * 35**2)
+    coarse = looks(model, image)
+    assert coarse.coarser and coarse.grid == shown_grid((14, 10), 9) == (7, 5)
+    sums = []
+    watch(model, image[None], lambda tap: sums.append(pooled(tap, [0], (7, 5))), layers=[0])
+    whole = exact[0].weights[0, 0, 1:, 1:].unflatten(1, (14, 10)).unflatten(0, (14, 10))
+    expected = whole.unflatten(0, (7, 2)).unflatten(2, (5, 2)).unflatten(4, (7, 2)).unflatten(6, (5, 2))
+    expected = expected.mean((1, 3)).sum((3, 5)).flatten(2).flatten(0, 1)
+    torch.testing.assert_close(sums[0][1, 1:], expected)
+
+
+def test_cells_of_a_coarser_grid_share_what_lies_across_their_border():
+    found = membership((3, 2), (2, 2))
+    assert torch.allclose(found.sum(1), torch.ones(6, dtype=torch.float64))
+    assert torch.allclose(found[2], torch.tensor([0.5, 0, 0.5, 0], dtype=torch.float64))
+
+
+def test_a_masked_autoencoder_is_shown_as_it_paints():
+    model, images = with_record(MASKED), pictures(MASKED, 2)
+    found = reconstruct(model, images, ratio=0.5)
+    grey = (found.masked == 128).all(1).unflatten(2, (3, 16)).unflatten(1, (4, 16)).all(4).all(2)
+    assert grey.flatten(1).sum(1).tolist() == [6, 6]
+    seen = ~grey.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None].expand_as(images)
+    assert (found.painted[seen].int() - images[seen].int()).abs().max() <= 1
+    with pytest.raises(DoesNotApply, match="paints nothing"):
+        reconstruct(with_record(PLAIN), pictures(PLAIN))
+
+
+@pytest.fixture
+def report(tmp_path):
+    one, other = with_record(PLAIN), with_record(ViTConfig(**{**PLAIN.__dict__, "depth": 4, "pool": "mean"}))
+    images = pictures(PLAIN)
+    return inspect(one, images, against=other, name="one", against_name="other", keys=[EVIL, "b"], quiet=True).write(
+        tmp_path
+    )
+
+
+TOUCH = """
+<script>
+setTimeout(async () => {
+  const wait = () => new Promise((resolve) => setTimeout(resolve, 150));
+  const said = () => [...document.querySelectorAll("[id^=explorer-said]")].map((one) => one.textContent);
+  const stage = document.querySelector(".stage"), log = [];
+  const note = async () => { await wait(); log.push(said()); };
+  await note();
+  const key = (name) => stage.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+  key("ArrowDown"); await note();
+  key("ArrowRight"); await note();
+  for (let k = 0; k < 9; k++) key("ArrowLeft");
+  await note();
+  key("Home"); await note();
+  const slide = (name, value) => {
+    const one = document.getElementById("explorer-" + name);
+    one.value = value;
+    one.dispatchEvent(new Event("input"));
+  };
+  slide("layer", 0); slide("head", 2); await note();
+  const area = stage.getBoundingClientRect();
+  const place = { clientX: area.left + area.width * 0.99, clientY: area.top + 1 };
+  stage.dispatchEvent(new PointerEvent("pointermove", place)); await note();
+  const out = document.createElement("pre");
+  out.id = "log"; out.textContent = JSON.stringify(log); document.body.append(out);
+}, 300);
+</script>"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs a browser")
+def test_a_browser_answers_keyboard_and_mouse(report):
+    touched = report.with_name("touched.html")
+    touched.write_text(report.read_text("utf-8").replace("</body>", TOUCH + "</body>"), "utf-8")
+    done = browse(touched, "--virtual-time-budget=20000")
+    assert "CONSOLE" not in done.stderr
+    log = json.loads(html.unescape(re.search(r'<pre id="log">(.*?)</pre>', done.stdout)[1]))
+    start, down, right, left, home, slid, hovered = log
+    assert start[0].startswith("layer 1, mean of the heads: the class token looks most at row")
+    assert start[1].startswith("layer 3, mean of the heads: the mean patch looks most")
+    assert "the patch in row 2, column 1 " in down[0] and "the patch in row 2, column 1 " in down[1]
+    assert "row 2, column 2 " in right[0] and "row 2, column 0 " in left[0]
+    assert home == start
+    assert slid[0].startswith("layer 0, head 1: the class token") and slid[1].startswith("layer 0, head 1")
+    assert "the patch in row 0, column 2 " in hovered[0]
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs a browser")
+def test_without_scripts_the_figures_are_there(report):
+    """Chromium has no switch for it: the page's own rules are told to run no script."""
+    text = report.read_text("utf-8").replace("script-src 'unsafe-inline'", "script-src 'none'")
+    quiet = report.with_name("quiet.html")
+    quiet.write_text(text, "utf-8")
+    done = browse(quiet)
+    assert '<div class="explorer" id="explorer" hidden="">' in done.stdout
+    assert done.stdout.count("<svg") > 12 and "<noscript>" in done.stdout
+
+
+def browse(page, *more):
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        *more,
+        str(page),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    save_bundle(tmp_path / "model", lively(PLAIN), Record(config=PLAIN, preprocess=Preprocess(size=PLAIN.image)))
+    (tmp_path / "photos").mkdir()
+    for name in "abcd":
+        pixels = np.random.default_rng(ord(name)).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path
+
+
+def test_the_command_writes_the_folder_and_prints_the_page(bundle, capsys):
+    words = ["inspect", str(bundle / "model"), str(bundle / "photos"), "--against", str(bundle / "model"), "--out"]
+    assert main([*words, str(bundle / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == str(bundle / "out" / "report.html") and "4 images" in err and "What it paints" in err
+    names = {path.name for path in (bundle / "out" / "numbers").iterdir()}
+    assert {"heads.csv", "against-heads.csv", "heads.json"} <= names
+    # the same model on both sides: the same numbers
+    assert (bundle / "out/numbers/heads.csv").read_text() == (bundle / "out/numbers/against-heads.csv").read_text()
+    assert load(bundle / "model").training is False
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["{model}", "{photos}", "--layers", "7"], 78, "layer 7 of a model with 2 layers"),
+        (["{model}", "{photos}", "--heads", "0", "9"], 78, "head 9 of a model with 3 heads"),
+        (["{model}", "{empty}"], 65, "no images in"),
+        (["{model}", "missing.png"], 65, "there is no file or folder 'missing.png'"),
+        (["nothing-here", "{photos}"], 65, "there is no file or folder 'nothing-here'"),
+        (["{model}", "{photos}", "--size", "33", "24"], 78, "33×24 does not divide"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_mistakes_are_one_paragraph(words, code, message, bundle, capsys):
+    (bundle / "empty").mkdir()
+    words = [word.format(model=bundle / "model", photos=bundle / "photos", empty=bundle / "empty") for word in words]
+    assert main(["inspect", *words, "--out", str(bundle / "out")]) == code
+    assert message in capsys.readouterr().err
+    assert not (bundle / "out" / "report.html").exists()
