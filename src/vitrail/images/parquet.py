@@ -1,6 +1,6 @@
 """Parquet files of images, as Hugging Face keeps its sets: a column of encoded bytes, a column of labels.
 
-Needs pyarrow (`pip install vitrail[data]`). A row group is read whole, so a large file wants to be read in order:
+Needs pyarrow (`pip install vitrail[parquet]`). A row group is read whole, so a large file wants to be read in order:
 `vitrail data pack` makes shards of it, which can be read in any.
 """
 
@@ -50,7 +50,7 @@ def _arrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise DataError("reading Parquet needs pyarrow", next_step="pip install 'vitrail[data]'") from None
+        raise DataError("reading Parquet needs pyarrow", next_step="pip install 'vitrail[parquet]'") from None
     return pyarrow.parquet
 
 
