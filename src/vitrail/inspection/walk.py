@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from inspect import getsourcefile, getsourcelines
+from inspect import getsourcefile, getsourcelines, unwrap
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class Stop:
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def walk(model: Any, image: Float[Tensor, "1 C H W"], shown: UInt8[Tensor, "C H W"]) -> list[Stop]:
+def walk(model: Any, image: Float[Tensor, "1 C H W"], shown: UInt8[Tensor, "_ _ _"]) -> list[Stop]:
     """Every step of one image's trace, with its line of code and its picture; `shown` is the image in 8 bits."""
     steps = trace(model, image)
     maps: dict[int, Tensor] = {}
@@ -99,6 +99,7 @@ def line_of(step: Step) -> tuple[str, str]:
     """(`file:line`, the line itself) of a ViT's step; empty for one no line alone makes."""
     for pattern, function, part in CODE:
         if re.fullmatch(pattern, step.name):
+            function = unwrap(function)  # a type checker may stand in front of it
             lines, first = getsourcelines(function)
             at = next(number for number, line in enumerate(lines) if part in line)
             path = Path(getsourcefile(function) or "").relative_to(Path(vitrail.__file__).parent)
