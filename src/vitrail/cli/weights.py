@@ -30,7 +30,12 @@ Weights of any origin: what is in a file, the same weights in another's format, 
   convert FILE OUT      --to google, big_vision, timm, transformers, torchvision, dinov2, mae or vitrail
   check A B             the largest difference of any output, and of every tensor
 
-FILE is a run, a bundle, a published file (.npz .safetensors .pth .onnx), a folder with one, or hf:owner/name."""
+FILE is a run, a bundle, a published file (.npz .safetensors .pth .onnx), a folder with one, or hf:owner/name.
+
+examples:
+  vitrail weights show B_16.npz
+  vitrail weights convert B_16.npz vit-b16 --to timm
+  vitrail weights check B_16.npz vit-b16"""
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,8 @@ def from_arrays(
     return Source(name, classes, labels, Numbered(name, rows), Arrays(images), rows)
 
 
-_COMPARED = (
-    64 << 20
-)  # bytes of files of equal size that a split reads to keep copies on one side; beyond, the audit does
+# of files of equal size: how many, and how many bytes, a split reads to keep copies on one side
+_COMPARED = 10_000, 64 << 20
 
 
 def split(source: Source, holdout: float, seed: int) -> Splits:
@@ -196,8 +195,8 @@ def _copied(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M
     """Held-out images that are byte for byte one to learn from."""
     sizes = source.contents.sizes[source.rows]
     among = candidates(sizes)
-    if sizes[among].sum() > _COMPARED:
-        return among[:0]
+    if len(among) > _COMPARED[0] or sizes[among].sum() > _COMPARED[1]:
+        return among[:0]  # the audit finds them
     groups = same_bytes(lambda index: source[index].content, among)
     mixed = [index for group in groups if not held[group].all() for index in group if held[index]]
     return np.array(mixed, np.int64)
