@@ -3,19 +3,21 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from vitrail import machine
 from vitrail.errors import ConfigError, DecodeError, NonFiniteError, ShapeError
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import Sample, Source, open_images
-from vitrail.predict.forward import answering, as_input, class_names, place, preprocess_of
+from vitrail.predict.forward import answering, as_input, cast_weights, class_names, place, preprocess_of
 from vitrail.reports.progress import progress
 
 
@@ -72,6 +74,11 @@ class Predictor:
     device: torch.device
     dtype: torch.dtype
 
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the model as it is at the first answer."""
+        return cast_weights(self.model, self.dtype)
+
     def read(self, sample: Sample) -> UInt8[Tensor, "C H W"]:
         """The image upright and cut as the model's preprocessing says. Raises DecodeError that names it."""
         content = sample.content
@@ -87,7 +94,8 @@ class Predictor:
     def best(self, images: UInt8[Tensor, "B C H W"], top_k: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
         """For each image the likeliest classes and their probabilities."""
         with answering(self.model, self.device, self.dtype):
-            logits = self.model(as_input(self.model, images, self.device, self.preprocess)).float().cpu()
+            inputs = as_input(self.model, images, self.device, self.preprocess)
+            logits = functional_call(self.model, self.weights, (inputs,)).float().cpu()
         names = self.classes or tuple(f"class {k}" for k in range(logits.shape[1]))
         if len(names) != logits.shape[1]:
             raise ConfigError(f"the model answers {logits.shape[1]} classes, but {len(names)} names are known")
