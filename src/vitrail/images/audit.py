@@ -184,7 +184,7 @@ class Look:
     """What one decoded image tells."""
 
     shape: tuple[int, int, int]
-    sums: Float64[np.ndarray, "2 3"]
+    sums: Float64[np.ndarray, "2 C"]
     """Mean and mean square of each channel, 0 … 1."""
     hash: int
     thumbnail: UInt8[np.ndarray, "3 16 16"]

@@ -5,17 +5,20 @@ and checksum, and all keys) and plain tar files that any tool can unpack. The in
 nothing.
 """
 
+import contextlib
 import io
 import json
 import os
+import shutil
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64, UInt32
 from PIL import Image
 
 from vitrail.errors import DataError, DecodeError, StorageError
@@ -40,19 +43,18 @@ def pack(
         aside.mkdir(parents=True)
         parts = {"train": splits.train, "val": splits.val, "test": splits.test}
         parts = {name: source for name, source in parts.items() if source is not None}
-        writer = _Writer(aside, shard_bytes)
-        for name, source in parts.items():
-            for index in range(len(source)):
-                sample = source[index]
-                writer.add(f"{name}/{sample.key}", _encoded(sample.content))
-                tick(len(writer.sizes))
-        writer.close()
+        with contextlib.closing(_Writer(aside, shard_bytes)) as writer:
+            for name, source in parts.items():
+                for index in range(len(source)):
+                    sample = source[index]
+                    writer.add(f"{name}/{sample.key}", _encoded(sample.content))
+                    tick(len(writer.sizes))
         _write_index(aside, writer, parts, splits.how)
         os.rename(aside, out)
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise StorageError(f"{aside}: {error.strerror or error}", next_step="check the folder and free space") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # there only if something went wrong
     return out
 
 
@@ -158,7 +160,7 @@ def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for name, size in facts["shards"].items():
             if os.path.getsize(root / name) != size:
                 raise DataError(f"{root / name} does not have its {size:,} bytes", next_step="copy or pack it again")
-    except (OSError, ValueError, KeyError, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the shards in {root} are not whole ({error})", next_step="copy or pack them again") from None
@@ -172,10 +174,10 @@ class Shards:
         self,
         root: Path,
         names: tuple[str, ...],
-        shards: Int64[np.ndarray, "N"],
+        shards: Int32[np.ndarray, "N"],
         offsets: Int64[np.ndarray, "N"],
         sizes: Int64[np.ndarray, "N"],
-        sums: UInt8[np.ndarray, "N"],
+        sums: UInt32[np.ndarray, "N"],
     ) -> None:
         self._root, self._names = root, names
         self._shards, self._offsets, self._sizes, self._sums = shards, offsets, sizes, sums
@@ -202,7 +204,7 @@ class Shards:
         return {**self.__dict__, "_open": {}}  # a process opens its own files
 
     def __del__(self) -> None:
-        for file in self._open.values():
+        for file in getattr(self, "_open", {}).values():  # nothing, where __init__ did not get that far
             os.close(file)
 
 
