@@ -38,7 +38,7 @@ def attention_distance(
     patch size. As in the authors' code the prefix is left out of queries and keys, and what went to it counts as no
     distance: the rows are not normalised anew.
     """
-    return _distance(weights[..., prefix:, prefix:], Layout(prefix, grid, patch).distances)
+    return _distance(weights[..., prefix:, prefix:], Layout(prefix, grid, patch).distances())
 
 
 def heads(
@@ -73,14 +73,14 @@ def _distance(weights: Float[Tensor, "*B n m"], distances: Float[Tensor, "n m"])
 
 def _measured(tap: Tap) -> Heads:
     """A layer's numbers, summed over blocks of query rows."""
-    prefix, distances = tap.layout.prefix, tap.layout.distances.to(tap.q.device, torch.float32)
+    prefix = tap.layout.prefix
     sums = torch.zeros(4, len(tap.q), tap.heads, device=tap.q.device)
     for rows, weights in tap.stream(start=prefix):
         real = 1.0
         if tap.real is not None:  # padding asks for nothing
             real = tap.real[:, rows].to(weights).repeat(len(tap.q) // tap.windows, 1)[:, None]
             weights = weights * real[..., None]
-        near = distances[rows.start - prefix : rows.stop - prefix]
+        near = tap.layout.distances(slice(rows.start - prefix, rows.stop - prefix))
         spread = -weights * weights.clamp_min(1e-30).log()
         towards, within = weights[..., prefix:], spread[..., prefix:].sum(-1)
         share = towards.sum(-1)

@@ -8,7 +8,6 @@ while `visit` looks at them, in blocks of query rows: a 1024-pixel image needs m
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,13 +45,12 @@ class Layout:
     stride: tuple[float, float]
     """Pixels from one row, and from one column, to the next."""
 
-    @cached_property
-    def distances(self) -> Float[Tensor, "n n"]:
-        """Pixels between any two patches: Euclidean on the grid, times the stride."""
+    def distances(self, patches: slice = slice(None)) -> Float[Tensor, "n m"]:
+        """Pixels from these patches (default: from all) to every patch: Euclidean on the grid, times the stride."""
         rows, columns = (torch.arange(size, dtype=torch.float64) for size in self.grid)
         y = rows.repeat_interleave(self.grid[1]) * self.stride[0]
         x = columns.repeat(self.grid[0]) * self.stride[1]
-        return torch.hypot(y[:, None] - y, x[:, None] - x)
+        return torch.hypot(y[patches, None] - y, x[patches, None] - x)
 
 
 @dataclass(frozen=True, eq=False)
