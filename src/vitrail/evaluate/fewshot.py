@@ -20,6 +20,7 @@ SHOTS = (1, 5, 10, 25)
 L2 = 2.0**10  # big_vision's, for every data set
 BIAS = 100.0
 _CHUNK = 2048  # test images scored at once
+_LOW_RANK = 1e-3  # of the largest singular value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def choose(labels: Int[Tensor, "N"], classes: int, *, shots: int, seed: int) -> 
 
 
 class Sweep:
-    """Ridge fits of one training set for many l2, out of one eigendecomposition.
+    """Ridge fits of one training set for many l2: one Cholesky factor each, of the smaller of XᵀX and XXᵀ.
 
     The whitened features have mean zero, so the bias feature is orthogonal to all of them and its weight is known
     apart: 100·ΣY / (100²·N + l2). Leaving it out of the matrix keeps that well conditioned; the solution is the same.
@@ -82,28 +83,24 @@ class Sweep:
         features = train.features.double()
         self.l2 = torch.tensor(l2, dtype=torch.float64, device=features.device)
         self.mean = features.mean(0)
-        self.scale = features.std(0, correction=0) + 1e-5
-        X = (features - self.mean) / self.scale
+        X = features - self.mean
+        self.scale = X.square().mean(0).sqrt() + 1e-5
+        X /= self.scale
         Y = 2 * torch.nn.functional.one_hot(train.labels, train.classes).double() - 1
         self.bias = BIAS**2 * Y.sum(0) / (BIAS**2 * len(train) + self.l2[:, None])  # L K
+        # (XᵀX + l2·I)⁻¹ XᵀY = Xᵀ (XXᵀ + l2·I)⁻¹ Y
         if len(train) >= train.width:
-            self._values, self._vectors = torch.linalg.eigh(X.T @ X)
-            self._targets = self._vectors.T @ (X.T @ Y)
-        else:  # XᵀX = U S Uᵀ and XXᵀ = V S Vᵀ share S; Xᵀ(XXᵀ + l2·I)⁻¹Y needs only the smaller one
-            self._values, V = torch.linalg.eigh(X @ X.T)
-            self._vectors, self._targets = X.T @ V, V.T @ Y
-        self._values = self._values.clamp(min=0)  # rounding may leave -1e-12
-
-    def weights(self) -> Float[Tensor, "L D K"]:
-        """For whitened features, one D × K matrix for each l2."""
-        return self._vectors @ (self._targets / (self._values[:, None] + self.l2[:, None, None]))
+            self.weights = _ridges(X.T @ X, X.T @ Y, self.l2)
+        else:
+            self.weights = X.T @ _ridges(X @ X.T, Y, self.l2)
+        """L D K, for whitened features"""
 
     def whiten(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         return features.to(torch.float64, copy=True).sub_(self.mean).div_(self.scale)
 
     def scores(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "L B K"]:
         """Class scores of raw features, in float64."""
-        return self.whiten(features) @ self.weights() + self.bias[:, None]
+        return self.whiten(features) @ self.weights + self.bias[:, None]
 
     def right(self, test: Labelled) -> list[int]:
         """How many test images each l2 answers right; `_Fast` says how it runs in float32 and stays exact."""
@@ -112,41 +109,51 @@ class Sweep:
         return torch.stack([fast.right(features, labels) for features, labels in parts]).sum(0).tolist()
 
 
+def _ridges(
+    gram: Float[Tensor, "n n"], targets: Float[Tensor, "n K"], l2: Float[Tensor, "L"]
+) -> Float[Tensor, "L n K"]:
+    """(gram + l2·I)⁻¹ targets for each l2."""
+    solutions = []
+    for strength in l2:
+        shifted = gram.clone()
+        shifted.diagonal().add_(strength)
+        solutions.append(torch.cholesky_solve(targets, torch.linalg.cholesky(shifted)))
+    return torch.stack(solutions)
+
+
 class _Fast:
     """float64's answers at float32's price: score in float32 and low rank, bound the error, redo what that leaves open.
 
-    Over the sweep 1 / (λ + l2) is a smooth function of l2, so the L matrices of weights are, to 1e-3, mixtures of few.
-    With 1 / (λ_i + l2_l) ≈ Σ_p mix[l, p] · basis[p, i], only those few are multiplied with the images.
+    Over a sweep the L matrices of weights change smoothly with l2: to `_LOW_RANK` they are mixtures of few, the
+    principal components of their L×L Gram matrix. Only those few are multiplied with the images.
     """
 
     def __init__(self, sweep: Sweep) -> None:
-        self.sweep, self.exact = sweep, sweep.weights()
-        size = sweep._targets.norm(dim=1) * sweep._vectors.norm(dim=0)
-        inverse = 1 / (sweep._values + sweep.l2[:, None])  # L r
-        left, singular, right = torch.linalg.svd(inverse * size, full_matrices=False)
-        rank = int((singular > 1e-3 * singular[0]).sum())
-        self.mix = left[:, :rank] * singular[:rank]
-        basis = torch.where(size > 0, right[:rank] / size, 0.0)
-        few = sweep._vectors @ (basis[:, :, None] * sweep._targets)  # rank D K
-        missed = self.exact - (self.mix @ few.flatten(1)).view_as(self.exact)
-        self.few, self.mix32 = few.float(), self.mix.float()
-        # |error of a score| <= ‖z‖·(‖missed‖ + γ·Σ_p |mix|·‖few_p‖), with γ = (D + rank + 2)·2⁻²⁴ for sums in float32
+        self.sweep, exact = sweep, sweep.weights.flatten(1)
+        size = exact.norm(dim=1, keepdim=True)
+        squares, vectors = torch.linalg.eigh(exact / size @ (exact / size).T)
+        vectors = vectors[:, squares > _LOW_RANK**2 * squares[-1]]  # L r, orthonormal
+        mix, few = size * vectors, vectors.T @ (exact / size)
+        missed = (exact - mix @ few).view_as(sweep.weights)
+        few = few.view(-1, *sweep.weights.shape[1:])
+        self.few, self.mix = few.transpose(1, 2).float().flatten(0, 1), mix.float()  # rK D, so that images come last
+        # |error of a score| <= ‖z‖·(‖missed‖ + γ·Σ_p |mix|·‖few_p‖), with γ = (D + r + 2)·2⁻²⁴ for sums in float32
         # (Higham 2002, section 3.1); twice that, for the rounding of z and W themselves
-        rounding = (len(sweep.mean) + rank + 2) * 2.0**-24 * self.mix.abs() @ few.norm(dim=1)
+        rounding = (len(sweep.mean) + len(few) + 2) * 2.0**-24 * mix.abs() @ few.norm(dim=1)
         self.error = (missed.norm(dim=1) + 2 * rounding).amax(1)  # L
-        self.bias32 = sweep.bias.float()
+        self.bias = sweep.bias.float()
 
     def right(self, features: Float[Tensor, "B D"], labels: Int[Tensor, "B"]) -> Int[Tensor, "L"]:
         whitened = self.sweep.whiten(features)
-        scores = (self.mix32 @ (whitened.float() @ self.few).flatten(1)).view(-1, len(labels), self.few.shape[2])
-        scores += self.bias32[:, None]
-        own = labels.expand(len(scores), -1)[:, :, None]
-        margin = scores.gather(2, own)[:, :, 0] - scores.scatter(2, own, -torch.inf).amax(2)
+        few = (self.few @ whitened.float().T).view(self.mix.shape[1], -1)  # r KB
+        scores = (self.mix @ few).view(len(self.mix), -1, len(labels)).add_(self.bias[:, :, None])  # L K B
+        own = labels.expand(len(scores), 1, -1)
+        margin = scores.gather(1, own)[:, 0] - scores.scatter_(1, own, -torch.inf).amax(1)
         slack = 2 * self.error[:, None] * whitened.norm(dim=1) + 1e-6 * self.sweep.bias.abs().amax(1)[:, None]
         right = margin > slack
-        for row, unsure in enumerate(margin.abs() <= slack):
-            again = whitened[unsure] @ self.exact[row] + self.sweep.bias[row]
-            right[row, unsure] = again.argmax(1) == labels[unsure]
+        unsure = (margin.abs() <= slack).any(0)
+        again = whitened[unsure] @ self.sweep.weights + self.sweep.bias[:, None]
+        right[:, unsure] = again.argmax(2) == labels[unsure]
         return right.sum(1)
 
 
