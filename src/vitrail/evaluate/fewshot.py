@@ -130,9 +130,9 @@ class _Fast:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, exact = sweep, sweep.weights.flatten(1)
-        size = exact.norm(dim=1, keepdim=True)
+        size = exact.norm(dim=1, keepdim=True).clamp_min(1e-300)
         squares, vectors = torch.linalg.eigh(exact / size @ (exact / size).T)
-        vectors = vectors[:, squares > _LOW_RANK**2 * squares[-1]]  # L r, orthonormal
+        vectors = vectors[:, squares >= _LOW_RANK**2 * squares[-1]]  # L r, orthonormal
         mix, few = size * vectors, vectors.T @ (exact / size)
         missed = (exact - mix @ few).view_as(sweep.weights)
         few = few.view(-1, *sweep.weights.shape[1:])
