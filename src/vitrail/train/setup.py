@@ -4,7 +4,7 @@ data → model (its classes, channels and image size follow from data and prepro
 """
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,15 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         "classes": len(splits.train.classes) if run.objective.labelled else 0,
     }
     model = dataclasses.replace(run.model, **derived)
-    hardware = machine.resolve(run.hardware, processes=world.size)
+    hardware = machine.resolve(run.hardware, processes=world.size, work=_layer(model, micro))
     return dataclasses.replace(run, model=model, hardware=hardware)
+
+
+def _layer(model: zoo.ModelConfig, images: int) -> Callable[[], object]:
+    """Work of the model's size, to measure threads with; a network without width and patch counts as tokens of 16×16."""
+    encoder = getattr(model, "encoder", model)
+    (H, W), (p, q) = model.image, getattr(encoder, "patch", (16, 16))
+    return machine.layer(images * max(1, H // p) * max(1, W // q), getattr(encoder, "width", 256))
 
 
 def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[Any, tuple[str, ...]]:
