@@ -100,20 +100,20 @@ def test_answers_are_the_same_bits_with_and_without(config):
 def test_chosen_layers_heads_and_rows_are_those_of_the_whole():
     model, images = lively(VIT), noise(1, 3, 224, 160)
     whole = attention(model, images)
-    some = attention(model, images, layers=[-1, 0], heads=[2], queries=[0, 5, 140])
-    assert [found.layer for found in some] == [0, 2]
+    some = attention(model, images, layers=[-1, 1], heads=[3], queries=[0, 5, 140])
+    assert [found.layer for found in some] == [1, 3]
     for found in some:
-        assert found.heads == (2,) and found.queries == (0, 5, 140)
-        torch.testing.assert_close(found.weights, whole[found.layer].weights[:, 2:3][:, :, [0, 5, 140]])
+        assert found.heads == (3,) and found.queries == (0, 5, 140)
+        torch.testing.assert_close(found.weights, whole[found.layer - 1].weights[:, 2:3][:, :, [0, 5, 140]])
     assert some[0].patches.shape == (1, 1, 3, 14, 10)
 
 
 def test_rows_are_streamed_in_blocks_that_together_are_the_whole(monkeypatch):
     monkeypatch.setattr("vitrail.inspection.taps.BLOCK_BYTES", 20_000)
     model, images, blocks = lively(VIT), noise(1, 3, 224, 160), []
-    watch(model, images, lambda tap: blocks.extend(tap.stream()), layers=[1])
+    watch(model, images, lambda tap: blocks.extend(tap.stream()), layers=[2])
     assert len(blocks) > 5 and max(weights.numel() * 4 for _, weights in blocks) <= 20_000
-    whole = attention(model, images, layers=[1])[0].weights
+    whole = attention(model, images, layers=[2])[0].weights
     torch.testing.assert_close(torch.cat([weights for _, weights in blocks], dim=2), whole)
 
 
@@ -140,9 +140,10 @@ def test_windows_of_maxvit_attend_as_the_block_says():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"layers": [3]}, "layer 3 of a model with 3 layers; allowed: 0 to 2"),
+        ({"layers": [4]}, "layer 4 of a model with 3 layers; allowed: 1 to 3"),
         ({"layers": [-4]}, "layer -4"),
-        ({"heads": [5]}, "head 5 of a model with 3 heads; allowed: 0 to 2"),
+        ({"layers": [0]}, "layer 0"),
+        ({"heads": [5]}, "head 5 of a model with 3 heads; allowed: 1 to 3"),
         ({"queries": [141]}, "token 141 of a model with 141 tokens"),
     ],
 )

@@ -89,20 +89,20 @@ def test_numbers_of_the_report_are_those_of_the_calls(tmp_path):
     maps = attention(model, images[:4], queries=[0])
     assert len(rows) == 4 * 2 * 3
     for row in rows[:6]:
-        patches = maps[int(row["layer"])].patches[0, int(row["head"]), 0]
+        patches = maps[int(row["layer"]) - 1].patches[0, int(row["head"]) - 1, 0]
         assert float(row["on patches"]) == pytest.approx(float(patches.sum()), rel=1e-5)
         assert float(patches[int(row["peak row"]), int(row["peak column"])]) == float(patches.max())
 
 
 def test_chosen_layers_and_heads_are_all_there_is_and_wrong_ones_are_errors():
     model, images = with_record(PLAIN), pictures(PLAIN)
-    found = inspect(model, images, layers=[-1], heads=[0, 2], quiet=True)
+    found = inspect(model, images, layers=[-1], heads=[1, 3], quiet=True)
     (one,) = found.findings["attention"]
-    assert {(row[1], row[2]) for row in one.table.rows} == {(1, 0), (1, 2)}
-    with pytest.raises(ConfigError, match="layer 2 of a model with 2 layers"):
-        inspect(model, images, layers=[2], quiet=True)
-    with pytest.raises(ConfigError, match="head 3 of a model with 3 heads"):
-        inspect(model, images, heads=[3], quiet=True)
+    assert {(row[1], row[2]) for row in one.table.rows} == {(2, 1), (2, 3)}
+    with pytest.raises(ConfigError, match="layer 3 of a model with 2 layers"):
+        inspect(model, images, layers=[3], quiet=True)
+    with pytest.raises(ConfigError, match="head 4 of a model with 3 heads"):
+        inspect(model, images, heads=[4], quiet=True)
 
 
 def test_maps_of_the_page_are_the_models_and_coarser_ones_keep_their_sums(monkeypatch):
@@ -116,7 +116,7 @@ def test_maps_of_the_page_are_the_models_and_coarser_ones_keep_their_sums(monkey
     coarse = looks(model, image)
     assert coarse.coarser and coarse.grid == shown_grid((14, 10), 9) == (7, 5)
     sums = []
-    watch(model, image[None], lambda tap: sums.append(pooled(tap, [0], (7, 5))), layers=[0])
+    watch(model, image[None], lambda tap: sums.append(pooled(tap, [0], (7, 5))), layers=[1])
     whole = exact[0].weights[0, 0, 1:, 1:].unflatten(1, (14, 10)).unflatten(0, (14, 10))
     expected = whole.unflatten(0, (7, 2)).unflatten(2, (5, 2)).unflatten(4, (7, 2)).unflatten(6, (5, 2))
     expected = expected.mean((1, 3)).sum((3, 5)).flatten(2).flatten(0, 1)
@@ -186,12 +186,12 @@ def test_a_browser_answers_keyboard_and_mouse(report):
     assert "CONSOLE" not in done.stderr
     log = json.loads(html.unescape(re.search(r'<pre id="log">(.*?)</pre>', done.stdout)[1]))
     start, down, right, left, home, slid, hovered = log
-    assert start[0].startswith("layer 1, mean of the heads: the class token looks most at row")
-    assert start[1].startswith("layer 3, mean of the heads: the mean patch looks most")
+    assert start[0].startswith("layer 2, mean of the heads: the class token looks most at row")
+    assert start[1].startswith("layer 4, mean of the heads: the mean patch looks most")
     assert "the patch in row 2, column 1 " in down[0] and "the patch in row 2, column 1 " in down[1]
     assert "row 2, column 2 " in right[0] and "row 2, column 0 " in left[0]
     assert home == start
-    assert slid[0].startswith("layer 0, head 1: the class token") and slid[1].startswith("layer 0, head 1")
+    assert slid[0].startswith("layer 1, head 2: the class token") and slid[1].startswith("layer 1, head 2")
     assert "the patch in row 0, column 2 " in hovered[0]
 
 
@@ -246,7 +246,7 @@ def test_the_command_writes_the_folder_and_prints_the_page(bundle, capsys):
     ("words", "code", "message"),
     [
         (["{model}", "{photos}", "--layers", "7"], 78, "layer 7 of a model with 2 layers"),
-        (["{model}", "{photos}", "--heads", "0", "9"], 78, "head 9 of a model with 3 heads"),
+        (["{model}", "{photos}", "--heads", "1", "9"], 78, "head 9 of a model with 3 heads"),
         (["{model}", "{empty}"], 65, "no images in"),
         (["{model}", "missing.png"], 65, "there is no file or folder 'missing.png'"),
         (["nothing-here", "{photos}"], 65, "there is no file or folder 'nothing-here'"),

@@ -35,7 +35,7 @@ class Inspect:
     examples:
       vitrail inspect runs/photos-1 photo.jpg another.jpg
       vitrail inspect vit-b16.npz photos/ --against runs/photos-1 --out compared
-      vitrail inspect runs/digits-1 digits --layers 0 -1
+      vitrail inspect runs/digits-1 digits --layers 1 -1
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
@@ -47,9 +47,9 @@ class Inspect:
     out: Path = Path("inspection")
     """Folder for the report."""
     layers: tuple[int, ...] = ()
-    """Only these layers' attention, counted from 0; -1 is the last."""
+    """Only these layers' attention, counted from 1; -1 is the last."""
     heads: tuple[int, ...] = ()
-    """Only these heads, counted from 0."""
+    """Only these heads, counted from 1."""
     size: tuple[int, int] | None = None
     """Height and width in pixels the images are brought to, in place of the model's own."""
     device: str = "auto"

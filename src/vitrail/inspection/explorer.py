@@ -62,7 +62,7 @@ def looks(
         found.heads, found.grid = tuple(chosen), shown_grid(tap.layout.grid, sum(counts))
         found.coarser = found.grid != tap.layout.grid
         found.layers.append(tap.layer)
-        found.maps.append(quantised(pooled(tap, chosen, found.grid)))
+        found.maps.append(quantised(pooled(tap, [head - 1 for head in chosen], found.grid)))
 
     watch(model, image[None], visit, layers=layers)
     return found

@@ -93,11 +93,13 @@ def by_depth(
 ) -> Plate:
     """Each head of each layer as a dot: the paper's figure 7 (right) and 11, and its like for other numbers."""
     with styled(size=(4.8, 3.4)) as (figure, axes):
-        for place, layer in enumerate(layers):
+        for layer in layers:
             values = getattr(layer, what).mean(0).tolist()
-            axes.plot([place] * len(values), values, "o", color=GOOD, alpha=0.55, markersize=4, markeredgewidth=0)
+            axes.plot([layer.layer] * len(values), values, "o", color=GOOD, alpha=0.55, markersize=4, markeredgewidth=0)
         means = [float(getattr(layer, what).mean()) for layer in layers]
-        axes.plot(range(len(means)), means, color=INK, linewidth=1, alpha=0.7, label="mean of the heads")
+        axes.plot(
+            [layer.layer for layer in layers], means, color=INK, linewidth=1, alpha=0.7, label="mean of the heads"
+        )
         axes.set(xlabel="layer", ylabel=label, title=title)
         axes.set_ylim(0, most)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -164,7 +164,7 @@ def seen_heads(subject: Subject) -> Finding:
     rows = tuple(
         (
             layer.layer,
-            head,
+            head + 1,
             float(layer.distance[:, head].mean()),
             float(layer.distance[:, head].std(correction=0)),
             *(float(getattr(layer, name)[:, head].mean()) for name in ("entropy", "view", "prefix")),

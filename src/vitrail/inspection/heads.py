@@ -17,6 +17,7 @@ class Heads:
     """The heads of one layer over images: each I images × A heads, means over the queries that are patches."""
 
     layer: int
+    """From 1."""
     name: str
     distance: Float[Tensor, "I A"]
     """Attention distance in pixels."""
@@ -49,7 +50,7 @@ def heads(
     preprocess: Preprocess | None = None,
     batch_size: int = 16,
 ) -> list[Heads]:
-    """Distance, entropy, view and prefix share of every head for every image, in one pass; layers count from 0.
+    """Distance, entropy, view and prefix share of every head for every image, in one pass; layers count from 1.
 
     The paper uses 128 images. Windows of one image (MaxViT) are averaged. Raises DoesNotApply without attention.
     """

@@ -32,6 +32,7 @@ class AttentionMap:
     """One layer: `weights[b, a, i, j]` is what query `queries[i]` of head `heads[a]` gives to token j."""
 
     layer: int
+    """From 1, as the heads."""
     name: str
     heads: tuple[int, ...]
     queries: tuple[int, ...]
@@ -57,8 +58,8 @@ def attention(
 ) -> list[AttentionMap]:
     """Exact attention weights, on the CPU, of the chosen layers, heads and query rows (each: all), first layer first.
 
-    They are recomputed beside the fused path; the model's outputs do not change by a bit. Layers count from 0; query 0
-    is the class token where there is one. Raises DoesNotApply for a model without attention, ConfigError for a layer,
+    They are recomputed beside the fused path; the model's outputs do not change by a bit. Layers and heads count from
+    1, -1 is the last; query 0 is the class token where there is one. Raises DoesNotApply for a model without attention, ConfigError for a layer,
     head or query it has not, and where the maps would not fit in memory (`taps.watch` streams them).
     """
     assert isinstance(model, nn.Module)
@@ -66,10 +67,11 @@ def attention(
     found: list[AttentionMap] = []
 
     def visit(tap: Tap) -> None:
-        chosen, rows = picked(heads, tap.heads, "head"), picked(queries, tap.tokens, "token")
+        chosen, rows = picked(heads, tap.heads, "head"), picked(queries, tap.tokens, "token", first=0)
         if tap.layer == first:
             _check_memory(len(images) * tap.windows * len(chosen) * len(rows) * tap.tokens * len(numbers))
-        weights = tap.weights(slice(None) if queries is None else rows, None if heads is None else chosen).cpu()
+        places = None if heads is None else [head - 1 for head in chosen]
+        weights = tap.weights(slice(None) if queries is None else rows, places).cpu()
         found.append(AttentionMap(tap.layer, tap.name, tuple(chosen), tuple(rows), tap.layout, weights))
 
     numbers = picked(layers, len(attention_layers(model)), "layer")

@@ -76,7 +76,7 @@ def inspect(
     """Every analysis that applies to the model, over 8-bit images of its size (without any: of its weights alone).
 
     `against` is a second model, shown the same images as it reads them. `layers` and `heads` choose among those with
-    attention, counted from 0; ConfigError for one that is not there.
+    attention, counted from 1; ConfigError for one that is not there.
     """
     none = torch.empty(0, model.config.channels, *model.config.image, dtype=torch.uint8)
     one = Subject(name, model, none if images is None else images, keys, layers, heads)

@@ -58,7 +58,7 @@ class Tap:
     """One attention layer at the moment it computes. `windows` of an image attend apart: B is images × windows then."""
 
     layer: int
-    """Counted from 0, as in model.blocks[0]."""
+    """Counted from 1, as in equation 2's z_1 … z_L: layer 1 is model.blocks[0]."""
     name: str
     layout: Layout
     q: Float[Tensor, "B A N d"]
@@ -77,7 +77,7 @@ class Tap:
         return self.q.shape[1]
 
     def weights(self, rows: slice | Sequence[int] = slice(None), heads: Sequence[int] | None = None) -> Tensor:
-        """softmax(q kᵀ / √d + bias) of these query rows and heads, B a n N, in float32 (float64 of a float64 model)."""
+        """softmax(q kᵀ / √d + bias) of these query rows and heads (both places in q), B a n N, in float32 (float64 of a float64 model)."""
         index = slice(None) if heads is None else list(heads)
         rows = rows if isinstance(rows, slice) else list(rows)
         exact = torch.float64 if self.q.dtype == torch.float64 else torch.float32
@@ -119,7 +119,7 @@ def watch(
     pixels = prepared(model, images, preprocess)
     with ExitStack() as stack:
         for layer in chosen:
-            stack.enter_context(_tapped(model, layer, *found[layer], pixels, visit))
+            stack.enter_context(_tapped(model, layer, *found[layer - 1], pixels, visit))
         stack.enter_context(answering(model, where, torch.float32))
         return model(pixels)
 
@@ -157,18 +157,20 @@ def family(model: nn.Module) -> str:
     return {"vit": "ViT", "resnet": "ResNet", "maxvit": "MaxViT", "deit": "DeiT", "mae": "MAE"}.get(name, name)
 
 
-def picked(wanted: Iterable[int] | None, count: int, what: str) -> list[int]:
-    """Indices in order; all for None, negative ones from the end. Raises ConfigError for one that is not there."""
+def picked(wanted: Iterable[int] | None, count: int, what: str, *, first: int = 1) -> list[int]:
+    """Numbers in order, the first of them `first`; all for None, negative ones from the end. Raises ConfigError for
+    one that is not there.
+    """
     if wanted is None:
-        return list(range(count))
+        return list(range(first, first + count))
     wanted = list(wanted)
-    wrong = [index for index in wanted if not -count <= index < count]
+    wrong = [number for number in wanted if not (-count <= number < 0 or first <= number < first + count)]
     if wrong:
         raise ConfigError(
             f"{what} {wrong[0]} of a model with {count} {what}s",
-            allowed=f"0 to {count - 1}, or -{count} to -1 from the end",
+            allowed=f"{first} to {first + count - 1}, or -{count} to -1 from the end",
         )
-    return sorted({index % count for index in wanted})
+    return sorted({number + count + first if number < 0 else number for number in wanted})
 
 
 def layout_of(model: Backbone, images: Shaped[Tensor, "B C H W"]) -> Layout:

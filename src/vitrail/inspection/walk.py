@@ -77,7 +77,7 @@ def walk(model: Any, image: Float[Tensor, "1 C H W"], shown: UInt8[Tensor, "_ _ 
     maps: dict[int, Tensor] = {}
 
     def visit(tap: Tap) -> None:
-        maps[tap.layer + 1] = tap.weights()[0].mean(0).cpu()
+        maps[tap.layer] = tap.weights()[0].mean(0).cpu()
 
     if isinstance(model, ViT):
         watch(model, image, visit)
