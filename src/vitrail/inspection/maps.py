@@ -59,8 +59,9 @@ def attention(
     """Exact attention weights, on the CPU, of the chosen layers, heads and query rows (each: all), first layer first.
 
     They are recomputed beside the fused path; the model's outputs do not change by a bit. Layers and heads count from
-    1, -1 is the last; query 0 is the class token where there is one. Raises DoesNotApply for a model without attention, ConfigError for a layer,
-    head or query it has not, and where the maps would not fit in memory (`taps.watch` streams them).
+    1, -1 is the last; query 0 is the class token where there is one. Raises DoesNotApply for a model without attention,
+    ConfigError for a layer, head or query it has not, and where the maps would not fit in memory (`taps.watch` streams
+    them).
     """
     assert isinstance(model, nn.Module)
     layers, heads, queries = (None if wanted is None else list(wanted) for wanted in (layers, heads, queries))

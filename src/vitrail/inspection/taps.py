@@ -77,7 +77,9 @@ class Tap:
         return self.q.shape[1]
 
     def weights(self, rows: slice | Sequence[int] = slice(None), heads: Sequence[int] | None = None) -> Tensor:
-        """softmax(q kᵀ / √d + bias) of these query rows and heads (both places in q), B a n N, in float32 (float64 of a float64 model)."""
+        """softmax(q kᵀ / √d + bias) of these query rows and heads, both as places in q: B a n N, in float32 (float64
+        of a float64 model).
+        """
         index = slice(None) if heads is None else list(heads)
         rows = rows if isinstance(rows, slice) else list(rows)
         exact = torch.float64 if self.q.dtype == torch.float64 else torch.float32
