@@ -41,7 +41,7 @@ bench: .venv/.developing
 	@set -e; for claim in bench/*.py; do echo "== $$claim"; $(BIN)/python $$claim; done
 
 deep: .venv/.developing
-	$(PYTEST) -m deep -n $(WORKERS) --timeout 7200
+	VITRAIL_DEEP=1 $(PYTEST) -m deep -n $(WORKERS) -rP
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

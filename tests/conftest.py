@@ -6,9 +6,10 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # before torch is imported: the machine is shared, and one thread repeats bit for bit
 
-import pickle
 import random
-import sys
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,22 @@ import numpy as np
 import pytest
 import torch
 
+from tests import unpickling
+
 torch.set_num_threads(1)
 
+_LOG = Path(tempfile.mkdtemp(prefix="vitrail-tests-")) / "unpickled.jsonl"
+_COUNTS: dict[str, dict[str, int]] = {}
+unpickling.watch(_LOG)
 
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a GPU says so where there is none."""
+    """Sweeps are deep tests when they are to be long ones; what needs a GPU says so where there is none."""
+    for item in items:
+        if os.environ.get("VITRAIL_DEEP") and "sweep" in getattr(item, "fixturenames", ()):
+            item.add_marker("deep")
+            item.add_marker(pytest.mark.timeout(7200), append=False)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device")
         for item in items:
@@ -37,16 +49,32 @@ def _same_seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_unpickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pickle opened by our own code is a bug (multiprocessing, torch and the test tools may)."""
-    opened = pickle.load
+def _nothing_unpickles() -> Iterator[None]:
+    """A name looked up by an unpickler with Vitrail on the stack is a bug, here and in child processes."""
+    before, size = len(unpickling.found), _LOG.stat().st_size if _LOG.exists() else 0
+    yield
+    since = [*unpickling.found[before:], *unpickling.reported(_LOG, size)]
+    ours = [what for whose, what in since if whose == "vitrail"]
+    assert not ours, f"unpickled by Vitrail: {ours}"
 
-    def guarded(*args, **kwargs):
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        assert not caller.startswith("vitrail"), f"{caller} unpickles a file"
-        return opened(*args, **kwargs)
 
-    monkeypatch.setattr(pickle, "load", guarded)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist sends its counts home; they are shown at the end."""
+    counts = Counter(whose for whose, _ in [*unpickling.found, *unpickling.reported(_LOG)])
+    shutil.rmtree(_LOG.parent, ignore_errors=True)
+    getattr(session.config, "workeroutput", _COUNTS)["unpickled"] = dict(counts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    _COUNTS["workers"] = dict(Counter(_COUNTS.get("workers", {})) + Counter(node.workeroutput["unpickled"]))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """ "unpickled: 0 by Vitrail": promised in docs/guides/long-runs.md."""
+    counts = Counter(_COUNTS.get("unpickled", {})) + Counter(_COUNTS.get("workers", {}))
+    rest = ", ".join(f"{counts[kind]:,} {text}" for kind, text in unpickling.SHOWN.items())
+    terminalreporter.write_line(f"names looked up by unpicklers: {counts['vitrail']} by Vitrail; {rest}")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ VitrailError                exit 70  something of ours broke
 ├── WeightsError            exit 65  a weights file is unknown, damaged or does not fit
 ├── StorageError            exit 74  a disk said no
 │   └── CheckpointError     exit 74  a checkpoint is missing, damaged or unfinished
+├── MemoryRanOut            exit 71  the machine or the GPU has not the memory that was asked for
 ├── NonFiniteError          exit 70  a loss or gradient became NaN or infinite
 └── Preempted               exit 143 a signal asked the run to stop; a checkpoint was written
 ```
@@ -75,6 +76,12 @@ class CheckpointError(StorageError):
     """A checkpoint that is missing, damaged or unfinished."""
 
 
+class MemoryRanOut(VitrailError, MemoryError):
+    """The machine or the GPU does not have the memory that was asked for."""
+
+    exit_code = 71
+
+
 class NonFiniteError(VitrailError, ArithmeticError):
     """A loss or gradient that became NaN or infinite; raised before the optimiser step."""
 
@@ -83,6 +90,14 @@ class Preempted(VitrailError):
     """A signal asked the run to stop; its checkpoint is written."""
 
     exit_code = 143
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+
+
+def wants_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, whoever says so: on the CPU torch raises a plain RuntimeError for it."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -9,17 +9,18 @@ import functools
 import math
 import os
 import platform
+import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
-from vitrail.errors import ConfigError, suggest
+from vitrail.errors import ConfigError, MemoryRanOut, suggest, wants_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -209,6 +210,19 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextlib.contextmanager
+def enough_memory(doing: str, next_step: str) -> Iterator[None]:
+    """Inside, an allocation that fails, of Python, numpy, torch or the GPU, becomes MemoryRanOut with what to do next."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryRanOut) or not wants_memory(error):
+            raise
+        asked = re.search(r"(?:ried to allocate|nable to allocate) ([\d.]+ ?\w+)", str(error))
+        more = f" ({asked[1]} more were asked for)" if asked else ""
+        raise MemoryRanOut(f"the memory ran out while {doing}{more}", next_step=next_step) from error
 
 
 def synchronise(device: torch.device) -> None:

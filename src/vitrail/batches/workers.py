@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from vitrail.errors import DataError, VitrailError
+from vitrail.errors import DataError, MemoryRanOut, VitrailError
 
 AHEAD = 3
 """Tasks each worker has been given and not yet delivered."""
@@ -212,6 +212,8 @@ def _outcome(job: Job, task: Any, slot: UInt8[np.ndarray, "M"] | None) -> tuple[
         array, beside = job(task, slot)
     except VitrailError as error:
         return "error", error
+    except MemoryError as error:
+        return "error", MemoryRanOut(f"the memory ran out in a loader process ({error})", next_step="use fewer workers")
     except Exception:
         return "bug", traceback.format_exc()
     if slot is None or array.nbytes > slot.nbytes:

@@ -10,28 +10,34 @@ import tyro
 from vitrail.cli.arguments import parse, say
 from vitrail.cli.probe import open_model
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluate.embedding import Extraction, embed, parts_of
+from vitrail.evaluate.embedding import Extraction, bulk, embed, every_part, parts_of
 from vitrail.evaluate.layers import Pool
 from vitrail.evaluate.store import save
 from vitrail.images.samples import Splits
 from vitrail.images.sources import open_data, open_images
+from vitrail.predict.bulk import ROWS, Share
+from vitrail.predict.parts import told
 
 
 @dataclass(frozen=True)
 class Embed:
-    """Writes a model's features of images to a file that every protocol, and `vitrail similar`, reads back.
+    """Writes a model's features of images to a file or folder that every protocol, and `vitrail similar`, reads back.
 
     With classes and a split (train, test) where the data has them; a folder of plain images gives unlabelled features.
+    A .safetensors file is made in one go, in memory. A .parquet file and a folder of Parquet files are made part by part,
+    for any number of images: what is killed goes on where it was when the same command is typed again, torchrun shares
+    the work, and an image that cannot be read gets a row that says why.
 
     examples:
       vitrail embed runs/photos-1 ./photos --out features.safetensors
-      vitrail embed vit-s16.npz ./unsorted --layer 10 --out features.parquet
+      vitrail embed vit-s16.npz ./unsorted --unlabelled --layer 10 --out features.parquet
+      torchrun --nproc-per-node=2 -m vitrail embed vit-s16.npz ./shards --out features/
     """
 
     model: tyro.conf.Positional[str]
     data: tyro.conf.Positional[str]
     out: Path
-    """A name that ends with .safetensors or .parquet."""
+    """A name that ends with .safetensors or .parquet, or a folder."""
     layer: int | None = None
     """The block whose output is read, from 1, or from the last with -1; without it, what the model's head reads."""
     pool: Pool = "auto"
@@ -42,12 +48,15 @@ class Embed:
     device: str = "auto"
     precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
     workers: int = -1
+    """Loader processes, for a .safetensors file; -1 chooses."""
+    part: int = ROWS
+    """Images of a part of a .parquet file or folder: what a kill can cost each process."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Embed, words, command="embed")
-    if asked.out.suffix not in (".safetensors", ".parquet"):
-        raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .safetensors or .parquet")
+    if asked.out.suffix not in (".safetensors", ".parquet", ""):
+        raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .safetensors or .parquet, or a folder")
     splits = opened(asked)
     model = open_model(asked.model, splits)
     how = Extraction(
@@ -58,6 +67,11 @@ def main(words: Sequence[str]) -> int:
         precision=asked.precision,
         workers=asked.workers,
     )
+    if asked.out.suffix != ".safetensors":
+        share = Share.told()
+        job = bulk(model, every_part(splits), name=asked.model, how=how, part=asked.part)
+        say(told(job.write(asked.out, share), asked.out))
+        return 0
     parts = parts_of(splits) if len(splits.train) else {"test": splits.test}
     kept = embed(model, parts, name=asked.model, how=how)
     save(asked.out, kept)

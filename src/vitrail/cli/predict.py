@@ -10,7 +10,10 @@ import tyro
 
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError
-from vitrail.predict import Prediction, predict
+from vitrail.images.sources import open_all
+from vitrail.predict import Prediction, Predictor, predict
+from vitrail.predict.bulk import ROWS, Share, predictions
+from vitrail.predict.parts import told
 from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.bundle import load
 
@@ -19,12 +22,17 @@ from vitrail.weights.bundle import load
 class Predict:
     """Labels images with a trained model.
 
-    Folders are searched for images at any depth. A file that cannot be read stops the work, unless --skip-unreadable is
-    typed.
+    Folders are searched for images at any depth; shards, Parquet, IDX files and named sets are read as they are. A file
+    that cannot be read stops the work, unless --skip-unreadable is typed.
+
+    With --out the answers go to a Parquet file, or a folder of them, part by part, for any number of images: what is
+    killed goes on where it was when the same command is typed again, torchrun shares the work, and an image that cannot
+    be read gets a row that says why.
 
     examples:
       vitrail predict runs/photos-1 new.jpg
       vitrail predict runs/photos-1 holiday/ --top-k 1 --format csv > labels.csv
+      torchrun --nproc-per-node=2 -m vitrail predict runs/photos-1 archive/ --out labels/
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
@@ -39,29 +47,48 @@ class Predict:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     skip_unreadable: Switch = False
     """Go on past files that are no images, and list them at the end."""
+    out: Path | None = None
+    """A name that ends with .parquet, or a folder: the answers go there and not to the screen."""
+    part: int = ROWS
+    """With --out, images of a part: what a kill can cost each process."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Predict, words, command="predict")
     if not asked.files:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
-    found = list(
-        predict(
-            load(asked.model),
-            asked.files,
+    if asked.out is not None:
+        return in_parts(asked, asked.out)
+    model = load(asked.model)
+    found = [
+        prediction
+        for source in open_all(asked.files).values()
+        for prediction in predict(
+            model,
+            source,
             top_k=asked.top_k,
             batch_size=asked.batch,
             device=asked.device,
             precision=asked.precision,
             on_error="skip" if asked.skip_unreadable else "stop",
         )
-    )
+    ]
     SHOW[asked.format](found)
     skipped = [one for one in found if one.error]
     if skipped:
         say(f"{len(skipped)} of {len(found)} files could not be read and have no answer:")
         for one in skipped:
             say(f"  {one.error}")
+    return 0
+
+
+def in_parts(asked: Predict, out: Path) -> int:
+    if out.suffix not in (".parquet", ""):
+        raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
+    share = Share.told()
+    predictor = Predictor.of(load(asked.model), device=asked.device, precision=asked.precision)
+    job = predictions(predictor, open_all(asked.files), top_k=asked.top_k, batch=asked.batch, part=asked.part)
+    say(told(job.write(out, share), out))
     return 0
 
 

@@ -4,22 +4,28 @@ before.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from vitrail import config as configs
+from vitrail import machine
 from vitrail.batches.loader import eval_batches
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, NonFiniteError
 from vitrail.evaluate import store
 from vitrail.evaluate.features import extract
 from vitrail.evaluate.layers import AtLayers, Pixels, Pool
 from vitrail.evaluate.store import About, Kept
 from vitrail.images.samples import Source, Splits
-from vitrail.predict.forward import preprocess_of
+from vitrail.predict import Predictor
+from vitrail.predict.bulk import ROWS, Bulk, job_of
+from vitrail.predict.forward import answering, as_input, place, preprocess_of
+from vitrail.predict.parts import Part
 from vitrail.reports.progress import track
 
 
@@ -61,16 +67,7 @@ def embed(
     """
     how = how or Extraction()
     reader = how.reader(model)
-    sources = list(parts.values())
-    about = About(
-        model=name,
-        digest="pixels" if isinstance(model, Pixels) else store.model_digest(model),
-        layer=how.named(reader),
-        preprocess=preprocess_of(reader),
-        classes=sources[0].classes,
-        data=", ".join(dict.fromkeys(source.name for source in sources)),
-        fingerprints=tuple(source.fingerprint for source in sources),
-    )
+    about = about_of(model, reader, parts, name, how)
     file = cache / f"{key(about, how.precision)}.safetensors" if cache else None
     if file is not None and file.is_file():
         return store.read(file)
@@ -79,6 +76,57 @@ def embed(
     if file is not None:
         store.save(file, kept)
     return kept
+
+
+def about_of(model: nn.Module, reader: nn.Module, parts: Mapping[str, Source], name: str, how: Extraction) -> About:
+    """Whose features they will be."""
+    sources = list(parts.values())
+    return About(
+        model=name,
+        digest="pixels" if isinstance(model, Pixels) else store.model_digest(model),
+        layer=how.named(reader),
+        preprocess=preprocess_of(reader),
+        classes=sources[0].classes,
+        data=", ".join(dict.fromkeys(source.name for source in sources)),
+        fingerprints=tuple(source.fingerprint for source in sources),
+    )
+
+
+def bulk(
+    model: nn.Module, parts: Mapping[str, Source], *, name: str = "", how: Extraction | None = None, part: int = ROWS
+) -> Bulk:
+    """The same features as `embed`, for a folder of Parquet parts: for more images than fit into memory, by several
+    processes, resumable. An image that cannot be read has a row that says why."""
+    how = how or Extraction()
+    reader: Any = how.reader(model)
+    about = about_of(model, reader, parts, name, how)
+    where = place(reader, how.device)
+    predictor = Predictor(reader, about.preprocess, about.classes, where, machine.precision(how.precision, where))
+
+    def answer(images: UInt8[Tensor, "B C H W"]) -> Any:  # features, one row an image
+        with answering(reader, where, predictor.dtype):
+            features = reader.pool(reader.features(as_input(reader, images, where, about.preprocess)))
+        if not torch.isfinite(features).all():
+            raise NonFiniteError("the model's features are not finite", next_step="check its weights, or use fp32")
+        return features.float().cpu()
+
+    width = answer(torch.zeros(1, about.preprocess.channels, *about.preprocess.size, dtype=torch.uint8)).shape[1]
+    job = job_of(predictor, about.digest, parts, "features", about.layer, how.batch_size, part)
+
+    def table(span: Part, keys: Sequence[str], answers: Sequence[Any], errors: Sequence[str | None]) -> Any:
+        rows = [torch.zeros(width) if row is None else row for row in answers]
+        labels = torch.from_numpy(parts[span.split].labels[span.start : span.stop])
+        labels = labels.long() if labels.ndim == 1 else torch.full((len(rows),), -1)
+        splits = torch.full((len(rows),), store.SPLITS.index(span.split))
+        return store.table_of(Kept(about, torch.stack(rows), labels, splits, tuple(keys)), errors)
+
+    return Bulk(job, parts, predictor.read, answer, table)
+
+
+def every_part(splits: Splits) -> dict[str, Source]:
+    """All parts that have images."""
+    parts = {"train": splits.train, "test": splits.test, "val": splits.val}
+    return {split: source for split, source in parts.items() if source is not None and len(source)}
 
 
 def parts_of(splits: Splits) -> dict[str, Source]:

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail import config as configs
 from vitrail.errors import ConfigError, DataError, StorageError
 from vitrail.evaluate.labelled import Labelled, labelled
 from vitrail.images.preprocess import Preprocess
+from vitrail.predict.forward import model_digest as model_digest
+from vitrail.predict.parts import DONE, JOB, Job, arrow
 from vitrail.weights.tensors import write_synced
 
 FORMAT = "vitrail features 1"
@@ -83,15 +84,6 @@ def check_same_model(first: About, second: About) -> None:
             raise DataError(f"features {what}: {shown}", next_step="extract both again with the same model and options")
 
 
-def model_digest(model: nn.Module) -> str:
-    """sha256 over names, shapes, types and bytes of a model's tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -114,8 +106,13 @@ def save(path: str | Path, kept: Kept) -> None:
 
 
 def read(path: str | Path) -> Kept:
-    """Features from a file. Raises DataError for one that is missing, damaged or something else."""
+    """Features from a file, or a folder of parts. Raises DataError for one that is missing, damaged or something else.
+
+    Images that could not be read have a row in a table, and none here.
+    """
     path = Path(path)
+    if (path / JOB).is_file():
+        return _from_parts(path)
     reader = _of(path, {".safetensors": _from_safetensors, ".parquet": _from_parquet})
     if not path.is_file():
         raise DataError(f"there is no file {path}", next_step="make it with `vitrail embed`")
@@ -123,8 +120,10 @@ def read(path: str | Path) -> Kept:
 
 
 def is_features(path: str | Path) -> bool:
-    """Whether a file holds features, and not weights."""
+    """Whether a file, or a folder of parts, holds features, and not weights."""
     path = Path(path)
+    if (path / JOB).is_file():
+        return configs.read_json(Job, path / JOB).kind == "features"
     if path.suffix == ".parquet" or path.suffix != ".safetensors" or not path.is_file():
         return path.suffix == ".parquet"
     try:
@@ -176,31 +175,58 @@ def _from_safetensors(path: Path) -> Kept:
 
 
 def _to_parquet(kept: Kept) -> bytes:
-    pa, parquet = _pyarrow()
-    names = np.array([*kept.about.classes, None], dtype=object)  # a label of -1 finds the last
-    width = kept.features.shape[1]
-    table = pa.table(
-        {
-            "key": list(kept.keys),
-            "split": [SPLITS[index] for index in kept.splits.tolist()],
-            "label": kept.labels.numpy(),
-            "class": names[kept.labels.numpy()].tolist() if kept.about.classes else [None] * len(kept.keys),
-            "feature": pa.FixedSizeListArray.from_arrays(pa.array(kept.features.numpy().ravel()), width),
-        }
-    )
+    pa, parquet = arrow()
     sink = pa.BufferOutputStream()
-    parquet.write_table(table.replace_schema_metadata(_header(kept)), sink)
+    parquet.write_table(table_of(kept), sink)
     return sink.getvalue().to_pybytes()
 
 
+def table_of(kept: Kept, errors: Sequence[str | None] | None = None) -> Any:
+    """A pyarrow table, a row an image. With `errors`, an image that has one has no feature, and says why."""
+    pa, _ = arrow()
+    names = np.array([*kept.about.classes, None], dtype=object)  # a label of -1 finds the last
+    count, width = kept.features.shape
+    missing = np.array([error is not None for error in errors or [None] * count], bool)
+    values = pa.array(kept.features.numpy().ravel())
+    columns = {
+        "key": list(kept.keys),
+        "split": [SPLITS[index] for index in kept.splits.tolist()],
+        "label": kept.labels.numpy(),
+        "class": pa.array(names[kept.labels.numpy()].tolist() if kept.about.classes else [None] * count, pa.string()),
+        "feature": pa.FixedSizeListArray.from_arrays(values, width, mask=pa.array(missing)),
+    }
+    if errors is not None:
+        columns["error"] = pa.array(errors, pa.string())
+    return pa.table(columns).replace_schema_metadata(_header(kept))
+
+
 def _from_parquet(path: Path) -> Kept:
-    pa, parquet = _pyarrow()
+    pa, parquet = arrow()
     try:
-        table = parquet.read_table(path)
+        return _from_table(parquet.read_table(path), path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
+
+
+def _from_parts(folder: Path) -> Kept:
+    """The features of a folder that `embed_parts` finished."""
+    pa, parquet = arrow()
+    job = configs.read_json(Job, folder / JOB)
+    if job.kind != "features" or not (folder / DONE).is_file():
+        why = "is not finished" if job.kind == "features" else f"holds {job.kind}"
+        raise DataError(f"{folder} {why}", next_step="start its `vitrail embed` again")
+    try:
+        tables = [parquet.read_table(folder / part.name, page_checksum_verification=True) for part in job.parts]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{folder} is damaged ({error})", next_step="start its `vitrail embed` again") from None
+    return _from_table(pa.concat_tables(tables), folder)
+
+
+def _from_table(table: Any, path: Path) -> Kept:
     header = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     about = _about(header, path)
+    if "error" in table.column_names:
+        table = table.filter(table["error"].is_null())
     feature = table.column("feature").combine_chunks()
     width = feature.type.list_size
     values = feature.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
@@ -209,20 +235,9 @@ def _from_parquet(path: Path) -> Kept:
         about,
         torch.from_numpy(np.array(values)),
         torch.from_numpy(np.array(table.column("label").to_numpy())),
-        torch.tensor(splits),
+        torch.tensor(splits, dtype=torch.long),
         tuple(table.column("key").to_pylist()),
     )
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError(
-            "parquet files need pyarrow", next_step="pip install 'vitrail[parquet]', or use a .safetensors file"
-        ) from None
-    return pyarrow, pyarrow.parquet
 
 
 def join(parts: Sequence[Kept]) -> Kept:

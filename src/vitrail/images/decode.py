@@ -164,8 +164,8 @@ class _named:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ShapeError) or not isinstance(error, Exception):
-            return
+        if isinstance(error, ShapeError | MemoryError) or not isinstance(error, Exception):
+            return  # want of memory is no fault of the picture: left out, it would be missed in silence
         if isinstance(error, DecodeError):
             raise DecodeError(f"{self._key}: {error.found}", allowed=error.allowed, next_step=error.next_step) from None
         reason = str(error).strip() or type(error).__name__

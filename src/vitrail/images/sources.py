@@ -83,6 +83,23 @@ def _open_file(path: Path, holdout: float, seed: int) -> Splits:
     )  # fmt: skip
 
 
+def open_all(paths: Sequence[str | Path]) -> dict[str, Source]:
+    """Everything there is to predict, by split: of shards, Parquet, IDX files or a named set all parts; else the files
+    and folders as `open_images` takes them, without a split ("")."""
+    only = str(paths[0]) if len(paths) == 1 else ""
+    if only not in NAMED and not only.startswith("hf:") and not _is_stored(Path(only)):
+        return {"": open_images(paths)}
+    splits = open_data(only)
+    parts = {"train": splits.train, "test": splits.test, "val": splits.val}
+    return {split: source for split, source in parts.items() if source is not None}
+
+
+def _is_stored(path: Path) -> bool:
+    if not path.is_dir():
+        return path.suffix in (".parquet", ".csv", ".tsv")
+    return (path / "index.npz").is_file() or bool(find_idx(path)) or any(path.glob("*.parquet"))
+
+
 def open_images(paths: Sequence[str | Path]) -> Source:
     """Unlabelled images to predict: files as named, folders searched at any depth. A missing path is an error."""
     keys: list[str] = []

@@ -1,6 +1,6 @@
 """Images in, labelled answers out: what the command, a server and an export's check all use."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,9 +58,7 @@ def predict(
     if isinstance(images, str | Path):
         images = [images]
     source = images if isinstance(images, Source) else open_images(images)
-    where = place(model, device)
-    names = tuple(classes or class_names(model))
-    predictor = Predictor(model, preprocess_of(model, preprocess), names, where, machine.precision(precision, where))
+    predictor = Predictor.of(model, device=device, precision=precision, preprocess=preprocess, classes=classes)
     return _predict(predictor, source, top_k, batch_size, on_error, quiet)
 
 
@@ -73,6 +71,21 @@ class Predictor:
     classes: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        preprocess: Preprocess | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> "Predictor":
+        """On its device or the one named; preprocessing and class names are those of the model's record unless given."""
+        where = place(model, device)
+        names = tuple(classes or class_names(model))
+        return cls(model, preprocess_of(model, preprocess), names, where, machine.precision(precision, where))
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -111,7 +124,8 @@ def _predict(
 ) -> Iterator[Prediction]:
     done = 0
     with progress(len(source), "Predicting", quiet=quiet) as bar:
-        for read in _batches(predictor, source, batch_size):
+        ranges = [range(at, min(at + batch_size, len(source))) for at in range(0, len(source), batch_size)]
+        for read in in_batches(predictor.read, source, ranges):
             failed = next((item for item in read if isinstance(item, DecodeError)), None)
             if failed is not None and on_error == "stop":
                 raise failed
@@ -125,24 +139,26 @@ def _predict(
             bar.update(done)
 
 
-def _batches(predictor: Predictor, source: Source, size: int) -> Iterator[list[UInt8[Tensor, "C H W"] | DecodeError]]:
-    """The images in order, an error in the place of one that cannot be read; the next batch is read while one is used.
+def in_batches(
+    read: Callable[[Sample], UInt8[Tensor, "C H W"]], source: Source, ranges: Sequence[range]
+) -> Iterator[list[UInt8[Tensor, "C H W"] | DecodeError]]:
+    """The images of each range, an error in the place of one that cannot be read; the next range is read while one is used.
 
     In threads: decoding and resizing leave Python's lock.
     """
 
-    def read(index: int) -> UInt8[Tensor, "C H W"] | DecodeError:
+    def attempt(index: int) -> UInt8[Tensor, "C H W"] | DecodeError:
         try:
-            return predictor.read(source[index])
+            return read(source[index])
         except DecodeError as error:
             return error
 
     with ThreadPoolExecutor(machine.cores()) as pool:
-        coming = [pool.submit(read, k) for k in range(min(size, len(source)))]
+        coming = [pool.submit(attempt, k) for span in ranges[:1] for k in span]
         try:
-            for start in range(0, len(source), size):
+            for at in range(len(ranges)):
                 batch = [future.result() for future in coming]
-                coming = [pool.submit(read, k) for k in range(start + size, min(start + 2 * size, len(source)))]
+                coming = [pool.submit(attempt, k) for span in ranges[at + 1 : at + 2] for k in span]
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)

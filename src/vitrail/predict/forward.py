@@ -1,6 +1,7 @@
 """A model as it answers, whoever asks: eval mode, no gradients, its device, its precision, its own preprocessing."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -53,6 +54,15 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
         for name, module in linear.items()
         for kind, parameter in module.named_parameters(recurse=False)
     }
+
+
+def model_digest(model: nn.Module) -> str:
+    """sha256 over names, shapes, types and bytes of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def as_input(

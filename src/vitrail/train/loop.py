@@ -36,6 +36,11 @@ from vitrail.train.signals import Interrupted, StopSignals
 from vitrail.train.state import State
 from vitrail.train.world import OrderedGradients, world
 
+SMALLER = (
+    "finished checkpoints are whole: --resume with a smaller --hardware.micro-batch, which learns the same, or with "
+    "--hardware.checkpoint-activations"
+)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -70,6 +75,7 @@ def train(
     """
     asked = run or RunFolder.stored(out)
     with (
+        machine.enough_memory("training", SMALLER),
         StopSignals() as stop,
         world(machine.device(asked.hardware.device)) as ranks,
         RunFolder.open(run, out, resume, ranks) as folder,
