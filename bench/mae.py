@@ -1,6 +1,6 @@
-"""A training step of MAE: without dropping tokens, and transformers' ViTMAE, in the same process, turn about.
+"""A training step of MAE: beside the same pair without dropping tokens, and beside transformers' ViTMAE.
 
-    python bench/mae.py [--batch 16] [--steps 4] [--threads 2] [--precision fp32 bf16] [--no-peer]
+    python bench/mae.py [--batch 16] [--rounds 3] [--threads 2] [--precision fp32 bf16] [--no-peer] [--json]
 
 Encoder 384 × 12, decoder 256 × 4, 224 pixels, patches of 16, 75 % hidden. Aims: at least 2.5 times the same pair without
 dropping, at least as fast as ViTMAE (aim 1.3 times). Needs `pip install transformers` for the peer.
@@ -8,15 +8,13 @@ dropping, at least as fast as ViTMAE (aim 1.3 times). Needs `pip install transfo
 
 import argparse
 import os
-import resource
-import statistics
-import time
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
+from pairs import measure, report, take_turns
 from vitrail import machine
 from vitrail.batches.loader import Batch
 from vitrail.models import zoo
@@ -77,41 +75,45 @@ def transformers(batch: int) -> tuple[torch.nn.Module, Callable[[], torch.Tensor
     return model, lambda: model(images).loss
 
 
-def step(loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> float:
-    start = time.perf_counter()
-    with machine.autocast(torch.device("cpu"), dtype):
-        value = loss()
-    value.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
+def step_of(name: str, precision: str, batch: int) -> Callable[[], None]:
+    model, loss = MAKERS[name](batch)
+    optimizer, dtype = torch.optim.AdamW(model.parameters(), fused=True), machine.PRECISIONS[precision]
+
+    def step() -> None:
+        with machine.autocast(torch.device("cpu"), dtype):
+            value = loss()
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
 
 
-def main() -> None:
+MAKERS = {"vitrail": ours, "undropped": undropped, "transformers": transformers}
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    makers = {"vitrail": ours, "vitrail, no dropping": undropped}
-    makers |= {} if asked.no_peer else {"transformers": transformers}
-    for precision in asked.precision:
-        dtype = machine.PRECISIONS[precision]
-        made = {name: make(asked.batch) for name, make in makers.items()}
-        optimizers = {name: torch.optim.AdamW(model.parameters(), fused=True) for name, (model, _) in made.items()}
-        times: dict[str, list[float]] = {name: [] for name in made}
-        for turn in range(asked.steps + 1):  # turn about, so that a busy moment hits all; the first warms up
-            for name, (_, loss) in made.items():
-                seconds = step(loss, optimizers[name], dtype)
-                times[name] += [seconds] if turn else []
-        rates = {name: asked.batch / statistics.median(found) for name, found in times.items()}
-        for name, rate in rates.items():
-            print(f"{precision}  {name:22} {rate:7.2f} img/s   vitrail is {rates['vitrail'] / rate:.2f} times as fast")
-    print(f"peak memory of all together {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    if asked.contender:
+        name, precision = asked.contender.split()
+        measure(step_of(name, precision, asked.batch), asked.batch, asked.seconds)
+        return 0
+    peers = [("undropped", 2.5), *[("transformers", 1.0)] * (not asked.no_peer)]
+    claims = [(f"vitrail {how}", f"{peer} {how}", least) for how in asked.precision for peer, least in peers]
+    names = list(dict.fromkeys(name for ours, peer, _ in claims for name in (ours, peer)))
+    options = ["--batch", str(asked.batch), "--seconds", str(asked.seconds), "--threads", str(asked.threads)]
+    return report(take_turns(__file__, names, asked.rounds, options), claims, as_json=asked.json)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -6,6 +6,7 @@ function that gives a step; `python bench/X.py --contender NAME` measures it alo
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def measure(
     wall = time.perf_counter() - began
     others = (_busy_seconds() - busy - (time.process_time() - own)) / wall
     rate = images / statistics.median(times)
+    extra["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps(dict(images_per_s=rate, others=others, threads=torch.get_num_threads(), extra=extra)))
 
 
