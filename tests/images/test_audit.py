@@ -1,41 +1,22 @@
 """The audit finds what was planted, says nothing of what was not, and names both sides."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.photographs import encoded, photograph
+from tests.photographs import dirty_folder, photograph, put, scene
 from vitrail.errors import DataError
-from vitrail.images.audit import Group, check, summary
+from vitrail.images.audit import Audit, Group, check, summary
+from vitrail.images.quick import Quick
 from vitrail.images.sources import open_data
 
 
 @pytest.fixture
 def dirty(tmp_path: Path) -> Path:
-    """Twelve sound pictures in each part, and one of every fault."""
-    for part, first in (("train", 0), ("test", 50)):
-        for k in range(12):
-            put(tmp_path / part / f"class{k % 2}" / f"{k}.png", Image.fromarray(scene(first + k)))
-    (tmp_path / "test/class0/leak.png").write_bytes((tmp_path / "train/class0/4.png").read_bytes())
-    (tmp_path / "train/class1/conflict.png").write_bytes((tmp_path / "train/class0/6.png").read_bytes())
-    (tmp_path / "train/class0/copy.png").write_bytes((tmp_path / "train/class0/8.png").read_bytes())
-    put(tmp_path / "test/class1/near.jpg", Image.fromarray(scene(3)).resize((100, 80)), "JPEG")
-    (tmp_path / "train/class1/cut.png").write_bytes((tmp_path / "train/class1/1.png").read_bytes()[:500])
-    put(tmp_path / "train/class1/named.jpg", Image.fromarray(scene(40)), "PNG")
-    return tmp_path
-
-
-def scene(seed: int) -> np.ndarray:
-    """A picture that has nothing in common with that of another seed."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return np.array(Image.fromarray(coarse).resize((120, 96), Image.Resampling.BICUBIC))
-
-
-def put(path: Path, image: Image.Image, kind: str = "PNG") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(image, kind))
+    return dirty_folder(tmp_path)
 
 
 def names(groups: tuple[Group, ...]) -> list[set[str]]:
@@ -68,7 +49,53 @@ def test_the_quick_part_finds_exact_leaks_and_stops_on_them(dirty: Path) -> None
     audit = check(open_data(dirty), quick=True)
     assert len(audit.leaks) == 1 and not audit.unreadable
     with pytest.raises(DataError, match=r"1 picture to learn from and to test on.*4\.png.*leak\.png"):
-        audit.stop_on_leaks()
+        stop(audit)
+
+
+def stop(audit: Audit, **options) -> None:
+    for error in audit.stops(bad_share=0.001, **options):
+        raise error
+
+
+def test_leaks_can_be_allowed_and_a_published_split_is_kept(dirty: Path) -> None:
+    splits = open_data(dirty)
+    stop(check(splits, quick=True), allow_leaks=True)
+    published = check(dataclasses.replace(splits, published=True), quick=True)
+    assert len(published.leaks) == 1
+    stop(published)
+
+
+def test_an_unreadable_header_stops_where_it_is_tested_on_and_counts_where_it_is_learnt_from(tmp_path: Path) -> None:
+    for k in range(20):
+        put(tmp_path / "train" / f"class{k % 2}" / f"{k}.png", Image.fromarray(scene(k)))
+        put(tmp_path / "test" / f"class{k % 2}" / f"{k}.png", Image.fromarray(scene(50 + k)))
+    (tmp_path / "train/class0/2.png").write_bytes(b"<!DOCTYPE html><html>")
+    (error,) = check(open_data(tmp_path), quick=True).stops(bad_share=0.001)
+    assert "1 training image cannot be read: train/class0/2.png: a web page" in str(error)
+    assert not check(open_data(tmp_path), quick=True).stops(bad_share=0.1)
+    (tmp_path / "test/class1/3.png").write_bytes(b"")
+    (error,) = check(open_data(tmp_path), quick=True).stops(bad_share=0.1)
+    assert "1 held-out image cannot be read: test/class1/3.png: an empty file" in str(error)
+
+
+def test_without_time_nothing_is_claimed_and_held_out_images_come_first(dirty: Path) -> None:
+    splits = open_data(dirty)
+    hurried = check(splits, quick=True, seconds=0)
+    assert not hurried.groups and "looked at 0 of 30 images for 0 seconds" in next(hurried.sentences())
+    quick = Quick({"train": splits.train, "test": splits.test})
+    first = [str(quick.member(index)) for index in quick._order().tolist()]
+    assert [name.startswith("test: ") for name in first] == [True] * 14 + [False] * 16
+    assert first.index("train: train/class0/4.png") < 14 + 4  # of the size of a held-out one
+
+
+def test_files_that_begin_alike_and_differ_later_are_no_copies(tmp_path: Path) -> None:
+    for k in range(8):
+        array = np.zeros((80, 80, 1), np.uint8)
+        array[-1, -1] = k
+        path = tmp_path / f"class{k % 2}" / f"{k}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, array)
+    assert not check(open_data(tmp_path), quick=True).groups
 
 
 def test_a_sound_set_is_sound(tmp_path: Path) -> None:
@@ -76,7 +103,7 @@ def test_a_sound_set_is_sound(tmp_path: Path) -> None:
         put(tmp_path / f"class{k % 2}" / f"{k}.png", Image.fromarray(scene(k)))
     audit = check(open_data(tmp_path))
     assert list(audit.sentences()) == [] and not audit.groups
-    audit.stop_on_leaks()
+    stop(audit)
 
 
 def test_statistics_are_those_of_all_pixels(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class Batch:
     keys: tuple[str, ...]
     dropped: tuple[DecodeError, ...] = ()
     """Why images are missing that should be here; training counts and lists them."""
+    shapes: Int64[np.ndarray, "B 2"] | None = None
+    """Height and width of each image where they differ: `images` are then frames with the image at the top left."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,11 +51,24 @@ class Batch:
         return dataclasses.replace(self, **move)
 
     def split(self, size: int) -> list["Batch"]:
-        """Parts of at most `size` images, in order."""
+        """Parts of at most `size` images of one shape, in order, but shape by shape where there are several."""
         return [
-            Batch(self.images[at : at + size], self.targets[at : at + size], self.keys[at : at + size])
-            for at in range(0, len(self), size)
+            Batch(part.images[at : at + size], part.targets[at : at + size], part.keys[at : at + size])
+            for _, part in self.apart()
+            for at in range(0, len(part), size)
         ]
+
+    def apart(self) -> list[tuple[Int64[np.ndarray, "b"], "Batch"]]:
+        """The images of each shape as a batch of their own, cut out of their frames, and which rows they are."""
+        if self.shapes is None:
+            return [(np.arange(len(self)), self)]
+        found = []
+        for rows in groups(self.shapes):
+            (height, width), at = self.shapes[rows[0]].tolist(), torch.from_numpy(rows)
+            images = self.images[at.to(self.images.device), :, :height, :width]
+            keys = tuple(self.keys[row] for row in rows.tolist())
+            found.append((rows, Batch(images, self.targets[at.to(self.targets.device)], keys)))
+        return found
 
 
 def train_batches(
@@ -137,6 +152,23 @@ class Numbers:
     def part(self, low: int, high: int) -> "Numbers":
         return Numbers(None if self.epochs is None else self.epochs[low:high], self.samples[low:high])
 
+    def pick(self, rows: Int64[np.ndarray, "b"]) -> "Numbers":
+        return Numbers(None if self.epochs is None else self.epochs[rows], self.samples[rows])
+
+
+@dataclass(eq=False)
+class Beside:
+    """What comes with images: the rows that cannot be read and why, and all heights and widths where they differ."""
+
+    failed: list[tuple[int, DecodeError]] = field(default_factory=list)
+    shapes: Int64[np.ndarray, "B 2"] | None = None
+
+
+def groups(shapes: Int64[np.ndarray, "B 2"]) -> list[Int64[np.ndarray, "b"]]:
+    """The rows of each shape, in the order of shapes."""
+    _, which = np.unique(shapes, axis=0, return_inverse=True)
+    return [np.flatnonzero(which.reshape(-1) == number) for number in range(which.max(initial=-1) + 1)]
+
 
 @dataclass(frozen=True, eq=False)
 class Maker:
@@ -149,39 +181,56 @@ class Maker:
 
     def __call__(
         self, task: Numbers, out: UInt8[np.ndarray, "M"] | None = None
-    ) -> tuple[UInt8[np.ndarray, "B C H W"], list[tuple[int, DecodeError]]]:
+    ) -> tuple[UInt8[np.ndarray, "B C H W"], "Beside"]:
         """The images at the model's size, and for those that cannot be read (black here) their row and why."""
-        images, failed = self._read(task, out)
+        images, beside = self._read(task, out)
         if task.epochs is not None:
-            images = self.augment.batch(images, self._draws(task))
-        return images.numpy(), failed
+            images = self._augmented(images, beside.shapes, task)
+        return images.numpy(), beside
+
+    def _augmented(
+        self, images: UInt8[Tensor, "B C H W"], shapes: Int64[np.ndarray, "B 2"] | None, task: Numbers
+    ) -> UInt8[Tensor, "B C H W"]:
+        if shapes is None:
+            return self.augment.batch(images, self._draws(task))
+        for rows in groups(shapes):
+            (height, width), at = shapes[rows[0]].tolist(), torch.from_numpy(rows)
+            part = images[at, :, :height, :width]
+            images[at, :, :height, :width] = self.augment.batch(part, self._draws(task.pick(rows)))
+        return images
 
     def _draws(self, numbers: Numbers) -> Draws:
         assert numbers.epochs is not None
         return Draws(self.seed, numbers.epochs, numbers.samples)
 
-    def _read(
-        self, numbers: Numbers, out: UInt8[np.ndarray, "M"] | None
-    ) -> tuple[UInt8[Tensor, "B C H W"], list[tuple[int, DecodeError]]]:
+    def _read(self, numbers: Numbers, out: UInt8[np.ndarray, "M"] | None) -> tuple[UInt8[Tensor, "B C H W"], "Beside"]:
         if self.whole and (numbers.epochs is None or self.augment.crop_area is None):
             assert self.source.in_memory is not None
-            return torch.from_numpy(self.source.in_memory[numbers.samples].transpose(0, 3, 1, 2).copy()), []
-        size = (len(numbers.samples), self.preprocess.channels, *self.preprocess.size)
+            return torch.from_numpy(self.source.in_memory[numbers.samples].transpose(0, 3, 1, 2).copy()), Beside()
+        size = (len(numbers.samples), self.preprocess.channels, *self.preprocess.frame)
         out = np.empty(math.prod(size), np.uint8) if out is None else out[: math.prod(size)]
-        images, failed = torch.from_numpy(out.reshape(size)), []
+        images, beside = torch.from_numpy(out.reshape(size)), Beside()
+        if self.preprocess.resize == "native":
+            images.zero_()
+            beside.shapes = np.tile(np.array(self.preprocess.size, np.int64), (len(images), 1))
         draws = None if numbers.epochs is None or self.augment.crop_area is None else self._draws(numbers)
         for row, sample in enumerate(numbers.samples.tolist()):
             try:
-                images[row] = self._evaluated(sample) if draws is None else self._cropped(sample, draws.of(row))
+                image = self._evaluated(sample) if draws is None else self._cropped(sample, draws.of(row))
             except DecodeError as error:
                 images[row] = 0
-                failed.append((row, error))
-        return images, failed
+                beside.failed.append((row, error))
+                continue
+            images[row, :, : image.shape[1], : image.shape[2]] = image
+            if beside.shapes is not None:
+                beside.shapes[row] = image.shape[1:]
+        return images, beside
 
     @property
     def whole(self) -> bool:
         """Whether the images lie in memory just as the model reads them."""
-        return self.source.shape == (*self.preprocess.size, self.preprocess.channels)
+        size = (*self.preprocess.size, self.preprocess.channels)
+        return self.source.shape == size and self.source.in_memory is not None
 
     def _evaluated(self, sample: int) -> UInt8[Tensor, "C H W"]:
         found = self.source[sample]
@@ -192,6 +241,9 @@ class Maker:
 
     def _cropped(self, sample: int, draw: Callable[[str], float]) -> UInt8[Tensor, "C H W"]:
         found = self.source[sample]
+        if self.preprocess.resize == "native" and isinstance(found.content, bytes):
+            image = decode(found.content, key=found.key, background=self.preprocess.background)
+            return self.augment.spatial(image, self.preprocess, draw)
         if isinstance(found.content, np.ndarray):
             return self.augment.spatial(found.content, self.preprocess, draw)
         crop = decode_region(
@@ -206,9 +258,10 @@ class Maker:
 
 def _workers(asked: int, maker: Maker, images: int) -> int:
     """None for images that lie in memory and cost little, or too few to be worth a start; else all cores but one."""
-    if asked >= 0 and not (maker.source.shape and maker.augment.cheap):
+    quick = maker.augment.cheap and maker.source.in_memory is not None
+    if asked >= 0 and not quick:
         return asked
-    if (maker.source.shape and maker.augment.cheap) or images < 512:
+    if quick or images < 512:
         return 0
     return max(1, machine.cores() - 1)
 
@@ -216,12 +269,12 @@ def _workers(asked: int, maker: Maker, images: int) -> int:
 def _batches(maker: Maker, shares: Iterator[Numbers], workers: int, pin: bool) -> Iterator[Batch]:
     if not workers:
         for numbers in shares:
-            images, failed = maker(numbers)
-            yield _assembled(maker.source, numbers, torch.from_numpy(images), failed, pin)
+            images, beside = maker(numbers)
+            yield _assembled(maker.source, numbers, torch.from_numpy(images), beside, pin)
         return
     ahead, again = itertools.tee(shares)
     parts = (part for numbers in ahead for part in _parts(numbers))
-    largest = CHUNK * maker.preprocess.channels * math.prod(maker.preprocess.size)
+    largest = CHUNK * maker.preprocess.channels * math.prod(maker.preprocess.frame)
     chunks = in_order(maker, parts, workers, largest=largest, name=_named(maker.source))
     with contextlib.closing(chunks):
         for numbers in again:
@@ -230,14 +283,17 @@ def _batches(maker: Maker, shares: Iterator[Numbers], workers: int, pin: bool) -
 
 def _gathered(maker: Maker, numbers: Numbers, chunks: Iterator[Any], pin: bool) -> Batch:
     """A batch out of the chunks that workers made of it."""
-    size = (len(numbers.samples), maker.preprocess.channels, *maker.preprocess.size)
-    images, failed, row = torch.empty(size, dtype=torch.uint8, pin_memory=pin), [], 0
+    size = (len(numbers.samples), maker.preprocess.channels, *maker.preprocess.frame)
+    images, whole, row = torch.empty(size, dtype=torch.uint8, pin_memory=pin), Beside(), 0
+    shapes = []
     while row < len(numbers.samples):
-        chunk, bad = next(chunks)
+        chunk, beside = next(chunks)
         images[row : row + len(chunk)] = torch.from_numpy(chunk)
-        failed += [(row + at, error) for at, error in bad]
+        whole.failed += [(row + at, error) for at, error in beside.failed]
+        shapes.append(beside.shapes)
         row += len(chunk)
-    return _assembled(maker.source, numbers, images, failed, pin)
+    whole.shapes = None if shapes[0] is None else np.concatenate(shapes)
+    return _assembled(maker.source, numbers, images, whole, pin)
 
 
 def _parts(numbers: Numbers) -> Iterator[Numbers]:
@@ -252,15 +308,14 @@ def _named(source: Source) -> Callable[[Numbers], str]:
     return name
 
 
-def _assembled(
-    source: Source, numbers: Numbers, images: UInt8[Tensor, "B C H W"], failed: list[tuple[int, DecodeError]], pin: bool
-) -> Batch:
-    samples = numbers.samples
-    if failed:
-        kept = np.setdiff1d(np.arange(len(samples)), [row for row, _ in failed])
+def _assembled(source: Source, numbers: Numbers, images: UInt8[Tensor, "B C H W"], beside: Beside, pin: bool) -> Batch:
+    samples, shapes = numbers.samples, beside.shapes
+    if beside.failed:
+        kept = np.setdiff1d(np.arange(len(samples)), [row for row, _ in beside.failed])
         images, samples = images[torch.from_numpy(kept)], samples[kept]
+        shapes = None if shapes is None else shapes[kept]
     targets = torch.from_numpy(source.labels[samples])
     keys = tuple(source.keys[sample] for sample in samples.tolist())
     if pin:
         images, targets = images.pin_memory(), targets.pin_memory()
-    return Batch(images, targets, keys, tuple(error for _, error in failed))
+    return Batch(images, targets, keys, tuple(error for _, error in beside.failed), shapes)

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "trace": ("vitrail.cli.trace", "one image's way through the model, in the paper's words"),
     "study": ("vitrail.cli.study", "compare ways of pre-training: same FLOPs, same readouts, one report"),
     "run": ("vitrail.cli.run", "check a run folder: `run verify` proves which samples it learnt from"),
+    "data": ("vitrail.cli.data", "check your images, pack them into shards, show what training will see of them"),
     "models": ("vitrail.cli.models", "the model zoo: sizes, parameters, FLOPs"),
     "weights": ("vitrail.cli.weights", "weights of any origin: show, convert, check"),
     "recipes": ("vitrail.cli.recipes", "ways to train, with the numbers they should reach"),

@@ -9,7 +9,10 @@ import tyro
 
 from vitrail import machine
 from vitrail.cli.arguments import parse
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DecodeError
+from vitrail.images.decode import decode
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.samples import Source
 from vitrail.models import zoo
 from vitrail.recipes import Given, Pretrained, choose, recipe
 from vitrail.train.run import Run
@@ -105,14 +108,34 @@ def pretrained(path: str) -> Pretrained:
 def look(asked: Asked, early: Early) -> Given:
     """Opens the data to see how many images of what shape there are."""
     train = open_for(early.run().objective, asked.data, asked.run.holdout).train
+    channels, start = channels_of(train), early.pretrained
+    if start and channels != 3 and channels != start.preprocess.channels:
+        start = replace(start, preprocess=in_channels(start.preprocess, channels))
     return Given(
         images=len(train),
         classes=len(train.classes),
         shape=train.shape,
+        channels=channels,
         model=early.model,
-        pretrained=early.pretrained,
+        pretrained=start,
         accelerator=machine.device(asked.run.hardware.device).type != "cpu",
     )
+
+
+def channels_of(source: Source) -> int:
+    """How many channels a model of these images should read, by the first of them: 3 for grey and colour files."""
+    try:
+        content = source[0].content
+        channels = (decode(content) if isinstance(content, bytes) else content).shape[2]
+    except DecodeError:  # training names it
+        return 3
+    return 3 if channels == 1 else channels
+
+
+def in_channels(preprocess: Preprocess, channels: int) -> Preprocess:
+    """The same for images of another number of channels: each with the mean of the old means and deviations."""
+    mean, std = (sum(values) / len(values) for values in (preprocess.mean, preprocess.std))
+    return replace(preprocess, mean=(mean,) * channels, std=(std,) * channels)
 
 
 def finished(asked: Asked) -> Run:

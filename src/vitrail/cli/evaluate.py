@@ -15,8 +15,8 @@ from vitrail.errors import ConfigError
 from vitrail.evaluate import evaluate
 from vitrail.evaluate.classification import Scores
 from vitrail.evaluate.report import classification_sections, headline, per_class_table
-from vitrail.images.decode import decode
 from vitrail.images.sources import Source, Splits, open_data
+from vitrail.predict.views import Views, averaged
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import show
 from vitrail.train.run import Run
@@ -34,6 +34,7 @@ class Evaluate:
       vitrail evaluate runs/photos-1 ./photos
       vitrail evaluate runs/photos-1 ./other-photos --json
       vitrail evaluate runs/photos-1 ./photos --image 384 384      what another resolution does
+      vitrail evaluate runs/photos-1 ./photos --views ten          mean over ten crops of each image
       vitrail evaluate vit-b16.npz imagenet/ --split test --html report.html
     """
 
@@ -45,6 +46,8 @@ class Evaluate:
     """Which part; `all` puts together what has no split of its own."""
     image: tuple[int, int] | None = None
     """Height and width to measure at, instead of the model's own; its positions are resized."""
+    views: Views = "one"
+    """Average the answers over views of each image: flip, five crops, or ten (five and their mirror images)."""
     batch: int = 64
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -63,7 +66,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("--json and --csv together", allowed="one of them")
     source, which = part(asked)
     say(which)
-    model = load(asked.model, image=asked.image)
+    model = averaged(load(asked.model, image=asked.image), asked.views)
     scores, _ = evaluate(
         model,
         source,
@@ -73,7 +76,7 @@ def main(words: Sequence[str]) -> int:
         workers=asked.workers,
     )
     if asked.html:
-        sections = classification_sections(scores, lambda index: picture(source, index), scores.classes)
+        sections = classification_sections(scores, source.picture, scores.classes)
         say(f"report: {write_page(asked.html, f'{asked.model} on {asked.data}', sections)}")
     report(scores, asked)
     return 0
@@ -92,7 +95,7 @@ def report(scores: Scores, asked: Evaluate) -> None:
 
 def facts(scores: Scores, asked: Evaluate) -> dict[str, Any]:
     per_class = [asdict(row) for row in scores.per_class]
-    found = {"model": asked.model, "data": asked.data, **dict(scores)}
+    found = {"model": asked.model, "data": asked.data, "views": asked.views, **dict(scores)}
     return {**found, "per_class": per_class, "confusion": scores.confusion.tolist()}
 
 
@@ -101,8 +104,7 @@ def part(asked: Evaluate) -> tuple[Source, str]:
     run = run_of(Path(asked.model))
     seen = run is not None and same(run.data, asked.data)
     splits = open_data(asked.data, holdout=run.holdout if run and seen else Run().holdout)
-    # one storage for both parts: nothing of the data's own says which is which
-    drawn = splits.train.contents is splits.test.contents
+    drawn = splits.drawn
     name = asked.split if asked.split != "auto" else ("test" if seen or not drawn else "all")
     if name == "all" and not drawn:
         raise ConfigError("this data has a split of its own", allowed="--split train, val or test")
@@ -138,8 +140,3 @@ def run_of(model: Path) -> Run | None:
 
 def same(one: str, other: str) -> bool:
     return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
-
-
-def picture(source: Source, index: int) -> np.ndarray:
-    sample = source[index]
-    return decode(sample.content, key=sample.key) if isinstance(sample.content, bytes) else sample.content

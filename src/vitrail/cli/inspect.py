@@ -1,7 +1,7 @@
 """`vitrail inspect`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -107,8 +107,6 @@ def prepared(name: str, asked: Inspect) -> tuple[nn.Module, Preprocess]:
         raise DataError(f"there is no file or folder {name!r}, and no model of this name", next_step="check the path")
     place(model, asked.device)
     if asked.size is not None:
-        from dataclasses import replace
-
         preprocess = replace(preprocess, size=asked.size)
     return model, preprocess
 
@@ -120,6 +118,8 @@ def chosen(count: int) -> list[int]:
 
 def read(source: Source, preprocess: Preprocess) -> UInt8[Tensor, "I C H W"]:
     """The chosen images as the model gets them, 8-bit. One that cannot be read is an error that names it."""
+    if preprocess.resize == "native":  # the pages lay images over one grid
+        preprocess = replace(preprocess, resize="squash")
     found = []
     for index in chosen(len(source)):
         sample = source[index]

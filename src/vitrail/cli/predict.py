@@ -14,6 +14,7 @@ from vitrail.images.sources import open_all
 from vitrail.predict import Prediction, Predictor, predict
 from vitrail.predict.bulk import ROWS, Share, predictions
 from vitrail.predict.parts import told
+from vitrail.predict.views import Views, averaged
 from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.bundle import load
 
@@ -42,6 +43,8 @@ class Predict:
     top_k: int = 5
     """How many answers for each image."""
     format: Output = "table"
+    views: Views = "one"
+    """Average the answers over views of each image: flip, five crops, or ten (five and their mirror images)."""
     batch: int = 32
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -59,7 +62,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
     if asked.out is not None:
         return in_parts(asked, asked.out)
-    model = load(asked.model)
+    model = averaged(load(asked.model), asked.views)
     found = [
         prediction
         for source in open_all(asked.files).values()
@@ -86,7 +89,7 @@ def in_parts(asked: Predict, out: Path) -> int:
     if out.suffix not in (".parquet", ""):
         raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
     share = Share.told()
-    predictor = Predictor.of(load(asked.model), device=asked.device, precision=asked.precision)
+    predictor = Predictor.of(averaged(load(asked.model), asked.views), device=asked.device, precision=asked.precision)
     job = predictions(predictor, open_all(asked.files), top_k=asked.top_k, batch=asked.batch, part=asked.part)
     say(told(job.write(out, share), out))
     return 0

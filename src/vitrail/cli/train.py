@@ -43,6 +43,8 @@ class Train(Asked):
     """With --resume: also take over settings that change what is learnt."""
     accept_data_change: Switch = False
     """With --resume: go on although the images are not those the run was started on."""
+    allow_leaks: Switch = False
+    """Train although held-out images are learnt from too, byte for byte: the score will flatter."""
     seeds: int = 1
     """Train this many times, with seeds from --seed on; prints mean and standard deviation."""
     tensorboard: Switch = False
@@ -66,7 +68,14 @@ def main(words: Sequence[str]) -> int:
         out = asked.out / f"seed-{seed}" if asked.out and asked.seeds > 1 else asked.out
         announce = None if asked.quiet or results else head
         results.append(
-            train(replace(run, seed=seed), out=out, announce=announce, quiet=asked.quiet, tensorboard=asked.tensorboard)
+            train(
+                replace(run, seed=seed),
+                out=out,
+                announce=announce,
+                quiet=asked.quiet,
+                tensorboard=asked.tensorboard,
+                allow_leaks=asked.allow_leaks,
+            )
         )
     return report(results, asked)
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from vitrail import machine
@@ -49,7 +50,11 @@ def extract(
     keys: list[str] = []
     for batch in batches:
         with answering(model, where, dtype):
-            parts.append(_answers(model, as_input(model, batch.images, where, preprocess), what))
+            apart = [
+                (rows, _answers(model, as_input(model, part.images, where, preprocess), what))
+                for rows, part in batch.apart()
+            ]
+        parts.append(_in_order(apart))
         targets.append(batch.targets)
         keys.extend(batch.keys)
         if len(parts) > 1:  # the batch before: its copy need not wait for the one just started
@@ -66,6 +71,18 @@ def _answers(model: Any, images: Float[Tensor, "B C H W"], what: What) -> tuple[
         return None, model(images)
     pooled = model.pool(model.features(images))
     return pooled, model.head(pooled) if what == "both" else None
+
+
+def _in_order(
+    apart: list[tuple[Int64[np.ndarray, "b"], tuple[Tensor | None, Tensor | None]]],
+) -> tuple[Tensor | None, Tensor | None]:
+    """The answers to images of several shapes, back in the order of the batch."""
+    if len(apart) == 1:
+        return apart[0][1]
+    back = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in apart])))
+    columns = zip(*(answers for _, answers in apart), strict=True)
+    features, logits = (None if None in column else torch.cat(column)[back.to(column[0].device)] for column in columns)
+    return features, logits
 
 
 def _fetch(answers: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:

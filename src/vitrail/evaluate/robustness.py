@@ -57,6 +57,8 @@ def corrupted(source: Source, preprocess: Preprocess, corruption: str, severity:
 
 
 def at_size(preprocess: Preprocess) -> Preprocess:
+    if preprocess.resize == "native":  # at its shape an image stays as it is
+        return preprocess
     return dataclasses.replace(preprocess, resize="squash", crop_fraction=1.0)
 
 

@@ -16,6 +16,7 @@ picture was stored as, and what becomes of it:
 | animation, or several pages             | the first                                                              |
 | turned or mirrored by EXIF              | upright                                                                |
 | colour profile                          | not applied                                                            |
+| TIFF with more channels, or one plane after the other | all channels, as above; uncompressed or deflated |
 | .npy of uint8, uint16 or bool, H W or H W C | as it is, value / 257, or 0 and 255; any number of channels        |
 
 Everything else is a DecodeError that names the file and the reason.
@@ -27,7 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -40,6 +41,7 @@ from PIL import (
 )
 
 from vitrail.errors import DecodeError, ShapeError
+from vitrail.images import tiff
 
 LIMIT = 89_000_000
 """Pixels of the largest image that is decoded."""
@@ -93,11 +95,23 @@ def decode(
 ) -> UInt8[np.ndarray, "H W C"]:
     """The upright picture, C = 1 (grey) or 3 (RGB), or as many as an .npy file has. Raises DecodeError."""
     with _named(key):
-        if content.startswith(_NPY):
-            return _load_npy(content, limit)
+        array = _as_array(content, limit)
+        if array is not None:
+            return array
         image = _open(content, limit)
         image.load()
         return _pixels(_turn(image, _orientation(image)), background)
+
+
+def check_header(content: bytes, *, key: str = "", limit: int = LIMIT) -> None:
+    """Raises the DecodeError that `decode` would, as far as the header tells; a file's beginning may be enough to pass."""
+    with _named(key):
+        if content.startswith(_NPY):
+            _npy_header(io.BytesIO(content), limit)
+        elif (tags := _channels_tags(content)) is not None:
+            _check_tags(tags, limit)
+        else:
+            _open(content, limit)
 
 
 def decode_region(
@@ -115,8 +129,9 @@ def decode_region(
     and width; all else at full size. TOLERANCE says what the reduced scale does to pixels.
     """
     with _named(key):
-        if content.startswith(_NPY):
-            return _cut(_load_npy(content, limit), region)
+        array = _as_array(content, limit)
+        if array is not None:
+            return _cut(array, region)
         image = _open(content, limit)
         if not isinstance(image, JpegImagePlugin.JpegImageFile):
             image.load()
@@ -236,7 +251,7 @@ def _pixels(image: Image.Image, background: Background) -> UInt8[np.ndarray, "H 
     if mode.startswith("I"):
         return _from_16_bits(image, background)
     if mode == "F":
-        return _from_floats(np.asarray(image))
+        return tiff.from_floats(np.asarray(image))[..., None]
     if mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         return _on_background(image, background)
     if mode in ("1", "L"):
@@ -253,13 +268,6 @@ def _from_16_bits(image: Image.Image, background: Background) -> UInt8[np.ndarra
     return np.where(values[..., None] == key, np.uint8(background[0]), grey) if isinstance(key, int) else grey
 
 
-def _from_floats(values: Shaped[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 1"]:
-    low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 255):  # written so that NaN fails it
-        raise DecodeError(f"floating-point values of {low:g} to {high:g}", allowed="0 to 1, or 0 to 255")
-    return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)[..., None]
-
-
 def _on_background(image: Image.Image, background: Background) -> UInt8[np.ndarray, "H W C"]:
     grey = image.mode in ("LA", "La", "L", "1") and len(set(background)) == 1
     source = image.convert("RGBA")
@@ -273,17 +281,47 @@ def _array(image: Image.Image) -> UInt8[np.ndarray, "H W C"]:
     return array[..., None] if array.ndim == 2 else array
 
 
+def _as_array(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"] | None:
+    """The pixels of what is not read by Pillow: .npy, and TIFFs of any number of channels. None for all else."""
+    if content.startswith(_NPY):
+        return _load_npy(content, limit)
+    tags = _channels_tags(content)
+    if tags is None:
+        return None
+    _check_tags(tags, limit)
+    array, turn = tiff.read_channels(content, tags), tags.get(0x0112, 1)
+    if turn not in _UPRIGHT:
+        return array
+    return np.stack([np.asarray(Image.fromarray(c).transpose(_UPRIGHT[turn])) for c in np.moveaxis(array, 2, 0)], 2)
+
+
+def _check_tags(tags: Any, limit: int) -> None:
+    width, height, samples = tags[tiff.WIDTH], tags[tiff.HEIGHT], tags[tiff.SAMPLES]
+    _check_size(width, height, limit)
+    if width * height * samples > 4 * limit:
+        raise DecodeError(
+            f"{width:,}×{height:,} pixels of {samples:,} channels", allowed=f"{4 * limit:,} values in all"
+        )
+
+
+def _channels_tags(content: bytes) -> Any:
+    return tiff.channels_tags(content) if content[:4] in (b"II*\0", b"MM\0*") else None
+
+
 def _load_npy(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"]:
     """An array as numpy saves it; its header is checked first, and an array of objects (a pickle) is never read."""
-    file = io.BytesIO(content)
+    _npy_header(io.BytesIO(content), limit)
+    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    if array.dtype == np.uint16:
+        array = np.rint(array / 257).astype(np.uint8)
+    array = array.astype(np.uint8) * np.uint8(255) if array.dtype == np.bool_ else array
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _npy_header(file: io.BytesIO, limit: int) -> None:
     version = np.lib.format.read_magic(file)
     read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype not in (np.uint8, np.uint16, np.bool_) or len(shape) not in (2, 3):
         raise DecodeError(f"an array of {dtype} and shape {shape}", allowed="uint8, uint16 or bool of H W or H W C")
     _check_size(shape[1], shape[0], limit)
-    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    if array.dtype == np.uint16:
-        array = np.rint(array / 257).astype(np.uint8)
-    array = array.astype(np.uint8) * np.uint8(255) if array.dtype == np.bool_ else array
-    return array if array.ndim == 3 else array[..., None]

@@ -69,12 +69,12 @@ def _unescape(code: str) -> str:
     return chr(int(code[1:], 16) + (0xDC00 if code[0] == "x" else 0))
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """A file whole. Raises DecodeError that names it where it cannot be read."""
+def read_bytes(path: str | Path, size: int = -1) -> bytes:
+    """A file whole, or its first `size` bytes. Raises DecodeError that names it where it cannot be read."""
     for attempt in range(_RETRIES + 1):
         try:
             with open(path, "rb") as file:
-                return file.read()
+                return file.read(size)
         except OSError as error:
             if error.errno not in (errno.EIO, errno.ESTALE) or attempt == _RETRIES:
                 reason = error.strerror or type(error).__name__
@@ -95,8 +95,12 @@ class Files:
         return self.root / path_of(self.keys[index])
 
     def read(self, index: int) -> bytes:
+        return self.head(index, -1)
+
+    def head(self, index: int, size: int) -> bytes:
+        """The first `size` bytes of a file."""
         try:
-            return read_bytes(self.path(index))
+            return read_bytes(self.path(index), size)
         except DecodeError:
             if not self.root.is_dir():
                 raise StorageError(

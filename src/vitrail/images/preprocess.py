@@ -1,5 +1,6 @@
 """The evaluation transform as data: saved with the weights, read by evaluation, prediction, serving and export."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,9 @@ from vitrail.images.decode import as_channels
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the original ViT weights: (x - 127.5) / 127.5
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # MAE, DeiT, torchvision, DINOv2
 
+ASPECTS = (1 / 2, 2 / 3, 3 / 4, 1, 4 / 3, 3 / 2, 2)
+"""Width over height of the shapes of `native`: what cameras give. A longer image is squashed to the last."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
@@ -22,9 +26,12 @@ class Preprocess:
 
     size: tuple[int, int] = (224, 224)
     """Height and width the model gets, in pixels."""
-    resize: Literal["squash", "crop", "pad"] = "squash"
+    resize: Literal["squash", "crop", "pad", "native"] = "squash"
     """`squash`: straight to `size` (the ViT paper). `crop`: the short side to size / crop_fraction, then the centre.
-    `pad`: as large as fits, its shape kept, on the background."""
+    `pad`: as large as fits, its shape kept, on the background.
+    `native`: to that one of `shapes`, all about `size`'s area, whose aspect is nearest the image's own."""
+    multiple: int = 16
+    """Of `native`: what heights and widths are multiples of, the model's patch; a run sets it."""
     crop_fraction: float = 1.0
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -37,6 +44,8 @@ class Preprocess:
             raise ConfigError(f"size = {self.size}", allowed="a height and a width of 1 pixel or more")
         if not 0 < self.crop_fraction <= 1:
             raise ConfigError(f"crop_fraction = {self.crop_fraction}", allowed="0 < crop_fraction ≤ 1")
+        if self.multiple < 1:
+            raise ConfigError(f"multiple = {self.multiple}", allowed="1 or more")
         if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
             raise ConfigError(
                 f"mean = {self.mean}, std = {self.std}", allowed="one mean and one positive std a channel"
@@ -46,11 +55,31 @@ class Preprocess:
     def channels(self) -> int:
         return len(self.mean)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """The heights and widths at which images come: `size`, and of `native` those for the other aspects."""
+        if self.resize != "native":
+            return (self.size,)
+        cells = self.size[0] * self.size[1] / self.multiple**2
+        rows = [max(1, round(math.sqrt(cells / aspect))) for aspect in ASPECTS]
+        found = [(row * self.multiple, max(1, round(cells / row)) * self.multiple) for row in rows]
+        return tuple(dict.fromkeys((self.size, *found)))
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """The height and width that hold an image of any of the shapes."""
+        heights, widths = zip(*self.shapes, strict=True)
+        return max(heights), max(widths)
+
+    def shape_for(self, height: int, width: int) -> tuple[int, int]:
+        """The shape that an upright image of this height and width comes at."""
+        return min(self.shapes, key=lambda shape: abs(math.log(shape[1] / shape[0] * height / width)))
+
     def resize_image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "c h w"]:
-        """To `channels` and `size`, antialiased."""
+        """To `channels` and `size` (of `native`: its shape), antialiased."""
         image = as_channels(image, self.channels)
-        if self.resize == "squash" or image.shape[:2] == self.size:
-            return resize(image, self.size, self.interpolation)
+        if self.resize in ("squash", "native") or image.shape[:2] == self.size:
+            return resize(image, self.shape_for(*image.shape[:2]), self.interpolation)
         return self._crop(image) if self.resize == "crop" else self._pad(image)
 
     def _crop(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "C h w"]:

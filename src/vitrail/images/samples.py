@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from vitrail.errors import DataError
 from vitrail.images.copies import candidates, same_bytes
+from vitrail.images.decode import decode
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,13 @@ class Contents(Protocol):
     def sizes(self) -> Int64[np.ndarray, "N"]:
         """Bytes of each sample as stored."""
         ...
+
+
+@runtime_checkable
+class Heads(Contents, Protocol):
+    """Contents whose beginnings cost less than the whole."""
+
+    def head(self, index: int, size: int) -> bytes: ...
 
 
 Labels = Int64[np.ndarray, "N"] | Float32[np.ndarray, "N K"]
@@ -64,6 +72,18 @@ class Source:
         content = self.contents.read(int(self.rows[index]))
         return Sample(content, label if self.multi_label else int(label), self.keys[index])
 
+    def head(self, index: int, size: int) -> bytes | np.ndarray:
+        """The first `size` bytes of a sample as it is stored, or more; an image in memory whole."""
+        row = int(self.rows[index])
+        return self.contents.head(row, size) if isinstance(self.contents, Heads) else self.contents.read(row)
+
+    def picture(self, index: int) -> UInt8[np.ndarray, "H W c"]:
+        """A sample for the eye: decoded, grey or RGB; of more channels the first three. Raises DecodeError."""
+        sample = self[index]
+        image = decode(sample.content, key=sample.key) if isinstance(sample.content, bytes) else sample.content
+        shown = {1: 1, 2: 1}.get(image.shape[2], 3)
+        return image if image.shape[2] == shown else np.ascontiguousarray(image[..., :shown])
+
     def subset(self, indices: Sequence[int] | Int64[np.ndarray, "M"]) -> "Source":
         """These samples in this order, with the same classes."""
         indices = np.asarray(indices, dtype=np.int64)
@@ -85,7 +105,7 @@ class Source:
     @property
     def shape(self) -> tuple[int, int, int] | None:
         """H, W, C where all images share them and that is known without opening files."""
-        return tuple(self.contents.array.shape[1:]) if isinstance(self.contents, Arrays) else None
+        return getattr(self.contents, "shape", None)
 
     @property
     def counts(self) -> Int64[np.ndarray, "K"]:
@@ -116,6 +136,10 @@ class Splits:
     how: str
     """A sentence that says where the split came from."""
     val: Source | None = None
+    drawn: bool = False
+    """Whether the split was drawn here: nothing of the data's own says which image is held out."""
+    published: bool = False
+    """Whether it is a benchmark's own split, kept as it is for the sake of comparison."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +147,11 @@ class Arrays:
     """Images that lie in memory as one array."""
 
     array: UInt8[np.ndarray, "N H W C"]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.array.shape[1:]
+        return height, width, channels
 
     def read(self, index: int) -> np.ndarray:
         return self.array[index]
@@ -188,7 +217,7 @@ def split(source: Source, holdout: float, seed: int) -> Splits:
     how = f"{held.sum():,} of {len(source):,} images held out, {holdout:.0%} of every class, chosen by seed {seed}"
     if len(copies):
         how += f"; not among them: {len(copies):,} that equal an image to learn from, byte for byte"
-    return Splits(source.subset(_where(~held)), source.subset(_where(held)), how)
+    return Splits(source.subset(_where(~held)), source.subset(_where(held)), how, drawn=True)
 
 
 def _copied(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:

@@ -49,7 +49,7 @@ def pack(
                     sample = source[index]
                     writer.add(f"{name}/{sample.key}", _encoded(sample.content))
                     tick(len(writer.sizes))
-        _write_index(aside, writer, parts, splits.how)
+        _write_index(aside, writer, parts, splits)
         os.rename(aside, out)
     except OSError as error:
         raise StorageError(f"{aside}: {error.strerror or error}", next_step="check the folder and free space") from None
@@ -103,7 +103,7 @@ class _Writer:
                 os.fsync(file.fileno())
 
 
-def _write_index(folder: Path, writer: _Writer, parts: dict[str, Source], how: str) -> None:
+def _write_index(folder: Path, writer: _Writer, parts: dict[str, Source], splits: Splits) -> None:
     first = next(iter(parts.values()))
     np.savez(
         folder / "index.npz",
@@ -119,8 +119,11 @@ def _write_index(folder: Path, writer: _Writer, parts: dict[str, Source], how: s
         "name": first.name,
         "classes": first.classes,
         "parts": {name: len(source) for name, source in parts.items()},
-        "how": how,
+        "how": splits.how,
+        "drawn": splits.drawn,
+        "published": splits.published,
         "notes": first.notes,
+        "shape": first.shape,
         "shards": {name: os.path.getsize(folder / name) for name in writer.names},
     }
     with open(folder / INDEX, "w", encoding="utf-8") as file:
@@ -134,6 +137,7 @@ def open_shards(root: Path) -> Splits:
     facts, columns = _read_index(root)
     keys = bytes(columns["keys"]).decode().split("\n")
     contents = Shards(root, tuple(facts["shards"]), *(columns[name] for name in ("shards", "offsets", "sizes", "sums")))
+    contents.shape = tuple(facts["shape"]) if facts.get("shape") else None
     first, parts = 0, {}
     for part, count in facts["parts"].items():
         rows = np.arange(first, first + count)
@@ -147,7 +151,8 @@ def open_shards(root: Path) -> Splits:
             tuple(facts["notes"]) if part == "train" else (),
         )
         first += count
-    return Splits(parts["train"], parts["test"], facts["how"], parts.get("val"))
+    own = {name: bool(facts.get(name, False)) for name in ("drawn", "published")}
+    return Splits(parts["train"], parts["test"], facts["how"], parts.get("val"), **own)
 
 
 def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -155,7 +160,7 @@ def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         facts = json.loads((root / INDEX).read_text("utf-8"))
         if facts["format"] != _FORMAT:
             raise DataError(f"{root / INDEX} has the format {facts['format']!r}", allowed=repr(_FORMAT))
-        with np.load(root / "index.npz", allow_pickle=False) as stored:
+        with open(root / "index.npz", "rb") as file, np.load(file, allow_pickle=False) as stored:
             columns = {name: stored[name] for name in ("shards", "offsets", "sizes", "sums", "labels", "keys")}
         for name, size in facts["shards"].items():
             if os.path.getsize(root / name) != size:
@@ -182,6 +187,8 @@ class Shards:
         self._root, self._names = root, names
         self._shards, self._offsets, self._sizes, self._sums = shards, offsets, sizes, sums
         self._open: dict[int, int] = {}
+        self.shape: tuple[int, int, int] | None = None
+        """H, W, C where a set that lay in memory was packed."""
 
     @property
     def sizes(self) -> Int64[np.ndarray, "N"]:

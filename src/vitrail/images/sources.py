@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def open_data(
     if not 0 < holdout < 1:
         raise DataError(f"holdout = {holdout}", allowed="a share between 0 and 1")
     if text in NAMED:
-        return NAMED[text](text, holdout, seed, download)
+        named = NAMED[text](text, holdout, seed, download)
+        return replace(named, published=not named.drawn)
     if text.startswith("hf:"):
         from vitrail.images.hub import open_hub
 

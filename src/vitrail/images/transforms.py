@@ -22,6 +22,7 @@ Draws = Callable[[str], Float64[np.ndarray, "B"]]
 """The same of every sample of a batch."""
 
 _CACHED = 2**17  # bytes copied at a time: large temporaries cost more in page faults than in copying
+_UNIT = 1 << 20  # sides of the square in which a box relative to an image is drawn
 
 _RANGES = (
     ("pad", 0, 512), ("shift", 0, 1), ("scale", 0, 0.99), ("rotate", 0, 180), ("shear", 0, 80),
@@ -92,13 +93,23 @@ class Augment:
         """One decoded image at the model's size: a random crop where there is one, else as evaluation has it."""
         if self.crop_area is None:
             return preprocess.resize_image(image)
-        left, top, right, bottom = self.crop_box(image.shape[0], image.shape[1], draw)
-        return self.fit(image[top:bottom, left:right], preprocess)
+        height, width = image.shape[:2]
+        native = preprocess.resize == "native"
+        left, top, right, bottom = (self.own_box if native else self.crop_box)(height, width, draw)
+        return self.fit(image[top:bottom, left:right], preprocess, preprocess.shape_for(height, width))
 
-    def fit(self, crop: UInt8[np.ndarray, "H W C"], preprocess: Preprocess) -> UInt8[Tensor, "c h w"]:
-        """A crop at the model's size."""
+    def fit(
+        self, crop: UInt8[np.ndarray, "H W C"], preprocess: Preprocess, size: tuple[int, int] | None = None
+    ) -> UInt8[Tensor, "c h w"]:
+        """A crop at the model's size, or at the one given."""
         image = as_channels(crop, preprocess.channels)
-        return resize(image, preprocess.size, self.interpolation or preprocess.interpolation)
+        return resize(image, size or preprocess.size, self.interpolation or preprocess.interpolation)
+
+    def own_box(self, height: int, width: int, draw: Draw) -> Box:
+        """The crop's box with `crop_aspect` about the image's own aspect, not about a square."""
+        left, top, right, bottom = (edge / _UNIT for edge in self.crop_box(_UNIT, _UNIT, draw))
+        x, y = min(int(left * width), width - 1), min(int(top * height), height - 1)
+        return x, y, max(x + 1, round(right * width)), max(y + 1, round(bottom * height))
 
     def crop_box(self, height: int, width: int, draw: Draw) -> Box:
         """The inception crop's box, whole pixels: the first of ten tries that fits, else the largest in the centre."""

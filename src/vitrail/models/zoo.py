@@ -7,6 +7,7 @@ A ViT may be named with any size of SIZES and any patch, also where the table ha
 
 import dataclasses
 import fnmatch
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -201,3 +202,12 @@ def _changed(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
         name: (changes[name],) * 2 for name in ("image", "patch") if isinstance(changes.get(name), int)
     }
     return dataclasses.replace(config, **{**changes, **squares})  # pyrefly: ignore[bad-argument-type]
+
+
+def multiple(model: ModelConfig) -> int:
+    """What the height and width of images should be multiples of."""
+    if isinstance(model, HybridConfig):
+        return math.lcm(*model.patch) * model.resnet.stride
+    if isinstance(model, ResNetConfig | MaxViTConfig):
+        return 32  # they halve the image five times
+    return math.lcm(*model.patch)

@@ -5,14 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from vitrail import machine
+from vitrail.batches.loader import groups
 from vitrail.errors import ConfigError, DecodeError, NonFiniteError, ShapeError
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
@@ -130,13 +132,22 @@ def _predict(
             if failed is not None and on_error == "stop":
                 raise failed
             images = [item for item in read if isinstance(item, Tensor)]
-            found = iter(predictor.best(torch.stack(images), top_k) if images else ())
+            found = iter(by_shape(lambda stack: predictor.best(stack, top_k), images))
             for index, item in enumerate(read, done):
                 error = str(item) if isinstance(item, DecodeError) else None
                 labels, probabilities = ((), ()) if error else next(found)
                 yield Prediction(source.keys[index], labels, probabilities, error)
             done += len(read)
             bar.update(done)
+
+
+def by_shape(answer: Callable[[UInt8[Tensor, "B C H W"]], Sequence[Any]], images: Sequence[Tensor]) -> list[Any]:
+    """An answer to each image, in order; images of one shape are asked together."""
+    shapes = np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2)
+    found: dict[int, Any] = {}
+    for rows in map(np.ndarray.tolist, groups(shapes)):
+        found |= dict(zip(rows, answer(torch.stack([images[row] for row in rows])), strict=True))
+    return [found[row] for row in range(len(images))]
 
 
 def in_batches(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitrail.errors import ConfigError, DecodeError
 from vitrail.images.sources import Source
-from vitrail.predict import Predictor, in_batches
+from vitrail.predict import Predictor, by_shape, in_batches
 from vitrail.predict.forward import model_digest
 from vitrail.predict.parts import Done, Job, Part, Parts, arrow, check_file
 from vitrail.reports.progress import Progress, progress
@@ -100,7 +100,7 @@ class Bulk:
 
     def _answered(self, batch: Sequence[Tensor | DecodeError]) -> Iterator[tuple[Any, str | None]]:
         images = [item for item in batch if isinstance(item, Tensor)]
-        found = iter(self.answer(torch.stack(images)) if images else ())
+        found = iter(by_shape(self.answer, images))
         for item in batch:
             yield (None, str(item)) if isinstance(item, DecodeError) else (next(found), None)
 
@@ -146,5 +146,7 @@ def predictions(
             }
         )
 
-    job = job_of(predictor, model_digest(predictor.model), sources, "predictions", f"top {top_k}", batch, part)
+    views = getattr(predictor.model, "views", "one")
+    options = f"top {top_k}" + (f", views {views}" if views != "one" else "")
+    job = job_of(predictor, model_digest(predictor.model), sources, "predictions", options, batch, part)
     return Bulk(job, sources, predictor.read, lambda images: predictor.best(images, top_k), table)

@@ -7,8 +7,6 @@ from typing import Any
 from vitrail.errors import ConfigError, suggest
 from vitrail.images.preprocess import INCEPTION, Preprocess
 from vitrail.models import zoo
-from vitrail.models.hybrid import HybridConfig
-from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 
 
@@ -30,6 +28,8 @@ class Given:
     classes: int = 1000
     shape: tuple[int, int, int] | None = None
     """H W C, where all images have the same."""
+    channels: int = 3
+    """Of images that differ in height and width."""
     model: str | None = None
     """A name of the zoo, in place of the recipe's own model."""
     variant: str = ""
@@ -48,7 +48,7 @@ class Given:
 
     def preprocess(self, size: tuple[int, int], **changes: Any) -> Preprocess:
         """At `size`, with mean and deviation 0.5 (the ViT paper's) for as many channels as the images have."""
-        channels = self.shape[2] if self.shape else 3
+        channels = self.shape[2] if self.shape else self.channels
         base = Preprocess(size=size, mean=INCEPTION[0][:1] * channels, std=INCEPTION[1][:1] * channels)
         return replace(base, **changes)
 
@@ -62,16 +62,7 @@ class Given:
         return name
 
 
-def multiple(model: ModelConfig) -> int:
-    """What the height and width of images should be multiples of."""
-    if isinstance(model, ViTConfig):
-        return model.patch[0]
-    if isinstance(model, HybridConfig):
-        return model.patch[0] * model.resnet.stride
-    return 32  # ResNets and MaxViT halve the image five times
-
-
 def fitted(side: int, model: ModelConfig) -> int:
     """The size nearest to `side` that fits: 384 is 384 for patch 16 and 378 for patch 14."""
-    step = multiple(model)
+    step = zoo.multiple(model)
     return max(1, round(side / step)) * step

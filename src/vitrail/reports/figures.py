@@ -165,6 +165,29 @@ def prediction_sheet(
         return file.getvalue()
 
 
+def picture_rows(
+    rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "H W C"]]]], headings: Sequence[str], *, title: str = ""
+) -> bytes:
+    """Rows of pictures, each with a name, under headings, as one PNG."""
+    across = max(1, *(len(pictures) for _, pictures in rows))
+    size = (1.2 * across + 0.6, 1.35 * len(rows) + (0.7 if title else 0.3))
+    with styled(size=size, rows=len(rows), columns=across, family=_families()) as (figure, grid):
+        cells = np.asarray(grid, dtype=object).reshape(len(rows), across)
+        for axes in cells.ravel():
+            axes.set_axis_off()
+        for line, (name, pictures) in zip(cells, rows, strict=True):
+            for axes, picture in zip(line, pictures, strict=False):
+                axes.imshow(_fitted(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            line[0].text(-0.08, 0.5, _short(name), transform=line[0].transAxes, rotation=90, ha="right", va="center")
+        for axes, heading in zip(cells[0], headings, strict=False):
+            axes.set_title(heading, fontsize=8.5, pad=3, color="#222222")
+        if title:
+            figure.suptitle(title, fontsize=11, color="#222222")
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        return file.getvalue()
+
+
 def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing | None:
     with styled(size=(4.6, 3.0)) as (figure, axes):
         ends = []

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from torch import nn
 
 from vitrail import machine
@@ -15,7 +14,6 @@ from vitrail.evaluate.classification import Scores
 from vitrail.evaluate.classification import scores as scores_of
 from vitrail.evaluate.features import extract
 from vitrail.evaluate.report import classification_sections
-from vitrail.images.decode import decode
 from vitrail.images.sources import Source
 from vitrail.models import cost
 from vitrail.reports import figures
@@ -55,7 +53,7 @@ def finish(
     if best is not None:
         save_bundle(folder.best, best, record_of(best, setup, scores))
     save_weights(folder.last, model, setup, scores if best is None else None)
-    pictures = pictures_of(setup.splits.test)
+    pictures = setup.splits.test.picture
     write_report(setup, scores, pictures, folder, journal)
     (folder.path / "predictions.png").write_bytes(sheet(scores, pictures))
     return scores
@@ -101,16 +99,6 @@ def record_of(model: Any, setup: Setup, scores: Scores | pretraining.Measured | 
         source=f"trained by vitrail on {setup.splits.train.name} with the recipe {run.recipe or 'of its own'}",
         scores=dict(scores or ()),
     )
-
-
-def pictures_of(source: Source) -> Callable[[int], UInt8[np.ndarray, "H W C"]]:
-    """The picture at an index, upright and 8-bit, as the report shows it."""
-
-    def picture(index: int) -> UInt8[np.ndarray, "H W C"]:
-        sample = source[index]
-        return decode(sample.content, key=sample.key) if isinstance(sample.content, bytes) else sample.content
-
-    return picture
 
 
 def write_report(

@@ -28,6 +28,7 @@ from vitrail.train import checkpoints, finish, optim
 from vitrail.train.finite import FiniteGuard
 from vitrail.train.folder import RunFolder
 from vitrail.train.ledger import unreadable
+from vitrail.train.looking import look_over
 from vitrail.train.pretraining import Measured
 from vitrail.train.resume import check_data, continued
 from vitrail.train.run import Run
@@ -62,6 +63,7 @@ def train(
     accept_data_change: bool = False,
     quiet: bool = False,
     tensorboard: bool = False,
+    allow_leaks: bool = False,
     announce: Callable[[Setup], object] | None = None,
     splits: Splits | None = None,
 ) -> Result:
@@ -70,6 +72,8 @@ def train(
     On resuming, `run` is None for "as it was", or the run with changes: `train.resume` says which pass. Data that differ from
     the data it was started on are refused unless `accept_data_change`.
     `splits` are the images, where they are not simply those of `run.data` (a share of the labels, pseudo-labels).
+    The images of a new run are looked over first (`train.looking`): held-out ones that are learnt from too are a DataError
+    unless `allow_leaks`.
     `announce` is called when the run is ready and has not begun; `tensorboard` writes the log a second time, for that program.
     Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
     """
@@ -88,7 +92,8 @@ def train(
         state = setup.state()
         mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
         journal = Journal(folder.metrics, mirror=mirror)
-        said = [*setup.notes, *changes]
+        seen = () if resume or splits else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)
+        said = [*setup.notes, *changes, *seen]
         if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append)):
             check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
             state.restore(snapshot, ranks)
@@ -232,11 +237,12 @@ def learn(setup: Setup, state: State, batch: Batch, guard: FiniteGuard, stop: St
         with synced(setup, last=index == len(parts) - 1):
             with machine.autocast(setup.device, setup.dtype):
                 loss = run.objective(setup.forward, ready, random)
-            (loss.value / (len(parts) * (world.size if ordered else 1))).backward()
+            share = len(batch) / len(part)  # equal parts, unless images of several shapes are parted by shape
+            (loss.value / (share * (world.size if ordered else 1))).backward()
         if ordered:
             ordered.keep()
         for name, value in loss.report.items():
-            report[name] = report.get(name, 0.0) + value.detach() / len(parts)
+            report[name] = report.get(name, 0.0) + value.detach() / share
     if ordered:
         ordered.add()
     norm = clip(state, run.optim.clip)

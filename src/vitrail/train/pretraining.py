@@ -17,7 +17,7 @@ from vitrail.reports import figures
 from vitrail.reports.journal import Journal, read
 from vitrail.reports.page import Facts, FigureSection, Gallery, Picture, Section, write_page
 from vitrail.train.folder import RunFolder
-from vitrail.train.setup import Setup
+from vitrail.train.setup import Setup, on_device
 from vitrail.train.state import State
 
 PANELS = (
@@ -58,12 +58,11 @@ def measure(
     learner.eval()
     for index, batch in enumerate(watch(batches)):
         random = generator(run.seed, -1, setup.world.rank, index)
-        with machine.autocast(setup.device, setup.dtype):
-            images = run.preprocess.normalise(batch.images.to(setup.device))
-            targets = batch.targets.to(setup.device)
-            report = run.objective(learner, dataclasses.replace(batch, images=images, targets=targets), random).report
-        for name, value in report.items():
-            sums[name] = sums.get(name, 0.0) + value.double() * len(batch)
+        for _, part in batch.apart():
+            with machine.autocast(setup.device, setup.dtype):
+                report = run.objective(learner, on_device(part, setup), random).report
+            for name, value in report.items():
+                sums[name] = sums.get(name, 0.0) + value.double() * len(part)
     totals = setup.world.sum(torch.stack(list(sums.values()))) / len(source)
     return Measured(len(source), dict(zip(sums, totals.tolist(), strict=True)))
 
@@ -93,13 +92,13 @@ def reconstructions(setup: Setup, learner: nn.Module) -> Gallery:
     assert isinstance(objective, Reconstruct)
     source = setup.splits.test
     some = source.subset(np.linspace(0, len(source) - 1, min(SHOWN, len(source)), dtype=np.int64))
-    batch = next(iter(eval_batches(some, preprocess=run.preprocess, batch_size=len(some), workers=0)))
+    batch = next(iter(eval_batches(some, preprocess=run.preprocess, batch_size=len(some), workers=0))).apart()[0][1]
     model = objective.kept(learner).eval()
     random = generator(run.seed, -2)
     seen, painted = pictures(model, batch.images, run.preprocess, objective.mask_ratio, random)
     shown = [
         Picture(_shown(images[at]), word, batch.keys[at] if word == "true" else "")
-        for at in range(len(some))
+        for at in range(len(batch))
         for word, images in (("seen", seen), ("painted", painted), ("true", batch.images))
     ]
     note = f"{objective.mask_ratio:.0%} of the patches are hidden."

@@ -149,6 +149,14 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
             + ("" if world.alone else f" on {world.size} processes, {share} images each"),
             next_step="gradients are accumulated over equal parts: choose a divisor",
         )
+    preprocess = run.preprocess
+    if preprocess.resize == "native":
+        preprocess = dataclasses.replace(preprocess, multiple=zoo.multiple(run.model))
+        if run.hardware.deterministic and not world.alone:
+            raise ConfigError(
+                "--preprocess.resize native with --hardware.deterministic on several processes",
+                allowed="images of one shape there: what is parted by shape is not equal among processes",
+            )
     derived: dict[str, Any] = {
         "image": run.preprocess.size,
         "channels": run.preprocess.channels,
@@ -156,7 +164,7 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     }
     model = dataclasses.replace(run.model, **derived)
     hardware = machine.resolve(run.hardware, processes=world.size, work=_layer(model, micro))
-    return dataclasses.replace(run, model=model, hardware=hardware)
+    return dataclasses.replace(run, model=model, preprocess=preprocess, hardware=hardware)
 
 
 def _layer(model: zoo.ModelConfig, images: int) -> Callable[[], object]:

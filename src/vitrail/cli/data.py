@@ -1,0 +1,169 @@
+"""`vitrail data`: what is wrong with a set, the same set as shards, and what a training will see of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from vitrail.batches.loader import BAD_SHARE
+from vitrail.cli.arguments import Switch, pairs, parse, say
+from vitrail.cli.data_page import audit_sections, sizes
+from vitrail.errors import ConfigError, DataError, suggest
+from vitrail.images.audit import Audit, check, summary
+from vitrail.images.samples import Splits
+from vitrail.images.shards import pack
+from vitrail.images.sources import open_data
+from vitrail.reports.page import write_page
+from vitrail.reports.progress import progress
+from vitrail.reports.tables import show
+
+HELP = """usage: vitrail data COMMAND …
+
+commands:
+  check DATA      unreadable files, copies, leaks between train and test, conflicting labels, imbalance
+  pack DATA OUT   the same images as a few tar files, for disks that are slow with many files
+  show DATA       a sheet of what a training will see: images, epochs, mixtures
+
+vitrail data COMMAND --help            every option, with examples"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Looks at every image of a set and says what is wrong with it.
+
+    The exit code is 65 where something is found that stops a training: images to learn from and to test on (exact
+    copies; of a published benchmark they are only said), an unreadable held-out image, or more than one in a thousand
+    unreadable training images. Near copies, conflicting labels, imbalance and misnamed files are said and leave it 0.
+
+    examples:
+      vitrail data check ./photos
+      vitrail data check ./photos --html photos.html
+      vitrail data check fashion-mnist --quick --json
+    """
+
+    data: tyro.conf.Positional[str]
+    """Labelled images, as for `vitrail train`."""
+    html: Path | None = None
+    """Also write one self-contained page with the pictures here."""
+    quick: Switch = False
+    """Only what `train` looks at first: exact copies and headers; no image is decoded."""
+    holdout: float = 0.2
+    """Share of the images held out where the data has no split of its own."""
+    json: Switch = False
+    """Everything that was found, as JSON."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Writes a set as shards: tar files with an index, read in any order. Images stay as they are encoded, the split is kept.
+
+    The folder is data like any other: `vitrail train OUT`.
+
+    examples:
+      vitrail data pack ./photos ./photos-shards
+      vitrail data pack images.csv ./shards --shard-mib 64
+    """
+
+    data: tyro.conf.Positional[str]
+    """Labelled images, as for `vitrail train`."""
+    out: tyro.conf.Positional[Path]
+    """The new folder."""
+    shard_mib: int = 256
+    """Size of each tar file."""
+    holdout: float = 0.2
+    """Share of the images held out where the data has no split of its own."""
+
+
+def main(words: Sequence[str]) -> int:
+    from vitrail.cli.data_show import run_show
+
+    commands = {"check": run_check, "pack": run_pack, "show": run_show}
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if words[0] not in commands:
+        raise ConfigError(
+            f"vitrail data has no command {words[0]!r}",
+            allowed=", ".join(commands),
+            next_step=suggest(words[0], commands),
+        )
+    return commands[words[0]](words[1:])
+
+
+def run_check(words: Sequence[str]) -> int:
+    asked = parse(Check, words, command="data check")
+    splits = open_data(asked.data, holdout=asked.holdout)
+    with progress(_images(splits), "Checking") as bar:
+        audit = check(splits, quick=asked.quick, tick=bar.update)
+    stops = audit.stops(bad_share=BAD_SHARE)
+    if asked.json:
+        print(json.dumps(facts(splits, audit, stops), ensure_ascii=False, indent=1))
+    else:
+        rows = [(what, f"{number:,}") for what, number in summary(audit).items()]
+        show(pairs([*rows, *sizes(audit)], asked.data), "table")
+        for sentence in (splits.how, *audit.sentences()):
+            say(sentence)
+        for stop in stops:
+            say(f"a training stops at this: {stop.found}")
+    if asked.html:
+        say(f"page: {write_page(asked.html, f'The images of {asked.data}', audit_sections(splits, audit))}")
+    return DataError.exit_code if stops else 0
+
+
+def facts(splits: Splits, audit: Audit, stops: Sequence[DataError]) -> dict[str, Any]:
+    """All of an audit, for programs."""
+    groups = [
+        {
+            "exact": group.exact,
+            "leak": group.leak,
+            "conflict": group.conflict,
+            "images": [{"part": member.part, "key": member.key, "label": member.label} for member in group.members],
+        }
+        for group in audit.groups
+    ]
+    return {
+        "split": splits.how,
+        **{name.replace(" ", "_"): number for name, number in summary(audit).items()},
+        "parts": audit.sizes,
+        "per_class": {
+            part: dict(zip(audit.classes, counts.tolist(), strict=True)) for part, counts in audit.counts.items()
+        },
+        "groups": groups,
+        "unreadable_images": [{"part": m.part, "key": m.key, "reason": reason} for m, reason in audit.unreadable],
+        "misnamed": [{"part": m.part, "key": m.key, "is": kind} for m, kind in audit.misnamed],
+        "mean": audit.mean,
+        "std": audit.std,
+        "channels": {str(c): int((audit.shapes[:, 2] == c).sum()) for c in np.unique(audit.shapes[:, 2])},
+        "sentences": list(audit.sentences()),
+        "stops": [stop.found for stop in stops],
+    }
+
+
+def run_pack(words: Sequence[str]) -> int:
+    asked = parse(Pack, words, command="data pack")
+    if asked.shard_mib < 1:
+        raise ConfigError(f"--shard-mib {asked.shard_mib}", allowed="1 or more")
+    splits = open_data(asked.data, holdout=asked.holdout)
+    with progress(_images(splits), "Packing") as bar:
+        pack(splits, asked.out, shard_bytes=asked.shard_mib << 20, tick=bar.update)
+    files = list(asked.out.glob("*.tar"))
+    size = sum(path.stat().st_size for path in files)
+    rows = [
+        ("images", f"{_images(splits):,}"),
+        ("shards", f"{len(files):,}, {size / 2**20:,.1f} MiB"),
+        ("split", splits.how),
+        ("folder", asked.out.as_posix()),
+        ("next", f"vitrail train {asked.out}"),
+    ]
+    show(pairs(rows), "table")
+    for note in splits.train.notes:
+        say(note)
+    return 0
+
+
+def _images(splits: Splits) -> int:
+    return sum(len(source) for source in (splits.train, splits.val, splits.test) if source is not None)

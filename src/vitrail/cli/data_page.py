@@ -1,0 +1,106 @@
+"""The page of `vitrail data check`: findings, the pictures of them, sizes and classes, a contact sheet."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vitrail.errors import DecodeError
+from vitrail.images.audit import Audit, Group, Member
+from vitrail.images.samples import Source, Splits
+from vitrail.reports.page import Facts, Gallery, Picture, Section, TableSection, Text
+from vitrail.reports.tables import Column, Table
+
+SHOWN = 60  # pictures of a gallery
+
+
+def audit_sections(splits: Splits, audit: Audit) -> list[Section]:
+    """The page, empty sections left out."""
+    parts = list(audit.counts)
+    classes = tuple((name, *(int(audit.counts[part][k]) for part in parts)) for k, name in enumerate(audit.classes))
+    sheet = [Member("train", k, splits.train.keys[k], _label(splits.train, k)) for k in _spread(len(splits.train))]
+    found = "\n\n".join(audit.sentences()) or "Nothing is wrong with these images."
+    lost = tuple((str(member), reason) for member, reason in audit.unreadable)
+    wrong = tuple((str(member), kind) for member, kind in audit.misnamed)
+    copies = [
+        Gallery(title, _copies(splits, groups), "copies side by side, a letter for each picture")
+        for title, groups in _kinds(audit)
+    ]
+    return [
+        Facts("Images", [(part, f"{number:,}") for part, number in audit.sizes.items()], style="tiles"),
+        Text("Findings", f"{splits.how}.\n\n{found}"),
+        *copies,
+        *([TableSection("Unreadable", Table((Column("image"), Column("reason")), lost))] if lost else []),
+        *([TableSection("Misnamed", Table((Column("image"), Column("it is")), wrong))] if wrong else []),
+        *([Facts("Sizes and channels", sizes(audit))] if len(audit.shapes) else []),
+        TableSection("Classes", Table((Column("class"), *(Column(part, "{:,}") for part in parts)), classes)),
+        Gallery("Contact sheet", _pictures(splits, sheet), "training images, evenly spread over the set"),
+    ]
+
+
+def sizes(audit: Audit) -> list[tuple[str, str]]:
+    """Rows on sizes, channels and levels; none where no image was decoded."""
+    if not len(audit.shapes):
+        return []
+    heights, widths, channels = audit.shapes.T
+    aspects = widths / heights
+    rows = [(name, _spread_of(values)) for name, values in (("height", heights), ("width", widths))]
+    rows.append(("width / height", f"{aspects.min():.2f} to {aspects.max():.2f}, median {np.median(aspects):.2f}"))
+    counts = Counter(channels.tolist())
+    rows.append(("channels", ", ".join(f"{c} ({counts[c]:,} images)" for c in sorted(counts))))
+    for name, values in (("mean", audit.mean), ("std", audit.std)):
+        rows.append((name, ", ".join(f"{value:.4f}" for value in values)))
+    return rows
+
+
+def _spread_of(values: np.ndarray) -> str:
+    if values.min() == values.max():
+        return f"{values[0]:,}"
+    return f"{values.min():,} to {values.max():,}, median {np.median(values):,.0f}"
+
+
+def _kinds(audit: Audit) -> Iterator[tuple[str, list[Group]]]:
+    """Every group once, under the worst that is true of it."""
+    rest = list(audit.groups)
+    for title, wanted in (
+        ("Learnt from and tested on", lambda group: group.leak),
+        ("Two labels for one picture", lambda group: group.conflict),
+        ("Needless copies", lambda group: True),
+    ):
+        yield title, [group for group in rest if wanted(group)]
+        rest = [group for group in rest if not wanted(group)]
+
+
+def _copies(splits: Splits, groups: Sequence[Group]) -> list[Picture]:
+    shown: list[Picture] = []
+    for number, group in enumerate(groups):
+        letter = chr(ord("A") + number % 26)
+        kind = "exact" if group.exact else "near"
+        shown += _pictures(splits, group.members[:4], f"{letter}, {kind}: ")
+        if len(shown) >= SHOWN:
+            break
+    return shown
+
+
+def _pictures(splits: Splits, members: Sequence[Member], before: str = "") -> list[Picture]:
+    sources = {"train": splits.train, "val": splits.val, "test": splits.test}
+    pictures = []
+    for member in members:
+        source = sources[member.part]
+        assert source is not None
+        try:
+            image = source.picture(member.index)
+        except DecodeError:  # it is in the table of the unreadable
+            continue
+        pictures.append(Picture(image, f"{before}{member.label}", str(member)))
+    return pictures
+
+
+def _label(source: Source, index: int) -> str:
+    if source.multi_label:
+        return " + ".join(name for name, on in zip(source.classes, source.labels[index], strict=True) if on)
+    return source.classes[int(source.labels[index])]
+
+
+def _spread(count: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, min(count, SHOWN)).astype(int)).tolist()

@@ -1,0 +1,177 @@
+"""What an audit of images found, in words and numbers, and which of it stops a training."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int64
+
+from vitrail.errors import DataError
+
+IMBALANCE = 10.0
+"""Largest class over smallest, from which on it is worth a sentence."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a set."""
+
+    part: str
+    index: int
+    key: str
+    label: str
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.key}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that show the same, byte for byte or nearly."""
+
+    members: tuple[Member, ...]
+    exact: bool
+
+    @property
+    def leak(self) -> bool:
+        """Learnt from in one part and tested on in another."""
+        return len({member.part for member in self.members}) > 1
+
+    @property
+    def conflict(self) -> bool:
+        return len({member.label for member in self.members}) > 1
+
+    @property
+    def sides(self) -> str:
+        """One member of every part, or of every label."""
+        sides = {(member.part, member.label): member for member in self.members}
+        members = list(sides.values()) if len(sides) > 1 else list(self.members)
+        return " = ".join(map(str, members[:3])) + (" = …" if len(members) > 3 else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What was found. The fields after `cut` are of the whole audit only."""
+
+    classes: tuple[str, ...]
+    sizes: dict[str, int]
+    """Images of each part."""
+    counts: dict[str, Int64[np.ndarray, "K"]]
+    """Images of each class, for each part."""
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
+    unreadable: tuple[tuple[Member, str], ...] = ()
+    published: bool = False
+    """A benchmark's own split: leaks are part of it, said and no reason to stop."""
+    cut: str = ""
+    """What was not looked at for want of time; empty where everything was."""
+    misnamed: tuple[tuple[Member, str], ...] = ()
+    """Files whose name says another format than their first bytes."""
+    shapes: Int64[np.ndarray, "N 3"] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    """Height, width and channels of every readable image."""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    """Of all pixels as RGB (or grey, where all are), 0 … 1: what `Preprocess` may be given."""
+
+    @property
+    def images(self) -> int:
+        return sum(self.sizes.values())
+
+    @property
+    def leaks(self) -> tuple[Group, ...]:
+        return tuple(group for group in self.groups if group.leak)
+
+    @property
+    def conflicts(self) -> tuple[Group, ...]:
+        return tuple(group for group in self.groups if group.conflict)
+
+    @property
+    def imbalance(self) -> float:
+        """The largest class of the training images over the smallest."""
+        counts = self.counts["train"][self.counts["train"] > 0]
+        return float(counts.max() / counts.min()) if len(counts) else 1.0
+
+    def sentences(self) -> Iterator[str]:
+        """What a person should know, worst first."""
+        if self.unreadable:
+            yield f"{counted(len(self.unreadable), 'image')} cannot be read, the first {self.unreadable[0][0]}"
+        yield from self._copies(True)
+        yield from self._copies(False)
+        if self.misnamed:
+            member, kind = self.misnamed[0]
+            yield f"{counted(len(self.misnamed), 'file')} named as another format, the first {member}: {kind}"
+        if self.imbalance >= IMBALANCE:
+            counts = self.counts["train"]
+            few, many = np.where(counts > 0, counts, counts.max()).argmin(), counts.argmax()
+            yield (
+                f"class {self.classes[many]!r} has {counts[many]:,} training images, {self.classes[few]!r} {counts[few]:,}"
+            )
+        if self.cut:
+            yield self.cut
+        yield from self.notes
+
+    def _copies(self, exact: bool) -> Iterator[str]:
+        kind = "exact" if exact else "near"
+        groups = [group for group in self.groups if group.exact == exact]
+        leaks = [group for group in groups if group.leak]
+        conflicts = [group for group in groups if group.conflict]
+        if leaks:
+            yield f"{counted(len(leaks), 'picture')} to learn from and to test on ({kind}): {leaks[0].sides}"
+        if conflicts:
+            yield f"{counted(len(conflicts), 'picture')} with two labels ({kind}): {conflicts[0].sides}"
+        rest = [group for group in groups if not group.leak and not group.conflict]
+        if rest:
+            extra = sum(len(group.members) - 1 for group in rest)
+            yield f"{counted(extra, 'needless copy', 'needless copies')} ({kind}), the first {rest[0].sides}"
+
+    def stops(self, *, bad_share: float, allow_leaks: bool = False) -> tuple[DataError, ...]:
+        """What a training would stop at: exact leaks, an unreadable held-out image, too many unreadable training images.
+
+        Near duplicates and conflicting labels are said and stop nothing: they may be meant.
+        """
+        found = []
+        exact = [group for group in self.leaks if group.exact]
+        if exact and not allow_leaks and not self.published:
+            found.append(
+                DataError(
+                    f"{counted(len(exact), 'picture')} to learn from and to test on, the first {exact[0].sides}",
+                    allowed="held-out images that are not learnt from: their score would say nothing",
+                    next_step="remove one side (`vitrail data check` lists them all), or add --allow-leaks",
+                )
+            )
+        held_out = [(member, why) for member, why in self.unreadable if member.part != "train"]
+        if held_out:
+            found.append(_unreadable(held_out, "held-out", "none: a score has an exact denominator"))
+        learnt = [(member, why) for member, why in self.unreadable if member.part == "train"]
+        if len(learnt) > bad_share * self.sizes["train"]:
+            found.append(_unreadable(learnt, "training", f"{bad_share:.1%} of them"))
+        return tuple(found)
+
+
+def _unreadable(lost: Sequence[tuple[Member, str]], which: str, allowed: str) -> DataError:
+    more = "; …" if len(lost) > 3 else ""
+    return DataError(
+        f"{counted(len(lost), f'{which} image')} cannot be read: {'; '.join(why for _, why in lost[:3])}{more}",
+        allowed=allowed,
+        next_step="remove or replace them; `vitrail data check` lists them all",
+    )
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    return f"1 {one}" if number == 1 else f"{number:,} {many or one + 's'}"
+
+
+def summary(audit: Audit) -> dict[str, int]:
+    """The numbers of an audit, for tables and JSON."""
+    return {
+        "images": audit.images,
+        "classes": len(audit.classes),
+        "unreadable": len(audit.unreadable),
+        "exact duplicates": sum(len(group.members) - 1 for group in audit.groups if group.exact),
+        "near duplicates": sum(len(group.members) - 1 for group in audit.groups if not group.exact),
+        "leaks": len(audit.leaks),
+        "conflicting labels": len(audit.conflicts),
+        "misnamed files": len(audit.misnamed),
+        "sizes": len(Counter(map(tuple, audit.shapes[:, :2].tolist()))),
+    }
