@@ -75,7 +75,7 @@ def test_a_disk_that_vanishes_stops_the_run_at_a_whole_checkpoint(tmp_path: Path
         loop.train(run, out=tmp_path / "run", quiet=True)
     monkeypatch.setattr(Files, "read", read)
     (tmp_path / "gone").rename(disk)
-    newest = checkpoints.newest(tmp_path / "run/checkpoints")
+    newest = checkpoints.newest(tmp_path / "run/checkpoints", say=print)
     assert newest is not None and newest.step == (at - 1) // 16
     again = loop.train(None, out=tmp_path / "run", resume=True, quiet=True).folder
     one, two = ((folder / "last/model.safetensors").read_bytes() for folder in (whole, again))

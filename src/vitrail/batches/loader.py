@@ -1,7 +1,6 @@
 """Samples to batches: exact order at any worker count, stateless workers, 8-bit pixels until they are on the device."""
 
 import contextlib
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -10,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64, Shaped, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from vitrail import machine
+from vitrail.batches.batch import Batch, groups
 from vitrail.batches.draws import Draws
 from vitrail.batches.order import Order
 from vitrail.batches.workers import in_order
@@ -27,48 +27,6 @@ BAD_SHARE = 0.001
 """Of a training set's images, so many may be unreadable before training stops."""
 CHUNK = 32
 """Images that a worker makes at a time."""
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Images, what they show, and what they are called."""
-
-    images: Shaped[Tensor, "B C H W"]
-    """uint8 as they come from the loader, float once normalised."""
-    targets: Int[Tensor, "B"] | Float[Tensor, "B K"]
-    keys: tuple[str, ...]
-    dropped: tuple[DecodeError, ...] = ()
-    """Why images are missing that should be here; training counts and lists them."""
-    shapes: Int64[np.ndarray, "B 2"] | None = None
-    """Height and width of each image where they differ: `images` are then frames with the image at the top left."""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same on a device; a copy from pinned memory with `non_blocking` overlaps with computing."""
-        move = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("images", "targets")}
-        return dataclasses.replace(self, **move)
-
-    def split(self, size: int) -> list["Batch"]:
-        """Parts of at most `size` images of one shape, in order, but shape by shape where there are several."""
-        return [
-            Batch(part.images[at : at + size], part.targets[at : at + size], part.keys[at : at + size])
-            for _, part in self.apart()
-            for at in range(0, len(part), size)
-        ]
-
-    def apart(self) -> list[tuple[Int64[np.ndarray, "b"], "Batch"]]:
-        """The images of each shape as a batch of their own, cut out of their frames, and which rows they are."""
-        if self.shapes is None:
-            return [(np.arange(len(self)), self)]
-        found = []
-        for rows in groups(self.shapes):
-            (height, width), at = self.shapes[rows[0]].tolist(), torch.from_numpy(rows)
-            images = self.images[at.to(self.images.device), :, :height, :width]
-            keys = tuple(self.keys[row] for row in rows.tolist())
-            found.append((rows, Batch(images, self.targets[at.to(self.targets.device)], keys)))
-        return found
 
 
 def train_batches(
@@ -162,12 +120,6 @@ class Beside:
 
     failed: list[tuple[int, DecodeError]] = field(default_factory=list)
     shapes: Int64[np.ndarray, "B 2"] | None = None
-
-
-def groups(shapes: Int64[np.ndarray, "B 2"]) -> list[Int64[np.ndarray, "b"]]:
-    """The rows of each shape, in the order of shapes."""
-    _, which = np.unique(shapes, axis=0, return_inverse=True)
-    return [np.flatnonzero(which.reshape(-1) == number) for number in range(which.max(initial=-1) + 1)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,14 +21,21 @@ from vitrail.reports.page import write_page
 from vitrail.reports.progress import progress
 from vitrail.reports.tables import show
 
-HELP = """usage: vitrail data COMMAND …
+HELP = """\
+usage: vitrail data check|pack|show …
 
-commands:
-  check DATA      unreadable files, copies, leaks between train and test, conflicting labels, imbalance
-  pack DATA OUT   the same images as a few tar files, for disks that are slow with many files
-  show DATA       a sheet of what a training will see: images, epochs, mixtures
+Your images: what is wrong with them, the same as a few tar files, and what a training will see of them.
 
-vitrail data COMMAND --help            every option, with examples"""
+  check DATA            unreadable files, copies, leaks between train and test, conflicting labels; --html with pictures
+  pack DATA OUT         shards: for disks that are slow with many files
+  show DATA             a sheet of images over epochs; every option of `vitrail train` may be added
+
+DATA is what `vitrail train` takes: a folder with a folder per class, a CSV, IDX files, shards, Parquet, a named set.
+
+examples:
+  vitrail data check ./photos --html photos.html
+  vitrail data pack ./photos ./photos-shards
+  vitrail data show ./photos --recipe deit"""
 
 
 @dataclass(frozen=True)

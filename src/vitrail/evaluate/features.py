@@ -74,7 +74,7 @@ def _answers(model: Any, images: Float[Tensor, "B C H W"], what: What) -> tuple[
 
 
 def _in_order(
-    apart: list[tuple[Int64[np.ndarray, "b"], tuple[Tensor | None, Tensor | None]]],
+    apart: list[tuple[Int64[np.ndarray, "_"], tuple[Tensor | None, Tensor | None]]],
 ) -> tuple[Tensor | None, Tensor | None]:
     """The answers to images of several shapes, back in the order of the batch."""
     if len(apart) == 1:

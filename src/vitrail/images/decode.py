@@ -25,7 +25,6 @@ Everything else is a DecodeError that names the file and the reason.
 import io
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -41,7 +40,8 @@ from PIL import (
 )
 
 from vitrail.errors import DecodeError, ShapeError
-from vitrail.images import tiff
+from vitrail.images import arrays, tiff
+from vitrail.images.arrays import UPRIGHT, check_size
 
 LIMIT = 89_000_000
 """Pixels of the largest image that is decoded."""
@@ -68,17 +68,6 @@ FORMATS: dict[str, tuple[bytes, Callable[..., Image.Image]]] = {
 }
 """What is decoded, by its first bytes (a dot stands for any); a file's name says nothing."""
 
-_NPY = b"\x93NUMPY"
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation to what undoes it."""
 _ON_ITS_SIDE = (5, 6, 7, 8)
 
 
@@ -87,7 +76,7 @@ def sniff(head: bytes) -> str | None:
     for name, (magic, _) in FORMATS.items():
         if len(head) >= len(magic) and all(want in (46, byte) for want, byte in zip(magic, head, strict=False)):
             return name
-    return "npy" if head.startswith(_NPY) else None
+    return "npy" if head.startswith(arrays.NPY) else None
 
 
 def decode(
@@ -95,7 +84,7 @@ def decode(
 ) -> UInt8[np.ndarray, "H W C"]:
     """The upright picture, C = 1 (grey) or 3 (RGB), or as many as an .npy file has. Raises DecodeError."""
     with _named(key):
-        array = _as_array(content, limit)
+        array = arrays.load(content, limit)
         if array is not None:
             return array
         image = _open(content, limit)
@@ -106,11 +95,7 @@ def decode(
 def check_header(content: bytes, *, key: str = "", limit: int = LIMIT) -> None:
     """Raises the DecodeError that `decode` would, as far as the header tells; a file's beginning may be enough to pass."""
     with _named(key):
-        if content.startswith(_NPY):
-            _npy_header(io.BytesIO(content), limit)
-        elif (tags := _channels_tags(content)) is not None:
-            _check_tags(tags, limit)
-        else:
+        if not arrays.check(content, limit):
             _open(content, limit)
 
 
@@ -129,7 +114,7 @@ def decode_region(
     and width; all else at full size. TOLERANCE says what the reduced scale does to pixels.
     """
     with _named(key):
-        array = _as_array(content, limit)
+        array = arrays.load(content, limit)
         if array is not None:
             return _cut(array, region)
         image = _open(content, limit)
@@ -193,15 +178,8 @@ def _open(content: bytes, limit: int) -> Image.Image:
     if name is None or name == "npy":
         raise DecodeError(_what_it_is(content), allowed="JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, npy")
     image = FORMATS[name][1](io.BytesIO(content))
-    _check_size(image.width, image.height, limit)
+    check_size(image.width, image.height, limit)
     return image
-
-
-def _check_size(width: int, height: int, limit: int) -> None:
-    if width * height > limit:
-        raise DecodeError(f"{width:,}×{height:,} pixels declared", allowed=f"{limit:,} in all")
-    if not width * height:
-        raise DecodeError(f"{width}×{height} pixels declared")
 
 
 def _what_it_is(content: bytes) -> str:
@@ -224,9 +202,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    if orientation not in _UPRIGHT:
+    if orientation not in UPRIGHT:
         return image
-    turned = image.transpose(_UPRIGHT[orientation])
+    turned = image.transpose(UPRIGHT[orientation])
     turned.info.update(image.info)
     return turned
 
@@ -279,49 +257,3 @@ def _on_background(image: Image.Image, background: Background) -> UInt8[np.ndarr
 def _array(image: Image.Image) -> UInt8[np.ndarray, "H W C"]:
     array = np.array(image)  # a copy: Pillow's own is read-only
     return array[..., None] if array.ndim == 2 else array
-
-
-def _as_array(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"] | None:
-    """The pixels of what is not read by Pillow: .npy, and TIFFs of any number of channels. None for all else."""
-    if content.startswith(_NPY):
-        return _load_npy(content, limit)
-    tags = _channels_tags(content)
-    if tags is None:
-        return None
-    _check_tags(tags, limit)
-    array, turn = tiff.read_channels(content, tags), tags.get(0x0112, 1)
-    if turn not in _UPRIGHT:
-        return array
-    return np.stack([np.asarray(Image.fromarray(c).transpose(_UPRIGHT[turn])) for c in np.moveaxis(array, 2, 0)], 2)
-
-
-def _check_tags(tags: Any, limit: int) -> None:
-    width, height, samples = tags[tiff.WIDTH], tags[tiff.HEIGHT], tags[tiff.SAMPLES]
-    _check_size(width, height, limit)
-    if width * height * samples > 4 * limit:
-        raise DecodeError(
-            f"{width:,}×{height:,} pixels of {samples:,} channels", allowed=f"{4 * limit:,} values in all"
-        )
-
-
-def _channels_tags(content: bytes) -> Any:
-    return tiff.channels_tags(content) if content[:4] in (b"II*\0", b"MM\0*") else None
-
-
-def _load_npy(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"]:
-    """An array as numpy saves it; its header is checked first, and an array of objects (a pickle) is never read."""
-    _npy_header(io.BytesIO(content), limit)
-    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    if array.dtype == np.uint16:
-        array = np.rint(array / 257).astype(np.uint8)
-    array = array.astype(np.uint8) * np.uint8(255) if array.dtype == np.bool_ else array
-    return array if array.ndim == 3 else array[..., None]
-
-
-def _npy_header(file: io.BytesIO, limit: int) -> None:
-    version = np.lib.format.read_magic(file)
-    read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype not in (np.uint8, np.uint16, np.bool_) or len(shape) not in (2, 3):
-        raise DecodeError(f"an array of {dtype} and shape {shape}", allowed="uint8, uint16 or bool of H W or H W C")
-    _check_size(shape[1], shape[0], limit)

@@ -28,6 +28,9 @@ def channels_tags(content: bytes) -> Any:
     """The first page's tags where this module reads the file; None where Pillow does."""
     file = io.BytesIO(content)
     tags = ImageFileDirectory_v2(file.read(8))
+    entries = int.from_bytes(content[tags.next : tags.next + 2], "little" if tags._endian == "<" else "big")
+    if tags.next + 6 + 12 * entries > len(content):  # of which Pillow would only warn
+        raise DecodeError("a TIFF whose directory is cut off")
     file.seek(tags.next)
     tags.load(file)
     samples, colours = tags.get(SAMPLES, 1), _COLOURS.get(tags.get(PHOTOMETRIC, 1))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vitrail import machine
-from vitrail.batches.loader import groups
+from vitrail.batches.batch import groups
 from vitrail.errors import ConfigError, DecodeError, NonFiniteError, ShapeError
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess

@@ -1,0 +1,59 @@
+"""What training and evaluation are fed with: images, what they show and what they are called."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int64, Shaped
+from torch import Tensor
+
+from vitrail.errors import DecodeError
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images, what they show, and what they are called."""
+
+    images: Shaped[Tensor, "B C H W"]
+    """uint8 as they come from the loader, float once normalised."""
+    targets: Int[Tensor, "B"] | Float[Tensor, "B K"]
+    keys: tuple[str, ...]
+    dropped: tuple[DecodeError, ...] = ()
+    """Why images are missing that should be here; training counts and lists them."""
+    shapes: Int64[np.ndarray, "B 2"] | None = None
+    """Height and width of each image where they differ: `images` are then frames with the image at the top left."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same on a device; a copy from pinned memory with `non_blocking` overlaps with computing."""
+        move = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("images", "targets")}
+        return dataclasses.replace(self, **move)
+
+    def split(self, size: int) -> list["Batch"]:
+        """Parts of at most `size` images of one shape, in order, but shape by shape where there are several."""
+        return [
+            Batch(part.images[at : at + size], part.targets[at : at + size], part.keys[at : at + size])
+            for _, part in self.apart()
+            for at in range(0, len(part), size)
+        ]
+
+    def apart(self) -> list[tuple[Int64[np.ndarray, "_"], "Batch"]]:
+        """The images of each shape as a batch of their own, cut out of their frames, and which rows they are."""
+        if self.shapes is None:
+            return [(np.arange(len(self)), self)]
+        found = []
+        for rows in groups(self.shapes):
+            (height, width), at = self.shapes[rows[0]].tolist(), torch.from_numpy(rows)
+            images = self.images[at.to(self.images.device), :, :height, :width]
+            keys = tuple(self.keys[row] for row in rows.tolist())
+            found.append((rows, Batch(images, self.targets[at.to(self.targets.device)], keys)))
+        return found
+
+
+def groups(shapes: Int64[np.ndarray, "B 2"]) -> list[Int64[np.ndarray, "_"]]:
+    """The rows of each shape, in the order of shapes."""
+    _, which = np.unique(shapes, axis=0, return_inverse=True)
+    return [np.flatnonzero(which.reshape(-1) == number) for number in range(which.max(initial=-1) + 1)]
