@@ -9,7 +9,10 @@ from vitrail.cli import main
 from vitrail.errors import ConfigError
 from vitrail.recipes.given import Given
 from vitrail.study import report
-from vitrail.study.pretraining import METHODS, NONE, PROTOCOLS, Arena, Cell, pretraining
+from vitrail.study.cells import Cell
+from vitrail.study.pretraining import METHODS, NONE, Arena, jobs, pretraining
+from vitrail.study.readouts import PROTOCOLS
+from vitrail.study.side_by_side import each
 from vitrail.train.run import Hardware
 
 DIGITS = Given(images=1438, classes=10, shape=(8, 8, 1))
@@ -46,14 +49,55 @@ def test_table_and_page_of_known_cells(tmp_path: Path) -> None:
     assert page.count("<svg") == 8 and "$" not in page.split("<svg", 1)[1] and "mask ratio" in page
 
 
-def test_the_command_from_images_to_report(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "study pretraining digits --seeds 1 --epochs 0.1 --shares 1.0 --ratios --methods none mae --json"
-    assert main([*words.split(), "--hardware.device", "cpu", "--hardware.threads", "1"]) == 0
-    table = json.loads(capsys.readouterr().out)
+COMMAND = (
+    "study pretraining digits --seeds 1 --epochs 0.1 --shares 1.0 --ratios 0.75 --methods none mae --json --at-once 1"
+)
+
+
+def test_the_command_from_images_to_report_and_once_more_without_measuring_again(
+    in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*COMMAND.split(), "--hardware.device", "cpu"]
+    assert main(words) == 0
+    first = capsys.readouterr()
+    table = json.loads(first.out)
     assert [row["method"] for row in (table["rows"] if isinstance(table, dict) else table)] == ["none", "mae"]
+    assert "arena 2/2" in first.err and "mae, seed 0: 5-shot" in first.err
     assert (in_folder / "study/report.html").exists() and not list((in_folder / "study/runs").iterdir())
     cells = json.loads((in_folder / "study/cells.json").read_text())
-    assert len(cells) == 2 * len(PROTOCOLS)
+    assert len(cells) == 3 * len(PROTOCOLS)  # the mask ratio of 0.75 is the table's own
+
+    monkeypatch.setattr("vitrail.study.pretraining.trained", pytest.fail)
+    assert main(words) == 0 and capsys.readouterr().out == first.out
+    assert main([*words, "--epochs", "0.2"]) == 78
+    assert "study holds a study with other settings: epochs 0.1, not 0.2" in capsys.readouterr().err
+
+
+def test_a_job_that_was_cut_off_is_done_again_whole(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*COMMAND.replace("--ratios 0.75", "--ratios").split(), "--hardware.device", "cpu"]
+    assert main(words) == 0
+    path = in_folder / "study/cells.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole[:-1]))
+    capsys.readouterr()
+    assert main(words) == 0 and json.loads(path.read_text()) == whole
+    assert "4 numbers are there from before" in capsys.readouterr().err
+    path.write_text("{")
+    assert main(words) == 78 and "cells.json is damaged" in capsys.readouterr().err
+
+
+def test_one_job_for_each_number_and_none_twice() -> None:
+    asked = Arena(data="digits", seeds=2)
+    found = list(jobs(asked))
+    assert len(found) == len(set(found)) == 2 * (1 + 5 * 2 + 3)
+    assert len(list(jobs(Arena(data="digits", seeds=2, shares=(0.5,))))) == 2 * (1 + 5 + 4)
+
+
+def test_side_by_side_gives_each_its_own_answer_and_the_first_error() -> None:
+    assert dict(each(abs, [-3, 2, 0], at_once=2)) == {-3: 3, 2: 2, 0: 0}
+    assert list(each(abs, [-3, 2], at_once=1)) == [(-3, 3), (2, 2)]
+    with pytest.raises(TypeError, match="bad operand"):
+        list(each(abs, ["x", "y"], at_once=2))
 
 
 def test_what_cannot_be_compared() -> None:

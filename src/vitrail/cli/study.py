@@ -1,24 +1,36 @@
 """`vitrail study`."""
 
-import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from vitrail.cli.arguments import Switch, parse, say
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, suggest
+from vitrail.reports.progress import progress
 from vitrail.reports.tables import show
-from vitrail.study import report
-from vitrail.study.pretraining import Arena, run_arena
+from vitrail.study import few_labels, report
+from vitrail.study.pretraining import Arena, jobs, run_arena
 
-STUDIES = ("pretraining",)
+HELP = """\
+usage: vitrail study STUDY DATA …
+
+Questions that take many runs to answer, each as one command and one report. A study that was stopped goes on with the
+same command.
+
+studies:
+  pretraining  ways of pre-training: one small ViT, the same FLOPs, the same readouts
+  few-labels   pre-training on all images and fine-tuning on a few labels, beside the same compute from scratch
+
+examples:
+  vitrail study pretraining digits
+  vitrail study few-labels fashion-mnist --labels 0.01
+  vitrail study STUDY --help"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(Arena):
+class Pretraining(Arena):
     """Compares ways of pre-training on your images: one small ViT, the same FLOPs, the same readouts, one report.
 
     examples:
@@ -35,18 +47,67 @@ class Study(Arena):
     """The table as JSON."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FewLabels(few_labels.FewLabels):
+    """Pre-training on all images, then fine-tuning on a few labels; beside training on those labels for the same FLOPs.
+
+    examples:
+      vitrail study few-labels fashion-mnist --labels 0.01
+      vitrail study few-labels ./photos --labels 0.1 --method simmim --seeds 5
+    """
+
+    data: tyro.conf.Positional[str] = ""
+    """A folder with a folder per class, or a named set."""
+    out: Path = Path("few-labels")
+    """A folder for report.html, arms.json and the runs."""
+    json: Switch = False
+    """The table as JSON."""
+
+
 def main(words: Sequence[str]) -> int:
-    if words and words[0] not in STUDIES and not words[0].startswith("-"):
-        raise ConfigError(f"there is no study {words[0]!r}", allowed=", ".join(STUDIES))
-    asked = parse(Study, words[1:] if words and words[0] in STUDIES else words, command="study pretraining")
-    if not asked.data:
-        raise ConfigError("no images were named", next_step="try `vitrail study pretraining digits`")
-    asked.out.mkdir(parents=True, exist_ok=True)
-    cells = []
-    for cell in run_arena(asked, asked.out / "runs", say):
-        cells.append(cell)
-        (asked.out / "cells.json").write_text(json.dumps([dataclasses.asdict(one) for one in cells], indent=1), "utf-8")
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    name, *rest = words
+    if name not in STUDIES:
+        raise ConfigError(f"there is no study {name!r}", allowed=", ".join(STUDIES), next_step=suggest(name, STUDIES))
+    return STUDIES[name](rest)
+
+
+def pretraining(words: Sequence[str]) -> int:
+    asked = parse(Pretraining, words, command="study pretraining")
+    _named(asked.data, "pretraining")
+    with progress(len(list(jobs(asked))), "arena") as bar:
+
+        def watch(done: int, total: int, text: str) -> None:
+            bar.update(done)
+            if text:
+                bar.note(text)
+
+        cells = run_arena(asked, asked.out, watch)
     page = report.write_report(asked, cells, asked.out / "report.html")
     show(report.table(cells), "json" if asked.json else "table")
     say(f"report: {page}")
     return 0
+
+
+def few(words: Sequence[str]) -> int:
+    asked = parse(FewLabels, words, command="study few-labels")
+    _named(asked.data, "few-labels")
+    arms = []
+    for arm in few_labels.few_labels(asked, asked.out):
+        arms.append(arm)
+        say(f"{arm.way}, seed {arm.seed}: {arm.accuracy:.2%} after {arm.flops / 1e12:.3g} TFLOP, {arm.seconds:.0f} s")
+    page = report.write_few_labels(asked, arms, asked.out / "report.html")
+    show(report.few_labels_table(arms), "json" if asked.json else "table")
+    say(few_labels.verdict(arms))
+    say(f"report: {page}")
+    return 0
+
+
+def _named(data: str, study: str) -> None:
+    if not data:
+        raise ConfigError("no images were named", next_step=f"try `vitrail study {study} digits`")
+
+
+STUDIES: dict[str, Callable[[Sequence[str]], int]] = {"pretraining": pretraining, "few-labels": few}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from vitrail.errors import ConfigError, suggest
 from vitrail.recipes.distillation import deit_distilled, distill_small
 from vitrail.recipes.given import Given, Pretrained
-from vitrail.recipes.mae import mae, mae_finetune, mae_small
+from vitrail.recipes.mae import mae, mae_finetune, mae_partial, mae_probe, mae_small
 from vitrail.recipes.paper import finetune, finetune_small, linear_probe, vit_imagenet, vit_imagenet21k, vit_jft
 from vitrail.recipes.pretraining import masked_patches, moco, pretrain_small, simmim
 from vitrail.recipes.published import augreg, big_vision_s16, deit, deit3, torchvision_b16
@@ -38,6 +38,8 @@ RECIPES: dict[str, Callable[[Given], Run]] = {
     "mae": mae,
     "mae_small": mae_small,
     "mae_finetune": mae_finetune,
+    "mae_partial": mae_partial,
+    "mae_probe": mae_probe,
     "masked_patches": masked_patches,
     "simmim": simmim,
     "moco": moco,

@@ -148,7 +148,7 @@ def linear_probe(given: Given) -> Run:
     """Only the head learns, on a frozen model: a measure of its features more than a way to use it.
 
     command    vitrail train DATA --weights FILE --recipe linear_probe
-    differs    from MAE's probe (LARS, batch 16,384, a batch norm before the head): this is SGD on crops and flips
+    differs    from MAE's probe, which is the recipe mae_probe: this is SGD on crops and flips
     """
     start = _pretrained(given, "linear_probe")
     return Run(

@@ -4,22 +4,16 @@ What a method costs is counted, not assumed: MAE's dropped tokens buy it more st
 """
 
 import dataclasses
+import functools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vitrail.batches.loader import eval_batches
+from vitrail import machine
 from vitrail.errors import ConfigError, DataError, suggest
-from vitrail.evaluate.features import extract
-from vitrail.evaluate.fewshot import few_shot
-from vitrail.evaluate.knn import knn
-from vitrail.evaluate.labelled import Labelled, labelled
-from vitrail.evaluate.linear import linear_probe
-from vitrail.images.sources import Source, Splits, open_data
+from vitrail.images.sources import Splits, open_data
 from vitrail.models import cost
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.counting import flops, steps_for
@@ -27,14 +21,17 @@ from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.recipes.given import Given
 from vitrail.recipes.mae import small_encoder
 from vitrail.recipes.pretraining import SMALL, small_run
-from vitrail.train.loop import train
-from vitrail.train.run import Hardware, Optim, Run
+from vitrail.study import cells as stored
+from vitrail.study.cells import Cell
+from vitrail.study.readouts import PROTOCOLS, finetuned, frozen
+from vitrail.study.side_by_side import each
+from vitrail.study.standing import claim, trained
+from vitrail.train.run import Hardware, Run
 from vitrail.weights.bundle import load
 
 SUPERVISED, NONE = "supervised", "none"
 METHODS = (NONE, SUPERVISED, *SMALL)
 """No pre-training and all labels are the floor and the ceiling of the others."""
-PROTOCOLS = ("5-shot", "10-NN", "linear", "fine-tune")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +49,9 @@ class Arena:
     """Share of the training labels that fine-tuning may see."""
     ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
     """MAE's mask ratios of the second figure; none leaves it out."""
-    hardware: Hardware = dataclasses.field(default_factory=Hardware)
+    at_once: int = 0
+    """Runs side by side; 0 is one a core on a CPU, and one on a GPU."""
+    hardware: Hardware = dataclasses.field(default_factory=lambda: Hardware(threads=1))
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -66,50 +65,104 @@ class Arena:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One number: how well one model answers by one protocol."""
+@dataclass(frozen=True)
+class Job:
+    """One pre-training and its readouts."""
 
     study: str
-    """`budget` or `ratio`."""
     method: str
     seed: int
-    flops: float
-    """Of pre-training, all of it."""
-    protocol: str
-    accuracy: float
-    mask_ratio: float | None = None
+    share: float
+    """Of the budget."""
+    ratio: float | None = None
+
+    def __str__(self) -> str:
+        hidden = f" hiding {self.ratio:.0%}" if self.ratio is not None else ""
+        part = f", {self.share:.0%} of the budget" if self.share not in (0, 1) else ""
+        return f"{self.method}{hidden}, seed {self.seed}{part}"
+
+    def made(self, cell: Cell) -> bool:
+        mine = (self.study, self.method, self.seed, self.share, self.ratio)
+        return mine == (cell.study, cell.method, cell.seed, cell.share, cell.mask_ratio)
 
 
-def run_arena(asked: Arena, folder: Path, say: Callable[[str], object] = lambda text: None) -> Iterator[Cell]:
-    """Every cell, as it is measured. Runs lie in `folder` while they last and are removed once read."""
-    splits = open_data(asked.data)
-    if len(splits.train.classes) < 2:
-        raise DataError(f"{asked.data} has no classes to read out by", next_step="the arena needs labelled images")
-    given = Given(images=len(splits.train), classes=len(splits.train.classes), shape=splits.train.shape)
-    budget = asked.epochs * len(splits.train) * cost.train_flops(small_encoder(given, classes=given.classes))
+def jobs(asked: Arena) -> Iterator[Job]:
+    """All of them; seed by seed, so that a report of half of them compares."""
     for seed in range(asked.seeds):
         for method in asked.methods:
             for share in asked.shares if method != NONE else (0.0,):
-                run, spent = pretraining(asked, given, method, share * budget, seed)
-                say(f"{method}, seed {seed}: {spent / 1e12:.3g} TFLOP")
-                for protocol, accuracy in outcome(asked, run, spent, splits, folder / f"{method}-{share:g}-{seed}"):
-                    yield Cell(
-                        study="budget", method=method, seed=seed, flops=spent, protocol=protocol, accuracy=accuracy
-                    )
+                yield Job("budget", method, seed, share)
         for ratio in asked.ratios:
-            run, spent = pretraining(asked, given, "mae", budget, seed, ratio)
-            say(f"mae hiding {ratio:.0%}, seed {seed}: {spent / 1e12:.3g} TFLOP")
-            for protocol, accuracy in outcome(asked, run, spent, splits, folder / f"ratio-{ratio:g}-{seed}"):
-                yield Cell(
-                    study="ratio",
-                    method="mae",
-                    seed=seed,
-                    flops=spent,
-                    protocol=protocol,
-                    accuracy=accuracy,
-                    mask_ratio=ratio,
-                )
+            if not covered(asked, ratio):
+                yield Job("ratio", "mae", seed, 1.0, ratio)
+
+
+def covered(asked: Arena, ratio: float) -> bool:
+    """Whether the table's MAE hides this share of the patches anyway, for the whole budget."""
+    return "mae" in asked.methods and 1.0 in asked.shares and ratio == SMALL["mae"][0].mask_ratio
+
+
+def run_arena(
+    asked: Arena, folder: Path, watch: Callable[[int, int, str], object] = lambda done, total, text: None
+) -> list[Cell]:
+    """Every cell; the same call goes on where it was stopped.
+
+    `watch` is told (jobs done, jobs in all, what came of the last). Runs lie in `folder`/runs and are removed once read.
+    """
+    splits = _open(asked.data)
+    if len(splits.train.classes) < 2:
+        raise DataError(f"{asked.data} has no classes to read out by", next_step="the arena needs labelled images")
+    claim(folder, "pretraining", asked)
+    cells = stored.load(folder / "cells.json")
+    every = list(jobs(asked))
+    missing = [job for job in every if sum(job.made(cell) for cell in cells) < len(PROTOCOLS)]
+    cells = [cell for cell in cells if not any(job.made(cell) for job in missing)]
+    watch(len(every) - len(missing), len(every), f"{len(cells):,} numbers are there from before" if cells else "")
+    work = functools.partial(worked, asked, folder / "runs")
+    for done, (job, found) in enumerate(each(work, missing, at_once(asked)), start=1 + len(every) - len(missing)):
+        cells += found
+        stored.save(cells, folder / "cells.json")
+        said = " · ".join(f"{cell.protocol} {cell.accuracy:.1%}" for cell in found[: len(PROTOCOLS)])
+        watch(done, len(every), f"{job}: {said}")
+    return cells
+
+
+def at_once(asked: Arena) -> int:
+    """Runs side by side: as many as asked for, else one a core where they use one thread each."""
+    if asked.at_once:
+        return asked.at_once
+    return machine.cores() if machine.device(asked.hardware.device).type == "cpu" else 1
+
+
+def worked(asked: Arena, runs: Path, job: Job) -> list[Cell]:
+    """The cells of a job; with those of the mask ratio where its ratio is one of the curve's."""
+    splits = _open(asked.data)
+    given = Given(images=len(splits.train), classes=len(splits.train.classes), shape=splits.train.shape)
+    budget = asked.epochs * len(splits.train) * cost.train_flops(small_encoder(given, classes=given.classes))
+    run, spent = pretraining(asked, given, job.method, job.share * budget, job.seed, job.ratio)
+    folder = runs / str(job).replace(" ", "-").replace(",", "").replace("%", "")
+    cells = [
+        Cell(
+            study=job.study,
+            method=job.method,
+            seed=job.seed,
+            flops=spent,
+            protocol=protocol,
+            accuracy=accuracy,
+            mask_ratio=job.ratio,
+            share=job.share,
+        )
+        for protocol, accuracy in outcome(asked, run, splits, folder)
+    ]
+    again = [ratio for ratio in asked.ratios if covered(asked, ratio)]
+    if job == Job("budget", "mae", job.seed, 1.0):
+        cells += [dataclasses.replace(cell, study="ratio", mask_ratio=ratio) for ratio in again for cell in cells]
+    return cells
+
+
+@functools.cache
+def _open(data: str) -> Splits:
+    return open_data(data)
 
 
 def pretraining(
@@ -144,74 +197,9 @@ def pretraining(
     return run, spent
 
 
-def outcome(asked: Arena, run: Run, spent: float, splits: Splits, folder: Path) -> Iterator[tuple[str, float]]:
-    """(protocol, accuracy) of a pre-trained model."""
-    shutil.rmtree(folder, ignore_errors=True)
-    train(run, out=folder, quiet=True, splits=splits)
-    yield from readouts(load(folder / "last"), splits)
-    yield "fine-tune", finetuned(asked, run, splits, folder)
+def outcome(asked: Arena, run: Run, splits: Splits, folder: Path) -> Iterator[tuple[str, float]]:
+    """(protocol, accuracy) of a model, pre-trained in `folder`."""
+    trained(run, folder, splits, quiet=True)
+    yield from frozen(load(folder / "last"), splits)
+    yield "fine-tune", finetuned(run, asked.labels, splits, folder)
     shutil.rmtree(folder)
-
-
-def readouts(model: Any, splits: Splits) -> Iterator[tuple[str, float]]:
-    """The frozen features by three protocols; the mean over the draws of few-shot."""
-    train_set, test = (features_of(model, source) for source in (splits.train, splits.test))
-    shots = min(5, int(train_set.counts.min()))
-    yield "5-shot", float(np.mean([cell.accuracy for cell in few_shot(train_set, test, shots=(shots,))]))
-    yield "10-NN", knn(train_set, test, k=(min(10, len(train_set)),))[0].accuracy
-    yield "linear", linear_probe(train_set, test).accuracy
-
-
-def features_of(model: Any, source: Source, most: int = 10_000) -> Labelled:
-    """Features of the source's images, evenly chosen where there are more than `most`."""
-    if len(source) > most:
-        source = source.subset(np.linspace(0, len(source) - 1, most, dtype=np.int64))
-    batches = eval_batches(source, preprocess=model.record.preprocess, batch_size=512)
-    found = extract(model, batches, what="features")
-    return labelled(found.features, found.targets, len(source.classes))
-
-
-def finetuned(asked: Arena, run: Run, splits: Splits, folder: Path) -> float:
-    """Held-out accuracy after fine-tuning on the share of labels, the same schedule for all: layer decay 0.75."""
-    few = label_share(splits.train, asked.labels, run.seed)
-    tuned = dataclasses.replace(
-        run,
-        objective=Classify(label_smoothing=0.1),
-        model=dataclasses.replace(run.model, classes=0),  # pyrefly: ignore[bad-argument-type, unexpected-keyword]
-        weights=str(folder / "last"),
-        optim=Optim(lr=1e-3, weight_decay=0.05, warmup="10 %", layer_decay=0.75),
-        batch_size=min(64, len(few)),
-        length="200 steps",
-        evaluate_every="200 steps",
-        save_every="200 steps",
-    )
-    result = train(tuned, out=folder / "tuned", quiet=True, splits=Splits(few, splits.test, splits.how))
-    return result.scores.top1  # pyrefly: ignore[missing-attribute]
-
-
-def label_share(source: Source, share: float, seed: int) -> Source:
-    """A share of every class, one image at least, drawn by `seed`."""
-    random = np.random.default_rng(seed)
-    rows: list[np.ndarray] = []
-    for label in range(len(source.classes)):
-        members = np.flatnonzero(source.labels == label)
-        rows.append(random.permutation(members)[: max(1, round(share * len(members)))])
-    return source.subset(np.sort(np.concatenate(rows)))
-
-
-def means(cells: Iterable[Cell], key: Callable[[Cell], Any]) -> dict[Any, tuple[float, float, int]]:
-    """Of the cells with each key: mean accuracy, standard deviation over seeds (0 for one), number of seeds."""
-    groups: dict[Any, list[float]] = {}
-    for cell in cells:
-        groups.setdefault(key(cell), []).append(cell.accuracy)
-    spread = {name: float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for name, values in groups.items()}
-    return {name: (float(np.mean(values)), spread[name], len(values)) for name, values in groups.items()}
-
-
-def largest_budgets(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of the table: of each method and seed those with the most pre-training."""
-    budget = [cell for cell in cells if cell.study == "budget"]
-    most: dict[tuple[str, int], float] = {}
-    for cell in budget:
-        most[cell.method, cell.seed] = max(most.get((cell.method, cell.seed), 0.0), cell.flops)
-    return [cell for cell in budget if cell.flops == most[cell.method, cell.seed]]

@@ -1,5 +1,6 @@
 """The arena's table, figures and page."""
 
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +9,10 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 from vitrail.reports import figures
 from vitrail.reports.page import Facts, FigureSection, Section, TableSection, Text, write_page
 from vitrail.reports.tables import Column, Table
-from vitrail.study.pretraining import METHODS, PROTOCOLS, Arena, Cell, largest_budgets, means
+from vitrail.study.cells import Cell, largest_budgets, means
+from vitrail.study.few_labels import Arm, FewLabels, verdict
+from vitrail.study.pretraining import METHODS, Arena
+from vitrail.study.readouts import PROTOCOLS
 
 COLOURS = (*figures.SERIES, "#e69f00", "#56b4e9")
 
@@ -92,3 +96,34 @@ def _question(asked: Arena) -> str:
         f"fine-tuned on {asked.labels:.0%} of the labels. 'none' is the encoder as it was drawn. 'supervised' saw all labels "
         "in pre-training: it is a ceiling, not a rival."
     )
+
+
+def few_labels_table(arms: Sequence[Arm]) -> Table:
+    """One row a way and seed, and one a way over all seeds."""
+    rows = []
+    for way in dict.fromkeys(arm.way for arm in arms):
+        mine = sorted((arm for arm in arms if arm.way == way), key=lambda arm: arm.seed)
+        for arm in mine:
+            rows.append(
+                (way, str(arm.seed), f"{arm.flops / 1e12:.4g}", f"{arm.seconds:.0f}", f"{100 * arm.accuracy:.2f}")
+            )
+        accuracies = [100 * arm.accuracy for arm in mine]
+        if len(mine) > 1:
+            both = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f}"
+            rows.append((way, f"all {len(mine)}", "", "", both))
+    names = ("way", "seed", "TFLOP", "seconds", "held-out accuracy, %")
+    return Table(tuple(Column(name) for name in names), tuple(rows), "Few labels")
+
+
+def write_few_labels(asked: FewLabels, arms: Sequence[Arm], path: Path) -> Path:
+    question = (
+        f"The labels of {arms[0].labelled:,} images of {asked.data} are known ({asked.labels:.2%} of every class). Is it better "
+        f"to spend compute on those alone, or first on all images without labels ({asked.method})? Both ways end with the same "
+        "model, see the same labelled images and cost the same number of floating point operations, to a step's worth."
+    )
+    parts: list[Section] = [
+        Text("What was asked", question),
+        TableSection("Same FLOPs, same labels", few_labels_table(arms), verdict(arms) + "."),
+        Facts("Settings", [(name, str(value)) for name, value in vars(asked).items()]),
+    ]
+    return write_page(path, "Few labels", parts)

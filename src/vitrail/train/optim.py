@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitrail.errors import ConfigError
 from vitrail.train.run import Optim, steps
+from vitrail.train.trust import LAMB, LARS
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def optimiser(tuned: Sequence[Tuned], optim: Optim) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD with momentum, fused; one group per (scale, decay)."""
+    """AdamW, Adam or SGD with momentum, fused; LARS or LAMB; one group per (scale, decay)."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for one in tuned:
         groups.setdefault((one.lr_scale, one.weight_decay), []).append(one.parameter)
@@ -107,6 +109,10 @@ def optimiser(tuned: Sequence[Tuned], optim: Optim) -> torch.optim.Optimizer:
     ]
     if optim.name == "sgd":
         return torch.optim.SGD(settings, lr=0.0, momentum=optim.momentum, fused=True)
+    if optim.name == "lars":
+        return LARS(settings, lr=0.0, momentum=optim.momentum)
+    if optim.name == "lamb":
+        return LAMB(settings, lr=0.0, betas=optim.betas)
     kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
     # lr as a tensor would avoid recompiles; as a float the fused kernels take it directly
     return kind(settings, lr=0.0, betas=optim.betas, fused=True)
@@ -117,7 +123,17 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def freeze_backbone(model: nn.Module) -> None:
-    """Leaves only the head trainable, every parameter called head…: a linear probe."""
+def freeze_backbone(model: Any, last_blocks: int = 0) -> None:
+    """Leaves only the head trainable, every parameter called head…: a linear probe. With `last_blocks`, so many of the last
+    blocks too, and what is behind them. Raises ConfigError for more blocks than there are.
+    """
+    stages = model.stages()
+    blocks = len(stages) - 2  # between stem and head
+    if not 0 <= last_blocks <= blocks:
+        raise ConfigError(f"last_blocks = {last_blocks}", allowed=f"0 … {blocks}, the blocks of this model")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("head"))
+    if last_blocks:
+        for _, content in stages[-1 - last_blocks :]:
+            for parameter in stage_parameters(content):
+                parameter.requires_grad_(True)

@@ -18,10 +18,11 @@ from vitrail.objectives.classify import Classify
 from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.distill import Distill
 from vitrail.objectives.masked_patches import MaskedPatches
+from vitrail.objectives.probe import Probe
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.objectives.simmim import SimMIM
 
-AnyObjective = Classify | Reconstruct | MaskedPatches | SimMIM | Contrast | Distill  # told apart by `family`
+AnyObjective = Classify | Reconstruct | MaskedPatches | SimMIM | Contrast | Distill | Probe  # told apart by `family`
 
 _LENGTH = re.compile(r"\s*([0-9.]+)\s*(epochs?|steps?|%)\s*")
 
@@ -45,7 +46,7 @@ def steps(length: str, *, steps_per_epoch: float, total: int = 0) -> int:
 class Optim:
     """Optimiser, learning-rate schedule and what they leave alone."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "lars", "lamb"] = "adamw"
     lr: float = 1e-3
     """Peak learning rate; of `lr_batch` images a step where that is given (then it scales with the batch)."""
     lr_batch: int | None = None
@@ -74,10 +75,17 @@ class Optim:
     """Each stage towards the stem learns this much slower (MAE fine-tuning: 0.75)."""
     freeze: Literal["nothing", "backbone"] = "nothing"
     """`backbone`: only the head learns, a linear probe."""
+    last_blocks: int = 0
+    """Of a frozen backbone, so many of the last blocks learn nevertheless (MAE's partial fine-tuning, Figure 9)."""
 
     def __post_init__(self) -> None:
         check_length(self.warmup, "warmup")
         check_length(self.cooldown, "cooldown")
+        if self.last_blocks and self.freeze != "backbone":
+            raise ConfigError(
+                f"last_blocks = {self.last_blocks} of a model that learns whole",
+                next_step="add --optim.freeze backbone",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

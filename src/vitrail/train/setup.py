@@ -109,7 +109,7 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     model.to(device)
     model.checkpoint_activations = run.hardware.checkpoint_activations
     if run.optim.freeze == "backbone":
-        optim.freeze_backbone(model)
+        optim.freeze_backbone(model, run.optim.last_blocks)
     per_epoch = len(splits.train) / run.batch_size
     total = max(1, steps(run.length, steps_per_epoch=per_epoch))
     return Setup(
