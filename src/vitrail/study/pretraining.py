@@ -41,7 +41,7 @@ class Arena:
     data: str
     methods: tuple[str, ...] = METHODS
     seeds: int = 3
-    epochs: float = 10.0
+    epochs: float = 20.0
     """Of supervised training: its FLOPs are the budget of every method."""
     shares: tuple[float, ...] = (0.25, 1.0)
     """Of that budget, the points of the figure; the table shows the last."""
