@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict] = {
         "registers": 4, "positions_on": "class", "position_resize": "dinov2", "layer_scale": 0.1, "activation": "swiglu"
     },
     "qk norm": {"qk_norm": True, "activation": "gelu-tanh", "position_resize": "bicubic-antialias"},
+    "no qkv biases": {"qkv_bias": False},
     "nine channels": {"channels": 9},
     "oblong patch": {"patch": (16, 8), "image": (32, 48)},
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
 from vitrail.weights.fit import fit
+from vitrail.weights.record import Record
 from vitrail.weights.sources import SOURCES, read_foreign
 from vitrail.weights.sources.origin import Origin, unstacked
 from vitrail.weights.tensors import read_any
@@ -160,6 +162,36 @@ def test_finetuning_at_another_size_equals_the_original(golden: Path, which: str
     with torch.no_grad():
         logits = model.eval().double()(images(meta, io).double()).numpy()
     assert np.abs(logits - io["logits_f64"]).max() <= meta["io"]["outputs"]["logits_f64"]["atol"]
+
+
+def test_dinov2_s_chunks_of_blocks_are_its_blocks(golden: Path, tmp_path: Path) -> None:
+    """Files of its training name each block behind its chunk: two blocks a chunk here."""
+    path, meta, _ = case(golden / "dinov2_official/mlp")
+    plain = read_any(path).tensors
+    chunked = {
+        re.sub(r"^blocks\.(\d+)", lambda at: f"blocks.{int(at[1]) // 2}.{at[1]}", n): t for n, t in plain.items()
+    }
+    assert "blocks.0.1.attn.qkv.weight" in chunked
+    one, two = (read_foreign(tensors, where="file", told=told(meta))[1] for tensors in (plain, chunked))
+    assert one.config == two.config and one.tensors.keys() == two.tensors.keys()
+    assert all(torch.equal(two.tensors[name], tensor) for name, tensor in one.tensors.items())
+
+
+@pytest.mark.parametrize("which", ["google_vit/token", "bigvision_vit/tok", "torchvision_vit/plain"])
+def test_missing_qkv_biases_are_missed_where_the_code_always_has_them(golden: Path, which: str) -> None:
+    path, meta, _ = case(golden / which)
+    words = ("in_proj_bias", "query/bias", "key/bias", "value/bias")
+    tensors = {name: tensor for name, tensor in read_any(path).tensors.items() if not name.endswith(words)}
+    with pytest.raises(WeightsError, match="missing"):
+        read_foreign(tensors, where="file", told=told(meta))
+
+
+@pytest.mark.parametrize("to", ["google.npz", "torchvision.safetensors"])
+def test_no_file_without_qkv_biases_for_code_that_wants_them(tmp_path: Path, to: str) -> None:
+    model = zoo.build("vit-mu/16", image=32, qkv_bias=False)
+    weights = bundle.Weights(model.state_dict(), Record(config=model.config, preprocess=Preprocess(size=(32, 32))))
+    with pytest.raises(WeightsError, match="without qkv biases"):
+        convert(weights, tmp_path / to, to.partition(".")[0])
 
 
 # --- from one origin to another

@@ -1,5 +1,6 @@
 """timm, torchvision and transformers as installed: random weights through files, both ways, equal outputs in float64."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
@@ -46,6 +48,7 @@ TIMM = {
     "no positions": ({"pos_embed": "none"}, {}),
     "tanh": ({"act_layer": "gelu_tanh"}, {"activation": "gelu-tanh"}),
     "no head": ({"num_classes": 0}, {}),
+    "no qkv biases": ({"qkv_bias": False, "qk_norm": True}, {}),
 }
 
 
@@ -108,10 +111,12 @@ MLP = {"intermediate_size": 40}
 TRANSFORMERS = {
     "ViT": ("ViT", "ForImageClassification", MLP),
     "ViT, tanh": ("ViT", "ForImageClassification", {**MLP, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}),
+    "ViT, no qkv biases": ("ViT", "ForImageClassification", {**MLP, "qkv_bias": False}),
     "DeiT": ("DeiT", "ForImageClassification", MLP),
     "DeiT with teacher": ("DeiT", "ForImageClassificationWithTeacher", MLP),
     "DINOv2": ("Dinov2", "ForImageClassification", {"mlp_ratio": 2}),
     "DINOv2, gated": ("Dinov2", "ForImageClassification", {"use_swiglu_ffn": True}),
+    "DINOv2, no qkv biases": ("Dinov2", "ForImageClassification", {"mlp_ratio": 2, "qkv_bias": False}),
     "DINOv2 with registers": ("Dinov2WithRegisters", "ForImageClassification", {"mlp_ratio": 2}),
 }
 
@@ -140,6 +145,31 @@ def test_transformers(tmp_path: Path, kind: str) -> None:
     same(bundle.load(tmp_path / "back"), logits(again), limit=1e-6)
     one, two = theirs.float().state_dict(), again.float().state_dict()
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shards_are_read_as_one_file(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = shaken(transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL, **MLP)))
+    theirs.save_pretrained(tmp_path / "one")
+    theirs.save_pretrained(tmp_path / "many", max_shard_size="20KB")
+    index = tmp_path / "many/model.safetensors.index.json"
+    one = bundle.read(tmp_path / "one")
+    for path in (tmp_path / "many", index):
+        many = bundle.read(path)
+        assert many.record.config == one.record.config and many.tensors.keys() == one.tensors.keys()
+        assert all(torch.equal(many.tensors[name], tensor) for name, tensor in one.tensors.items())
+    listed = json.loads(index.read_text())
+    name, shard = next(iter(listed["weight_map"].items()))
+    for lie, message in (
+        ({**listed["weight_map"], name: "../one/model.safetensors"}, "lie beside it"),
+        ({**listed["weight_map"], name: "model-00099-of-00099.safetensors"}, "not beside it"),
+        ({**listed["weight_map"], "another": shard}, "do not agree about another"),
+        ([], "no weight_map"),
+    ):
+        index.write_text(json.dumps({**listed, "weight_map": lie}))
+        with pytest.raises(WeightsError, match=message):
+            bundle.read(tmp_path / "many")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,6 +13,7 @@ from vitrail.models import cost, maxvit, zoo
 from vitrail.models.maxvit import MaxViTConfig, relative_bias, resize_bias
 from vitrail.weights.fit import adapt, at_size
 from vitrail.weights.sources import maxvit as source
+from vitrail.weights.sources import read_foreign
 
 # (file, what it cannot say, how it names its tensors)
 CASES = [
@@ -123,6 +124,43 @@ def test_live_timm_s_own_in_float64(kinds: str) -> None:
         pre_logits=0, dialect=dialect,
     )  # fmt: skip
     assert_equal_live(theirs, config, (64, 64))
+
+
+COATNETS = {
+    "coatnet_bn_0_rw": ({"stride_mode": "dw", "transformer_norm_layer": "batchnorm2d"}, None),
+    "coatnet_0_rw": ({}, {"stride": "pool"}),
+    "squeezed late": ({"stride_mode": "dw", "conv_attn_early": False}, None),
+    "with biases": (
+        {"conv_output_bias": True, "conv_attn_act_layer": "silu", "stride_mode": "dw"},
+        {"pre_activation": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COATNETS)
+def test_what_a_coatnet_s_file_does_not_say_is_said_aloud_or_told(kind: str) -> None:
+    """Halving by a mean or by a stride leaves no trace in a file: the default is named, a word of it can be told."""
+    from timm.models.maxxvit import MaxxVit, MaxxVitCfg, _rw_coat_cfg
+
+    made, dialect = COATNETS[kind]
+    biased = "conv_output_bias" in made
+    made = {"conv_attn_early": True, "transformer_shortcut_bias": biased, **made}
+    cfg = MaxxVitCfg(
+        embed_dim=(16, 24, 32), depths=(2, 1, 2), block_type=("C", "C", "T"), stem_width=(8, 16), **_rw_coat_cfg(**made)
+    )
+    theirs = MaxxVit(cfg, img_size=64, num_classes=5, transformer_dim_head=8).double().eval()
+    randomise(theirs)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for told in (None, {"dialect": dialect}) if dialect else (None,):
+        foreign = read_foreign(theirs.state_dict(), where="live", told=told)[1]
+        assert told or any(note.startswith("not in the file") and "stride depthwise" in note for note in foreign.said)
+        model = zoo.build(foreign.config).double().eval()
+        model.load_state_dict(foreign.tensors)
+        with torch.no_grad():
+            same = torch.allclose(model(images), theirs(images), rtol=0, atol=1e-11)
+        assert same is (told is not None or not dialect)
+    back = source.write(foreign.tensors, foreign.config, style="timm")
+    assert_bit_equal(back, theirs.state_dict())
 
 
 def test_live_torchvision_in_float64() -> None:

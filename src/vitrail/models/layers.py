@@ -165,11 +165,18 @@ class Attention(nn.Module):
     """Multi-head self-attention, equations 5-8 (appendix A): softmax(q kᵀ / √d) v per head, then one projection."""
 
     def __init__(
-        self, width: int, heads: int, *, drop: float = 0.0, qk_norm_eps: float | None = None, relative_tokens: int = 0
+        self,
+        width: int,
+        heads: int,
+        *,
+        drop: float = 0.0,
+        qkv_bias: bool = True,
+        qk_norm_eps: float | None = None,
+        relative_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
         self.drop = dropout(drop)
         head_width = width // heads
@@ -228,12 +235,18 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
         qk_norm: bool = False,
+        qkv_bias: bool = True,
         relative_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(
-            width, heads, drop=drop, qk_norm_eps=eps if qk_norm else None, relative_tokens=relative_tokens
+            width,
+            heads,
+            drop=drop,
+            qkv_bias=qkv_bias,
+            qk_norm_eps=eps if qk_norm else None,
+            relative_tokens=relative_tokens,
         )
         self.ls1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(width, eps=eps)
@@ -289,7 +302,8 @@ def initialise_layers(module: nn.Module, generator: torch.Generator) -> None:
             for linear in layer.children():
                 if isinstance(linear, nn.Linear):  # q, k, v are D → D each, also where one matrix holds them
                     xavier_uniform_(linear.weight, linear.in_features, linear.in_features, generator)
-                    linear.bias.zero_()
+                    if linear.bias is not None:
+                        linear.bias.zero_()
             if isinstance(layer, AttentionPool):
                 xavier_uniform_(layer.probe, 1, layer.probe.shape[2], generator)
         elif isinstance(layer, Mlp):

@@ -191,7 +191,14 @@ class Decoder(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = SinCosPositions(width, "sincos-mae")
         self.blocks = nn.ModuleList(
-            Block(width, config.decoder_heads, config.decoder_mlp_width, activation="gelu", eps=eps)
+            Block(
+                width,
+                config.decoder_heads,
+                config.decoder_mlp_width,
+                activation="gelu",
+                eps=eps,
+                qkv_bias=config.encoder.qkv_bias,
+            )
             for _ in range(config.decoder_depth)
         )
         self.norm = nn.LayerNorm(width, eps=eps)

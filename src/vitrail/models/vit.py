@@ -70,6 +70,8 @@ class ViTConfig:
     final_norm: Literal["tokens", "pooled"] = "tokens"
     """Equation 4's LN: on all tokens before pooling, or on the pooled vector (MAE's fc_norm)."""
     qk_norm: bool = False
+    qkv_bias: bool = True
+    """Whether q, k and v have biases."""
     layer_scale: float = 0.0
     """Start value of a learned factor per channel on each branch; 0 leaves it out."""
     pre_logits: int = 0
@@ -262,6 +264,7 @@ def _block(config: ViTConfig, index: int) -> Block:
         drop_path=config.drop_path * index / max(1, config.depth - 1),
         layer_scale=config.layer_scale,
         qk_norm=config.qk_norm,
+        qkv_bias=config.qkv_bias,
         relative_tokens=config.prefix + config.grid[0] * config.grid[1] if config.positions == "relative" else 0,
     )
 

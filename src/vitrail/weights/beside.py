@@ -24,6 +24,9 @@ ACTIVATIONS |= dict.fromkeys(
 INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers, which transformers writes."""
 
+POOLED = ("coatnet_0_rw", "coatnet_nano_rw", "test_coatnet")
+"""timm's CoAtNets whose MBConv halves the map by pooling."""
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -42,12 +45,13 @@ class Beside:
 def beside(path: Path) -> Beside:
     """What `config.json`, or a JSON of the file's own name, says beside the weights file. Nothing there: an empty one."""
     for name in (f"{path.stem}.json", CONFIG):
-        if (path.parent / name).is_file():
-            return _understood(_json(path.parent / name), path.parent / name)
+        if (path.parent / name).is_file() and name != path.name:  # an index of shards is JSON itself
+            return _understood(read_json(path.parent / name), path.parent / name)
     return Beside()
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of modest size; WeightsError for anything else."""
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"larger than {LARGEST:,} bytes")
@@ -84,7 +88,7 @@ def _transformers(data: dict[str, Any], path: Path) -> Beside:
     config = kinds[data["model_type"]](data) if data["model_type"] in kinds else {}
     names = _names(data.get("id2label") or {})
     preprocessor = path.parent / PREPROCESSOR
-    preprocess = _processor(_json(preprocessor)) if preprocessor.is_file() else {}
+    preprocess = _processor(read_json(preprocessor)) if preprocessor.is_file() else {}
     where = path.name + (f" and {PREPROCESSOR}" if preprocess else "")
     return Beside(config, preprocess, names, where=where)
 
@@ -100,6 +104,7 @@ def _vit(data: dict[str, Any]) -> dict[str, Any]:
         "channels": data.get("num_channels", 3),
         "activation": _activation(data),
         "norm_eps": data.get("layer_norm_eps", 1e-12),
+        "qkv_bias": data.get("qkv_bias", True),
     }
 
 
@@ -186,8 +191,10 @@ def _timm(data: dict[str, Any], path: Path) -> Beside:
     pool = {"avg": "mean", "token": "cls", "map": "map"}.get(data.get("global_pool", ""))
     if pool:
         config["pool"] = pool
-    if not str(data.get("architecture", "")).startswith(("vit_", "deit")):
-        config = {}  # of other families the tensors say enough
+    architecture = str(data.get("architecture", ""))
+    if not architecture.startswith(("vit_", "deit")):
+        # of other families the tensors say enough, but for these
+        config = {"dialect": {"stride": "pool"}} if architecture.startswith(POOLED) else {}
     names = tuple(map(str, data.get("label_names") or about.get("label_names") or ()))
     preprocess = _timm_preprocess(about)
     return Beside(config, preprocess, names, str(about.get("license", "") or ""), path.name)

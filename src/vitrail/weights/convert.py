@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitrail import config as configs
 from vitrail.errors import ConfigError, StorageError, WeightsError, suggest
 from vitrail.models import zoo
+from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.bundle import save_bundle
 from vitrail.weights.fit import fit
 from vitrail.weights.record import Record, Weights
 from vitrail.weights.sources import SOURCES, read_foreign, transformers
+from vitrail.weights.sources.maxvit import silent_words
 from vitrail.weights.tensors import sync_folder, to_bytes, write_synced
 
 JAX, TORCH = ".npz", ".safetensors"
@@ -49,7 +52,7 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
     "vitrail": {},
 }
 TELLABLE: dict[str, tuple[str, ...]] = {
-    "timm": ("heads", "activation", "norm_eps", "pool"),
+    "timm": ("heads", "activation", "norm_eps", "pool", "dialect"),
     "torchvision": ("heads", "norm_eps"),
     "dinov2": ("heads",),
     "mae": ("encoder", "decoder_heads", "target"),
@@ -114,6 +117,9 @@ def foreign(weights: Weights, to: str) -> tuple[dict[str, Tensor], dict[str, Any
 
 def _told(config: Any) -> dict[str, Any]:
     """What a reader can be told, as this config has it."""
+    if isinstance(config, MaxViTConfig):
+        words = silent_words(config)
+        return {"dialect": {word: getattr(config.dialect, word) for word in words}} if words else {}
     if not isinstance(config, ViTConfig):
         encoder = getattr(config, "encoder", None)
         return (
@@ -129,11 +135,12 @@ def _told(config: Any) -> dict[str, Any]:
 def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: str, told: dict[str, Any]) -> Iterator[str]:
     """Reads back what would be written. WeightsError where the config comes out another; a line for what must be told."""
     config: Any = record.config
-    back = read_foreign(tensors, where=to, told=told or {"image": list(config.image)})[1]
+    told = told or {"image": list(config.image)}
+    back = read_foreign(tensors, where=to, told=told)[1]
     for name, ours, theirs in _differing(config, back.config):
         raise WeightsError(
             f"a file of {to} means {name}={theirs!r}, this model has {name}={ours!r}",
-            next_step=f"if it may be read so, convert with --config '{{\"{name}\": {json.dumps(theirs)}}}'",
+            next_step=f"if it may be read so, convert with --config '{json.dumps({name: _plain(theirs)})}'",
         )
     if to == "transformers":
         return
@@ -150,6 +157,10 @@ def _differing(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
     names = [field.name for field in dataclasses.fields(one) if field.name not in HARMLESS]
     pairs = [(name, getattr(one, name), getattr(other, name, None)) for name in names]
     return [pair for pair in pairs if pair[1] != pair[2] and not _differ_harmlessly(pair[1], pair[2])]
+
+
+def _plain(value: Any) -> Any:
+    return configs.to_dict(value) if dataclasses.is_dataclass(value) else value
 
 
 def _differ_harmlessly(one: Any, other: Any) -> bool:

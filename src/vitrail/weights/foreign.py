@@ -8,17 +8,17 @@ from vitrail.errors import WeightsError
 from vitrail.weights import published
 from vitrail.weights.beside import Beside, beside
 from vitrail.weights.record import Record, Told, Weights
+from vitrail.weights.shards import INDEX, digest, read_shards
 from vitrail.weights.sources import read_foreign
 from vitrail.weights.sources.table import Foreign
-from vitrail.weights.tensors import READERS, read_any, sha256
-
-SHARDS = ".safetensors.index.json"
+from vitrail.weights.tensors import READERS, Content, read_any
 
 
 def read_file(path: Path, config: Told = None) -> Weights:
     """Tensors and record of a published file, or of a folder with one. `config` goes before what lies beside."""
     path = only_file(path)
-    content, around = read_any(path), beside(path)
+    content = Content(read_shards(path)) if path.name.endswith(INDEX) else read_any(path)
+    around = beside(path)
     given = config if isinstance(config, Mapping) else {}
     whole = None if isinstance(config, Mapping) else config
     told = {} if whole is not None else {**_by_name(path.name), **around.config, **given}
@@ -32,21 +32,23 @@ def read_file(path: Path, config: Told = None) -> Weights:
         licence=around.licence or (facts.licence if facts else foreign.licence),
         training=published.augreg(path.name),
         notes=_notes(foreign, around, given, content.left),
-        sha256=sha256(path),
+        sha256=digest(path),
     )
     return Weights(foreign.tensors, record)
 
 
 def only_file(path: Path) -> Path:
-    """The path, or of a folder its one weights file."""
+    """The path, or of a folder its one weights file; of many that an index lists, the index."""
     if not path.is_dir():
         return path
-    found = sorted(file for file in path.iterdir() if file.suffix in READERS and file.is_file())
-    best = [file for file in found if file.name == "model.safetensors"] or found
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    indices = [file for file in files if file.name.endswith(INDEX)]
+    found = [file for file in files if file.suffix in READERS]
+    whole = [file for file in found if file.name == "model.safetensors"]
+    safe = [file for file in indices if ".safetensors." in file.name]
+    best = whole or safe or indices or found
     if len(best) != 1:
         names = ", ".join(file.name for file in best) or "none"
-        if any(file.name.endswith(SHARDS) for file in path.iterdir()):
-            names = "tensors in shards, which are not read here"
         raise WeightsError(f"{path} holds no bundle, and as weights files {names}", next_step="name one file")
     return best[0]
 

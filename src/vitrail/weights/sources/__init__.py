@@ -71,14 +71,25 @@ def read_foreign(
     foreign = source.read(tensors, where=where, config=config)
     if told and config is None:
         config = laid(foreign.config, told, where)
+        said = () if "dialect" in told else foreign.said
         foreign = source.read(tensors, where=where, config=config)
-        foreign = replace(foreign, said=(*foreign.said, f"from the config given: {', '.join(told)}"))
+        foreign = replace(foreign, said=(*said, f"from the config given: {', '.join(told)}"))
     return found[0], foreign
 
 
 def laid(config: ModelConfig, told: Mapping[str, Any], where: str) -> ModelConfig:
     """The config with the fields of `told` laid over it. ConfigError for one it does not have."""
-    return configs.from_dict(type(config), {**configs.to_dict(config), **told}, where=where)
+    return configs.from_dict(type(config), _merged(configs.to_dict(config), told), where=where)
+
+
+def _merged(fields: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """`told` laid over `fields`, inside of nested ones too: one word of a dialect leaves its others as they were."""
+    nested = {name: _merged(fields[name], told[name]) for name in told if _both_maps(fields.get(name), told[name])}
+    return {**fields, **told, **nested}
+
+
+def _both_maps(one: Any, other: Any) -> bool:
+    return isinstance(one, Mapping) and isinstance(other, Mapping)
 
 
 def _nearest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,8 +1,12 @@
 """facebookresearch/dinov2's backbones (`dinov2_*_pretrain.pth`), with registers or without, MLP or SwiGLU.
 
+Its code trains in chunks of blocks, whose names then have the chunk's number too: `blocks.1.7.norm1` is block 7.
+
 A file does not say its heads. Without registers its code resizes positions by a factor (n + 0.1) / m, with them to the
 exact size and antialiased.
 """
+
+import re
 
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.weights.sources.origin import Origin, Style, pair
@@ -40,7 +44,9 @@ _NATIVE = (518, 518)
 
 def _style(resize: str, more: set[str], never: set[str]) -> Style:
     habits = {**_HABITS, "position_resize": resize}
-    return Style(TABLE, _SIGNATURE | more, habits, _CROP, "Apache-2.0", frozenset(never), native=_NATIVE)
+    return Style(
+        TABLE, _SIGNATURE | more, habits, _CROP, "Apache-2.0", frozenset(never), native=_NATIVE, biases_free=True
+    )
 
 
 ORIGIN = Origin(
@@ -49,4 +55,5 @@ ORIGIN = Origin(
         "plain": _style("dinov2", set(), {"register_tokens", "decoder_embed.weight"}),
         "registers": _style("bicubic-antialias", {"register_tokens"}, {"decoder_embed.weight"}),
     },
+    plain=lambda name: re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name),
 )

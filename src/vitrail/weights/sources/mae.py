@@ -116,7 +116,8 @@ def write(state: Mapping[str, Tensor], config: MAEConfig, *, style: str = "origi
 
 def rows(config: MAEConfig, style: str) -> list[Row]:
     encoder, decoder = _table(style)
-    return rows_of(encoder, config.encoder.depth) + rows_of(decoder, config.decoder_depth)
+    both = rows_of(encoder, config.encoder.depth) + rows_of(decoder, config.decoder_depth)
+    return [row for row in both if config.encoder.qkv_bias or not row.ours.endswith("qkv.bias")]
 
 
 def config_of(tensors: Mapping[str, Tensor], style: str, where: str, told: Mapping[str, Any]) -> MAEConfig:
@@ -146,6 +147,7 @@ def config_of(tensors: Mapping[str, Tensor], style: str, where: str, told: Mappi
         "channels": channels,
         "classes": 0,
         "positions": "sincos-mae",
+        "qkv_bias": names["encoder.blocks.{i}.attn.qkv.bias"].format(i=0) in tensors,
         "norm_eps": 1e-6 if style == "original" else 1e-12,
         **told.get("encoder", {}),
     }

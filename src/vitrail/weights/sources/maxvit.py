@@ -136,16 +136,21 @@ def read(tensors: Mapping[str, Tensor], *, where: str, config: MaxViTConfig | No
     """Config and tensors in our names; `config` says what the file cannot, such as an oblong or a larger window."""
     style = _style(tensors.keys()) or "google"
     unneeded = ("num_batches_tracked", "relative_position_index")
-    tensors = {_unnested(name): tensor for name, tensor in tensors.items() if not name.endswith(unneeded)}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(unneeded)}
+    said: tuple[str, ...] = ()
     try:
-        config = config or _config(tensors, style)
+        if config is None:
+            early = any(".se_early." in name for name in tensors)
+            config = _config({_unnested(name): tensor for name, tensor in tensors.items()}, style, early=early)
+            said = _unsaid(config)
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(f"{where}: {error} is missing or misshapen", next_step="nothing was loaded") from None
-    ours = to_ours(rows(config, style), tensors, where=where)
+    named = {_unnested(name): tensor for name, tensor in tensors.items()}
+    ours = to_ours(rows(config, style), named, where=where)
     if style != "google":
         ours = {name: _from_torch(name, tensor, config, style) for name, tensor in ours.items()}
     mean, std = IMAGENET if style == "torchvision" else INCEPTION
-    return Foreign(config, ours, Preprocess(size=config.image, mean=mean, std=std), LICENCES[style])
+    return Foreign(config, ours, Preprocess(size=config.image, mean=mean, std=std), LICENCES[style], said)
 
 
 def write(state: Mapping[str, Tensor], config: MaxViTConfig, *, style: str = "timm") -> dict[str, Tensor]:
@@ -187,14 +192,30 @@ def _heads(name: str, config: MaxViTConfig) -> int:
     return (config.stem[1], *config.widths)[stage + (not widens)] // config.head_width
 
 
+def silent_words(config: MaxViTConfig) -> tuple[str, ...]:
+    """What timm's CoAtNets do one way or the other, without a trace in names or shapes."""
+    return ("stride", "pre_activation", "squeeze_activation") if set(config.kinds) & {"C", "T"} else ()
+
+
+def _unsaid(config: MaxViTConfig) -> tuple[str, ...]:
+    taken = ", ".join(f"{word} {getattr(config.dialect, word)}" for word in silent_words(config))
+    return (f'not in the file, the default of timm: {taken} (config "dialect" says otherwise)',) if taken else ()
+
+
+_EARLY = re.compile(r"(stages\.\d+\.blocks\.\d+)\.se\.")
+
+
 def _unnested(name: str) -> str:
-    """timm's norm has a pooling beside it where a transformer block halves the map."""
-    return name.replace(".norm1.norm.", ".norm1.")
+    """One name for what timm calls by two: its norm has a pooling beside it where a transformer block halves the map,
+    and squeeze-and-excitation is `se_early` where it comes first (a dialect's `squeeze_first`).
+    """
+    return _EARLY.sub(r"\1.se_early.", name.replace(".norm1.norm.", ".norm1."))
 
 
 def _nested(name: str, config: MaxViTConfig) -> str:
     found = re.match(r"stages\.(\d+)\.blocks\.0\.norm1\.", name)
     nested = found and config.kinds[int(found[1])] == "T"
+    name = name if config.dialect.squeeze_first else name.replace(".se_early.", ".se.")
     return name.replace(".norm1.", ".norm1.norm.") if nested else name
 
 
@@ -230,7 +251,7 @@ def _index(window: tuple[int, int]) -> Tensor:
     return (rows[:, None, :, None] * (2 * w - 1) + columns[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
-def _config(tensors: Mapping[str, Tensor], style: str) -> MaxViTConfig:
+def _config(tensors: Mapping[str, Tensor], style: str, *, early: bool) -> MaxViTConfig:
     """What names and shapes tell, and the origin's dialect. Windows and maps are taken to be square."""
     known = [row for row in written(TABLES[style], (64,) * 4) if all(name in tensors for name in row.theirs)]
     ours = {row.ours: to_ours([row], {name: tensors[name] for name in row.theirs}, where="")[row.ours] for row in known}
@@ -252,7 +273,7 @@ def _config(tensors: Mapping[str, Tensor], style: str) -> MaxViTConfig:
         "dialect": {"google": GOOGLE, "torchvision": TORCHVISION}.get(style),
     }
     if style == "timm":
-        said["dialect"] = _dialect(ours, kinds, batch="norm.running_mean" in tensors)
+        said["dialect"] = _dialect(ours, kinds, batch="norm.running_mean" in tensors, early=early)
     for name, table in ours.items():
         if name.endswith("attn.table"):
             heads, offsets = (
@@ -266,17 +287,21 @@ def _config(tensors: Mapping[str, Tensor], style: str) -> MaxViTConfig:
     return MaxViTConfig(**said)
 
 
-def _dialect(ours: Mapping[str, Tensor], kinds: str, *, batch: bool) -> Dialect:
+def _dialect(ours: Mapping[str, Tensor], kinds: str, *, batch: bool, early: bool) -> Dialect:
     """timm's: Google's own weights, or what it trained itself, as far as names and shapes tell."""
     if "stem.conv1.bias" in ours:
         return GOOGLE
     if "M" in kinds:
         pooled = "pooled" if "pre_logits.bias" in ours else "tokens"
         return dataclasses.replace(TIMM_MAXVIT, final_norm=pooled)
+    biased = "blocks.0.0.shrink.bias" in ours
     reduce, depthwise = ours["blocks.0.0.squeeze.reduce.weight"], ours["blocks.0.0.depthwise.weight"]
     return dataclasses.replace(
         TIMM_COATNET,
         norm="batch" if batch else "layer",
         squeeze=4 * len(reduce) / len(depthwise),
-        conv_bias="blocks.0.0.shrink.bias" in ours,
+        squeeze_first=early,
+        conv_bias=biased,
+        # of the timm models with these biases
+        **({"pre_activation": False, "squeeze_activation": "silu"} if biased else {}),
     )

@@ -61,6 +61,8 @@ class Style:
     """The image size of a position table that was trained for more pixels than it is used with (DINOv2)."""
     stack: str = ""
     """The name under which all blocks lie in one array each, in place of `{i}` (big_vision's scan)."""
+    biases_free: bool = False
+    """Whether its code makes models whose q, k and v have no biases. Elsewhere a file without them lacks something."""
     wrapped: bool | None = None
     """Whether its files hold the tensors under "model"; None: either."""
 
@@ -118,6 +120,8 @@ class Origin:
     def write(self, state: Mapping[str, Tensor], config: ViTConfig, *, style: str = "") -> dict[str, Tensor]:
         """A state of ours as their tensors, under `style` (the first by default). WeightsError for what has no name."""
         chosen = self.styles[style or next(iter(self.styles))]
+        if not (config.qkv_bias or chosen.biases_free):
+            raise WeightsError(f"{self.NAME} has no models without qkv biases", next_step="nothing was written")
         rows = present(chosen.table, config)
         nameless = sorted(state.keys() - {row.ours for row in rows})
         if nameless:
@@ -133,6 +137,8 @@ class Origin:
         known = {field.name for field in fields(kind)}
         if not told.keys() <= known:  # before anything is missed for want of the word that was misspelt
             configs.from_dict(kind, _plain_values(told), where=where)
+        if not style.biases_free:
+            seen["qkv_bias"] = True
         if seen.get("final_norm") == "pooled":  # a norm behind the pooling is there for the mean
             seen.setdefault("pool", "mean")
         seen |= positions_of(tensors, style, seen, {**style.habits, **seen, **told}, where)
@@ -210,6 +216,7 @@ def _sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
         "registers": ours["registers"].shape[1] if "registers" in ours else 0,
         "mask_token": "mask_token" in ours,
         "layer_scale": 1.0 if "blocks.0.ls1.gamma" in ours else 0.0,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in ours,
         "qk_norm": "blocks.0.attn.q_norm.weight" in ours,
         "pre_logits": len(ours["pre_logits.weight"]) if "pre_logits.weight" in ours else 0,
         "classes": len(ours.get("head.weight", ours.get("head.label.weight", ()))),

@@ -55,8 +55,12 @@ _AUGREG = dataclasses.replace(_CROP, crop_fraction=0.9, mean=INCEPTION[0], std=I
 ORIGIN = Origin(
     "timm",
     {
-        "timm": Style(TABLE, _SIGNATURE, _TIMM, _AUGREG, never=_NEVER | {"blocks.0.gamma_1"}, wrapped=False),
-        "DeiT and MAE": Style(TABLE, _SIGNATURE, _FACEBOOK, _CROP, never=_NEVER | {"blocks.0.gamma_1"}, wrapped=True),
+        "timm": Style(
+            TABLE, _SIGNATURE, _TIMM, _AUGREG, never=_NEVER | {"blocks.0.gamma_1"}, biases_free=True, wrapped=False
+        ),
+        "DeiT and MAE": Style(
+            TABLE, _SIGNATURE, _FACEBOOK, _CROP, never=_NEVER | {"blocks.0.gamma_1"}, biases_free=True, wrapped=True
+        ),
         "DeiT III": Style(
             DEIT_3,
             _SIGNATURE | {"blocks.0.gamma_1", "blocks.0.gamma_2"},
@@ -64,6 +68,7 @@ ORIGIN = Origin(
             dataclasses.replace(_CROP, crop_fraction=1.0),
             "Apache-2.0",
             never=_NEVER,
+            biases_free=True,
             wrapped=True,
         ),
     },

@@ -76,7 +76,7 @@ _DINO = {"norm_eps": 1e-6, "pool": "cls", "positions_on": "class"}
 
 
 def _style(table: tuple[Row, ...], more: set[str], habits: Mapping[str, Any], **rest: Any) -> Style:
-    return Style(table, frozenset(_ALWAYS | more), habits, licence="Apache-2.0", **rest)
+    return Style(table, frozenset(_ALWAYS | more), habits, licence="Apache-2.0", biases_free=True, **rest)
 
 
 _OF_TODAY = (
@@ -168,7 +168,7 @@ def files_beside(config: ViTConfig, preprocess: Preprocess, classes: tuple[str, 
         "num_channels": config.channels,
         "layer_norm_eps": config.norm_eps,
         "hidden_act": {"gelu-tanh": "gelu_pytorch_tanh"}.get(config.activation, "gelu"),
-        "qkv_bias": True,
+        "qkv_bias": config.qkv_bias,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
