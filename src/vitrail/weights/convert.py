@@ -19,7 +19,7 @@ from vitrail.weights.bundle import save_bundle
 from vitrail.weights.fit import fit
 from vitrail.weights.record import Record, Weights
 from vitrail.weights.sources import SOURCES, read_foreign, transformers
-from vitrail.weights.sources.maxvit import silent_words
+from vitrail.weights.sources.dialects import silent_words
 from vitrail.weights.tensors import sync_folder, to_bytes, write_synced
 
 JAX, TORCH = ".npz", ".safetensors"

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import IMAGENET, INCEPTION, Preprocess
-from vitrail.models.maxvit import GOOGLE, TIMM_COATNET, TIMM_MAXVIT, TORCHVISION, Dialect, MaxViTConfig
+from vitrail.models.maxvit import GOOGLE, TORCHVISION, MaxViTConfig
 from vitrail.weights.sources.bit import present, written
+from vitrail.weights.sources.dialects import dialect_of, unsaid
 from vitrail.weights.sources.table import Foreign, Row, to_ours, to_theirs
 
 NAME = "maxvit"
@@ -142,7 +143,7 @@ def read(tensors: Mapping[str, Tensor], *, where: str, config: MaxViTConfig | No
         if config is None:
             early = any(".se_early." in name for name in tensors)
             config = _config({_unnested(name): tensor for name, tensor in tensors.items()}, style, early=early)
-            said = _unsaid(config)
+            said = unsaid(config)
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(f"{where}: {error} is missing or misshapen", next_step="nothing was loaded") from None
     named = {_unnested(name): tensor for name, tensor in tensors.items()}
@@ -190,16 +191,6 @@ def _heads(name: str, config: MaxViTConfig) -> int:
     stage, block = int(found[1]), int(found[2])
     widens = config.kinds[stage] == "T" and block == 0  # whose attention comes before the channels change
     return (config.stem[1], *config.widths)[stage + (not widens)] // config.head_width
-
-
-def silent_words(config: MaxViTConfig) -> tuple[str, ...]:
-    """What timm's CoAtNets do one way or the other, without a trace in names or shapes."""
-    return ("stride", "pre_activation", "squeeze_activation") if set(config.kinds) & {"C", "T"} else ()
-
-
-def _unsaid(config: MaxViTConfig) -> tuple[str, ...]:
-    taken = ", ".join(f"{word} {getattr(config.dialect, word)}" for word in silent_words(config))
-    return (f'not in the file, the default of timm: {taken} (config "dialect" says otherwise)',) if taken else ()
 
 
 _EARLY = re.compile(r"(stages\.\d+\.blocks\.\d+)\.se\.")
@@ -273,7 +264,7 @@ def _config(tensors: Mapping[str, Tensor], style: str, *, early: bool) -> MaxViT
         "dialect": {"google": GOOGLE, "torchvision": TORCHVISION}.get(style),
     }
     if style == "timm":
-        said["dialect"] = _dialect(ours, kinds, batch="norm.running_mean" in tensors, early=early)
+        said["dialect"] = dialect_of(ours, kinds, batch="norm.running_mean" in tensors, early=early)
     for name, table in ours.items():
         if name.endswith("attn.table"):
             heads, offsets = (
@@ -285,23 +276,3 @@ def _config(tensors: Mapping[str, Tensor], style: str, *, early: bool) -> MaxViT
             # stored as they are, whatever image the model is then made for
             return MaxViTConfig(**said, image=(side, side), bias_window=(window, window) if "M" in kinds else None)
     return MaxViTConfig(**said)
-
-
-def _dialect(ours: Mapping[str, Tensor], kinds: str, *, batch: bool, early: bool) -> Dialect:
-    """timm's: Google's own weights, or what it trained itself, as far as names and shapes tell."""
-    if "stem.conv1.bias" in ours:
-        return GOOGLE
-    if "M" in kinds:
-        pooled = "pooled" if "pre_logits.bias" in ours else "tokens"
-        return dataclasses.replace(TIMM_MAXVIT, final_norm=pooled)
-    biased = "blocks.0.0.shrink.bias" in ours
-    reduce, depthwise = ours["blocks.0.0.squeeze.reduce.weight"], ours["blocks.0.0.depthwise.weight"]
-    return dataclasses.replace(
-        TIMM_COATNET,
-        norm="batch" if batch else "layer",
-        squeeze=4 * len(reduce) / len(depthwise),
-        squeeze_first=early,
-        conv_bias=biased,
-        # of the timm models with these biases
-        **({"pre_activation": False, "squeeze_activation": "silu"} if biased else {}),
-    )

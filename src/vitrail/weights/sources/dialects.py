@@ -1,0 +1,40 @@
+"""Which dialect timm's MaxViT and CoAtNet files speak (`vitrail.models.maxvit.Dialect`), and what they leave unsaid."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from vitrail.models.maxvit import GOOGLE, TIMM_COATNET, TIMM_MAXVIT, Dialect, MaxViTConfig
+
+
+def silent_words(config: MaxViTConfig) -> tuple[str, ...]:
+    """What timm's CoAtNets do one way or the other, without a trace in names or shapes."""
+    return ("stride", "pre_activation", "squeeze_activation") if set(config.kinds) & {"C", "T"} else ()
+
+
+def unsaid(config: MaxViTConfig) -> tuple[str, ...]:
+    """That, as a note."""
+    taken = ", ".join(f"{word} {getattr(config.dialect, word)}" for word in silent_words(config))
+    return (f'not in the file, the default of timm: {taken} (config "dialect" says otherwise)',) if taken else ()
+
+
+def dialect_of(ours: Mapping[str, Tensor], kinds: str, *, batch: bool, early: bool) -> Dialect:
+    """timm's: Google's own weights, or what it trained itself, as far as names and shapes tell."""
+    if "stem.conv1.bias" in ours:
+        return GOOGLE
+    if "M" in kinds:
+        pooled = "pooled" if "pre_logits.bias" in ours else "tokens"
+        return dataclasses.replace(TIMM_MAXVIT, final_norm=pooled)
+    biased = "blocks.0.0.shrink.bias" in ours
+    reduce, depthwise = ours["blocks.0.0.squeeze.reduce.weight"], ours["blocks.0.0.depthwise.weight"]
+    return dataclasses.replace(
+        TIMM_COATNET,
+        norm="batch" if batch else "layer",
+        squeeze=4 * len(reduce) / len(depthwise),
+        squeeze_first=early,
+        conv_bias=biased,
+        # timm's models with these biases do otherwise in both
+        pre_activation=not biased,
+        squeeze_activation="silu" if biased else "relu",
+    )
