@@ -19,6 +19,8 @@ Each says what was found, what is allowed and what to do next, in one paragraph 
 """
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 
@@ -93,11 +95,23 @@ class Preempted(VitrailError):
 
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def wants_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, whoever says so: on the CPU torch raises a plain RuntimeError for it."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+def refusal(error: BaseException, doing: str, smaller: str) -> VitrailError | None:
+    """What the machine refused, as an error of ours: memory, whoever says so (on the CPU torch raises a plain
+    RuntimeError), or room on a disk; None where it is neither. `smaller` says how to need less memory."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        where = error.filename or "a file"
+        return StorageError(
+            f"{where} could not be written while {doing} ({error.strerror})",
+            next_step="what was finished is kept; free some space, or choose another folder, and go on",
+        )
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        asked = re.search(r"(?:ried to allocate|nable to allocate) ([\d.]+ ?\w+)", str(error))
+        more = f" ({asked[1]} more were asked for)" if asked else ""
+        return MemoryRanOut(f"the memory ran out while {doing}{more}", next_step=smaller)
+    return None
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -9,7 +9,6 @@ import functools
 import math
 import os
 import platform
-import re
 import resource
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from vitrail.errors import ConfigError, MemoryRanOut, suggest, wants_memory
+from vitrail.errors import ConfigError, VitrailError, refusal, suggest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -213,16 +212,17 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextlib.contextmanager
-def enough_memory(doing: str, next_step: str) -> Iterator[None]:
-    """Inside, an allocation that fails, of Python, numpy, torch or the GPU, becomes MemoryRanOut with what to do next."""
+def said_no(doing: str, next_step: str) -> Iterator[None]:
+    """Inside, an allocation that fails, of Python, numpy, torch or the GPU, becomes MemoryRanOut with what to do next; a
+    disk that is full or may not be written becomes StorageError."""
     try:
         yield
+    except VitrailError:
+        raise
     except Exception as error:
-        if isinstance(error, MemoryRanOut) or not wants_memory(error):
-            raise
-        asked = re.search(r"(?:ried to allocate|nable to allocate) ([\d.]+ ?\w+)", str(error))
-        more = f" ({asked[1]} more were asked for)" if asked else ""
-        raise MemoryRanOut(f"the memory ran out while {doing}{more}", next_step=next_step) from error
+        if said := refusal(error, doing, next_step):
+            raise said from error
+        raise
 
 
 def synchronise(device: torch.device) -> None:

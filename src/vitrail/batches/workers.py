@@ -11,6 +11,7 @@ import mmap
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.reduction
+import multiprocessing.resource_tracker
 import os
 import pickle
 import signal
@@ -108,7 +109,7 @@ class Worker:
         self._pipe, theirs = multiprocessing.Pipe()
         context = _context()
         self._process = context.Process(target=_serve, args=(theirs, self._job, self._slots), daemon=True)
-        with _no_main():
+        with _no_main(), _shielded():
             self._process.start()
         theirs.close()
         for task in self.waiting:
@@ -197,8 +198,24 @@ def _no_main() -> Iterator[None]:
             setattr(main, name, value)
 
 
+@contextlib.contextmanager
+def _shielded() -> Iterator[None]:
+    """Signals for the whole group wait until the worker is started, and never reach it, nor the server it is forked from:
+    both inherit that they are blocked. Ignoring them, as a worker does too, would come a moment too late."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_GROUP)
+    try:
+        multiprocessing.resource_tracker.ensure_running()  # which unblocks two of them here
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_GROUP)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_FOR_THE_GROUP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
 def _serve(pipe: multiprocessing.connection.Connection, job: Job, slots: Slots) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _FOR_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):  # the parent is done, or gone

@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
-from vitrail.errors import ConfigError, MemoryRanOut, VitrailError, suggest, wants_memory
+from vitrail.errors import ConfigError, VitrailError, refusal, suggest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vitrail.cli.train", "train on your images: a recipe is chosen, everything can be overridden"),
@@ -109,8 +109,7 @@ def explain(error: BaseException) -> int:
         text, code = "stopped", 130
     elif isinstance(error, VitrailError):
         text, code = f"error: {error}", error.exit_code
-    elif wants_memory(error):
-        said = MemoryRanOut(f"the memory ran out ({error})", next_step="try a smaller --batch or smaller images")
+    elif said := refusal(error, "working", "try a smaller --batch, or smaller images"):
         text, code = f"error: {said}", said.exit_code
     else:
         text, code = f"internal error ({type(error).__name__}: {error}); run again with --debug for the traceback", 70

@@ -163,6 +163,8 @@ def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         with open(root / "index.npz", "rb") as file, np.load(file, allow_pickle=False) as stored:
             columns = {name: stored[name] for name in ("shards", "offsets", "sizes", "sums", "labels", "keys")}
         for name, size in facts["shards"].items():
+            if os.path.basename(name) != name or name in ("", ".", ".."):
+                raise DataError(f"{root / INDEX} names the shard {name!r}", allowed="files of its own folder")
             if os.path.getsize(root / name) != size:
                 raise DataError(f"{root / name} does not have its {size:,} bytes", next_step="copy or pack it again")
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:

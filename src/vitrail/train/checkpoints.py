@@ -86,6 +86,8 @@ def newest(folder: Path, *, say: Callable[[str], None]) -> Snapshot | None:
         try:
             return read(folder / f"step-{step:08d}")
         except CheckpointError as error:
+            if steps_in(folder) != steps:  # a run at work has written another and pruned this one meanwhile
+                return newest(folder, say=say)
             say(f"{error}; using the one before")
     if steps:
         raise CheckpointError(f"all {len(steps)} checkpoints in {folder} are damaged", next_step="start the run anew")
@@ -161,15 +163,20 @@ def _bytes(path: Path) -> bytes:
     try:
         with _opened(path) as file:
             return file.read()
-    except OSError as error:
-        raise _damaged(path.parent, f"{path.name} cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise _damaged(path.parent, f"{path.name!r} cannot be read ({reason})") from None
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    # O_NOFOLLOW: a checkpoint holds files, never links to somewhere else
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        yield file
+    # O_NOFOLLOW: a checkpoint is a folder of files, never a link to somewhere else
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with os.fdopen(os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as file:
+            yield file
+    finally:
+        os.close(folder)
 
 
 def _json(path: Path, content: bytes) -> dict[str, Any]:

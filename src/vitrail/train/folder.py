@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,7 @@ class RunFolder:
     def __init__(self, path: Path, run: Run) -> None:
         self.path, self.run = path, run
         self._lock: IO[str] | None = None
+        self._new = False
 
     @classmethod
     def open(cls, run: Run | None, path: Path | None, resume: bool, world: World) -> "RunFolder":
@@ -43,16 +45,21 @@ class RunFolder:
     def create(cls, run: Run, path: Path | None) -> "RunFolder":
         """A new folder; `None` numbers one under `runs/`. A folder that already holds a run is refused."""
         path = path or _numbered(Path("runs"), run)
-        if (path / "run.json").exists():
-            raise ConfigError(
-                f"{path} already holds a run",
-                next_step=f"resume it with `vitrail train --resume {path}`, or choose another --out",
-            )
+        folder = cls(path, run)
+        folder._new = True
+        folder._refuse_a_second_run()
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{path} cannot be made ({error.strerror})", next_step="choose another --out") from None
-        return cls(path, run)
+        return folder
+
+    def _refuse_a_second_run(self) -> None:
+        if (self.path / "run.json").exists():
+            raise ConfigError(
+                f"{self.path} already holds a run",
+                next_step=f"resume it with `vitrail train --resume {self.path}`, or choose another --out",
+            )
 
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
@@ -69,7 +76,12 @@ class RunFolder:
         return config.read_json(Run, path / "run.json")
 
     def __enter__(self) -> "RunFolder":
-        self._lock = open(self.path / ".lock", "w")
+        try:
+            self._lock = open(self.path / ".lock", "w")  # held as long as the folder is
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} cannot be written ({error.strerror})", next_step="check its permissions"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -77,6 +89,8 @@ class RunFolder:
             raise RunInUse(
                 f"another process is training in {self.path}", next_step="wait for it, or choose another --out"
             ) from None
+        if self._new:  # another process may have come and gone since this one looked
+            self._refuse_a_second_run()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -92,6 +106,15 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(self.path / "run.json")
+
+    def check_room(self, checkpoint: int) -> None:
+        """Raises StorageError unless two checkpoints of so many bytes fit on the disk, beside what is there."""
+        free = shutil.disk_usage(self.path).free
+        if free < 2 * checkpoint:
+            raise StorageError(
+                f"{self.path} has {free / 1e6:,.0f} MB left, and two checkpoints take {2 * checkpoint / 1e6:,.0f} MB",
+                next_step="free some space, or choose another --out",
+            )
 
     @property
     def checkpoints(self) -> Path:
@@ -121,6 +144,9 @@ class Follower(RunFolder):
         if (self.path / "run.json").is_file():
             self.run = config.read_json(Run, self.path / "run.json")
         return self
+
+    def check_room(self, checkpoint: int) -> None:
+        """The first rank asks."""
 
     def save(self, run: Run) -> None:
         self.run = run

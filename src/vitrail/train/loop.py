@@ -79,7 +79,7 @@ def train(
     """
     asked = run or RunFolder.stored(out)
     with (
-        machine.enough_memory("training", SMALLER),
+        machine.said_no("training", SMALLER),
         StopSignals() as stop,
         world(machine.device(asked.hardware.device)) as ranks,
         RunFolder.open(run, out, resume, ranks) as folder,
@@ -90,6 +90,7 @@ def train(
         if announce:
             announce(setup)
         state = setup.state()
+        folder.check_room(state.size)
         mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
         journal = Journal(folder.metrics, mirror=mirror)
         seen = () if resume or splits else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)

@@ -78,6 +78,12 @@ class State:
             groups["ema"] = dict(self.ema.model.state_dict())
         return groups
 
+    @property
+    def size(self) -> int:
+        """Bytes of a checkpoint, near enough: weights, average, and two moments of all that trains."""
+        weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        return weights * (2 if self.ema else 1) + 2 * sum(parameter.nbytes for parameter in self.parameters())
+
     def facts(self, world: World) -> dict[str, Any]:
         """What has no shape; every rank must ask, for the sums are over all."""
         scalars = {name: getattr(self, name) for name in ("step", "evaluated", "best", "best_step")}

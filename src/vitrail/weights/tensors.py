@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors.torch
@@ -151,18 +151,26 @@ _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 def read_pth(path: Path) -> Content:
     """A file of torch.save: tensors by name, by themselves or under "model". Nothing but tensors, numbers and words is
-    ever made of it (torch's `weights_only`), and there is no second try without that.
+    ever made of it (torch's `weights_only`), there is no second try without that, and even that is done by a child
+    process that can do no harm (`weights.confined`).
     """
+    from vitrail.weights.confined import confined
+
+    return confined(open_pth, path)
+
+
+def open_pth(path: Path, file: IO[bytes]) -> Content:
+    """What `read_pth` does, in this process."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(len(_LEGACY))
+        start = file.read(len(_LEGACY))
         if start.startswith(_ZIP):
-            _check_archive(path)
+            _check_archive(path, file)
         elif start != _LEGACY:
             raise _damaged(path, "it is not what torch.save writes")
+        file.seek(0)
         with warnings.catch_warnings():  # of what torch thinks of old files
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
+            found = torch.load(file, map_location="cpu", weights_only=True)
         return _content(path, found)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})", next_step="check the path") from None
@@ -177,9 +185,9 @@ def read_pth(path: Path) -> Content:
         ) from None
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, file: IO[bytes]) -> None:
     """torch stores its entries uncompressed: one that claims more than the file holds was made to harm."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
     size = path.stat().st_size
