@@ -138,7 +138,7 @@ def test_another_model_other_images_and_other_options_are_refused(archive: Path,
     written(archive, out)
     before = content(out)
     assert written(archive, out) is not None and content(out) == before  # asked again, it has nothing to do
-    with pytest.raises(ConfigError, match=r"another job: options top 5, views one, not top 2, views one"):
+    with pytest.raises(ConfigError, match=r"another job: options top 5, not top 2"):
         written(archive, out, top_k=2)
     with pytest.raises(ConfigError, match="another job: batch 4, not 3, part 8, not 9"):
         written(archive, out, batch=3, part=9)

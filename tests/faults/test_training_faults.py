@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.faults.trials import in_child
+from tests.faults.trials import forget_servers, in_child
 from tests.flow import test_ranks
 from tests.flow.test_ranks import ORDERED, WORKER, launch
 from tests.flow.test_training import TINY
@@ -165,6 +165,7 @@ def test_a_signal_to_the_group_with_loader_processes(photos: Run, memory: Path, 
 
         def work(folder: Path = folder) -> None:
             os.setpgid(0, 0)
+            forget_servers()
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(finish, "write_report", lambda *nothing: None)
                 patched.setattr(finish, "sheet", lambda *nothing: b"")

@@ -119,7 +119,7 @@ def indexed(root: Path, outside: Path) -> Iterator[Path]:
     for index, name in enumerate(OUT):
         folder = root / f"file-{index}"
         folder.mkdir()
-        name = name.replace("/OUTSIDE", str(outside))
+        name = name.replace("/OUTSIDE", str(outside)).replace("secret", "secret.safetensors")
         safetensors.torch.save_file({"w": torch.ones(2)}, folder / "model-00001-of-00002.safetensors")
         shown = {"metadata": {}, "weight_map": {"w": "model-00001-of-00002.safetensors", "v": name}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(shown))
@@ -133,6 +133,7 @@ def test_no_name_and_no_link_leads_outside(tmp_path: Path) -> None:
     root.mkdir()
     outside.mkdir()
     safetensors.torch.save_file({"v": torch.ones(2)}, outside / "secret")
+    shutil.copy(outside / "secret", outside / "secret.safetensors")
     cases = [case for make in (bundles, saved_checkpoints, shards, indexed) for case in make(root, outside)]
     words = ["strace", "-f", "-y", "-qq", "-e", "trace=open,openat,openat2", "-o", str(tmp_path / "trace")]
     done = subprocess.run([*words, sys.executable, "-c", READ_ALL, str(root)], capture_output=True, text=True)

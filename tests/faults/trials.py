@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def train_to_the_end(folder: Path) -> Callable[[], object]:
             loop.train(None if begun else TINY, out=folder, resume=begun, quiet=True)
 
     return work
+
+
+def forget_servers() -> None:
+    """In a child: the server that this test process forks its loader processes from is not the child's to use."""
+    server = forkserver._forkserver
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
 
 
 def ended(pid: int) -> int:
