@@ -25,7 +25,7 @@ from vitrail.errors import WeightsError
 from vitrail.weights.tensors import Content, read_safetensors, to_bytes
 
 SECONDS, ROOM = 60, 1 << 30
-"""Of the processor, and of memory, beside what the file's size asks for: 20 MB a second, and six times its bytes."""
+"""Of the processor, and of memory, beside what the file's size asks for: 5 MB a second, and six times its bytes."""
 WAITS = 10
 """Times that long by the clock: the machine may be busy."""
 
@@ -51,7 +51,7 @@ def confined(read: Callable[[Path, Any], Content], path: Path) -> Content:
         answer, errors = os.memfd_create("vitrail"), os.memfd_create("vitrail")
         try:
             size = os.fstat(file.fileno()).st_size
-            status = _ended(_child(read, path, file, answer, errors, size), WAITS * (SECONDS + size / 20e6))
+            status = _ended(_child(read, path, file, answer, errors, size), WAITS * (SECONDS + size / 5e6))
             return _answer(path, answer, errors, status)
         finally:
             os.close(answer)
@@ -104,7 +104,7 @@ def _confine(size: int) -> None:
     filtered = _filter()
     limits = {
         resource.RLIMIT_AS: pages + 6 * size + ROOM,
-        resource.RLIMIT_CPU: int(SECONDS + size / 20e6),
+        resource.RLIMIT_CPU: int(SECONDS + size / 5e6),
         resource.RLIMIT_FSIZE: 2 * size + (1 << 20),
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_CORE: 0,
