@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitrail.cli import main
+from vitrail.errors import DataError
+from vitrail.evaluate import embedding, store
 from vitrail.images.preprocess import Preprocess
+from vitrail.images.sources import open_data
 from vitrail.models import zoo
 from vitrail.weights.bundle import Record, save_bundle
 
@@ -57,12 +62,55 @@ def test_embed_keeps_what_probe_and_similar_read(models: Path, capsys) -> None:
     assert "0 images are called 'nothing'" in capsys.readouterr().err
 
 
+def test_layers_are_rows_and_kept_layers_are_read_as_those_of_the_model(models: Path, capsys) -> None:
+    asked = ["--protocols", "knn,linear-4", "--k", "3", "--seeds", "1"]
+    assert main(["embed", "a", "digits", "--layer", "1", "2", "3", "4", "--out", "all.safetensors"]) == 0
+    capsys.readouterr()
+    direct = _json(["probe", "a", "digits", "--layer", "4", *asked, "--beside", "pixels"], capsys)
+    stored = _json(["probe", "all.safetensors", *asked], capsys)
+    assert [row["accuracy_%"] for row in stored] == [row["accuracy_%"] for row in direct[:2]]
+    assert [(row["features"], row["protocol"]) for row in direct] == [
+        ("a", "kNN"), ("a", "linear probe, 4 blocks"), ("pixels", "kNN")
+    ]  # fmt: skip
+    both = _json(["probe", "a", "digits", "--layer", "2", "-1", "--protocols", "knn", "--k", "3"], capsys)
+    kept = _json(["probe", "all.safetensors", "--layer", "2", "-1", "--protocols", "knn", "--k", "3"], capsys)
+    assert [row["features"] for row in both] == ["a, layer 2", "a, layer 4"]
+    assert [row["accuracy_%"] for row in kept] == [row["accuracy_%"] for row in both]
+    assert both[1]["accuracy_%"] == direct[0]["accuracy_%"]
+    assert main(["embed", "a", "digits", "--layer", "4", "--out", "one.safetensors"]) == 0
+    assert main(["probe", "one.safetensors", *asked]) == 78
+    said = " ".join(capsys.readouterr().err.split())
+    assert "layer 1 of features of 4 auto" in said and "--layer 1 2 3 4" in said
+
+
+def test_a_pass_that_was_stopped_goes_on(models: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("vitrail.evaluate.embedding.CHUNK", 300)
+    words = ["probe", "pixels", "digits", "--protocols", "knn", "--k", "3"]
+    whole, passes, real = _json(words, capsys), [], embedding._some
+
+    def some(*asked):
+        passes.append(asked)
+        if len(passes) == 4:
+            raise DataError("stopped here")
+        return real(*asked)
+
+    monkeypatch.setattr("vitrail.evaluate.embedding._some", some)
+    assert main([*words, "--cache", "kept"]) == 65
+    assert len(list(Path("kept").rglob("*.safetensors"))) == 3
+    capsys.readouterr()
+    again = _json([*words, "--cache", "kept"], capsys)
+    assert len(passes) == 4 + 4  # of 5 + 2 pieces, 3 were there
+    assert [row["accuracy_%"] for row in again] == [row["accuracy_%"] for row in whole]
+    assert [path.is_file() for path in Path("kept").iterdir()] == [True]
+
+
 def test_what_cannot_be_measured_says_so_and_writes_nothing(models: Path, capsys) -> None:
     said = {
         ("probe", "a"): (78, "no images were named"),
         ("probe", "a", "digits", "--protocols", "svm"): (78, "protocol 'svm' is unknown"),
         ("probe", "a", "digits", "--protocols", "fewshot", "--shots", "500"): (65, "too few for 500 shots"),
         ("probe", "a", "digits", "--layer", "5"): (78, "layer 5 of a model of 4 blocks"),
+        ("probe", "a", "digits", "--layer", "3", "--protocols", "linear-4"): (78, "4 blocks that end with layer 3"),
         ("embed", "a", "digits", "--out", "f.npz"): (78, "ends with .safetensors or"),
         ("embed", "a", "digits", "--layer", "9", "--out", "f.safetensors"): (78, "layer 9"),
     }
@@ -70,6 +118,35 @@ def test_what_cannot_be_measured_says_so_and_writes_nothing(models: Path, capsys
         assert main(list(words)) == code, words
         assert text in " ".join(capsys.readouterr().err.split()), words
     assert not list(Path().glob("f.*"))
+
+
+def test_small_classes_are_left_out_aloud_and_damaged_features_refused(models: Path, capsys) -> None:
+    source, shown = open_data("digits").train, {"big": 12, "other": 9, "small": 2}
+    for label, (name, count) in enumerate(shown.items()):
+        Path("d", name).mkdir(parents=True)
+        for place in np.flatnonzero(source.labels == label)[:count]:
+            Image.fromarray(source[int(place)].content[..., 0]).save(Path("d", name, f"{place}.png"))
+    words = ["probe", "a", "d", "--protocols", "fewshot", "--shots", "5"]
+    assert main(words) == 65
+    assert "class 2 has 1" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "--at-least", "9", "--json"]) == 0
+    found = capsys.readouterr()
+    assert "1 of 3 classes are left out, of fewer than 9 images: small (2)" in " ".join(found.err.split())
+    (row,) = json.loads(found.out)
+    assert row["trained_on"] == 10 and row["tested_on"] == 4
+    assert main([*words, "--at-least", "12"]) == 65
+    assert "allowed: --at-least 9" in " ".join(capsys.readouterr().err.split())
+    assert main(["embed", "a", "d", "--out", "f.safetensors"]) == 0
+    kept = store.read("f.safetensors")
+    kept.features[3, 2] = float("nan")
+    store.save("nan.safetensors", kept)
+    for words in (
+        ["probe", "nan.safetensors", "--protocols", "knn"],
+        ["similar", "nan.safetensors", "--duplicates", "0.9"],
+    ):
+        assert main(words) == 70 and "not finite" in capsys.readouterr().err
+    with pytest.raises(DataError, match="23 images with 20 labels"):
+        store.Kept(kept.about, kept.features, kept.labels[:20], kept.splits, kept.keys)
 
 
 def test_compare_pairs_the_answers(models: Path, capsys) -> None:
@@ -88,3 +165,17 @@ def test_robustness_and_suite_end_with_tables(models: Path, capsys) -> None:
     first = _json(["suite", "s.toml"], capsys)
     assert set(first[0]) == {"protocol", "task", "a", "pixels"} and Path("runs/s/report.html").is_file()
     assert _json(["suite", "s.toml"], capsys) == first
+
+
+def test_a_suite_fine_tunes_and_says_what_does_not_apply(models: Path, capsys) -> None:
+    words = 'protocols = ["nearest-mean", "linear-4", "finetune"]\nseeds = 2\n[[tasks]]\ndata = "digits"\n'
+    words += '[[models]]\npath = "a"\n[[models]]\npath = "pixels"\n'
+    Path("s.toml").write_text(words + '[finetune]\nrecipe = "finetune_small"\nlength = "2 steps"\nbatch_size = 16\n')
+    assert main(["suite", "s.toml", "--json"]) == 0
+    found = capsys.readouterr()
+    rows = json.loads(found.out)
+    assert "pixels: finetune does not apply" in found.err and "pixels: linear-4 does not apply" in found.err
+    (tuned,) = [row for row in rows if row["protocol"] == "fine-tuned, 2 steps, 8 px"]
+    assert 0 < tuned["a"] < 100 and tuned["a ±"] is not None and tuned["pixels"] is None
+    assert not list(Path("runs/s/finetune").rglob("*.safetensors"))
+    assert _json(["suite", "s.toml"], capsys) == rows

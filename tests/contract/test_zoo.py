@@ -83,7 +83,7 @@ def test_every_parameter_is_in_one_stage(model) -> None:
     parts = [part for _, content in model.stages() for part in content]
     listed = [id(p) for part in parts for p in ([part] if isinstance(part, torch.nn.Parameter) else part.parameters())]
     assert sorted(listed) == sorted(map(id, model.parameters()))
-    assert [name for name, _ in model.stages()] == ["stem", "block 0", "block 1", "head"]
+    assert [name for name, _ in model.stages()] == ["stem", "block 1", "block 2", "head"]
 
 
 def test_an_image_does_not_depend_on_its_batch(model) -> None:

@@ -78,7 +78,7 @@ def test_linear_cka_knows_rotations_and_scales():
 def test_cka_of_a_model_with_itself_is_symmetric_with_ones_and_with_another_is_not_square():
     model, images = lively(VIT), noise(9, 3, 224, 160)
     own = cka(model, images, batch_size=5)
-    assert own.rows == own.columns == ("stem", "block 0", "block 1", "block 2")
+    assert own.rows == own.columns == ("stem", "block 1", "block 2", "block 3")
     assert torch.allclose(own.values.diagonal(), torch.ones(4)) and torch.allclose(own.values, own.values.T)
     across = cka(model, images, lively(RESNET), other_images=images)
     assert across.values.shape == (4, 3)

@@ -1,6 +1,8 @@
 """A suite of real digits: means over what ran, resuming, and files that mean nothing."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,10 +10,16 @@ from vitrail.errors import ConfigError
 from vitrail.evaluate.embedding import Extraction
 from vitrail.evaluate.layers import Pixels
 from vitrail.evaluate.published import COLUMNS, TABLE6, columns_for
-from vitrail.evaluate.suite import ModelEntry, Opened, extraction, read_suite, run_suite
+from vitrail.evaluate.suite import Opened, extraction, run_suite
+from vitrail.evaluate.suite_file import FineTune, ModelEntry, read_suite
 from vitrail.evaluate.suite_report import scatter, sections, table
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.sources import open_data
+from vitrail.machine import Hardware
 from vitrail.models import zoo
 from vitrail.reports.page import render
+from vitrail.study.transfer import Tuner
+from vitrail.weights.bundle import Record, save_bundle
 
 SUITE = """
 protocols = ["fewshot", "nearest-mean"]
@@ -104,11 +112,15 @@ def test_files_that_mean_nothing_say_so(tmp_path: Path, changed: str, message: s
 
 
 def test_blocks_follow_from_the_protocols() -> None:
-    four = extraction(ModelEntry(path="m", layer=10), ["knn", "linear-4"], Extraction())
-    assert four.layers == (7, 8, 9, 10)
-    assert extraction(ModelEntry(path="m"), ["linear-4"], Extraction()).layers == (-4, -3, -2, -1)
-    assert extraction(ModelEntry(path="m"), ["knn"], Extraction()).layers == ()
-    assert extraction(ModelEntry(path="pixels"), ["linear-4"], Extraction()).layers == ()
+    small = {"width": 16, "depth": 5, "heads": 2, "mlp_width": 32, "patch": (2, 2), "image": (8, 8), "classes": 3}
+    model, m = zoo.build("vit-ti/16", **small), ModelEntry(path="m")
+    four = extraction(model, ModelEntry(path="m", layer=4), ["knn", "linear-4"], Extraction())
+    assert four.layers == (1, 2, 3, 4)
+    assert extraction(model, m, ["linear-4"], Extraction()).layers == (2, 3, 4, 5)
+    assert extraction(model, m, ["knn"], Extraction()).layers == ()
+    assert extraction(Pixels((8, 8), 1), ModelEntry(path="pixels"), ["linear-4"], Extraction()).layers == ()
+    with pytest.raises(ConfigError, match="4 blocks that end with layer 3; allowed: layers from 4 on"):
+        extraction(model, ModelEntry(path="m", layer=3), ["linear-4"], Extraction())
 
 
 def test_table_6_agrees_with_itself() -> None:
@@ -118,3 +130,33 @@ def test_table_6_agrees_with_itself() -> None:
     assert rows["ViT-L/16", 14].gmacs == pytest.approx(rows["ViT-L/16", 7].gmacs, rel=0.01)
     assert rows["ViT-H/14", 14].gmacs == pytest.approx(167.3, rel=0.01)
     assert columns_for(["pets", "digits"]) == ("pets",) and columns_for(["digits"]) == COLUMNS
+
+
+def test_fine_tuning_chooses_on_800_and_200_and_trains_on_1000(tmp_path: Path, monkeypatch) -> None:
+    seen = []
+
+    def scored(self, run, splits, folder):
+        seen.append((run.optim.lr, run.seed, run.length, len(splits.train), len(splits.test), folder.name))
+        return SimpleNamespace(top1=0.5 if run.optim.lr == 0.01 else 0.25, images=len(splits.test))
+
+    monkeypatch.setattr(Tuner, "scored", scored)
+    config = zoo.config("vit-ti/16", width=16, depth=2, heads=2, mlp_width=32, classes=3)
+    save_bundle(tmp_path / "m", zoo.build(config), Record(config=config, preprocess=Preprocess(size=config.image)))
+    source = open_data("digits").train
+    train, val, test = (source.subset(range(a, b)) for a, b in ((0, 800), (800, 1000), (1000, 1100)))
+    task = Opened("t", "", {"train": source.subset(range(1000)), "test": test}, (train, val))
+    tuner = Tuner(settings=FineTune(lr=(0.1, 0.01)), seeds=2, hardware=Hardware(), say=str)
+    row = tuner(ModelEntry(path=str(tmp_path / "m")), task, tmp_path / "runs")
+    assert seen == [
+        (0.1, 0, "2500 steps", 800, 200, "lr-0.1"),
+        (0.01, 0, "2500 steps", 800, 200, "lr-0.01"),
+        (0.01, 0, "2500 steps", 1000, 100, "seed-0"),
+        (0.01, 1, "2500 steps", 1000, 100, "seed-1"),
+    ]
+    assert (row.protocol, row.setting, row.images, row.tested) == ("fine-tuned", "2,500 steps, 384 px", 1000, 100)
+    assert row.spread.mean == 0.5 and row.note == "lr 0.01, the best of 2 on held-out training images"
+    seen.clear()
+    replace(tuner, settings=FineTune(), seeds=1)(ModelEntry(path=str(tmp_path / "m")), task, tmp_path / "runs")
+    assert [call[0] for call in seen] == [0.01]  # nothing to choose
+    with pytest.raises(ConfigError, match="the recipe folder starts from nothing"):
+        replace(tuner, settings=FineTune(recipe="folder"))(ModelEntry(path=str(tmp_path / "m")), task, tmp_path)

@@ -31,6 +31,7 @@ class Embed:
     examples:
       vitrail embed runs/photos-1 ./photos --out features.safetensors
       vitrail embed vit-s16.npz ./unsorted --unlabelled --layer 10 --out features.parquet
+      vitrail embed vit-s16.npz ./photos --layer -4 -3 -2 -1 --out last4.safetensors
       torchrun --nproc-per-node=2 -m vitrail embed vit-s16.npz ./shards --out features/
     """
 
@@ -38,8 +39,9 @@ class Embed:
     data: tyro.conf.Positional[str]
     out: Path
     """A name that ends with .safetensors or .parquet, or a folder."""
-    layer: int | None = None
-    """The block whose output is read, from 1, or from the last with -1; without it, what the model's head reads."""
+    layer: tuple[int, ...] = ()
+    """The block whose output is read, from 1, or from the last with -1; several lie side by side, as linear-4 reads
+    them. Without it, what the model's head reads."""
     pool: Pool = "auto"
     holdout: float = 0.2
     unlabelled: bool = False
@@ -60,7 +62,7 @@ def main(words: Sequence[str]) -> int:
     splits = opened(asked)
     model = open_model(asked.model, splits)
     how = Extraction(
-        layers=() if asked.layer is None else (asked.layer,),
+        layers=asked.layer,
         pool=asked.pool,
         batch_size=asked.batch,
         device=asked.device,

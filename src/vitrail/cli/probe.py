@@ -1,17 +1,18 @@
 """`vitrail probe`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 from torch import nn
 
 from vitrail.cli.arguments import Switch, parse, say
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DataError
 from vitrail.evaluate.embedding import Extraction, embed, parts_of
-from vitrail.evaluate.layers import Pixels, Pool
+from vitrail.evaluate.layers import Pixels, Pool, blocks_of, up_to
 from vitrail.evaluate.probing import WIDE, Row, Settings, check_protocols, probe, table
 from vitrail.evaluate.store import Kept, is_features, read
 from vitrail.images.samples import Source, Splits
@@ -34,8 +35,9 @@ class Probe:
 
     examples:
       vitrail probe runs/photos-1 ./photos
-      vitrail probe vit-s16.npz fashion-mnist --layer 10 --protocols fewshot,knn,linear --beside pixels
+      vitrail probe vit-s16.npz fashion-mnist --layer 10 11 --protocols fewshot,knn,linear --beside pixels runs/mine
       vitrail probe features.safetensors --protocols linear,logistic --json
+      vitrail probe runs/photos-1 ./many-subjects --at-least 12 --holdout 0.5 --protocols fewshot
     """
 
     model: tyro.conf.Positional[str]
@@ -43,8 +45,9 @@ class Probe:
     """Labelled images, as for `vitrail train`."""
     protocols: str = "fewshot,knn,nearest-mean,linear"
     """Of fewshot, knn, nearest-mean, linear, linear-4 (the last four blocks side by side) and logistic."""
-    layer: int | None = None
-    """The block whose output is read, from 1, or from the last with -1; without it, what the model's head reads."""
+    layer: tuple[int, ...] = ()
+    """The block whose output is read, from 1, or from the last with -1; several are rows of one table, after one pass.
+    Without it, what the model's head reads."""
     pool: Pool = "auto"
     """With --layer: the class token, the mean of the patches, or both."""
     image: tuple[int, ...] = ()
@@ -59,9 +62,11 @@ class Probe:
     """Few-shot draws and probe trainings, averaged."""
     beside: tuple[str, ...] = ()
     """More models to measure in the same table."""
+    at_least: int = 0
+    """Leave out classes of fewer images, train and test together."""
     holdout: float = 0.2
     cache: Path | None = None
-    """A folder in which features are kept between commands."""
+    """A folder in which features are kept between commands; a pass that was stopped goes on."""
     batch: int = 64
     device: str = "auto"
     precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
@@ -72,7 +77,7 @@ class Probe:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Probe, words, command="probe")
-    rows = [(name, row) for name, kept in features(asked) for row in measure(name, kept, asked)]
+    rows = [row for name, kept in features(asked) for row in measure(name, kept, asked)]
     show(
         table(rows, f"features on {asked.data or asked.model}"),
         "json" if asked.json else "csv" if asked.csv else "table",
@@ -87,10 +92,15 @@ def features(asked: Probe) -> Iterator[tuple[str, Kept]]:
         raise ConfigError(f"--seeds {asked.seeds}", allowed="1 or more")
     models = (asked.model, *asked.beside)
     stored = {name: read(name) for name in models if is_features(name)}
+    for name, kept in stored.items():
+        views(name, kept, asked)
+        if asked.image or asked.pool != "auto":
+            say(f"{name} holds features already: --image and --pool change nothing there")
     if not asked.data and len(stored) < len(models):
         raise ConfigError("no images were named", next_step=f"try `vitrail probe {asked.model} digits`")
     splits = open_data(asked.data, holdout=asked.holdout) if asked.data else None
     if splits:
+        splits = with_classes(splits, asked.at_least)
         say(f"{len(splits.train):,} to learn from, {len(splits.test):,} to test: {splits.how}")
     for name in models:
         if name in stored:
@@ -100,31 +110,76 @@ def features(asked: Probe) -> Iterator[tuple[str, Kept]]:
         for size in asked.image or (None,):
             called = name if size is None else f"{name}, {size} px"
             model = open_model(name, splits, size)
-            yield called, embed(model, parts_of(splits), name=called, how=how(name, asked), cache=asked.cache)
+            yield called, embed(model, parts_of(splits), name=called, how=how(model, asked), cache=asked.cache)
 
 
-def measure(name: str, kept: Kept, asked: Probe) -> Iterator[Row]:
+def with_classes(splits: Splits, least: int) -> Splits:
+    """Without the classes of fewer than `least` images, which are said."""
+    if least < 1:
+        return splits
+    counts = splits.train.counts + splits.test.counts
+    kept = np.flatnonzero(counts >= least)
+    if len(kept) == len(counts):
+        return splits
+    if len(kept) < 2:
+        raise DataError(f"{len(kept)} classes have {least} images or more", allowed=f"--at-least {np.sort(counts)[-2]}")
+    names = splits.train.classes
+    small = [f"{names[k]} ({counts[k]})" for k in np.flatnonzero(counts < least)]
+    say(f"{len(small)} of {len(counts)} classes are left out, of fewer than {least} images: {', '.join(small)}")
+
+    def of(source: Source) -> Source:
+        some = source.subset(np.flatnonzero(np.isin(source.labels, kept)))
+        return replace(some, labels=np.searchsorted(kept, some.labels), classes=tuple(names[k] for k in kept))
+
+    return replace(splits, train=of(splits.train), test=of(splits.test), val=splits.val and of(splits.val))
+
+
+def measure(name: str, kept: Kept, asked: Probe) -> Iterator[tuple[str, Row]]:
+    """Each row with the name of its features: every protocol on every layer."""
     say(f"{name}: {len(kept.keys):,} images, {kept.features.shape[1]} features ({kept.about.layer})")
     settings = Settings(shots=asked.shots, l2=asked.l2, k=asked.k, seeds=tuple(range(asked.seeds)))
-    blocks = len(kept.about.layer.split()) - 1 if kept.about.layer != "pooled" else 1
-    wanted = [protocol for protocol in names(asked) if WIDE.get(protocol, 1) <= blocks]
+    wanted = views(name, kept, asked)
     with progress(len(wanted), f"Protocols on {name}") as bar:
-        for done, protocol in enumerate(wanted, start=1):
-            yield from probe(kept, [protocol], settings, blocks=blocks)
+        for done, (called, protocol, layers) in enumerate(wanted, start=1):
+            view = kept.at(layers) if layers else kept
+            yield from ((called, row) for row in probe(view, [protocol], settings, blocks=max(1, len(layers))))
             bar.update(done)
+
+
+def views(name: str, kept: Kept, asked: Probe) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(name, protocol, the layers it reads) of everything to measure on these features; what they have no layers for is
+    said, or where layers were kept, but too few, raised.
+    """
+    there, found = kept.about.blocks, []
+    last = there[-1] if there else 0
+    for layer in asked.layer if there and asked.layer else (last,):
+        number = layer + last + 1 if layer < 0 else layer
+        called = f"{name}, layer {number}" if len(asked.layer) > 1 and there else name
+        for protocol in names(asked):
+            count = WIDE.get(protocol, 1)
+            if not there and count > 1:
+                say(f"{name} has no layers to put side by side: {protocol} is left out")
+                continue
+            layers = tuple(range(number - count + 1, number + 1)) if there else ()
+            if there:
+                kept.at(layers)
+            found.append((called, protocol, layers))
+    return found
 
 
 def names(asked: Probe) -> list[str]:
     return [name.strip() for name in asked.protocols.split(",") if name.strip()]
 
 
-def how(name: str, asked: Probe) -> Extraction:
-    blocks = max(WIDE.get(protocol, 1) for protocol in names(asked))
-    last = asked.layer if asked.layer is not None or blocks == 1 else -1
-    layers = () if last is None or name == "pixels" else tuple(range(last - blocks + 1, last + 1))
+def how(model: nn.Module, asked: Probe) -> Extraction:
+    """One pass for all layers that the protocols read."""
+    counts = [WIDE.get(protocol, 1) for protocol in names(asked)]
+    layers: set[int] = set()
+    if not isinstance(model, Pixels) and (asked.layer or (max(counts) > 1 and blocks_of(model))):
+        layers = {number for layer in asked.layer or (-1,) for count in counts for number in up_to(layer, count, model)}
     return Extraction(
-        layers=layers,
-        pool=asked.pool if layers else "auto",
+        layers=tuple(sorted(layers)),
+        pool="auto" if isinstance(model, Pixels) else asked.pool,
         batch_size=asked.batch,
         device=asked.device,
         precision=asked.precision,

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from vitrail.cli.arguments import Switch, parse, say
-from vitrail.errors import DataError, suggest
+from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.evaluate.neighbours import groups, near_duplicates, nearest
 from vitrail.evaluate.store import SPLITS, Kept, read
 from vitrail.reports.tables import Column, Table, show
@@ -33,8 +33,14 @@ class Similar:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Similar, words, command="similar")
+    if asked.k < 1:
+        raise ConfigError(f"--k {asked.k}", allowed="1 or more")
     kept = read(asked.features)
-    found = to_one(kept, asked.of, asked.k) if asked.of else duplicates(kept, asked.duplicates or 0.95)
+    found = (
+        to_one(kept, asked.of, asked.k)
+        if asked.of
+        else duplicates(kept, 0.95 if asked.duplicates is None else asked.duplicates)
+    )
     show(found, "json" if asked.json else "table")
     return 0
 

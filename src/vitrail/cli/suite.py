@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import tyro
 from torch import nn
@@ -13,10 +13,13 @@ from vitrail.cli.arguments import Switch, parse, say
 from vitrail.cli.probe import open_pixels
 from vitrail.errors import DataError
 from vitrail.evaluate.embedding import Extraction
-from vitrail.evaluate.suite import ModelEntry, Opened, read_suite, run_suite
+from vitrail.evaluate.suite import Opened, run_suite
+from vitrail.evaluate.suite_file import ModelEntry, read_suite
 from vitrail.evaluate.suite_report import cost_table, missing_table, sections, table
+from vitrail.machine import Hardware
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import show
+from vitrail.study.transfer import Tuner
 from vitrail.weights.bundle import load
 
 
@@ -28,7 +31,7 @@ class SuiteWords:
     go on, or after adding a model or a task. What is missing is listed with how to get it, and means are over what ran.
 
     my_suite.toml:
-      protocols = ["fewshot", "knn", "linear"]   # also nearest-mean, linear-4, logistic
+      protocols = ["fewshot", "knn", "linear"]   # also nearest-mean, linear-4, logistic, and finetune
       seeds = 3
       [[models]]
       path = "runs/photos-1"
@@ -39,6 +42,9 @@ class SuiteWords:
       group = "natural"
       [vtab]                                     # the 19 tasks, each a folder below
       root = "data/vtab-1k"
+      [finetune]                                 # as the paper does for VTAB, where nothing is said
+      recipe = "finetune_small"                  # a CPU's: the weights' own resolution, 20 epochs
+      lr = [0.003, 0.01]                         # one is chosen on held-out training images
 
     examples:
       vitrail suite my_suite.toml
@@ -50,7 +56,7 @@ class SuiteWords:
     """Results, features and the page; runs/ and the file's name without it."""
     batch: int = 64
     device: str = "auto"
-    precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     workers: int = -1
     json: Switch = False
     csv: Switch = False
@@ -61,17 +67,20 @@ def main(words: Sequence[str]) -> int:
     suite = read_suite(asked.file)
     folder = asked.out or Path("runs") / asked.file.stem
     how = Extraction(batch_size=asked.batch, device=asked.device, precision=asked.precision, workers=asked.workers)
-    results, missing = run_suite(suite, folder, load=open_entry, say=say, how=how)
+    hardware = Hardware(device=asked.device, precision=asked.precision, workers=asked.workers)
+    tune = Tuner(settings=suite.finetune, seeds=suite.seeds, hardware=hardware, say=say)
+    results, missing = run_suite(suite, folder, load=open_entry, say=say, how=how, tune=tune)
     if not results:
         raise DataError(
             f"none of the {len(missing)} tasks could be opened: {missing[0].why}", next_step="mend the suite's paths"
         )
+    page = write_page(folder / "report.html", suite.name, sections(suite, results, missing))  # before a pipe may break
     show(table(suite, results), "json" if asked.json else "csv" if asked.csv else "table")
     if not (asked.json or asked.csv):
         show(cost_table(results), "table")
         if missing:
             show(missing_table(missing), "table")
-    say(f"page: {write_page(folder / 'report.html', suite.name, sections(suite, results, missing))}")
+    say(f"page: {page}")
     return 0
 
 

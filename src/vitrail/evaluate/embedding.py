@@ -4,7 +4,8 @@ before.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from vitrail import config as configs
 from vitrail import machine
-from vitrail.batches.loader import eval_batches
+from vitrail.batches.loader import Batch, eval_batches
 from vitrail.errors import ConfigError, NonFiniteError
 from vitrail.evaluate import store
 from vitrail.evaluate.features import extract
@@ -26,7 +27,10 @@ from vitrail.predict import Predictor
 from vitrail.predict.bulk import ROWS, Bulk, job_of
 from vitrail.predict.forward import answering, as_input, place, preprocess_of
 from vitrail.predict.parts import Part
-from vitrail.reports.progress import track
+from vitrail.reports.progress import Progress, progress
+
+CHUNK = 4096
+"""Images between two savings of a pass that is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ def embed(
     """Features of the sources, by the names of their splits (train, test, val).
 
     `cache` is a folder of files named by what decides the features: model, layer, preprocessing and data. What is there
-    is read instead of computed.
+    is read instead of computed; a pass that was stopped goes on where it last wrote, CHUNK images back at most.
     """
     how = how or Extraction()
     reader = how.reader(model)
@@ -71,10 +75,12 @@ def embed(
     file = cache / f"{key(about, how.precision)}.safetensors" if cache else None
     if file is not None and file.is_file():
         return store.read(file)
-    kept = store.join([_pass(reader, about, split, source, how) for split, source in parts.items()])
+    aside = file.with_suffix("") if file else None
+    kept = store.join([_pass(reader, about, split, source, how, aside) for split, source in parts.items()])
     kept = Kept(about, kept.features, kept.labels, kept.splits, kept.keys)
-    if file is not None:
+    if file is not None and aside is not None:
         store.save(file, kept)
+        shutil.rmtree(aside, ignore_errors=True)
     return kept
 
 
@@ -140,11 +146,35 @@ def key(about: About, *more: str) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _pass(reader: nn.Module, about: About, split: str, source: Source, how: Extraction) -> Kept:
+def _pass(reader: nn.Module, about: About, split: str, source: Source, how: Extraction, aside: Path | None) -> Kept:
+    """Features of one source; with a folder `aside`, in pieces that are written there as soon as they are made."""
+    size = CHUNK if aside else max(1, len(source))
+    found: list[Kept] = []
+    with progress(len(source), f"Features of {source.name} ({split})") as bar:
+        for start in range(0, max(1, len(source)), size):
+            piece = aside / f"{split}-{start:010d}.safetensors" if aside else None
+            if piece is not None and piece.is_file():
+                found.append(store.read(piece))
+                bar.update(start + len(found[-1].keys))
+                continue
+            some = source if size >= len(source) else source.subset(range(start, min(start + size, len(source))))
+            found.append(_some(reader, about, split, some, how, bar))
+            if piece is not None:
+                store.save(piece, found[-1])
+    return store.join(found)
+
+
+def _some(reader: nn.Module, about: About, split: str, source: Source, how: Extraction, bar: Progress) -> Kept:
     batches = eval_batches(source, preprocess=about.preprocess, batch_size=how.batch_size, workers=how.workers)
-    watched = track(batches, -(-len(source) // how.batch_size), f"Features of {source.name} ({split})")
-    found = extract(reader, watched, what="features", device=how.device, precision=how.precision)
+    counted = _counted(batches, bar)
+    found = extract(reader, counted, what="features", device=how.device, precision=how.precision)
     features = found.features if found.features is not None else torch.zeros(0, 1)
     labels = found.targets.long() if found.targets.ndim == 1 else torch.full((len(features),), -1)
     splits = torch.full((len(features),), store.SPLITS.index(split))
     return Kept(about, features, labels, splits, found.keys)
+
+
+def _counted(batches: Iterable[Batch], bar: Progress) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        bar.update(bar.done + len(batch.keys))

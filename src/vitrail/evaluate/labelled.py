@@ -67,7 +67,7 @@ def labelled(features: Any, labels: Any, classes: int | None = None) -> Labelled
     labels = labels.long()
     _check_labels(labels, classes)
     features = features if features.dtype in (torch.float32, torch.float64) else features.float()
-    _check_finite(features)
+    check_finite(features)
     return Labelled(features, labels, int(labels.max()) + 1 if classes is None else classes)
 
 
@@ -114,7 +114,8 @@ def _check_labels(labels: Int[Tensor, "N"], classes: int | None) -> None:
         raise DataError("there is only one class", allowed="two or more", next_step="check the labels")
 
 
-def _check_finite(features: Float[Tensor, "N D"]) -> None:
+def check_finite(features: Float[Tensor, "N D"]) -> None:
+    """Raises NonFiniteError for features that are NaN or infinite, naming the first row."""
     wrong = (~torch.isfinite(features)).any(1).nonzero()[:, 0]
     if len(wrong):
         raise NonFiniteError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.features import Features
+from vitrail.models.layers import Block
 
 Pool = Literal["auto", "cls", "mean", "cls+mean"]
 
@@ -27,7 +28,7 @@ class AtLayers(nn.Module):
     def __init__(self, model: nn.Module, layers: Sequence[int], *, pool: Pool = "auto") -> None:
         super().__init__()
         self.model = model
-        blocks = [part[0] for name, part in model.stages() if name.startswith("block ")]  # pyrefly: ignore
+        blocks = blocks_of(model)
         self.layers = [_number(layer, len(blocks)) for layer in layers]
         self.blocks = [blocks[layer - 1] for layer in self.layers]
         self._pool = pool
@@ -90,6 +91,21 @@ class _PixelRecord:
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
         self.classes: tuple[str, ...] = ()
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks, first to last; none of a ResNet, a MaxViT or pixels."""
+    stages: Any = getattr(model, "stages", list)
+    return [module for _, part in stages() for module in part[:1] if isinstance(module, Block)]
+
+
+def up_to(layer: int | None, count: int, model: nn.Module) -> tuple[int, ...]:
+    """The numbers of the `count` blocks that end with `layer`, by default with the last. Raises ConfigError where there
+    are not so many."""
+    last = _number(-1 if layer is None else layer, len(blocks_of(model)))
+    if count > last:
+        raise ConfigError(f"{count} blocks that end with layer {last}", allowed=f"layers from {count} on")
+    return tuple(range(last - count + 1, last + 1))
 
 
 def _number(layer: int, depth: int) -> int:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from vitrail.errors import ConfigError, suggest
+from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.evaluate.classification import wilson
 from vitrail.evaluate.fewshot import L2, SHOTS, few_shot
 from vitrail.evaluate.knn import K, knn
@@ -51,31 +51,31 @@ def _few_shot(train: Labelled, test: Labelled, asked: Settings) -> Iterator[Row]
     smallest = int(train.counts.min())
     shots = asked.shots or tuple(count for count in SHOTS if count <= smallest)
     if not shots:
-        raise ConfigError(f"a class has {smallest} training images", next_step="few-shot needs one of each class")
-    left_out = "" if asked.shots or len(shots) == len(SHOTS) else f"the smallest class has {smallest} images"
+        raise DataError(f"a class has {smallest} training images", next_step="few-shot needs one of each class")
+    left_out = "" if asked.shots or len(shots) == len(SHOTS) else f"the smallest class has {smallest}"
     cells = few_shot(train, test, shots=shots, l2=asked.l2, seeds=asked.seeds)
     for count in shots:
         for l2 in asked.l2:
             same = [cell for cell in cells if cell.shots == count and cell.l2 == l2]
             setting = f"{count} shot" + (f", l2 {l2:g}" if len(asked.l2) > 1 else "")
-            yield _row("few-shot", setting, [c.right for c in same], same[0].images, len(test), left_out)
+            yield row_of("few-shot", setting, [c.right for c in same], same[0].images, len(test), left_out)
 
 
 def _knn(train: Labelled, test: Labelled, asked: Settings) -> Iterator[Row]:
     k = asked.k or tuple(count for count in K if count <= len(train)) or (len(train),)
     for cell in knn(train, test, k=k):
-        yield _row("kNN", f"k = {cell.k}", [cell.right], len(train), len(test))
+        yield row_of("kNN", f"k = {cell.k}", [cell.right], len(train), len(test))
 
 
 def _nearest_mean(train: Labelled, test: Labelled, asked: Settings) -> Iterator[Row]:
-    yield _row("nearest mean", "cosine", [nearest_mean(train, test).right], len(train), len(test))
+    yield row_of("nearest mean", "cosine", [nearest_mean(train, test).right], len(train), len(test))
 
 
 def _linear(train: Labelled, test: Labelled, asked: Settings) -> Iterator[Row]:
     found = [linear_probe(train, test, seed=seed) for seed in asked.seeds]
     right = [outcome.right for outcome in found]
     note = "lr " + ", ".join(dict.fromkeys(f"{outcome.lr:g}" for outcome in found))
-    yield _row("linear probe", f"{found[0].steps:,} steps", right, len(train), len(test), note)
+    yield row_of("linear probe", f"{found[0].steps:,} steps", right, len(train), len(test), note)
 
 
 def _linear_4(train: Labelled, test: Labelled, asked: Settings) -> Iterator[Row]:
@@ -86,7 +86,7 @@ def _linear_4(train: Labelled, test: Labelled, asked: Settings) -> Iterator[Row]
 def _logistic(train: Labelled, test: Labelled, asked: Settings) -> Iterator[Row]:
     found = logistic(train, test, seed=asked.seeds[0])
     note = f"C {found.c:.3g}" + ("" if found.converged else ", not converged")
-    yield _row("logistic regression", "45 values of C", [found.right], len(train), len(test), note)
+    yield row_of("logistic regression", "45 values of C", [found.right], len(train), len(test), note)
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -122,11 +122,15 @@ def probe(kept: Kept, protocols: Sequence[str], asked: Settings | None = None, *
         yield from (replace(row, seconds=took / len(rows)) for row in rows)
 
 
-def check_protocols(names: Sequence[str]) -> None:
+def check_protocols(names: Sequence[str], *more: str) -> None:
+    """Raises ConfigError for a name that is neither in PROTOCOLS nor in `more`."""
+    allowed = [*PROTOCOLS, *more]
+    if not names:
+        raise ConfigError("no protocol was named", allowed=", ".join(allowed))
     for name in names:
-        if name not in PROTOCOLS:
+        if name not in allowed:
             raise ConfigError(
-                f"protocol {name!r} is unknown", allowed=", ".join(PROTOCOLS), next_step=suggest(name, PROTOCOLS)
+                f"protocol {name!r} is unknown", allowed=", ".join(allowed), next_step=suggest(name, allowed)
             )
 
 
@@ -154,7 +158,8 @@ def _cells(name: str, row: Row) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _row(protocol: str, setting: str, right: Sequence[int], images: int, tested: int, note: str = "") -> Row:
+def row_of(protocol: str, setting: str, right: Sequence[int], images: int, tested: int, note: str = "") -> Row:
+    """A line from the number of right answers with each seed."""
     return Row(
         protocol=protocol,
         setting=setting,

@@ -44,6 +44,11 @@ class About:
     fingerprints: tuple[str, ...] = ()
     """Of the source of each split that is in the file."""
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks whose features lie side by side; none where they are what the head reads, or pixels."""
+        return tuple(int(word) for word in self.layer.split() if word.isdigit())
+
 
 @dataclass(frozen=True, eq=False)
 class Kept:
@@ -58,12 +63,33 @@ class Kept:
     keys: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        assert len(self.features) == len(self.labels) == len(self.splits) == len(self.keys)
+        counts = [len(part) for part in (self.features, self.labels, self.splits, self.keys)]
+        if len(set(counts)) > 1 or not set(self.splits.unique().tolist()) <= set(range(len(SPLITS))):
+            raise DataError(
+                "features of {} images with {} labels, {} splits and {} keys".format(*counts),
+                allowed="one of each an image, splits " + ", ".join(f"{k} {name}" for k, name in enumerate(SPLITS)),
+                next_step="make them again with `vitrail embed`",
+            )
 
     def last(self, count: int, *, of: int) -> "Kept":
         """The features of the last `count` blocks where those of `of` blocks lie side by side."""
         width = self.features.shape[1] // of
         return dataclasses.replace(self, features=self.features[:, -count * width :])
+
+    def at(self, blocks: Sequence[int]) -> "Kept":
+        """The features of these blocks only. Raises ConfigError for one that was not kept."""
+        there = self.about.blocks
+        if absent := [block for block in blocks if block not in there]:
+            raise ConfigError(
+                f"layer {absent[0]} of features of {self.about.layer}",
+                allowed=", ".join(map(str, there)) or "no layer: these are what the head reads",
+                next_step="keep the layers you need: vitrail embed … --layer " + " ".join(map(str, blocks)),
+            )
+        width = self.features.shape[1] // len(there)
+        parts = [self.features[:, place * width : (place + 1) * width] for place in map(there.index, blocks)]
+        pool = self.about.layer.split()[-1]
+        about = dataclasses.replace(self.about, layer=" ".join(map(str, [*blocks, pool])))
+        return dataclasses.replace(self, about=about, features=torch.cat(parts, 1) if len(parts) > 1 else parts[0])
 
     def part(self, split: str) -> Labelled:
         """The checked features of one split. Raises DataError where the file has none or labels are missing."""

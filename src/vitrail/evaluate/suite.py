@@ -1,29 +1,12 @@
 """Transfer suites: any list of models on any list of data sets, the same way; VTAB-1k among them. Resumable.
 
-A suite is a TOML file:
-
-    name = "my transfer suite"
-    protocols = ["fewshot", "knn", "linear"]
-    seeds = 3
-
-    [[models]]
-    path = "runs/photos-1"
-
-    [[tasks]]
-    data = "./leaves"
-    group = "natural"
-
-    [vtab]
-    root = "data/vtab-1k"
-
 Results are rows of `results.jsonl` in its folder, one as soon as it is known; a row whose model, data, protocol and
-settings are there already is not measured again."""
+settings are there already is not measured again. `suite_file` reads what is asked for."""
 
 import dataclasses
 import hashlib
 import json
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,86 +14,19 @@ from pathlib import Path
 from torch import nn
 
 from vitrail import config as configs
-from vitrail.errors import ConfigError, DataError
+from vitrail.errors import DataError, NonFiniteError
 from vitrail.evaluate import vtab
 from vitrail.evaluate.embedding import Extraction, embed, parts_of
-from vitrail.evaluate.probing import WIDE, Row, Settings, check_protocols, probe
+from vitrail.evaluate.layers import Pixels, blocks_of, up_to
+from vitrail.evaluate.probing import WIDE, Row, Settings, probe
 from vitrail.evaluate.store import Kept, model_digest
+from vitrail.evaluate.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry, VtabEntry
 from vitrail.evaluate.vtab_data import open_task
 from vitrail.images.samples import Source
 from vitrail.images.sources import open_data
 from vitrail.models import cost
 from vitrail.reports.journal import Journal
 from vitrail.reports.journal import read as read_rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelEntry:
-    path: str
-    """A run folder, a bundle, a weights file, or the word `pixels`."""
-    name: str = ""
-    layer: int | None = None
-    """The block whose output is read; without it, what the head reads."""
-    exaflops: float | None = None
-    """What its pre-training cost, where that is known."""
-
-    @property
-    def called(self) -> str:
-        return self.name or self.path + (f", layer {self.layer}" if self.layer is not None else "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskEntry:
-    data: str
-    """Labelled images, as for `vitrail train`."""
-    name: str = ""
-    group: str = ""
-
-    @property
-    def called(self) -> str:
-        return self.name or Path(self.data).name
-
-
-@dataclass(frozen=True, kw_only=True)
-class VtabEntry:
-    root: str
-    """The folder with one folder for each task."""
-    tasks: tuple[str, ...] = tuple(task.name for task in vtab.TASKS)
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    """What a suite file says."""
-
-    name: str = ""
-    models: tuple[ModelEntry, ...]
-    tasks: tuple[TaskEntry, ...] = ()
-    vtab: VtabEntry | None = None
-    protocols: tuple[str, ...] = ("fewshot", "knn", "linear")
-    seeds: int = 3
-    holdout: float = 0.2
-
-    def __post_init__(self) -> None:
-        check_protocols(self.protocols)
-        if not self.models or not (self.tasks or self.vtab):
-            raise ConfigError("a suite without models or without tasks", allowed="[[models]], and [[tasks]] or [vtab]")
-        for what, names in (("models", self.models), ("tasks", self.tasks)):
-            called = [entry.called for entry in names]
-            if len(set(called)) < len(called):
-                raise ConfigError(f"two {what} are called alike", next_step="give them different names: name = …")
-
-
-def read_suite(path: Path) -> Suite:
-    """Raises ConfigError that names what is wrong with the file."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} is not a readable TOML file ({error})", next_step="see `vitrail suite --help`"
-        ) from None
-    suite = configs.from_dict(Suite, data, where=str(path))
-    return suite if suite.name else dataclasses.replace(suite, name=path.stem)
 
 
 @dataclass(frozen=True)
@@ -129,7 +45,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Missing:
-    """A task that could not be opened, and what to do about it."""
+    """A task that could not be opened or measured, and what to do about it."""
 
     task: str
     why: str
@@ -140,6 +56,12 @@ class Opened:
     name: str
     group: str
     parts: Mapping[str, Source]
+    tuning: tuple[Source, Source] | None = None
+    """Parts of the training images to learn from and to choose by: VTAB's 800 and 200."""
+
+
+Tune = Callable[[ModelEntry, Opened, Path], Row]
+"""Fine-tunes the model of an entry on a task, in a folder."""
 
 
 def run_suite(
@@ -149,9 +71,12 @@ def run_suite(
     load: Callable[[ModelEntry, Opened], nn.Module],
     say: Callable[[str], None] = lambda _: None,
     how: Extraction | None = None,
+    tune: Tune | None = None,
 ) -> tuple[list[Result], list[Missing]]:
-    """All results, old and new, and the tasks whose files are missing. `load` opens a model for a task's images."""
-    bench = _Bench(suite, folder, load, say, how or Extraction())
+    """All results, old and new, and the tasks whose files are missing. `load` opens a model for a task's images; `tune`
+    is what the protocol `finetune` does (`study.transfer`).
+    """
+    bench = _Bench(suite, folder, load, say, how or Extraction(), tune)
     results: list[Result] = []
     missing: list[Missing] = []
     for name, opener in _openers(suite):
@@ -162,7 +87,11 @@ def run_suite(
             say(f"{name} is left out: {error}")
             continue
         for entry in suite.models:
-            results += bench.measure(entry, task)
+            try:
+                results += bench.measure(entry, task)
+            except (DataError, NonFiniteError) as error:  # the other tasks do not suffer from it
+                missing.append(Missing(f"{task.name}, {entry.called}", str(error)))
+                say(f"{entry.called} on {task.name} is left out: {error}")
     return results, missing
 
 
@@ -178,7 +107,8 @@ def _openers(suite: Suite) -> Iterator[tuple[str, Callable[[], Opened]]]:
 
         def of_vtab(task: vtab.Task = task, entry: VtabEntry = suite.vtab) -> Opened:  # pyrefly: ignore
             splits = open_task(task, Path(entry.root), seed=entry.seed)
-            return Opened(task.name, task.group, {"train": splits.train1000, "test": splits.test})
+            parts = {"train": splits.train1000, "test": splits.test}
+            return Opened(task.name, task.group, parts, (splits.train, splits.val))
 
         yield name, of_vtab
 
@@ -193,30 +123,63 @@ class _Bench:
         load: Callable[[ModelEntry, Opened], nn.Module],
         say: Callable[[str], None],
         how: Extraction,
+        tune: Tune | None,
     ) -> None:
-        self.suite, self.folder, self.load, self.say, self.how = suite, folder, load, say, how
+        self.suite, self.folder, self.load, self.say, self.how, self.tune = suite, folder, load, say, how, tune
         self.journal = Journal(folder / "results.jsonl")
         self.known = {row["key"]: row["results"] for row in read_rows(self.journal.path)}
 
     def measure(self, entry: ModelEntry, task: Opened) -> list[Result]:
         """The results of every protocol; the model reads the images only where one is not known."""
         model = self.load(entry, task)
-        how = extraction(entry, self.suite.protocols, self.how)
+        how = extraction(model, entry, self.suite.protocols, self.how)
         settings = Settings(seeds=tuple(range(self.suite.seeds)))
         prints = [source.fingerprint for source in task.parts.values()]
         told = [entry.called, model_digest(model), str(how.layers), task.name, *prints, str(settings)]
-        keys = {name: hashlib.sha256(json.dumps([*told, name]).encode()).hexdigest() for name in self.suite.protocols}
-        if any(key not in self.known for key in keys.values()):
+        keys = {name: _digest([*told, *self._more(name)]) for name in self._protocols(model, entry, how)}
+        wanted = {name: key for name, key in keys.items() if key not in self.known}
+        if wanted:
             self.say(f"{entry.called} on {task.name}")
-            kept, speed = self._embedded(model, task, entry, how)
             facts = {"model": entry.called, "task": task.name, "group": task.group, **costs(model, entry)}
-            for name, key in keys.items():
-                if key not in self.known:
-                    rows = probe(kept, [name], settings, blocks=max(1, len(how.layers)))
-                    found = [{**facts, "images_per_s": speed, "row": configs.to_dict(row)} for row in rows]
-                    self.journal.append({"key": key, "results": found})
-                    self.known[key] = found
+            for name, rows, speed in self._measured(wanted, model, task, entry, how, settings):
+                found = [{**facts, "images_per_s": speed, "row": configs.to_dict(row)} for row in rows]
+                self.journal.append({"key": keys[name], "results": found})
+                self.known[keys[name]] = found
         return [configs.from_dict(Result, made) for key in keys.values() for made in self.known[key]]
+
+    def _protocols(self, model: nn.Module, entry: ModelEntry, how: Extraction) -> list[str]:
+        """Those of the suite that this model can be measured by; the others are said."""
+        trains = self.tune is not None and not isinstance(model, Pixels)
+        can = {
+            name: trains if name == FINETUNE else WIDE.get(name, 1) <= max(1, len(how.layers))
+            for name in self.suite.protocols
+        }
+        for name in (name for name, possible in can.items() if not possible):
+            self.say(f"{entry.called}: {name} does not apply, and is left out")
+        return [name for name, possible in can.items() if possible]
+
+    def _more(self, protocol: str) -> list[str]:
+        """What else decides a protocol's results."""
+        return [str(self.suite.finetune), protocol] if protocol == FINETUNE else [protocol]
+
+    def _measured(
+        self,
+        wanted: Mapping[str, str],
+        model: nn.Module,
+        task: Opened,
+        entry: ModelEntry,
+        how: Extraction,
+        settings: Settings,
+    ) -> Iterator[tuple[str, list[Row], float | None]]:
+        """(protocol, its rows, images per second), one by one; features are taken once, where a protocol reads them."""
+        if reads := [name for name in wanted if name != FINETUNE]:
+            kept, speed = self._embedded(model, task, entry, how)
+            for name in reads:
+                yield name, list(probe(kept, [name], settings, blocks=max(1, len(how.layers)))), speed
+        if FINETUNE in wanted and self.tune is not None:
+            began = time.perf_counter()
+            row = self.tune(entry, task, self.folder / FINETUNE / wanted[FINETUNE][:12])
+            yield FINETUNE, [dataclasses.replace(row, seconds=time.perf_counter() - began)], None
 
     def _embedded(
         self, model: nn.Module, task: Opened, entry: ModelEntry, how: Extraction
@@ -229,13 +192,16 @@ class _Bench:
         return kept, len(kept.keys) / (time.perf_counter() - began) if computed else None
 
 
-def extraction(entry: ModelEntry, protocols: Sequence[str], how: Extraction) -> Extraction:
+def _digest(told: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def extraction(model: nn.Module, entry: ModelEntry, protocols: Sequence[str], how: Extraction) -> Extraction:
     """The blocks that the protocols need."""
-    blocks = 1 if entry.path == "pixels" else max(WIDE.get(name, 1) for name in protocols)
-    if blocks == 1 and entry.layer is None:
+    blocks = max(WIDE.get(name, 1) for name in protocols) if blocks_of(model) else 1
+    if isinstance(model, Pixels) or (blocks == 1 and entry.layer is None):
         return how
-    last = -1 if entry.layer is None else entry.layer
-    return dataclasses.replace(how, layers=tuple(range(last - blocks + 1, last + 1)))
+    return dataclasses.replace(how, layers=up_to(entry.layer, blocks, model))
 
 
 def costs(model: nn.Module, entry: ModelEntry) -> dict[str, float | int | None]:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from vitrail.evaluate import vtab
 from vitrail.evaluate.published import TABLE6, columns_for
-from vitrail.evaluate.suite import Missing, Result, Suite
+from vitrail.evaluate.suite import Missing, Result
+from vitrail.evaluate.suite_file import Suite
 from vitrail.evaluate.vtab import Mean
 from vitrail.reports.figures import Drawing
 from vitrail.reports.page import FigureSection, Section, TableSection
@@ -25,19 +26,39 @@ def lines(results: Sequence[Result]) -> dict[Line, dict[str, Result]]:
 
 
 def table(suite: Suite, results: Sequence[Result]) -> Table:
-    """For each protocol the accuracy on each task, then the means over what ran; one column for each model."""
+    """For each protocol the accuracy on each task, then the means over what ran; a column for each model, and one for
+    its deviation over the seeds where there is any.
+    """
     by_line = lines(results)
     models = list(dict.fromkeys(model for model, _ in by_line))
     protocols = list(dict.fromkeys(protocol for _, protocol in by_line))
-    columns = (Column("protocol"), Column("task"), *(Column(model, "{:.2f}") for model in models))
+    wide = {model for model in models if any(_deviations(by_line, model, protocol) for protocol in protocols)}
+    heads = [Column(name, "{:.2f}") for model in models for name in (model, f"{model} ±")[: 1 + (model in wide)]]
     rows: list[tuple[object, ...]] = []
     for protocol in protocols:
-        cells = [_accuracies(by_line.get((model, protocol), {})) for model in models]
-        tasks = list(dict.fromkeys(task for cell in cells for task in cell))
-        rows += [(protocol, task, *(cell.get(task) for cell in cells)) for task in tasks]
-        means = [_means(suite, cell) for cell in cells]
-        rows += [(protocol, *_mean_row(row)) for row in zip(*means, strict=True) if any(mean.ran for mean in row)]
-    return Table(columns, tuple(rows), f"{suite.name}: accuracy, %")
+        cells = {model: _accuracies(by_line.get((model, protocol), {})) for model in models}
+        stds = {model: _deviations(by_line, model, protocol) for model in models}
+        for task in dict.fromkeys(task for cell in cells.values() for task in cell):
+            rows.append(
+                (protocol, task, *_cells(models, wide, [(cells[m].get(task), stds[m].get(task)) for m in models]))
+            )
+        for row in zip(*(_means(suite, cell) for cell in cells.values()), strict=True):
+            if any(mean.ran for mean in row):
+                what, *values = _mean_row(row)
+                rows.append((protocol, what, *_cells(models, wide, [(value, None) for value in values])))
+    return Table((Column("protocol"), Column("task"), *heads), tuple(rows), f"{suite.name}: accuracy, %")
+
+
+def _cells(models: Sequence[str], wide: set[str], pairs: Sequence[tuple[object, object]]) -> list[object]:
+    """(accuracy, deviation) of each model; without the deviation for models that have none anywhere."""
+    return [part for model, pair in zip(models, pairs, strict=True) for part in pair[: 1 + (model in wide)]]
+
+
+def _deviations(by_line: dict[Line, dict[str, Result]], model: str, protocol: str) -> dict[str, float]:
+    """The deviation over the seeds, in percent, of each task that was measured more than once."""
+    cells = by_line.get((model, protocol), {})
+    found = {task: result.row.spread.deviation for task, result in cells.items()}
+    return {task: 100 * value for task, value in found.items() if value is not None}
 
 
 def _accuracies(cells: dict[str, Result]) -> dict[str, float]:

@@ -35,7 +35,7 @@ class Plate:
 
 
 def finished(figure: Figure, name: str, alt: str, caption: str = "", *, wide: bool = False) -> Plate:
-    drawing = Drawing(svg(figure), alt, caption)
+    drawing = Drawing(svg(figure), alt, caption, wide)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return Plate(name, drawing, file.getvalue(), wide)

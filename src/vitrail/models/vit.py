@@ -212,7 +212,7 @@ class ViT(nn.Module):
         head = [self.norm, self.attention_pool, self.pre_logits, self.head]
         return [
             ("stem", [part for part in stem if part is not None]),
-            *((f"block {index}", [block]) for index, block in enumerate(self.blocks)),
+            *((f"block {number}", [block]) for number, block in enumerate(self.blocks, 1)),
             ("head", [part for part in head if part is not None]),
         ]
 

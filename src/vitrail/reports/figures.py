@@ -60,6 +60,8 @@ class Drawing:
     svg: str
     alt: str
     caption: str = ""
+    wide: bool = False
+    """Whether a narrow screen lets it scroll, in place of making it too small to read."""
 
 
 @dataclass(frozen=True)
