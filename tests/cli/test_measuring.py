@@ -145,8 +145,20 @@ def test_small_classes_are_left_out_aloud_and_damaged_features_refused(models: P
         ["similar", "nan.safetensors", "--duplicates", "0.9"],
     ):
         assert main(words) == 70 and "not finite" in capsys.readouterr().err
-    with pytest.raises(DataError, match="23 images with 20 labels"):
-        store.Kept(kept.about, kept.features, kept.labels[:20], kept.splits, kept.keys)
+    kept.features[3, 2], kept.labels[:] = 0, 1
+    store.save("one.safetensors", kept)
+    said = {
+        ("one.safetensors", "--protocols", "linear"): "all training images are of one class",
+        ("f.safetensors", "--layer", "2"): "layer 2 of features of pooled; allowed: no layer",
+        ("f.safetensors", "--protocols", "linear-4"): "--layer -4 -3 -2 -1",
+        ("pixels", "d", "--protocols", "linear-4"): "none of linear-4 applies to pixels",
+    }
+    capsys.readouterr()
+    for more, text in said.items():
+        assert main(["probe", *more]) in (65, 78)
+        assert text in " ".join(capsys.readouterr().err.split()), more
+    with pytest.raises(DataError, match="splits 0 train, 1 test"):
+        store.Kept(kept.about, kept.features, kept.labels, kept.splits + 7, kept.keys)
 
 
 def test_compare_pairs_the_answers(models: Path, capsys) -> None:

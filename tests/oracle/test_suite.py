@@ -52,7 +52,7 @@ def test_what_is_missing_is_listed_and_means_are_over_what_ran(tmp_path: Path) -
     assert "get it: torchvision.datasets.DTD" in next(gap.why for gap in missing if gap.task == "dtd")
     assert len(results) == 5 and {result.task for result in results} == {"digits"}
     found = table(suite, results)
-    rows = {(protocol, task): value for protocol, task, value in found.rows}
+    rows = {(protocol, task): value for protocol, task, value, _ in found.rows}
     assert rows["few-shot, 5 shot", "mean of small (1 of 2 tasks)"] == rows["few-shot, 5 shot", "digits"] > 50
     assert not any("VTAB" in task for _, task in rows)
     page = render("s", sections(suite, results, missing))

@@ -11,6 +11,7 @@ from torch import nn
 
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError, DataError
+from vitrail.evaluate.embedding import PIXELS as PIXELS_DIGEST
 from vitrail.evaluate.embedding import Extraction, embed, parts_of
 from vitrail.evaluate.layers import Pixels, Pool, blocks_of, up_to
 from vitrail.evaluate.probing import WIDE, Row, Settings, check_protocols, probe, table
@@ -78,6 +79,8 @@ class Probe:
 def main(words: Sequence[str]) -> int:
     asked = parse(Probe, words, command="probe")
     rows = [row for name, kept in features(asked) for row in measure(name, kept, asked)]
+    if not rows:
+        raise ConfigError(f"none of {asked.protocols} applies to {asked.model}", next_step="try --protocols linear")
     show(
         table(rows, f"features on {asked.data or asked.model}"),
         "json" if asked.json else "csv" if asked.csv else "table",
@@ -93,7 +96,7 @@ def features(asked: Probe) -> Iterator[tuple[str, Kept]]:
     models = (asked.model, *asked.beside)
     stored = {name: read(name) for name in models if is_features(name)}
     for name, kept in stored.items():
-        views(name, kept, asked)
+        check_layers(kept, asked)
         if asked.image or asked.pool != "auto":
             say(f"{name} holds features already: --image and --pool change nothing there")
     if not asked.data and len(stored) < len(models):
@@ -141,14 +144,25 @@ def measure(name: str, kept: Kept, asked: Probe) -> Iterator[tuple[str, Row]]:
     wanted = views(name, kept, asked)
     with progress(len(wanted), f"Protocols on {name}") as bar:
         for done, (called, protocol, layers) in enumerate(wanted, start=1):
-            view = kept.at(layers) if layers else kept
-            yield from ((called, row) for row in probe(view, [protocol], settings, blocks=max(1, len(layers))))
+            yield from (
+                (called, row) for row in probe(kept.at(layers), [protocol], settings, blocks=max(1, len(layers)))
+            )
             bar.update(done)
+
+
+def check_layers(kept: Kept, asked: Probe) -> None:
+    """Raises ConfigError where features that were kept lack a layer that is asked for. Pixels have none, which is said
+    later."""
+    if kept.about.blocks:
+        views("", kept, asked)
+    elif kept.about.digest != PIXELS_DIGEST:
+        most = max(WIDE.get(protocol, 1) for protocol in names(asked))
+        kept.at(asked.layer or (tuple(range(-most, 0)) if most > 1 else ()))
 
 
 def views(name: str, kept: Kept, asked: Probe) -> list[tuple[str, str, tuple[int, ...]]]:
     """(name, protocol, the layers it reads) of everything to measure on these features; what they have no layers for is
-    said, or where layers were kept, but too few, raised.
+    said. Raises ConfigError for layers that were not kept.
     """
     there, found = kept.about.blocks, []
     last = there[-1] if there else 0
@@ -161,8 +175,7 @@ def views(name: str, kept: Kept, asked: Probe) -> list[tuple[str, str, tuple[int
                 say(f"{name} has no layers to put side by side: {protocol} is left out")
                 continue
             layers = tuple(range(number - count + 1, number + 1)) if there else ()
-            if there:
-                kept.at(layers)
+            kept.at(layers)
             found.append((called, protocol, layers))
     return found
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.cli.probe import open_pixels
-from vitrail.errors import DataError
+from vitrail.errors import ConfigError, DataError
 from vitrail.evaluate.embedding import Extraction
 from vitrail.evaluate.suite import Opened, run_suite
 from vitrail.evaluate.suite_file import ModelEntry, read_suite
@@ -70,6 +70,8 @@ def main(words: Sequence[str]) -> int:
     hardware = Hardware(device=asked.device, precision=asked.precision, workers=asked.workers)
     tune = Tuner(settings=suite.finetune, seeds=suite.seeds, hardware=hardware, say=say)
     results, missing = run_suite(suite, folder, load=open_entry, say=say, how=how, tune=tune)
+    if not results and not missing:
+        raise ConfigError("none of the protocols applies to any of the models", next_step="add a protocol or a model")
     if not results:
         raise DataError(
             f"none of the {len(missing)} tasks could be opened: {missing[0].why}", next_step="mend the suite's paths"

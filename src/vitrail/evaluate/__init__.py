@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch, eval_batches
-from vitrail.errors import DataError
+from vitrail.errors import ConfigError, DataError
 from vitrail.evaluate.classification import Scores, scores
 from vitrail.evaluate.features import Extracted, extract
 from vitrail.images.preprocess import Preprocess
@@ -34,6 +34,8 @@ def evaluate(
     the batches instead of the progress on stderr. Raises DataError for unlabelled images and for classes the model does
     not know, DecodeError for an image that cannot be read, NonFiniteError for answers that are not numbers.
     """
+    if getattr(getattr(model, "config", None), "classes", 1) == 0:
+        raise ConfigError("the model has no head: it names no classes", next_step="measure its features: vitrail probe")
     classes = class_names(model) or source.classes
     batches = eval_batches(source, preprocess=preprocess_of(model, preprocess), batch_size=batch_size, workers=workers)
     watched = watch(batches) if watch else track(batches, -(-len(source) // batch_size), "Evaluating")

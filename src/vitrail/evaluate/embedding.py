@@ -29,6 +29,8 @@ from vitrail.predict.forward import answering, as_input, place, preprocess_of
 from vitrail.predict.parts import Part
 from vitrail.reports.progress import Progress, progress
 
+PIXELS = "pixels"
+"""The digest of no model at all."""
 CHUNK = 4096
 """Images between two savings of a pass that is kept."""
 
@@ -89,7 +91,7 @@ def about_of(model: nn.Module, reader: nn.Module, parts: Mapping[str, Source], n
     sources = list(parts.values())
     return About(
         model=name,
-        digest="pixels" if isinstance(model, Pixels) else store.model_digest(model),
+        digest=PIXELS if isinstance(model, Pixels) else store.model_digest(model),
         layer=how.named(reader),
         preprocess=preprocess_of(reader),
         classes=sources[0].classes,

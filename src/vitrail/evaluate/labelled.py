@@ -72,7 +72,11 @@ def labelled(features: Any, labels: Any, classes: int | None = None) -> Labelled
 
 
 def check_pair(train: Labelled, test: Labelled) -> None:
-    """Raises DataError unless both can come from one model and one set of classes."""
+    """Raises DataError unless both can come from one model and one set of classes, of which two or more are there."""
+    if len(train) and (train.labels == train.labels[0]).all():
+        raise DataError(
+            "all training images are of one class", allowed="two classes or more", next_step="check the labels"
+        )
     if train.width != test.width:
         raise DataError(
             f"the training features are {train.width} wide, the test features {test.width}",

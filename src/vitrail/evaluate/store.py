@@ -79,6 +79,8 @@ class Kept:
     def at(self, blocks: Sequence[int]) -> "Kept":
         """The features of these blocks only. Raises ConfigError for one that was not kept."""
         there = self.about.blocks
+        if not blocks:
+            return self
         if absent := [block for block in blocks if block not in there]:
             raise ConfigError(
                 f"layer {absent[0]} of features of {self.about.layer}",

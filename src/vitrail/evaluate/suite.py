@@ -160,7 +160,8 @@ class _Bench:
 
     def _more(self, protocol: str) -> list[str]:
         """What else decides a protocol's results."""
-        return [str(self.suite.finetune), protocol] if protocol == FINETUNE else [protocol]
+        learns = dataclasses.replace(self.suite.finetune, micro_batch=None, keep=False)
+        return [str(learns), protocol] if protocol == FINETUNE else [protocol]
 
     def _measured(
         self,

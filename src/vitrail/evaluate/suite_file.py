@@ -76,6 +76,8 @@ class FineTune:
     batch_size: int | None = None
     image: int | None = None
     """Side of square images in pixels."""
+    micro_batch: int | None = None
+    """Images through the model at once, where a batch does not fit into memory; it learns the same."""
     keep: bool = False
     """Keep the weights of every training."""
 

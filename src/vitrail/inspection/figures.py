@@ -78,7 +78,7 @@ def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str,
                 canvas[y : y + picture.shape[0], x : x + picture.shape[1], 3] = 255
                 axes.text(x + picture.shape[1] / 2, y - 5, title, fontsize=7.5, ha="center", va="baseline")
         axes.imshow(canvas, interpolation="none", aspect="auto")
-        return finished(figure, name, alt, caption, wide=len(max(rows, key=len)) > 4)
+        return finished(figure, name, alt, caption, wide=len(max(rows, key=len)) > 3)
 
 
 def _enlarged(picture: np.ndarray) -> Pixels:
@@ -167,6 +167,7 @@ def cosines_by_shift(name: str, curves: Mapping[str, Sequence[float]], *, title:
         styles = ("-", "--", ":", "-.")
         for (label, values), style in zip(curves.items(), styles, strict=False):
             axes.plot(range(len(values)), values, style, color=GOOD if label != "pixels" else INK, label=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel="shift in pixels", ylabel="mean |cosine|", title=title, ylim=(-0.03, 1.03))
         axes.grid(axis="y")
         axes.legend()

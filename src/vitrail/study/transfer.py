@@ -96,7 +96,7 @@ def run_of(path: str, task: Opened, settings: FineTune, hardware: Hardware) -> R
         run,
         data=source.name,
         preprocess=replace(run.preprocess, size=size),
-        hardware=hardware,
+        hardware=replace(hardware, micro_batch=settings.micro_batch),
         evaluate_every="100 %",
         **changes,
     )
