@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -245,6 +246,21 @@ def test_a_task_that_kills_every_worker_is_named() -> None:
             assert array.tolist() == [number] * 4
 
 
+def hanging(task: int, out) -> tuple:
+    time.sleep(1000 if task == 3 else 0)
+    return np.full(4, task, np.uint8), None
+
+
+def test_a_task_on_which_every_worker_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = workers.in_order(hanging, range(9), 2, name=lambda task: f"image {task}")
+    got = [next(results)[0].tolist()]  # the processes are up
+    monkeypatch.setattr(workers, "PATIENCE", 3.0)
+    with pytest.raises(DataError, match="2 loader processes in a row gave no answer for 3 seconds on image 3"):
+        for array, _ in results:
+            got.append(array.tolist())
+    assert got == [[0] * 4, [1] * 4, [2] * 4] and processes() == []
+
+
 def failing(task: int, out) -> tuple:
     raise KeyError("a bug")
 
@@ -270,6 +286,19 @@ def test_a_script_needs_no_main_guard_and_no_process_is_left(folder: Path, tmp_p
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("90\n", "", 0)
+
+
+@pytest.mark.cuda
+def test_copies_to_a_gpu_overlap_and_arrive_whole(photos: Source) -> None:
+    """Each batch is copied on another stream than the one that computes, and is never read before it is there."""
+    expected = [batch.images.float().mean() for batch in stream(photos)]
+    for _ in range(20):
+        found = []
+        for batch in stream(photos, pin=True):
+            assert batch.images.is_pinned()
+            moved = batch.to("cuda", non_blocking=True)
+            found.append(moved.images.float().mean().cpu())
+        assert torch.allclose(torch.stack(found), torch.stack(expected))
 
 
 def test_batches_split_and_move() -> None:

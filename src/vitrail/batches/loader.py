@@ -166,6 +166,7 @@ class Maker:
             images.zero_()
             beside.shapes = np.tile(np.array(self.preprocess.size, np.int64), (len(images), 1))
         draws = None if numbers.epochs is None or self.augment.crop_area is None else self._draws(numbers)
+        self.source.expect(numbers.samples)
         for row, sample in enumerate(numbers.samples.tolist()):
             try:
                 image = self._evaluated(sample) if draws is None else self._cropped(sample, draws.of(row))

@@ -127,6 +127,7 @@ def decode_region(
         reduced = _reduction(box, at_least)
         if reduced > 1:
             image.draft(None, (image.width // reduced, image.height // reduced))
+        image.decodermaxblock = len(content)  # in one go: else libjpeg stops and starts again at every 64 KiB
         image.load()
         return _pixels(_turn(image, turn).crop(_reduced(box, reduced)), background)
 

@@ -118,7 +118,8 @@ class Preprocess:
     def normalise(self, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B C H W"]:
         """(x / 255 - mean) / std for each channel, on the images' device, as one multiplication and one addition."""
         scale, shift = self._affine(images.device)
-        return torch.addcmul(shift, images.to(torch.float32), scale)
+        x = images.to(torch.float32, copy=True)
+        return torch.addcmul(shift, x, scale, out=x)  # in place: a second array costs as much as the arithmetic
 
     def denormalise(self, images: Float32[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
         """Back to 8-bit pixels, rounded, for pictures of what a model saw."""

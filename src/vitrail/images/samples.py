@@ -43,6 +43,13 @@ class Heads(Contents, Protocol):
     def head(self, index: int, size: int) -> bytes: ...
 
 
+@runtime_checkable
+class Foreseeing(Protocol):
+    """Contents that read ahead where they are told what will be read."""
+
+    def expect(self, indices: Int64[np.ndarray, "M"]) -> None: ...
+
+
 Labels = Int64[np.ndarray, "N"] | Float32[np.ndarray, "N K"]
 
 
@@ -83,6 +90,11 @@ class Source:
         image = decode(sample.content, key=sample.key) if isinstance(sample.content, bytes) else sample.content
         shown = {1: 1, 2: 1}.get(image.shape[2], 3)
         return image if image.shape[2] == shown else np.ascontiguousarray(image[..., :shown])
+
+    def expect(self, indices: Int64[np.ndarray, "M"]) -> None:
+        """Says that these samples will be read next, to storage that can make use of it."""
+        if isinstance(self.contents, Foreseeing):
+            self.contents.expect(self.rows[indices])
 
     def subset(self, indices: Sequence[int] | Int64[np.ndarray, "M"]) -> "Source":
         """These samples in this order, with the same classes."""
@@ -209,15 +221,26 @@ def split(source: Source, holdout: float, seed: int) -> Splits:
     copies = _copied(source, held)
     held[copies] = False
     if not held.any():
-        raise DataError(
-            f"{source.name} has {len(source)} images, too few to hold any out",
-            allowed="a class of two or more images",
-            next_step="add images",
-        )
+        raise _none_held(source, len(copies))
     how = f"{held.sum():,} of {len(source):,} images held out, {holdout:.0%} of every class, chosen by seed {seed}"
     if len(copies):
         how += f"; not among them: {len(copies):,} that equal an image to learn from, byte for byte"
     return Splits(source.subset(_where(~held)), source.subset(_where(held)), how, drawn=True)
+
+
+def _none_held(source: Source, copies: int) -> DataError:
+    if copies:
+        return DataError(
+            f"every image of {source.name} that could be held out is a copy, byte for byte, of one to learn from "
+            f"({copies:,} of {len(source):,} images)",
+            allowed="held-out images that are not learnt from",
+            next_step="keep one of each; `vitrail data check` lists the copies",
+        )
+    return DataError(
+        f"{source.name} has {len(source)} images, too few to hold any out",
+        allowed="a class of two or more images",
+        next_step="add images",
+    )
 
 
 def _copied(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:

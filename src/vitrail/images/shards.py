@@ -27,6 +27,7 @@ from vitrail.images.samples import Source, Splits
 
 INDEX = "index.json"
 _FORMAT = "vitrail shards 1"
+_HANDLES = 64  # shards that a process keeps open: a large set has more of them than a process may open files
 
 
 def pack(
@@ -200,14 +201,31 @@ class Shards:
         shard = int(self._shards[index])
         where = f"{self._names[shard]} at byte {self._offsets[index]}"
         try:
-            if shard not in self._open:
-                self._open[shard] = os.open(self._root / self._names[shard], os.O_RDONLY)
-            content = os.pread(self._open[shard], int(self._sizes[index]), int(self._offsets[index]))
+            content = os.pread(self._file(shard), int(self._sizes[index]), int(self._offsets[index]))
         except OSError as error:
             raise DecodeError(f"{where} cannot be read ({error.strerror})") from None
         if zlib.crc32(content) != self._sums[index]:
             raise DecodeError(f"{where}: the bytes are not those that were packed", next_step="copy the shard again")
         return content
+
+    def expect(self, indices: Int64[np.ndarray, "M"]) -> None:
+        """Readahead: the system fetches all these at once, while the first is decoded."""
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # of a file that is gone, `read` says so; macOS has no such call
+            for index in indices.tolist():
+                where = self._file(int(self._shards[index])), int(self._offsets[index]), int(self._sizes[index])
+                os.posix_fadvise(*where, os.POSIX_FADV_WILLNEED)
+
+    def _file(self, shard: int) -> int:
+        """The shard's handle in this process; those used last stay open."""
+        if shard in self._open:
+            self._open[shard] = self._open.pop(shard)  # to the end of the row
+        else:
+            if len(self._open) >= _HANDLES:
+                os.close(self._open.pop(next(iter(self._open))))
+            self._open[shard] = os.open(self._root / self._names[shard], os.O_RDONLY)
+        return self._open[shard]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # a process opens its own files

@@ -185,7 +185,8 @@ def _signed(draw: Float64[np.ndarray, "B"]) -> Float64[np.ndarray, "B"]:
 def _flip(images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
     chosen = torch.from_numpy(np.flatnonzero(draws("flip") < 0.5))
     for rows in chosen.split(max(1, _CACHED // images[0].numel())):
-        images[rows] = images[rows].flip(-1)
+        at = int(rows) if len(rows) == 1 else rows  # one image is a view: neither gathered nor scattered
+        images[at] = images[at].flip(-1)
     return images
 
 
