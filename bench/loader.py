@@ -74,7 +74,7 @@ def timm(root: Path, workers: int) -> Iterator[torch.Tensor]:
 
     data = create_dataset("", root=str(root), split="train", is_training=True)
     loader = create_loader(
-        data, (3, 224, 224), BATCH, is_training=True, scale=AREA, ratio=(3 / 4, 4 / 3), hflip=0.5, color_jitter=None,
+        data, (3, 224, 224), BATCH, is_training=True, scale=AREA, ratio=(3 / 4, 4 / 3), hflip=0.5, color_jitter=0.0,
         interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3, num_workers=workers, persistent_workers=False,
         device=torch.device("cpu"),
     )  # fmt: skip
