@@ -16,10 +16,8 @@ import torch
 
 from tests.photographs import jpeg_folder
 from vitrail.batches import loader, workers
-from vitrail.batches.draws import Draws
 from vitrail.batches.loader import Batch, eval_batches, train_batches
 from vitrail.errors import DataError, DecodeError, StorageError
-from vitrail.images.decode import TOLERANCE, decode
 from vitrail.images.folders import read_classes
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Arrays, Source
@@ -132,18 +130,6 @@ class Single:
     @property
     def sizes(self) -> np.ndarray:
         return self._array.sizes
-
-
-def test_crops_of_large_photographs_are_those_of_whole_decoding_within_the_tolerance(tmp_path: Path) -> None:
-    """A JPEG is decoded at a reduced scale where its crop allows; the same crop of the whole picture says what that costs."""
-    source = read_classes(jpeg_folder(tmp_path, 4, size=(1200, 900)))
-    crops = Augment(crop_area=(0.1, 1))
-    (batch,) = stream(source, stop=4, augment=crops, preprocess=(prepare := Preprocess(size=(96, 96))))
-    for key, image in zip(batch.keys, batch.images, strict=True):
-        row = source.keys.index(key)
-        whole = decode((tmp_path / key).read_bytes())
-        expected = crops.spatial(whole, prepare, Draws(3, np.array([0]), np.array([row])).of(0))
-        assert (image.float() - expected.float()).abs().mean() < TOLERANCE
 
 
 def test_repeated_augmentation_shows_differently_augmented_neighbours(photos: Source) -> None:

@@ -111,7 +111,8 @@ def decode_region(
     """A box of the upright picture, for a training crop: `region` is asked for it once height and width are known.
 
     A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 at which the box still has `at_least` that height
-    and width; all else at full size. TOLERANCE says what the reduced scale does to pixels.
+    and width, and the box's edges go to the nearest multiple of 2, 4 or 8 pixels; all else is decoded at full size.
+    TOLERANCE says what the reduced scale does to pixels.
     """
     with _named(key):
         array = arrays.load(content, limit)
