@@ -220,3 +220,25 @@ def test_show_writes_a_sheet(out: str, in_folder: Path, capsys) -> None:
             assert sheet.width > 300
     else:
         assert Path(out).read_text("utf-8").count("data:image/png") == 2 * 3 + 3
+
+
+# --- channels ----------------------------------------------------------------------------------------------------------
+
+
+def test_five_channels_are_learnt_and_weights_of_three_are_spread_over_them_aloud(in_folder: Path, capsys) -> None:
+    for k in range(12):
+        folder = Path("five") / f"class{k % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{k}.npy", np.dstack([scene(k), scene(k)[..., :2]]))
+        put(Path("rgb") / f"class{k % 2}" / f"{k}.png", Image.fromarray(scene(k)))
+    words = ["--length", "2 steps", "--batch-size", "4", "--hardware.workers", "0"]
+    small = ["--model", "vit-ti/16", "--model.depth", "1", "--preprocess.size", "32", "32", *words]
+    assert main(["train", "rgb", *small, "--out", "three", "--quiet"]) == 0
+    assert main(["train", "five", *words, "--weights", "three", "--out", "run"]) == 0
+    assert "patch_embed.weight 192×3×16×16 → 192×5×16×16" in capsys.readouterr().err
+    assert len(json.loads(Path("run/run.json").read_text())["preprocess"]["mean"]) == 5
+    assert main(["evaluate", "run", "five", "--html", "page.html", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == len(open_data("five").test)
+    assert main(["predict", "run", "five/class0/0.npy", "--format", "json"]) == 0
+    assert main(["evaluate", "three", "five"]) == 78
+    assert "an image of 5 channels where 3 are wanted" in capsys.readouterr().err
