@@ -20,6 +20,7 @@ from vitrail.images.sources import open_images
 from vitrail.images.transforms import Augment
 from vitrail.predict import Predictor
 from vitrail.train import checkpoints, loop
+from vitrail.train.setup import Setup
 
 SMALL = Preprocess(size=(24, 40))
 SIDEWAYS = {  # EXIF orientation to what a camera held so has stored
@@ -70,9 +71,11 @@ def test_a_disk_that_vanishes_stops_the_run_at_a_whole_checkpoint(tmp_path: Path
             disk.rename(tmp_path / "gone")
         return read(self, index)
 
-    monkeypatch.setattr(Files, "read", vanishing)
+    def begun(setup: Setup) -> None:  # the split, which reads files too, is made
+        monkeypatch.setattr(Files, "read", vanishing)
+
     with pytest.raises(StorageError, match="is gone; mount it again, then resume"):
-        loop.train(run, out=tmp_path / "run", quiet=True)
+        loop.train(run, out=tmp_path / "run", quiet=True, announce=begun)
     monkeypatch.setattr(Files, "read", read)
     (tmp_path / "gone").rename(disk)
     newest = checkpoints.newest(tmp_path / "run/checkpoints", say=print)

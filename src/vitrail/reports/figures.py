@@ -144,7 +144,7 @@ def reliability(
 
 
 def prediction_sheet(
-    images: Sequence[UInt8[np.ndarray, "H W C"]], titles: Sequence[str], correct: Sequence[bool], *, title: str = ""
+    images: Sequence[UInt8[np.ndarray, "_ _ _"]], titles: Sequence[str], correct: Sequence[bool], *, title: str = ""
 ) -> bytes:
     """Pictures with their answers as one PNG, up to eight in a row; a mistake is marked by a cross and its colour."""
     across = min(8, max(1, len(images)))
@@ -168,7 +168,7 @@ def prediction_sheet(
 
 
 def picture_rows(
-    rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "H W C"]]]], headings: Sequence[str], *, title: str = ""
+    rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "_ _ _"]]]], headings: Sequence[str], *, title: str = ""
 ) -> bytes:
     """Rows of pictures, each with a name, under headings, as one PNG."""
     across = max(1, *(len(pictures) for _, pictures in rows))
