@@ -78,6 +78,19 @@ def test_whatever_the_reader_is_made_to_do_fails(name: str, file: Path, monkeypa
     assert not canary.exists() and not canary.is_symlink() and file.exists()
 
 
+def test_what_the_parent_has_open_is_closed(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with open(file.with_name("journal"), "w") as journal:
+
+        def deceived(path: Path, handle) -> Content:
+            os.write(1, b"to the terminal")
+            os.write(journal.fileno(), b"to a file of the parent's")
+            return Content({})
+
+        with pytest.raises(WeightsError, match="Bad file descriptor"):
+            confined.confined(deceived, file)
+    assert capfd.readouterr().out == "" and file.with_name("journal").read_text() == ""
+
+
 def test_the_tensors_come_through_as_they_are(tmp_path: Path) -> None:
     tensors = {
         "plain": torch.randn(3, 4),

@@ -17,6 +17,7 @@ from typing import IO
 
 from vitrail import config
 from vitrail.errors import ConfigError, StorageError
+from vitrail.train.checkpoints import steps_in
 from vitrail.train.run import Run
 from vitrail.train.world import World
 
@@ -108,11 +109,11 @@ class RunFolder:
         aside.replace(self.path / "run.json")
 
     def check_room(self, checkpoint: int) -> None:
-        """Raises StorageError unless two checkpoints of so many bytes fit on the disk, beside what is there."""
-        free = shutil.disk_usage(self.path).free
-        if free < 2 * checkpoint:
+        """Raises StorageError unless two checkpoints of so many bytes fit on the disk, or one beside those that are there."""
+        free, more = shutil.disk_usage(self.path).free, 1 if steps_in(self.checkpoints) else 2
+        if free < more * checkpoint:
             raise StorageError(
-                f"{self.path} has {free / 1e6:,.0f} MB left, and two checkpoints take {2 * checkpoint / 1e6:,.0f} MB",
+                f"{self.path} has {free / 1e6:,.1f} MB left for {more} more checkpoints of {checkpoint / 1e6:,.1f} MB",
                 next_step="free some space, or choose another --out",
             )
 

@@ -5,6 +5,7 @@ and by a seccomp filter where the processor's system calls are known), has a few
 Its answer is a safetensors file in memory, and is trusted no more than one from the network: its header is checked alike.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -74,6 +75,7 @@ def _work(read: Callable[[Path, Any], Content], path: Path, file: Any, answer: i
     """What the child does; its exit code."""
     try:
         torch.set_num_threads(1)  # the threads of the parent did not come along
+        _close_all_but(file.fileno(), answer, errors)
         to_bytes({"": torch.zeros(1, dtype=torch.bfloat16)})  # what it imports on first use could not be opened later
         _confine(size)
         content = read(path, file)
@@ -96,6 +98,17 @@ def _write(handle: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(handle, view) :]
+
+
+def _close_all_but(*kept: int) -> None:
+    """What the parent has open is none of the child's: run folders, sockets, the terminal."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for handle in map(int, os.listdir("/proc/self/fd")):
+        if handle <= 2:
+            os.dup2(nowhere, handle)
+        elif handle not in kept:
+            with contextlib.suppress(OSError):  # one was the list's own
+                os.close(handle)
 
 
 def _confine(size: int) -> None:
