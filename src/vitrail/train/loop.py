@@ -86,6 +86,7 @@ def train(
     ):
         wanted, changes = continued(folder.run, run, override=override) if resume and run else (folder.run, ())
         setup = prepare(wanted, ranks, splits)
+        seen = () if resume or splits else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)
         folder.save(setup.run)
         if announce:
             announce(setup)
@@ -93,7 +94,6 @@ def train(
         folder.check_room(state.size)
         mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
         journal = Journal(folder.metrics, mirror=mirror)
-        seen = () if resume or splits else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)
         said = [*setup.notes, *changes, *seen]
         if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append)):
             check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
