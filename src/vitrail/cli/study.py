@@ -95,7 +95,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def pretraining(words: Sequence[str]) -> int:
-    asked = parse(Pretraining, words, command="study pretraining")
+    asked = parse(Pretraining, words, command="study pretraining", default=Pretraining())
     _named(asked.data, "pretraining")
     with progress(len(list(jobs(asked))), "arena") as bar:
 
@@ -112,7 +112,7 @@ def pretraining(words: Sequence[str]) -> int:
 
 
 def few(words: Sequence[str]) -> int:
-    asked = parse(FewLabels, words, command="study few-labels")
+    asked = parse(FewLabels, words, command="study few-labels", default=FewLabels())
     _named(asked.data, "few-labels")
     arms = []
     for arm in few_labels.few_labels(asked, asked.out):
@@ -126,7 +126,7 @@ def few(words: Sequence[str]) -> int:
 
 
 def self_training(words: Sequence[str]) -> int:
-    asked = parse(SelfTrain, words, command="study self-train")
+    asked = parse(SelfTrain, words, command="study self-train", default=SelfTrain())
     _named(asked.data, "self-train")
     results = []
     for result in noisy_student.self_train(asked, asked.out):

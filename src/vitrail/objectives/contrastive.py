@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
 from vitrail.objectives import Learner, Loss, Objective, Task, draw, unwrapped
 from vitrail.objectives.views import ViewSettings, draws_of, view
 
@@ -56,7 +57,7 @@ class Contrast(Objective):
             )
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Contrasting":
-        return Contrasting(backbone, self.hidden, self.width, generator, task or Task())
+        return Contrasting(backbone, self.hidden, self.width, generator, task or _shapes(backbone.config))
 
     def kept(self, learner: Any) -> nn.Module:
         return learner.backbone
@@ -115,6 +116,12 @@ class Contrasting(Learner):
         with torch.no_grad():
             slow = self.teacher_projector(self.teacher.pool(self.teacher.features(views)))
         return F.normalize(fast.float(), dim=1), F.normalize(slow.float(), dim=1)
+
+
+def _shapes(config: Any) -> Task:
+    """Of a learner that is only counted: any normalisation of as many channels."""
+    half = (0.5,) * config.channels
+    return Task(preprocess=Preprocess(size=config.image, mean=half, std=half))
 
 
 def _pooled_width(backbone: Any) -> int:

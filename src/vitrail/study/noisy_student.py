@@ -67,11 +67,11 @@ class SelfTrain:
 
 def self_train(asked: SelfTrain, folder: Path) -> Iterator[Result]:
     """Each model's result as it comes; the same call goes on where it was stopped."""
-    claim(folder, "self-train", asked)
     splits = open_data(asked.data)
     few = label_share(splits.train, asked.labels, asked.seed)
     nameless = unlabelled_of(asked, splits.train, few)
     run = run_of(asked, few)
+    claim(folder, "self-train", asked)
     per_class = None if asked.per_class < 0 else asked.per_class or -(-len(nameless) // len(few.classes))
     how = PseudoLabels(threshold=asked.threshold, per_class=per_class, soft=asked.soft)
     splits = dataclasses.replace(splits, train=few)
