@@ -73,12 +73,16 @@ def test_the_command_from_images_to_report_and_once_more_without_measuring_again
     assert "study holds a study with other settings: epochs 0.1, not 0.2" in capsys.readouterr().err
 
 
-def test_a_job_that_was_cut_off_is_done_again_whole(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*COMMAND.replace("--ratios 0.75", "--ratios").split(), "--hardware.device", "cpu"]
+def test_a_job_that_was_cut_off_is_done_again_whole(
+    in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [(protocol, 0.5) for protocol in PROTOCOLS]
+    monkeypatch.setattr("vitrail.study.pretraining.outcome", lambda *words: iter(answers))
+    words = [*COMMAND.split(), "--hardware.device", "cpu"]
     assert main(words) == 0
     path = in_folder / "study/cells.json"
     whole = json.loads(path.read_text())
-    path.write_text(json.dumps(whole[:-1]))
+    path.write_text(json.dumps(whole[:6]))  # all of the first job, half of the second
     capsys.readouterr()
     assert main(words) == 0 and json.loads(path.read_text()) == whole
     assert "4 numbers are there from before" in capsys.readouterr().err

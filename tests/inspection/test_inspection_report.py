@@ -1,6 +1,7 @@
 """The report: every family, every file, nothing fetched; in a browser it answers the mouse and the keyboard."""
 
 import csv
+import dataclasses
 import html
 import json
 import re
@@ -22,6 +23,7 @@ from vitrail.inspection.maps import attention
 from vitrail.inspection.reconstruction import reconstruct
 from vitrail.inspection.report import inspect
 from vitrail.inspection.taps import DoesNotApply, watch
+from vitrail.models.mae import patchify, pixel_target
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.bundle import Record, load, save_bundle
 
@@ -138,6 +140,18 @@ def test_a_masked_autoencoder_is_shown_as_it_paints():
     assert (found.painted[seen].int() - images[seen].int()).abs().max() <= 1
     with pytest.raises(DoesNotApply, match="paints nothing"):
         reconstruct(with_record(PLAIN), pictures(PLAIN))
+    with pytest.raises(DoesNotApply, match="do not say whether their decoder predicts pixels or normalised pixels"):
+        reconstruct(with_record(dataclasses.replace(MASKED, target="unknown")), images)
+
+
+@pytest.mark.parametrize("target", ["pixels", "normalised"])
+def test_a_perfect_prediction_is_painted_as_the_true_image(target, monkeypatch):
+    """Back in pixels through the patch's own mean and deviation where the target took them out."""
+    model, images = with_record(dataclasses.replace(MASKED, target=target)), pictures(MASKED, 2)
+    perfect = pixel_target(patchify(model.record.preprocess.normalise(images), MASKED.patch), target)
+    monkeypatch.setattr(model, "predict", lambda pixels, mask: perfect)
+    found = reconstruct(model, images)
+    assert (found.painted.int() - images.int()).abs().max() <= 1 and float(found.error.max()) < 1e-5
 
 
 @pytest.fixture

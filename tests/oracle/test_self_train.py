@@ -13,7 +13,6 @@ from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.self_train import PseudoLabels, pseudo_label
 from vitrail.study.noisy_student import labelled_by, noisy_student
-from vitrail.weights.bundle import load
 
 PROBABILITIES = torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.2, 0.7, 0.1], [0.35, 0.33, 0.32], [0.7, 0.2, 0.1]])
 LOGITS = PROBABILITIES.clamp(min=1e-9).log()
@@ -37,7 +36,7 @@ def test_a_student_learns_from_what_its_teacher_labelled(tmp_path: Path) -> None
     how = PseudoLabels(threshold=0.0, per_class=50)
     results = list(noisy_student(run, Splits(few, splits.test, "test"), unlabelled, tmp_path, rounds=1, how=how))
     assert [result.folder.name for result in results] == ["teacher", "student-1"]
-    taught = labelled_by(load(results[0].folder), few, unlabelled, how)
+    taught = labelled_by(results[0].folder, few, unlabelled, how)
     assert taught.labels.shape == (len(taught), 10) and np.allclose(taught.labels.sum(1), 1, atol=1e-5)
     assert (taught.labels[:200].argmax(1) == few.labels).all()
     guessed = taught[len(taught) - 1]

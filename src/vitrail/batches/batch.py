@@ -24,6 +24,8 @@ class Batch:
     """Why images are missing that should be here; training counts and lists them."""
     shapes: Int64[np.ndarray, "B 2"] | None = None
     """Height and width of each image where they differ: `images` are then frames with the image at the top left."""
+    numbers: Int64[np.ndarray, "B 2"] | None = None
+    """Epoch and sample of each image that is learnt from: what its random numbers are keyed by."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,7 +50,12 @@ class Batch:
     def split(self, size: int) -> list["Batch"]:
         """Parts of at most `size` images of one shape, in order, but shape by shape where there are several."""
         return [
-            Batch(part.images[at : at + size], part.targets[at : at + size], part.keys[at : at + size])
+            Batch(
+                part.images[at : at + size],
+                part.targets[at : at + size],
+                part.keys[at : at + size],
+                numbers=None if part.numbers is None else part.numbers[at : at + size],
+            )
             for _, part in self.apart()
             for at in range(0, len(part), size)
         ]
@@ -62,7 +69,8 @@ class Batch:
             (height, width), at = self.shapes[rows[0]].tolist(), torch.from_numpy(rows)
             images = self.images[at.to(self.images.device), :, :height, :width]
             keys = tuple(self.keys[row] for row in rows.tolist())
-            found.append((rows, Batch(images, self.targets[at.to(self.targets.device)], keys)))
+            numbers = None if self.numbers is None else self.numbers[rows]
+            found.append((rows, Batch(images, self.targets[at.to(self.targets.device)], keys, numbers=numbers)))
         return found
 
 

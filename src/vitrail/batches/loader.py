@@ -262,13 +262,14 @@ def _named(source: Source) -> Callable[[Numbers], str]:
 
 
 def _assembled(source: Source, numbers: Numbers, images: UInt8[Tensor, "B C H W"], beside: Beside, pin: bool) -> Batch:
-    samples, shapes = numbers.samples, beside.shapes
+    shapes = beside.shapes
     if beside.failed:
-        kept = np.setdiff1d(np.arange(len(samples)), [row for row, _ in beside.failed])
-        images, samples = images[torch.from_numpy(kept)], samples[kept]
+        kept = np.setdiff1d(np.arange(len(numbers.samples)), [row for row, _ in beside.failed])
+        images, numbers = images[torch.from_numpy(kept)], numbers.pick(kept)
         shapes = None if shapes is None else shapes[kept]
-    targets = torch.from_numpy(source.labels[samples])
-    keys = tuple(source.keys[sample] for sample in samples.tolist())
+    targets = torch.from_numpy(source.labels[numbers.samples])
+    keys = tuple(source.keys[sample] for sample in numbers.samples.tolist())
     if pin:
         images, targets = images.pin_memory(), targets.pin_memory()
-    return Batch(images, targets, keys, tuple(error for _, error in beside.failed), shapes)
+    drawn = None if numbers.epochs is None else np.stack([numbers.epochs, numbers.samples], axis=1)
+    return Batch(images, targets, keys, tuple(error for _, error in beside.failed), shapes, drawn)

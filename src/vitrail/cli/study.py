@@ -10,7 +10,7 @@ from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError, suggest
 from vitrail.reports.progress import progress
 from vitrail.reports.tables import show
-from vitrail.study import few_labels, report
+from vitrail.study import few_labels, noisy_student, report
 from vitrail.study.pretraining import Arena, jobs, run_arena
 
 HELP = """\
@@ -22,10 +22,12 @@ same command.
 studies:
   pretraining  ways of pre-training: one small ViT, the same FLOPs, the same readouts
   few-labels   pre-training on all images and fine-tuning on a few labels, beside the same compute from scratch
+  self-train   Noisy Student: a teacher labels images nobody labelled, a noised student learns from all of them
 
 examples:
   vitrail study pretraining digits
   vitrail study few-labels fashion-mnist --labels 0.01
+  vitrail study self-train ./photos --unlabelled ./more
   vitrail study STUDY --help"""
 
 
@@ -64,6 +66,24 @@ class FewLabels(few_labels.FewLabels):
     """The table as JSON."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SelfTrain(noisy_student.SelfTrain):
+    """Noisy Student: a teacher labels images nobody labelled, a noised student learns from all; then it is the teacher.
+
+    examples:
+      vitrail study self-train ./photos --unlabelled ./more
+      vitrail study self-train digits --labels 0.1 --rounds 2
+      vitrail study self-train ./photos --unlabelled ./more --threshold 0.5 --per-class 200 --no-soft
+    """
+
+    data: tyro.conf.Positional[str] = ""
+    """A folder with a folder per class, or a named set."""
+    out: Path = Path("self-train")
+    """A folder for teacher/, student-1/, … and report.html."""
+    json: Switch = False
+    """The table as JSON."""
+
+
 def main(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(HELP)
@@ -75,7 +95,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def pretraining(words: Sequence[str]) -> int:
-    asked = parse(Pretraining, words, command="study pretraining")
+    asked = parse(Pretraining, words, command="study pretraining", default=Pretraining())
     _named(asked.data, "pretraining")
     with progress(len(list(jobs(asked))), "arena") as bar:
 
@@ -92,7 +112,7 @@ def pretraining(words: Sequence[str]) -> int:
 
 
 def few(words: Sequence[str]) -> int:
-    asked = parse(FewLabels, words, command="study few-labels")
+    asked = parse(FewLabels, words, command="study few-labels", default=FewLabels())
     _named(asked.data, "few-labels")
     arms = []
     for arm in few_labels.few_labels(asked, asked.out):
@@ -105,9 +125,26 @@ def few(words: Sequence[str]) -> int:
     return 0
 
 
+def self_training(words: Sequence[str]) -> int:
+    asked = parse(SelfTrain, words, command="study self-train", default=SelfTrain())
+    _named(asked.data, "self-train")
+    results = []
+    for result in noisy_student.self_train(asked, asked.out):
+        results.append(result)
+        say(f"{result.folder.name}: {result.scores.top1:.2%} of {result.scores.images:,} held-out images")  # pyrefly: ignore
+    page = report.write_self_train(asked, results, asked.out / "report.html")
+    show(report.self_train_table(results), "json" if asked.json else "table")
+    say(f"report: {page}")
+    return 0
+
+
 def _named(data: str, study: str) -> None:
     if not data:
         raise ConfigError("no images were named", next_step=f"try `vitrail study {study} digits`")
 
 
-STUDIES: dict[str, Callable[[Sequence[str]], int]] = {"pretraining": pretraining, "few-labels": few}
+STUDIES: dict[str, Callable[[Sequence[str]], int]] = {
+    "pretraining": pretraining,
+    "few-labels": few,
+    "self-train": self_training,
+}

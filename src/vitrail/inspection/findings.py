@@ -343,9 +343,15 @@ def seen_reconstruction(subject: Subject) -> Finding:
         for b, picture in enumerate(subject.pictures)
     ]
     numbers = tuple((_key(subject, b), float(error)) for b, error in enumerate(found.error))
+    lent = subject.model.config.target == "normalised"  # pyrefly: ignore[missing-attribute]
     return Finding(
         "Three quarters of the patches are hidden. The number is the mean squared error over the hidden ones, of pixels from 0 to "
-        f"1: {float(found.error.mean()):.4f} on average.",
+        f"1: {float(found.error.mean()):.4f} on average."
+        + (
+            " The model predicts patches without their mean and contrast; both are lent by the true image."
+            if lent
+            else ""
+        ),
         (sheet("reconstruction", rows, "Pictures, what was left to see, and what the model painted."),),
         Table((Column("image"), Column("error", "{:.5f}")), numbers),
     )

@@ -34,6 +34,7 @@ class Task:
     preprocess: Preprocess = field(default_factory=Preprocess)
     """How the images are normalised."""
     classes: tuple[str, ...] = ()
+    seed: int = 0
 
 
 class Objective:

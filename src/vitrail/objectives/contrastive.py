@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
-from vitrail.objectives import Learner, Loss, Objective, Task, draw
+from vitrail.images.preprocess import Preprocess
+from vitrail.objectives import Learner, Loss, Objective, Task, draw, unwrapped
+from vitrail.objectives.views import ViewSettings, draws_of, view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +33,23 @@ class Contrast(Objective):
     hidden: int = 4096
     width: int = 256
     """Of the vectors that are compared."""
-    crop: float = 0.2
+    crop: float = 0.08
     """Smallest share of the area in a view."""
     flip: bool = True
-    jitter: float = 0.4
-    """Of each view's brightness and contrast."""
+    colour: float = 0.8
+    """Probability of the jitter of brightness, contrast, saturation and hue (0.4, 0.4, 0.2, 0.1)."""
+    grey: float = 0.2
+    """Probability of a view without colour."""
+    blur: tuple[float, float] = (1.0, 0.1)
+    """Probability of a blur in the first and in the second view; its deviation is 0.1 to 2 pixels of 224."""
+    solarise: tuple[float, float] = (0.0, 0.2)
+    """Probability of solarisation in the first and in the second view."""
 
     def __post_init__(self) -> None:
+        for name in ("colour", "grey", "blur", "solarise"):
+            shares = getattr(self, name)
+            if not all(0 <= share <= 1 for share in (shares if isinstance(shares, tuple) else (shares,))):
+                raise ConfigError(f"{name} = {shares}", allowed="probabilities, 0 … 1")
         if self.temperature <= 0 or not 0 <= self.momentum <= 1 or not 0 < self.crop <= 1:
             raise ConfigError(
                 f"temperature = {self.temperature}, momentum = {self.momentum}, crop = {self.crop}",
@@ -45,7 +57,7 @@ class Contrast(Objective):
             )
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Contrasting":
-        return Contrasting(backbone, self.hidden, self.width, generator)
+        return Contrasting(backbone, self.hidden, self.width, generator, task or _shapes(backbone.config))
 
     def kept(self, learner: Any) -> nn.Module:
         return learner.backbone
@@ -57,7 +69,7 @@ class Contrast(Objective):
             torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - keep)
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        views = [view(batch.images, self.crop, self.flip, self.jitter, generator) for _ in range(2)]
+        views = self.views(batch, unwrapped(model).task, generator)
         answers, keys = model(torch.cat(views))
         q, k = answers.float().chunk(2), keys.float().chunk(2)
         own = torch.arange(len(batch), device=q[0].device)
@@ -66,12 +78,28 @@ class Contrast(Objective):
         right = torch.stack([(each.argmax(1) == own).float().mean() for each in logits]).mean()
         return Loss(value, {"loss": value.detach(), "accuracy": right})
 
+    def views(
+        self, batch: Batch, task: Task, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
+        """Two views of every image, keyed by (seed, epoch, sample) where the batch has those, else by the generator."""
+        draws = draws_of(batch, task.seed, generator)
+        settings = [
+            ViewSettings(self.crop, self.flip, self.colour, self.grey, *rest)
+            for rest in zip(self.blur, self.solarise, strict=True)
+        ]
+        first, second = (
+            view(batch.images, one, lambda name, number=number: draws(f"view{number}.{name}"), task.preprocess)
+            for number, one in enumerate(settings)
+        )
+        return first, second
+
 
 class Contrasting(Learner):
     """Backbone, projector and predictor; and the slow copies of the first two."""
 
-    def __init__(self, backbone: Any, hidden: int, width: int, generator: torch.Generator | None) -> None:
+    def __init__(self, backbone: Any, hidden: int, width: int, generator: torch.Generator | None, task: Task) -> None:
         super().__init__(backbone)
+        self.task = task
         pooled = _pooled_width(backbone)
         self.projector = mlp((pooled, hidden, hidden, width))
         self.predictor = mlp((width, hidden, width))
@@ -90,6 +118,12 @@ class Contrasting(Learner):
         return F.normalize(fast.float(), dim=1), F.normalize(slow.float(), dim=1)
 
 
+def _shapes(config: Any) -> Task:
+    """Of a learner that is only counted: any normalisation of as many channels."""
+    half = (0.5,) * config.channels
+    return Task(preprocess=Preprocess(size=config.image, mean=half, std=half))
+
+
 def _pooled_width(backbone: Any) -> int:
     config = backbone.config
     if config.family not in ("vit", "deit"):
@@ -105,20 +139,3 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
         layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=not last)]
         layers += [] if last else [nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def view(
-    images: Float[Tensor, "B C H W"], crop: float, flip: bool, jitter: float, generator: torch.Generator | None
-) -> Float[Tensor, "B C H W"]:
-    """A random crop of each image at the old size, mirrored or not, its brightness and contrast changed."""
-    draws = torch.rand(6, len(images), generator=generator).to(images.device)
-    side = (crop + (1 - crop) * draws[0]).sqrt()
-    x, y = ((2 * draw - 1) * (1 - side) for draw in draws[1:3])
-    mirror = torch.where(draws[3] < 0.5, -1.0, 1.0) if flip else torch.ones_like(side)
-    zero = torch.zeros_like(side)
-    theta = torch.stack([side * mirror, zero, x, zero, side, y], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    cropped = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    contrast, brightness = (1 + jitter * (2 * draw - 1) for draw in draws[4:6])
-    mean = cropped.mean((1, 2, 3), keepdim=True)
-    return (cropped - mean) * contrast.view(-1, 1, 1, 1) + mean * brightness.view(-1, 1, 1, 1)

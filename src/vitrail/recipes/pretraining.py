@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
     "mae": (Reconstruct(decoder_width=64, decoder_depth=2, decoder_heads=4), 1e-3),
     "masked_patches": (MaskedPatches(), 1e-3),
     "simmim": (SimMIM(), 1e-3),
-    "contrast": (Contrast(hidden=256, width=64, crop=0.4, flip=False), 5e-4),
+    "contrast": (Contrast(hidden=256, width=64, crop=0.4, flip=False, blur=(0.0, 0.0), solarise=(0.0, 0.0)), 5e-4),
 }
 
 
@@ -74,8 +74,7 @@ def moco(given: Given) -> Run:
 
     command    vitrail train IMAGENET --recipe moco
     published  linear probe of s/16 73.2 %, of b/16 76.7 % ImageNet top-1
-    differs    views are crops, flips, brightness and contrast (no blur, solarisation or colour jitter); negatives come
-               from one device's batch
+    differs    negatives come from one device's batch; hue turns about the axis of greys, not through HSV
     """
     model = replace(as_vit(given.config("vit-s/16", positions="sincos")), classes=0)
     side = fitted(224, model)

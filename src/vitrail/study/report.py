@@ -11,8 +11,10 @@ from vitrail.reports.page import Facts, FigureSection, Section, TableSection, Te
 from vitrail.reports.tables import Column, Table
 from vitrail.study.cells import Cell, largest_budgets, means
 from vitrail.study.few_labels import Arm, FewLabels, verdict
+from vitrail.study.noisy_student import SelfTrain
 from vitrail.study.pretraining import METHODS, Arena
 from vitrail.study.readouts import PROTOCOLS
+from vitrail.train.loop import Result
 
 COLOURS = (*figures.SERIES, "#e69f00", "#56b4e9")
 
@@ -127,3 +129,29 @@ def write_few_labels(asked: FewLabels, arms: Sequence[Arm], path: Path) -> Path:
         Facts("Settings", [(name, str(value)) for name, value in vars(asked).items()]),
     ]
     return write_page(path, "Few labels", parts)
+
+
+def self_train_table(results: Sequence[Result]) -> Table:
+    """One row a model: what it learnt from, and how good it is."""
+    rows = []
+    for result in results:
+        train, scores = result.setup.splits.train, result.scores
+        low, high = scores.interval  # pyrefly: ignore[missing-attribute]
+        top1 = f"{100 * scores.top1:.2f} ({100 * low:.1f} to {100 * high:.1f})"  # pyrefly: ignore[missing-attribute]
+        rows.append((result.folder.name, f"{len(train):,}", train.notes[0] if train.multi_label else "labels", top1))
+    names = ("model", "images", "taught by", "held-out accuracy, % (95 % interval)")
+    return Table(tuple(Column(name) for name in names), tuple(rows), "Self-training")
+
+
+def write_self_train(asked: SelfTrain, results: Sequence[Result], path: Path) -> Path:
+    question = (
+        f"A teacher learns from {len(results[0].setup.splits.train):,} labelled images of {asked.data}. It labels images nobody "
+        f"labelled; answers below a probability of {asked.threshold:g} are left out, and classes are balanced. A student learns "
+        "from both, with noise, and is the next teacher. Images that stand there more than once are copies of a rare class."
+    )
+    parts: list[Section] = [
+        Text("What was asked", question),
+        TableSection("Teacher and students", self_train_table(results)),
+        Facts("Settings", [(name, str(value)) for name, value in vars(asked).items()]),
+    ]
+    return write_page(path, "Self-training", parts)

@@ -184,7 +184,7 @@ def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[Any, tuple[str
         notes = tuple(report.lines())
     else:
         backbone, notes = zoo.build(run.model, generator=random), ()
-    task = Task(weights=run.weights, preprocess=run.preprocess, classes=classes)
+    task = Task(weights=run.weights, preprocess=run.preprocess, classes=classes, seed=run.seed)
     model = run.objective.build(backbone, random, task)
     return model, (*notes, *(model.notes if isinstance(model, Learner) else ()))
 
