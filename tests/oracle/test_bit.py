@@ -12,7 +12,7 @@ from tests.oracle.families import assert_bit_equal, assert_equal_in_float64, cas
 
 from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
-from vitrail.models.layers import conv_same, same_padding
+from vitrail.models.maps import conv_same, same_padding
 from vitrail.models.resnet import ResNetConfig, standardised
 from vitrail.weights.sources import bit
 
@@ -172,3 +172,14 @@ def test_parameters_and_macs_equal_bit_pytorch_s_to_the_unit(golden: Path) -> No
         for classes in (1000, 21843):
             fact, config = row[f"num_classes_{classes}"], zoo.config(name.lower(), classes=classes)
             assert (cost.parameters(config), cost.macs(config)) == (fact["params"], fact["macs"]), name
+
+
+def test_standardising_by_the_deviation_has_the_gradient_of_its_formula() -> None:
+    """Large ε, so that a term with it that was forgotten would show."""
+    weight = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    for eps in (1e-5, 0.3):
+        plain = (weight - weight.mean((1, 2, 3), True)) / (weight.std((1, 2, 3), correction=0, keepdim=True) + eps)
+        ours = standardised(weight, "deviation", eps)
+        assert torch.allclose(ours, plain, rtol=0, atol=1e-12)
+        assert torch.autograd.gradcheck(lambda w, eps=eps: standardised(w, "deviation", eps), weight)
+    assert not standardised(torch.ones(1, 3, 2, 2), "deviation", 1e-5).any()

@@ -4,8 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from vitrail.models import cost, zoo
+from vitrail.models.deit import DeiTConfig
+from vitrail.models.mae import MAEConfig, Masking
 
 # Table 6: epochs over JFT's 303 M images, exaFLOPs
 TABLE_6 = [
@@ -58,3 +62,39 @@ def test_a_built_model_counts_as_its_config_does() -> None:
     assert cost.macs(model) == cost.macs(model.config)
     assert cost.parameters(model) == cost.parameters(model.config) == sum(p.numel() for p in model.parameters())
     assert cost.train_flops(model) == 6 * cost.macs(model)
+
+
+DINOV2 = {"image": 518, "classes": 0, "layer_scale": 1e-5}
+OTHERS = {
+    "DeiT-S/16 distilled": DeiTConfig(width=384, depth=12, heads=6, mlp_width=1536),
+    "DeiT3-B/16": zoo.config("vit-b/16", layer_scale=1e-6, positions_on="patches"),
+    "DINOv2 ViT-S/14": zoo.config("vit-s/14", **DINOV2),
+    "DINOv2 ViT-S/14 reg4": zoo.config("vit-s/14", registers=4, positions_on="patches", **DINOV2),
+    "ViT-B/16 384": zoo.config("vit-b/16", image=384),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_variants_of_the_vit_count_as_timm_s(golden: Path, name: str) -> None:
+    row = json.loads((golden / "model_facts/subset/facts.json").read_text())["timm"][name]
+    assert (cost.parameters(OTHERS[name]), cost.macs(OTHERS[name])) == (row["params"], row["macs"])
+
+
+def test_mae_counts_as_the_original(golden: Path) -> None:
+    facts = json.loads((golden / "model_facts/subset/facts.json").read_text())
+    row, config = facts["mae_pretrain"]["MAE-B/16"], MAEConfig()
+    assert cost.parameters(config) == row["params_trainable"]
+    with torch.device("meta"):
+        model, images = zoo.skeleton(config), torch.empty(1, 3, 224, 224)
+        masking = Masking(torch.zeros(1, 49, dtype=torch.long), torch.zeros(1, 147, dtype=torch.long))
+        encoder, decoder = FlopCounterMode(display=False), FlopCounterMode(display=False)
+        with encoder:
+            latent = model.encode(images, masking.visible)
+        with decoder:
+            model.decoder.read(model.decode(latent, masking, (14, 14))[:, 1:])
+    # the original embeds the hidden patches too, and predicts pixels for the class token; neither is read
+    assert encoder.get_total_flops() // 2 == row["macs_encoder_mask_0_75"] - 147 * 768 * 768
+    assert decoder.get_total_flops() // 2 == row["macs_decoder"] - 512 * 768
+    for tuned in facts["mae_finetune"].values():
+        config = zoo.config("vit-b/16", pool="mean", class_token=True, final_norm="pooled")
+        assert (cost.parameters(config), cost.macs(config)) == (tuned["params"], tuned["macs"])

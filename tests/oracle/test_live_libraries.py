@@ -11,6 +11,7 @@ import torch
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
+from vitrail.models.mae import masking
 from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
@@ -37,6 +38,7 @@ def same(ours: torch.nn.Module, theirs, images: torch.Tensor = IMAGES, limit: fl
     assert float((one - two).abs().max()) <= limit * max(1.0, float(two.abs().max()))
 
 
+GATED = {"mlp_layer": "swiglu", "act_layer": "silu", "mlp_ratio": 2}
 TIMM = {
     "class token": ({}, {}),
     "mean, fc_norm": ({"global_pool": "avg"}, {}),
@@ -49,6 +51,9 @@ TIMM = {
     "tanh": ({"act_layer": "gelu_tanh"}, {"activation": "gelu-tanh"}),
     "no head": ({"num_classes": 0}, {}),
     "no qkv biases": ({"qkv_bias": False, "qk_norm": True}, {}),
+    "map beside a class token": ({"global_pool": "map", "reg_tokens": 2}, {}),
+    "map behind gates": ({"global_pool": "map", "class_token": False, **GATED}, {}),
+    "gates": (GATED, {}),
 }
 
 
@@ -56,6 +61,8 @@ TIMM = {
 def test_timm(tmp_path: Path, kind: str) -> None:
     timm = pytest.importorskip("timm")
     made, told = TIMM[kind]
+    if "mlp_layer" in made:
+        made = {**made, "mlp_layer": timm.layers.SwiGLUPacked, "act_layer": torch.nn.SiLU}
     arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5, **made}
     theirs = shaken(timm.models.VisionTransformer(**arguments))
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "x.safetensors")
@@ -115,6 +122,7 @@ TRANSFORMERS = {
     "DeiT": ("DeiT", "ForImageClassification", MLP),
     "DeiT with teacher": ("DeiT", "ForImageClassificationWithTeacher", MLP),
     "DINOv2": ("Dinov2", "ForImageClassification", {"mlp_ratio": 2}),
+    "DINOv2, tanh": ("Dinov2", "ForImageClassification", {"mlp_ratio": 2, "hidden_act": "gelu_new"}),
     "DINOv2, gated": ("Dinov2", "ForImageClassification", {"use_swiglu_ffn": True}),
     "DINOv2, no qkv biases": ("Dinov2", "ForImageClassification", {"mlp_ratio": 2, "qkv_bias": False}),
     "DINOv2 with registers": ("Dinov2WithRegisters", "ForImageClassification", {"mlp_ratio": 2}),
@@ -145,6 +153,26 @@ def test_transformers(tmp_path: Path, kind: str) -> None:
     same(bundle.load(tmp_path / "back"), logits(again), limit=1e-6)
     one, two = theirs.float().state_dict(), again.float().state_dict()
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("biases", [True, False])
+def test_transformers_mae_as_it_is_saved_today(tmp_path: Path, biases: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    made = {name: value for name, value in SMALL.items() if name != "num_labels"} | MLP | {"qkv_bias": biases}
+    half = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    made |= {f"decoder_{name}": value for name, value in half.items()}
+    theirs = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**made, mask_ratio=0.5)).eval()
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in theirs.named_parameters():
+        if "position" not in name and "pos_embed" not in name:
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    theirs.save_pretrained(tmp_path)
+    ours, noise = bundle.load(tmp_path).double(), torch.rand(2, 16, generator=generator)
+    with torch.no_grad():
+        two = theirs.double()(IMAGES, noise=noise).logits
+        one = ours.predict(IMAGES, masking(noise, 0.5))
+    assert float((one - two).abs().max()) <= 1e-6 * float(two.abs().max())
 
 
 @pytest.mark.filterwarnings("ignore")

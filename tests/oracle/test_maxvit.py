@@ -9,7 +9,8 @@ import pytest
 import torch
 from tests.oracle.families import assert_bit_equal, assert_equal_in_float64, case, loaded, randomise, read, tensors_of
 
-from vitrail.models import cost, maxvit, zoo
+from vitrail.errors import WeightsError
+from vitrail.models import cost, mbconv, zoo
 from vitrail.models.maxvit import MaxViTConfig, relative_bias, resize_bias
 from vitrail.weights.fit import adapt, at_size
 from vitrail.weights.sources import maxvit as source
@@ -116,9 +117,9 @@ def test_live_timm_s_own_in_float64(kinds: str) -> None:
     options = {"transformer_dim_head": 8, "transformer_partition_ratio": 16}
     theirs = MaxxVit(cfg, img_size=64, num_classes=5, **options).double().eval()
     randomise(theirs)
-    dialect = maxvit.TIMM_MAXVIT
+    dialect = mbconv.TIMM_MAXVIT
     if kinds != "MMM":
-        dialect = dataclasses.replace(maxvit.TIMM_COATNET, norm="layer", stride="pool")
+        dialect = dataclasses.replace(mbconv.TIMM_COATNET, norm="layer", stride="pool")
     config = MaxViTConfig(
         depths=(1, 2, 1), widths=(16, 24, 32), kinds=kinds, stem=(8, 16), head_width=8, image=(64, 64), classes=5,
         pre_logits=0, dialect=dialect,
@@ -173,7 +174,7 @@ def test_live_torchvision_in_float64() -> None:
     randomise(theirs)
     config = MaxViTConfig(
         depths=(1, 2, 1), widths=(16, 16, 24), kinds="MMM", stem=(8, 8), head_width=8, image=(96, 96), window=(3, 3),
-        classes=5, pre_logits=24, dialect=maxvit.TORCHVISION,
+        classes=5, pre_logits=24, dialect=mbconv.TORCHVISION,
     )  # fmt: skip
     assert_equal_live(theirs, config, (96, 96))
 
@@ -234,3 +235,18 @@ def test_the_paper_s_table_of_sizes(name: str, millions: float, gigaflops: float
     config = zoo.config(name)
     assert round(cost.parameters(config) / 1e6) == millions
     assert cost.macs(config) / 1e9 == pytest.approx(gigaflops, rel=0.02)
+
+
+def test_an_oblong_window_is_told_by_the_image() -> None:
+    """timm keeps a row a pair of offsets: 77 of them may be 11×7 or 7×11."""
+    config = zoo.config(
+        "maxvit-t", depths=(1, 1), widths=(16, 24), kinds="MM", stem=(8, 16), head_width=8, image=(96, 64), classes=5,
+        pre_logits=0, dialect=mbconv.TIMM_MAXVIT, window=(6, 4),
+    )  # fmt: skip
+    state = zoo.build(config).state_dict()
+    theirs = source.write(state, config, style="timm")
+    assert len(theirs["stages.0.blocks.0.attn_block.attn.rel_pos.relative_position_bias_table"]) == 77
+    for told in ({"image": [48, 32]}, {"window": [6, 4]}):
+        assert_bit_equal(read_foreign(theirs, where="file", told=told)[1].tensors, state)
+    with pytest.raises(WeightsError, match="has 77 offsets"):
+        read_foreign(theirs, where="file")

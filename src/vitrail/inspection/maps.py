@@ -139,8 +139,9 @@ def readout(model: nn.Module, features: Features) -> Float[Tensor, "B N"]:
     weights = features.tokens.new_zeros(features.tokens.shape[:2])
     if isinstance(pool := getattr(inner, "attention_pool", None), AttentionPool):
         q = pool.q(pool.probe).unflatten(2, (pool.heads, -1)).transpose(1, 2)
-        k = pool.kv(features.tokens).unflatten(2, (2, pool.heads, -1))[:, :, 0].transpose(1, 2)
-        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1).mean(1)[:, 0]
+        k = pool.kv(features.patches).unflatten(2, (2, pool.heads, -1))[:, :, 0].transpose(1, 2)
+        weights[:, features.prefix :] = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1).mean(1)[:, 0]
+        return weights
     kind = "distilled" if isinstance(inner, DeiT) else getattr(inner.config, "pool", "mean")
     tokens, patches = READ[kind]
     weights[:, : len(tokens)] = weights.new_tensor(tokens)

@@ -18,9 +18,10 @@ from torch.utils.hooks import RemovableHandle
 
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
+from vitrail.models.checks import patch_grid
 from vitrail.models.features import Backbone
 from vitrail.models.hybrid import Hybrid
-from vitrail.models.layers import Attention, patch_grid
+from vitrail.models.layers import Attention
 from vitrail.models.mae import MAE
 from vitrail.models.maxvit import MapBlock, WindowBlock, relative_bias
 from vitrail.models.vit import ViT

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.models.features import Features
+from vitrail.models.layers import zero_head
 from vitrail.models.vit import ViT, ViTConfig
 
 
@@ -49,12 +50,9 @@ class DeiT(ViT):
         assert self.registers is not None
         self.registers.normal_(std=0.02, generator=generator)
 
-    @torch.no_grad()
     def initialise_head(self) -> None:
-        if isinstance(self.head, TwoHeads):
-            for head in (self.head.label, self.head.teacher):
-                head.weight.zero_()
-                head.bias.fill_(self.config.head_bias)
+        for head in self.head.children():
+            zero_head(head, self.config.head_bias)
 
 
 class TwoHeads(nn.Module):

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.errors import ShapeError
+from vitrail.models.checks import check_images, patch_grid
 from vitrail.models.positions import Grid, resize_line
 
 ACTIVATIONS = {
     "gelu": nn.GELU(),  # exact, with erf: the paper's text, timm, MAE, DeiT, DINOv2
     "gelu-tanh": nn.GELU(approximate="tanh"),  # what JAX computes: the published ViT weights want it
+    "silu": nn.SiLU(),
 }
 
 
@@ -72,56 +73,6 @@ class PatchEmbed(nn.Module):
         (h, w), (p, q) = self.grid(images), self.patch
         patches = images.unflatten(3, (w, q)).unflatten(2, (h, p)).permute(0, 2, 4, 1, 3, 5)  # B h w C p q
         return F.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
-
-
-def check_images(images: Tensor, channels: int) -> None:
-    """ShapeError unless these are images of that many channels, and of a pixel at least."""
-    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
-        raise ShapeError(
-            f"images of shape {'×'.join(map(str, images.shape))} for a model of {channels} channels",
-            allowed=f"batch × {channels} × height × width",
-            next_step="convert the images, or build the model with channels=…",
-        )
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME: (before, after), so that ⌈size / stride⌉ positions come out; the odd one goes after."""
-    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def conv_same(
-    x: Float[Tensor, "B C h w"],
-    weight: Float[Tensor, "D G p q"],
-    bias: Tensor | None = None,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-) -> Float[Tensor, "B D _ _"]:
-    """A convolution with SAME padding."""
-    (top, bottom), (left, right) = (same_padding(x.shape[i], weight.shape[i], stride) for i in (2, 3))
-    if (top, left) != (bottom, right):  # F.conv2d itself pads both sides alike
-        x = F.pad(x, (left, right, top, bottom))
-        top = left = 0
-    return F.conv2d(x, weight, bias, stride=stride, padding=(top, left), groups=groups)
-
-
-def patch_grid(image: tuple[int, int], patch: tuple[int, int]) -> Grid:
-    """(h, w) of an image of H×W pixels, or ShapeError with two ways out."""
-    (H, W), (p, q) = image, patch
-    if not H or not W or H % p or W % q:
-        nearest = f"{max(1, round(H / p)) * p}×{max(1, round(W / q)) * q}"
-        divisors = _nearest_divisor(H, p), _nearest_divisor(W, q)
-        sizes = str(divisors[0]) if divisors[0] == divisors[1] else str(divisors)
-        raise ShapeError(
-            f"image {H}×{W} does not divide into {p}×{q} patches", next_step=f"resize to {nearest} or use patch={sizes}"
-        )
-    return H // p, W // q
-
-
-def _nearest_divisor(size: int, wanted: int) -> int:
-    divisors = [d for d in range(1, size + 1) if size % d == 0]
-    return min(divisors, key=lambda d: abs(math.log(d / wanted)), default=1)
 
 
 class RelativeKeys(nn.Module):
@@ -260,7 +211,7 @@ class Block(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One learned probe attends to all tokens, then an MLP: the MAP head of arXiv 2106.04560."""
+    """One learned probe attends to all patches, then an MLP: the MAP head of arXiv 2106.04560."""
 
     def __init__(self, width: int, heads: int, mlp_width: int, *, activation: str, eps: float) -> None:
         super().__init__()
@@ -289,6 +240,15 @@ class Head(nn.Linear):
             return F.linear(input, self.weight, self.bias)
         with torch.autocast(kind, enabled=False):
             return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
+
+
+@torch.no_grad()
+def zero_head(head: nn.Module, bias: float) -> None:
+    """A zero head, in pre-training and fine-tuning alike (section 3.2): at the first step all classes are equal."""
+    if isinstance(head, nn.Linear):
+        head.weight.zero_()
+        if head.bias is not None:
+            head.bias.fill_(bias)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
+from vitrail.models.checks import at_least
 from vitrail.models.features import Features
 from vitrail.models.layers import Block, initialise_layers, xavier_uniform_
 from vitrail.models.positions import Grid, SinCosPositions
@@ -34,9 +35,7 @@ class MAEConfig:
     file does not say."""
 
     def __post_init__(self) -> None:
-        for name in ("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}", allowed="1 or more")
+        at_least(self, 1, "decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_width")
         for parts in (4, self.decoder_heads):
             if self.decoder_width % parts:
                 raise ConfigError(f"decoder_width = {self.decoder_width}", allowed=f"a multiple of {parts}")

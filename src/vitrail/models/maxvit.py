@@ -1,14 +1,13 @@
 """MaxViT (arXiv 2204.01697): convolution, attention in windows, attention across a grid; CoAtNet of the same parts.
 
 A block is MBConv → attention in windows → MLP → attention in a grid → MLP (section 3.2, figure 2). The defaults are
-MaxViT-T as Google's TensorFlow code has it. What other codes do otherwise stands in `Dialect`, one constant an origin.
+MaxViT-T as Google's TensorFlow code has it. What other codes do otherwise stands in `mbconv.Dialect`.
 
 Sizes need not divide: a map is padded below and right to whole windows, no token attends to the padding, and the
 padding is cut off again.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,66 +15,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitrail.errors import ConfigError
+from vitrail.models.checks import at_least, probabilities
 from vitrail.models.features import Features
-from vitrail.models.layers import ACTIVATIONS, DropPath, Mlp, attend, check_images, conv_same
+from vitrail.models.layers import DropPath, Mlp, attend
+from vitrail.models.maps import BatchNorm, MapBackbone, Parts
+from vitrail.models.mbconv import CONV_ACTIVATIONS, EXPANSION, GOOGLE, Conv, Dialect, MBConv, Shortcut, pool2
 from vitrail.models.positions import Grid
-
-CONV_ACTIVATIONS = {**ACTIVATIONS, "silu": nn.SiLU(), "relu": nn.ReLU()}
-EXPANSION = 4  # of MBConv and MLP alike, in every published model
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dialect:
-    """What the published codes do differently; the defaults are Google's."""
-
-    padding: Literal["same", "symmetric"] = "same"
-    """Of 3×3 convolutions of stride 2: TensorFlow's, for even sizes one row below and right; or one on all sides."""
-    stem_bias: tuple[bool, bool] = (True, True)
-    conv_bias: bool = True
-    """Whether a block's last convolution and its shortcut have one."""
-    conv_activation: Literal["gelu-tanh", "gelu", "silu"] = "gelu-tanh"
-    pre_activation: bool = False
-    """Whether an activation follows MBConv's first norm."""
-    stride: Literal["depthwise", "pool"] = "depthwise"
-    """How MBConv halves the map: by its 3×3 convolution, or by 2×2 means before its first."""
-    expand_from: Literal["output", "input"] = "output"
-    """Whose channels MBConv has four times as many of inside."""
-    squeeze: float = 0.25
-    """Width of squeeze-and-excitation, as a part of the channels in `expand_from`."""
-    squeeze_activation: Literal["silu", "relu"] = "silu"
-    squeeze_first: bool = False
-    """Squeeze-and-excitation before the depthwise convolution's norm, not after its activation."""
-    shortcut: Literal["pool 2", "pool 3"] = "pool 2"
-    """Average pooling of 2×2, then 1×1 where the channels change; or of 3×3 with zeros around, then always 1×1."""
-    batch_norm_eps: float = 1e-3
-    activation: Literal["gelu-tanh", "gelu"] = "gelu-tanh"
-    norm: Literal["layer", "batch"] = "layer"
-    """Of CoAtNet's transformer blocks, and the last one."""
-    norm_eps: float = 1e-5
-    scale: Literal["head", "width"] = "head"
-    """Logits are q kᵀ over √d, d of a head; or over √D of all heads."""
-    final_norm: Literal["pooled", "tokens"] = "pooled"
-    """The last norm: on the pooled vector, or on the map before pooling."""
-    head_bias: bool = True
-
-
-GOOGLE = Dialect()
-TORCHVISION = Dialect(
-    padding="symmetric", stem_bias=(False, True), conv_activation="gelu", shortcut="pool 3", activation="gelu",
-    scale="width", head_bias=False,
-)  # fmt: skip
-TIMM_MAXVIT = Dialect(
-    padding="symmetric", stem_bias=(False, False), conv_bias=False, conv_activation="silu", expand_from="input",
-    batch_norm_eps=1e-5, activation="gelu", norm_eps=1e-6, final_norm="tokens",
-)  # fmt: skip
-TIMM_COATNET = Dialect(
-    padding="symmetric", stem_bias=(False, False), conv_bias=False, conv_activation="silu", pre_activation=True,
-    expand_from="input", squeeze=1.0, squeeze_activation="relu", squeeze_first=True, batch_norm_eps=1e-5,
-    activation="gelu", norm="batch", norm_eps=1e-6, final_norm="tokens",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +63,12 @@ class MaxViTConfig:
             raise ConfigError(found, allowed="one of each a stage")
         if set(self.kinds) - set("MCT"):
             raise ConfigError(f"kinds = {self.kinds!r}", allowed="M, C and T")
-        for name in ("depths", "widths", "stem", "image", "channels", "head_width", "window", "bias_window"):
-            value = getattr(self, name)
-            if value is not None and (min(value) if isinstance(value, tuple) else value) < 1:
-                raise ConfigError(f"{name} = {value}", allowed="1 or more")
+        at_least(self, 1, "depths", "widths", "stem", "image", "channels", "head_width", "window", "bias_window")
+        at_least(self, 0, "classes", "pre_logits")
+        probabilities(self, "drop_path")
         for kind, before, width in zip(self.kinds, (self.stem[1], *self.widths), self.widths, strict=False):
             if any(size % self.head_width for size in {"M": (width,), "T": (before, width), "C": ()}[kind]):
                 raise ConfigError(f"widths = {self.widths}", allowed=f"multiples of head_width = {self.head_width}")
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"drop_path = {self.drop_path}", allowed="0 ≤ drop_path < 1")
-        for name in ("classes", "pre_logits"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}", allowed="0 or more")
 
     @property
     def width(self) -> int:
@@ -149,110 +90,11 @@ class MaxViTConfig:
         return self.map_at(stage) if self.kinds[stage] == "T" else self.bias_window or self.partition
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation without a count of batches, so that a state holds numbers of one kind."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps, self.momentum = eps, 0.01
-        self.weight, self.bias = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
-        self.register_buffer("running_mean", torch.empty(width))
-        self.register_buffer("running_var", torch.empty(width))
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
-        )
-
-
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of a map."""
 
     def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Conv(nn.Conv2d):
-    """A convolution that pads as its dialect does."""
-
-    def __init__(
-        self,
-        dialect: Dialect,
-        before: int,
-        width: int,
-        kernel: int = 1,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        bias: bool,
-    ) -> None:
-        super().__init__(before, width, kernel, stride, kernel // 2, groups=groups, bias=bias)
-        self.same = stride > 1 and dialect.padding == "same"
-
-    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
-        if self.same:
-            return conv_same(input, self.weight, self.bias, stride=self.stride[0], groups=self.groups)
-        return super().forward(input)
-
-
-class SqueezeExcite(nn.Module):
-    """A gate per channel, from the mean over the map through two layers (arXiv 1709.01507)."""
-
-    def __init__(self, width: int, squeezed: int, activation: str) -> None:
-        super().__init__()
-        self.reduce, self.expand = nn.Conv2d(width, squeezed, 1), nn.Conv2d(squeezed, width, 1)
-        self.act = CONV_ACTIVATIONS[activation]
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        gate = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
-        return x * gate.sigmoid()
-
-
-class Shortcut(nn.Module):
-    """The way around a block that halves the map: average pooling, then a 1×1 convolution where channels change."""
-
-    def __init__(self, dialect: Dialect, before: int, width: int) -> None:
-        super().__init__()
-        self.pool = dialect.shortcut
-        changes = before != width or self.pool == "pool 3"
-        self.conv = Conv(dialect, before, width, bias=dialect.conv_bias) if changes else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
-        return self.conv(F.avg_pool2d(x, 3, 2, padding=1) if self.pool == "pool 3" else pool2(x))
-
-
-def pool2(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C _ _"]:
-    """2×2 means; at an odd edge, of what there is."""
-    return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
-
-
-class MBConv(nn.Module):
-    """The inverted bottleneck: norm, 1×1 to 4 × the channels, depthwise 3×3 (with the stride), squeeze, 1×1 back."""
-
-    def __init__(self, config: MaxViTConfig, before: int, width: int, *, stride: int, drop_path: float) -> None:
-        super().__init__()
-        dialect = config.dialect
-        base = width if dialect.expand_from == "output" else before
-        mid, eps = EXPANSION * base, dialect.batch_norm_eps
-        self.dialect, self.act = dialect, CONV_ACTIVATIONS[dialect.conv_activation]
-        self.pre_norm = BatchNorm(before, eps)
-        self.expand, self.norm1 = Conv(dialect, before, mid, bias=False), BatchNorm(mid, eps)
-        self.pool = pool2 if stride > 1 and dialect.stride == "pool" else nn.Identity()
-        self.depthwise = Conv(dialect, mid, mid, 3, stride=1 if self.pool is pool2 else stride, groups=mid, bias=False)
-        self.norm2 = BatchNorm(mid, eps)
-        self.squeeze = SqueezeExcite(mid, max(1, int(base * dialect.squeeze)), dialect.squeeze_activation)
-        self.shrink = Conv(dialect, mid, width, bias=dialect.conv_bias)
-        self.shortcut = Shortcut(dialect, before, width) if stride > 1 else nn.Identity()
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
-        y = self.pre_norm(x)
-        if self.dialect.pre_activation:
-            y = self.act(y)
-        y = self.depthwise(self.act(self.norm1(self.expand(self.pool(y)))))
-        first = self.dialect.squeeze_first
-        y = self.act(self.norm2(self.squeeze(y))) if first else self.squeeze(self.act(self.norm2(y)))
-        return self.shortcut(x) + self.drop_path(self.shrink(y))
 
 
 class RelativeAttention(nn.Module):
@@ -342,7 +184,7 @@ class MaxViTBlock(nn.Sequential):
 
     def __init__(self, config: MaxViTConfig, before: int, width: int, *, stride: int, drop_path: float) -> None:
         super().__init__()
-        self.conv = MBConv(config, before, width, stride=stride, drop_path=drop_path)
+        self.conv = MBConv(config.dialect, before, width, stride=stride, drop_path=drop_path)
         self.attn_window = WindowBlock(config, width, kind="window", drop_path=drop_path)
         self.attn_grid = WindowBlock(config, width, kind="grid", drop_path=drop_path)
 
@@ -388,14 +230,13 @@ class Stem(nn.Module):
         self.conv2 = Conv(dialect, first, second, 3, bias=dialect.stem_bias[1])
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D _ _"]:
+        # what attention reads is what a convolution then keeps in memory order
+        images = images.contiguous(memory_format=torch.channels_last)
         return self.conv2(self.act(self.norm(self.conv1(images))))
 
 
-class MaxViT(nn.Module):
+class MaxViT(MapBackbone):
     """Backbone of MaxViT and CoAtNet. `zoo.build` makes one with initialised weights."""
-
-    checkpoint_activations = False
-    """Keep no activations inside the blocks; recompute them in the backward pass. The outputs are the same bits."""
 
     def __init__(self, config: MaxViTConfig) -> None:
         super().__init__()
@@ -408,47 +249,19 @@ class MaxViT(nn.Module):
         read = config.pre_logits or config.width
         self.head = nn.Linear(read, config.classes, bias=config.dialect.head_bias) if config.classes else nn.Identity()
 
-    def units(self) -> Iterator[tuple[str, nn.Module]]:
-        """Every block in order: `stage 1 block 2`."""
-        for s, stage in enumerate(self.blocks, 1):
-            for b, block in enumerate(stage.children(), 1):
-                yield f"stage {s} block {b}", block
+    def ends(self) -> tuple[Parts, Parts]:
+        return (self.stem,), (self.norm, self.pre_logits, self.head)
 
-    def map(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """The last map, for images of any height and width; before the final norm where that is the pooled vector's."""
-        check_images(images, self.config.channels)
-        # what attention reads is what a convolution then keeps in memory order
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
-        for _, block in self.units():
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(self)))
-            else:
-                x = block(x)
+    def finish(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """The final norm, where it is not the pooled vector's."""
         return self.norm(x) if self.config.dialect.final_norm == "tokens" else x
-
-    def features(self, images: Float[Tensor, "B C H W"]) -> Features:
-        """The positions of the last map as tokens."""
-        x = self.map(images)
-        return Features(x.flatten(2).transpose(1, 2), 0, (x.shape[2], x.shape[3]))
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """The mean over the map, normed, through the dense + tanh layer. What the head and every probe read."""
-        pooled = features.patches.mean(dim=1)
+        pooled = super().pool(features)
         if self.config.dialect.final_norm == "pooled":
             pooled = self.norm(pooled)
         return torch.tanh(self.pre_logits(pooled)) if self.pre_logits is not None else pooled
-
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        return self.head(self.pool(self.features(images)))
-
-    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
-        """Stem, one stage a block, head: every parameter in exactly one."""
-        head = (self.norm, self.pre_logits, self.head)
-        return [
-            ("stem", [self.stem]),
-            *((name, [block]) for name, block in self.units()),
-            ("head", [part for part in head if part is not None]),
-        ]
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -458,23 +271,14 @@ class MaxViT(nn.Module):
                 layer.weight.normal_(std=0.02, generator=generator)
                 if layer.bias is not None:
                     layer.bias.zero_()
-            elif isinstance(layer, BatchNorm | nn.LayerNorm):
+            elif isinstance(layer, nn.LayerNorm):
                 layer.weight.fill_(1.0)
                 layer.bias.zero_()
-            if isinstance(layer, BatchNorm):
-                layer.running_mean.zero_()
-                layer.running_var.fill_(1.0)
+            elif isinstance(layer, BatchNorm):
+                layer.initialise()
             elif isinstance(layer, RelativeAttention):
                 layer.table.normal_(std=0.02, generator=generator)
         self.initialise_head()
-
-    @torch.no_grad()
-    def initialise_head(self) -> None:
-        """A zero head, as every family has here (the original's is N(0, 0.02)): all classes equally likely at first."""
-        if isinstance(self.head, nn.Linear):
-            self.head.weight.zero_()
-            if self.head.bias is not None:
-                self.head.bias.fill_(self.config.head_bias)
 
 
 def _blocks(config: MaxViTConfig) -> Iterator[list[nn.Module]]:
@@ -485,21 +289,11 @@ def _blocks(config: MaxViTConfig) -> Iterator[list[nn.Module]]:
         for index in range(depth):
             options = {"stride": 1 if index else 2, "drop_path": config.drop_path * number / total}
             if kind == "T":
-                blocks.append(MapBlock(config, before, width, **options, grid=config.map_at(stage)))
+                block = MapBlock(config, before, width, **options, grid=config.map_at(stage))
+            elif kind == "M":
+                block = MaxViTBlock(config, before, width, **options)
             else:
-                blocks.append({"M": MaxViTBlock, "C": MBConv}[kind](config, before, width, **options))
+                block = MBConv(config.dialect, before, width, **options)
+            blocks.append(block)
             before, number = width, number + 1
         yield blocks
-
-
-@contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
-    """While activations are recomputed, running statistics stand still: the batch has been counted already."""
-    norms = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.momentum = 0.01

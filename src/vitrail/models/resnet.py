@@ -5,19 +5,18 @@ the stem of its hybrids. Where the published codes disagree there is an option: 
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitrail.errors import ConfigError
-from vitrail.models.features import Features
-from vitrail.models.layers import check_images, conv_same, lecun_normal_, same_padding
+from vitrail.models.checks import at_least
+from vitrail.models.layers import lecun_normal_
+from vitrail.models.maps import MapBackbone, Parts, conv_same, same_padding
 from vitrail.models.positions import Grid
 
 GROUPS = 32
@@ -55,17 +54,13 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths):
             raise ConfigError(f"{len(self.depths)} depths and {len(self.widths)} widths", allowed="one of each a stage")
-        for name in ("root_width", "channels", *(("depths",) if self.depths else ())):
-            value = getattr(self, name)
-            if (min(value) if isinstance(value, tuple) else value) < 1:
-                raise ConfigError(f"{name} = {value}", allowed="1 or more")
+        at_least(self, 1, "root_width", "channels", "depths")
+        at_least(self, 0, "classes")
         if self.root_width % GROUPS or any(width < 1 or width % (4 * GROUPS) for width in self.widths):
             raise ConfigError(
                 f"root_width = {self.root_width} and widths = {self.widths}",
                 allowed=f"multiples of {GROUPS} and of {4 * GROUPS}: each norm has {GROUPS} groups",
             )
-        if self.classes < 0:
-            raise ConfigError(f"classes = {self.classes}", allowed="0 or more")
 
     @property
     def stride(self) -> int:
@@ -102,10 +97,28 @@ def standardised(weight: Float[Tensor, "D C p q"], form: Standardise, eps: float
     """Each filter less its mean, over √(var + ε) or σ + ε, with the population's variance."""
     if form == "variance":
         return F.layer_norm(weight, weight.shape[1:], eps=eps)
-    # torch's own std takes 40 times as long on a CPU; and with n = (w - mean) / σ, w·n is N σ
-    normed = F.layer_norm(weight, weight.shape[1:], eps=1e-30)
-    deviation = torch.linalg.vecdot(weight.flatten(1), normed.flatten(1)) / weight[0].numel()
-    return normed * (deviation / (deviation + eps))[:, None, None, None]
+    return Deviation.apply(weight.flatten(1), eps).view_as(weight)
+
+
+class Deviation(torch.autograd.Function):
+    """(w - mean) / (σ + ε) of each row. torch's own std takes 40 times as long on a CPU as its layer norm, which knows σ
+    and does not let it be differentiated; hence the gradient by hand: k (g - mean g - o · mean(g o) / c), with the output o,
+    c = σ / (σ + ε) and k = 1 / (σ + ε).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Float[Tensor, "D n"], eps: float) -> Float[Tensor, "D n"]:
+        normed, _, inverse = torch.native_layer_norm(rows, rows.shape[1:], None, None, 1e-30)  # inverse: 1 / σ
+        c = 1 / (1 + eps * inverse)
+        o = normed.mul_(c)
+        ctx.save_for_backward(o, c, c * inverse)
+        return o
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        (o, c, k), g = ctx.saved_tensors, grads[0]
+        along = (g * o).mean(1, keepdim=True) / c
+        return (g - g.mean(1, keepdim=True)).addcmul_(o, along, value=-1).mul_(k), None
 
 
 class Bottleneck(nn.Module):
@@ -161,11 +174,10 @@ def relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 
 
-class ResNet(nn.Module):
+class ResNet(MapBackbone):
     """Backbone of the ResNets. `zoo.build` makes one with initialised weights; the constructor alone draws none."""
 
-    checkpoint_activations = False
-    """Keep no activations inside the units; recompute them in the backward pass. The outputs are the same bits."""
+    unit_name = "block {} unit {}"  # as in the published files
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -182,15 +194,11 @@ class ResNet(nn.Module):
         self.norm = group_norm(config, before) if config.order == "pre" else None
         self.head = nn.Linear(before, config.classes) if config.classes else nn.Identity()
 
-    def units(self) -> Iterator[tuple[str, nn.Module]]:
-        """Every unit in order, named as in the published files: `block 1 unit 3`."""
-        for b, block in enumerate(self.blocks, 1):
-            for u, unit in enumerate(block.children(), 1):
-                yield f"block {b} unit {u}", unit
+    def ends(self) -> tuple[Parts, Parts]:
+        return (self.root, self.root_norm), (self.norm, self.head)
 
     def stem(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """The root: a 7×7 convolution and a max-pool, each of stride 2."""
-        check_images(images, self.config.channels)
         x = self.root(images)
         if self.root_norm is not None:
             x = relu(self.root_norm(x))
@@ -201,33 +209,8 @@ class ResNet(nn.Module):
         (top, bottom), (left, right) = (same_padding(size, 3, 2) for size in x.shape[2:])
         return F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-torch.inf), 3, stride=2)
 
-    def map(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """The last map, after the last norm."""
-        x = self.stem(images)
-        for _, unit in self.units():
-            save = self.checkpoint_activations and torch.is_grad_enabled()
-            x = checkpoint(unit, x, use_reentrant=False) if save else unit(x)
+    def finish(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         return relu(self.norm(x)) if self.norm is not None else x
-
-    def features(self, images: Float[Tensor, "B C H W"]) -> Features:
-        """The positions of the last map as tokens, for images of any height and width."""
-        x = self.map(images)
-        return Features(x.flatten(2).transpose(1, 2), 0, (x.shape[2], x.shape[3]))
-
-    def pool(self, features: Features) -> Float[Tensor, "B P"]:
-        """The mean over the map. What the head and every probe read."""
-        return features.patches.mean(dim=1)
-
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        return self.head(self.pool(self.features(images)))
-
-    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
-        """Stem, one stage a unit, head: every parameter in exactly one."""
-        return [
-            ("stem", [part for part in (self.root, self.root_norm) if part is not None]),
-            *((name, [unit]) for name, unit in self.units()),
-            ("head", [part for part in (self.norm, self.head) if part is not None]),
-        ]
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -242,10 +225,3 @@ class ResNet(nn.Module):
             if isinstance(layer, Bottleneck) and layer.order == "post":
                 layer.norm3.weight.zero_()
         self.initialise_head()
-
-    @torch.no_grad()
-    def initialise_head(self) -> None:
-        """A zero head, in pre-training and fine-tuning alike: every class is equally likely at the first step."""
-        if isinstance(self.head, nn.Linear):
-            self.head.weight.zero_()
-            self.head.bias.fill_(self.config.head_bias)

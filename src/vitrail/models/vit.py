@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitrail.errors import ConfigError
+from vitrail.models.checks import at_least, patch_grid, probabilities
 from vitrail.models.features import Features
 from vitrail.models.layers import (
     AttentionPool,
@@ -22,7 +23,7 @@ from vitrail.models.layers import (
     dropout,
     initialise_layers,
     lecun_normal_,
-    patch_grid,
+    zero_head,
 )
 from vitrail.models.positions import (
     Grid,
@@ -52,7 +53,7 @@ class ViTConfig:
     classes: int = 1000
     """K outputs of the head; 0 leaves the head out, and `forward` gives the pooled features."""
     pool: Literal["cls", "mean", "map", "cls-mean"] = "cls"
-    """The class token; the mean of the patches; a learned probe that attends to all tokens; or class token and mean
+    """The class token; the mean of the patches; a learned probe that attends to the patches; or class token and mean
     side by side (DINOv2's classifiers)."""
     class_token: bool | None = None
     """None: where `pool` reads it. True with `mean` is MAE's fine-tuning."""
@@ -84,19 +85,13 @@ class ViTConfig:
     """Stochastic depth of the last block; earlier ones rise to it linearly from 0."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "mlp_width", "channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}", allowed="1 or more")
+        at_least(self, 1, "width", "depth", "heads", "mlp_width", "channels")
+        at_least(self, 0, "classes", "registers", "pre_logits")
+        probabilities(self, "dropout", "drop_path")
         parts = {"sincos": 4, "sincos-mae": 4, "learned-2d": 2}.get(self.positions, 1)
         for what, number in ((f"{self.heads} heads", self.heads), (f"positions={self.positions!r}", parts)):
             if self.width % number:
                 raise ConfigError(f"width = {self.width} with {what}", allowed=f"a multiple of {number}")
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}", allowed=f"0 ≤ {name} < 1")
-        for name in ("classes", "registers", "pre_logits"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}", allowed="0 or more")
         if self.pool.startswith("cls") and self.class_token is False:
             next_step = "use pool='mean' or leave class_token out"
             raise ConfigError(f"pool={self.pool!r} without a class token", next_step=next_step)
@@ -108,6 +103,11 @@ class ViTConfig:
     def grid(self) -> Grid:
         """Patch rows and columns (h, w) at `image`."""
         return patch_grid(self.image, self.patch)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLPs of the blocks multiply two halves of their first layer."""
+        return self.activation == "swiglu"
 
     @property
     def has_class_token(self) -> bool:
@@ -194,7 +194,7 @@ class ViT(nn.Module):
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """y of equation 4: one vector an image, through pre_logits if there is one; head and probes read it."""
         if self.attention_pool is not None:
-            pooled = self.attention_pool(features.tokens)
+            pooled = self.attention_pool(features.patches)
         elif self.config.pool == "cls-mean":
             pooled = torch.cat([features.cls, features.patches.mean(dim=1)], dim=1)
         else:
@@ -233,12 +233,9 @@ class ViT(nn.Module):
             self.pre_logits.bias.zero_()
         self.initialise_head()
 
-    @torch.no_grad()
     def initialise_head(self) -> None:
         """A zero head, in pre-training and fine-tuning alike (section 3.2): at the first step all classes are equal."""
-        if isinstance(self.head, nn.Linear):
-            self.head.weight.zero_()
-            self.head.bias.fill_(self.config.head_bias)
+        zero_head(self.head, self.config.head_bias)
 
 
 def _positions(config: ViTConfig) -> nn.Module | None:
@@ -270,9 +267,9 @@ def _block(config: ViTConfig, index: int) -> Block:
 
 
 def _attention_pool(config: ViTConfig) -> AttentionPool:
-    return AttentionPool(
-        config.width, config.heads, config.mlp_width, activation=config.activation, eps=config.norm_eps
-    )
+    # behind gated blocks its MLP is as wide as both halves of theirs, and has no gate itself (timm)
+    hidden, activation = (2 * config.mlp_width, "silu") if config.gated else (config.mlp_width, config.activation)
+    return AttentionPool(config.width, config.heads, hidden, activation=activation, eps=config.norm_eps)
 
 
 def _add_to_first(tokens: Float[Tensor, "1 P D"], table: Float[Tensor, "1 p D"]) -> Float[Tensor, "1 P D"]:

@@ -16,14 +16,16 @@ import torch
 
 from vitrail.errors import ConfigError, suggest
 from vitrail.models.deit import DeiT, DeiTConfig
+from vitrail.models.efficientnet import EfficientNet, EfficientNetConfig
 from vitrail.models.hybrid import Hybrid, HybridConfig
 from vitrail.models.mae import MAE, MAEConfig
 from vitrail.models.maxvit import MaxViT, MaxViTConfig
 from vitrail.models.resnet import ResNet, ResNetConfig
 from vitrail.models.vit import ViT, ViTConfig
 
-ModelConfig = ViTConfig | ResNetConfig | HybridConfig | MaxViTConfig | DeiTConfig | MAEConfig  # told apart by `family`
-Model = ViT | ResNet | Hybrid | MaxViT | MAE  # a DeiT is a ViT
+# told apart by `family`
+ModelConfig = ViTConfig | ResNetConfig | HybridConfig | MaxViTConfig | DeiTConfig | MAEConfig | EfficientNetConfig
+Model = ViT | ResNet | Hybrid | MaxViT | MAE | EfficientNet  # a DeiT is a ViT
 
 FAMILIES: dict[str, Any] = {
     "vit": ViT,
@@ -32,6 +34,7 @@ FAMILIES: dict[str, Any] = {
     "maxvit": MaxViT,
     "deit": DeiT,
     "mae": MAE,
+    "efficientnet": EfficientNet,
 }
 
 PAPER = "arXiv 2010.11929, Table 1"
@@ -61,12 +64,13 @@ SIZES: dict[str, tuple[int, int, int, int, str]] = {
 
 
 def _vit(size: str, patch: int) -> ViTConfig:
-    width, depth, mlp_width, heads, _ = SIZES[size]
     # an image of about 224 pixels that the patch divides
     side = 224 if 224 % patch == 0 else max(1, round(224 / patch)) * patch
-    return ViTConfig(
-        width=width, depth=depth, mlp_width=mlp_width, heads=heads, patch=(patch, patch), image=(side, side)
-    )
+    return ViTConfig(**_sizes(size), patch=(patch, patch), image=(side, side))
+
+
+def _sizes(name: str) -> dict[str, Any]:
+    return dict(zip(("width", "depth", "mlp_width", "heads"), SIZES[name], strict=False))
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,8 @@ def _resnet(depths: tuple[int, ...], factor: int, parameters: int) -> Entry:
 
 
 def _hybrid(depths: tuple[int, ...], size: str, patch: int, paper: str, parameters: int) -> Entry:
-    width, depth, mlp_width, heads, _ = SIZES[size]
-    config = HybridConfig(
-        depths=depths,
-        widths=tuple(256 * 2**stage for stage in range(len(depths))),
-        patch=(patch, patch),
-        width=width,
-        depth=depth,
-        mlp_width=mlp_width,
-        heads=heads,
-    )
+    widths = tuple(256 * 2**stage for stage in range(len(depths)))
+    config = HybridConfig(depths=depths, widths=widths, patch=(patch, patch), **_sizes(size))
     return Entry(config, paper, parameters)
 
 
@@ -107,7 +103,12 @@ def _maxvit(stem: int, depths: tuple[int, ...], width: int, parameters: int) -> 
     return Entry(config, "arXiv 2204.01697, Table 1", parameters)
 
 
-# At 224 pixels, 1000 classes; ViTs with class token, without pre_logits
+def _efficientnet(size: str, image: int, dropout: float, parameters: int) -> Entry:
+    config = EfficientNetConfig(size=size, image=(image, image), dropout=dropout)  # pyrefly: ignore[bad-argument-type]
+    return Entry(config, "arXiv 1905.11946, Table 2", parameters)
+
+
+# At 224 pixels (EfficientNets at their own), 1000 classes; ViTs with class token, without pre_logits
 ZOO: dict[str, Entry] = {
     "vit-mu/16": _row("mu", 16, 76_712),
     "vit-ti/16": _row("ti", 16, 5_717_416),
@@ -149,6 +150,14 @@ ZOO: dict[str, Entry] = {
     "maxvit-b": _maxvit(64, (2, 6, 14, 2), 96, 119_467_708),
     "maxvit-l": _maxvit(128, (2, 6, 14, 2), 128, 211_785_560),
     "maxvit-xl": _maxvit(192, (2, 6, 14, 2), 192, 474_951_952),
+    "efficientnet-b0": _efficientnet("b0", 224, 0.2, 5_288_548),
+    "efficientnet-b1": _efficientnet("b1", 240, 0.2, 7_794_184),
+    "efficientnet-b2": _efficientnet("b2", 260, 0.3, 9_109_994),
+    "efficientnet-b3": _efficientnet("b3", 300, 0.3, 12_233_232),
+    "efficientnet-b4": _efficientnet("b4", 380, 0.4, 19_341_616),
+    "efficientnet-b5": _efficientnet("b5", 456, 0.4, 30_389_784),
+    "efficientnet-b6": _efficientnet("b6", 528, 0.5, 43_040_704),
+    "efficientnet-b7": _efficientnet("b7", 600, 0.5, 66_347_960),
 }
 
 
@@ -208,6 +217,6 @@ def multiple(model: ModelConfig) -> int:
     """What the height and width of images should be multiples of."""
     if isinstance(model, HybridConfig):
         return math.lcm(*model.patch) * model.resnet.stride
-    if isinstance(model, ResNetConfig | MaxViTConfig):
+    if isinstance(model, ResNetConfig | MaxViTConfig | EfficientNetConfig):
         return 32  # they halve the image five times
     return math.lcm(*model.patch)

@@ -25,7 +25,7 @@ from vitrail.weights.fit import Report, adapt, at_size, fit
 from vitrail.weights.foreign import read_file
 from vitrail.weights.hub import fetch, is_hub_name
 from vitrail.weights.record import Record, Told, Weights
-from vitrail.weights.sources import laid
+from vitrail.weights.sources.table import laid
 from vitrail.weights.tensors import not_finite, read_safetensors, sha256, sync_folder, to_bytes, write_synced
 
 TENSORS, RECORD, NEXT = "model.safetensors", "record.json", "record.next.json"

@@ -46,7 +46,11 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
         "mae": ("mae", "transformers"),
         "resnet": ("bit", "transformers"),
     },
-    "torchvision": {"vit": ("torchvision", ""), "maxvit": ("maxvit", "torchvision")},
+    "torchvision": {
+        "vit": ("torchvision", ""),
+        "maxvit": ("maxvit", "torchvision"),
+        "efficientnet": ("efficientnet", ""),
+    },
     "dinov2": {"vit": ("dinov2", "")},
     "mae": {"mae": ("mae", "original")},
     "vitrail": {},

@@ -21,7 +21,7 @@ FREE = {
 # Modules a new task may leave behind or bring along
 TASK = ("head", "pre_logits", "attention_pool", "cls_token", "registers", "positions")
 # What reads pixels, in each family
-FIRST = ("patch_embed.weight", "root.weight", "resnet.root.weight", "stem.conv1.weight")
+FIRST = ("patch_embed.weight", "root.weight", "resnet.root.weight", "stem.conv1.weight", "stem.0.weight")
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,11 @@ def _classes(name: str, origin: str, foreign: Foreign, around: Beside) -> tuple[
     if around.classes:
         return around.classes if len(around.classes) == outputs else ()
     facts = published.known(name)
-    imagenet = origin == "torchvision" or "imagenet2012" in name or (facts is not None and facts.data == "ImageNet-1k")
+    imagenet = (
+        origin in ("torchvision", "efficientnet")
+        or "imagenet2012" in name
+        or (facts is not None and facts.data == "ImageNet-1k")
+    )
     return published.imagenet_classes() if outputs == 1000 and imagenet else ()
 
 

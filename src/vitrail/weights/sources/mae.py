@@ -66,6 +66,11 @@ def _table(style: str) -> tuple[list[Row], list[Row]]:
     return encoder, decoder
 
 
+def plain(name: str) -> str:
+    """transformers 5 writes the layers of the decoder under this odd name, and cannot mean another."""
+    return name.replace("decoder.decoder_encoder.layer.", "decoder.decoder_layers.")
+
+
 def recognises(keys: Collection[str]) -> bool:
     """Whether this is an encoder with its decoder; an encoder alone is a plain ViT to look at."""
     return set(keys) >= SIGNATURE or set(keys) >= HUGGING_FACE
@@ -84,6 +89,7 @@ def read(
     WeightsError for missing or unknown keys, and for positions that are not the sines and cosines of the paper.
     """
     style = "original" if set(tensors) >= SIGNATURE else "transformers"
+    tensors = {plain(name): tensor for name, tensor in tensors.items()}
     said: tuple[str, ...] = (f"names: mae, {style}",)
     if config is None:
         config = config_of(tensors, style, where, told or {})

@@ -1,7 +1,7 @@
 """MaxViT of google-research (TensorFlow's variables in .npz), MaxViT and CoAtNet of timm, MaxViT of torchvision.
 
 A file tells widths, depths, blocks, heads and windows. Activation, epsilon and padding it does not; its origin does
-(`vitrail.models.maxvit.Dialect`). What a file has and a model does not need is left out, and written anew: counts of
+(`vitrail.models.mbconv.Dialect`). What a file has and a model does not need is left out, and written anew: counts of
 batches (as 0) and torchvision's indices.
 """
 
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import IMAGENET, INCEPTION, Preprocess
-from vitrail.models.maxvit import GOOGLE, TORCHVISION, MaxViTConfig
+from vitrail.models.maxvit import MaxViTConfig
+from vitrail.models.mbconv import GOOGLE, TORCHVISION
 from vitrail.weights.sources.bit import present, written
 from vitrail.weights.sources.dialects import dialect_of, unsaid
-from vitrail.weights.sources.table import Foreign, Row, to_ours, to_theirs
+from vitrail.weights.sources.table import Foreign, Row, laid, to_ours, to_theirs
 
 NAME = "maxvit"
 LICENCES = {"google": "Apache-2.0", "timm": "Apache-2.0", "torchvision": "BSD-3-Clause"}
@@ -133,21 +134,31 @@ def _style(keys: Collection[str]) -> str | None:
     return None if style == "timm" and not any(name in keys for name in blocks) else style
 
 
-def read(tensors: Mapping[str, Tensor], *, where: str, config: MaxViTConfig | None = None) -> Foreign:
-    """Config and tensors in our names; `config` says what the file cannot, such as an oblong or a larger window."""
+def read(
+    tensors: Mapping[str, Tensor],
+    *,
+    where: str,
+    config: MaxViTConfig | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> Foreign:
+    """Config and tensors in our names; `config`, or fields of it in `told`, say what the file cannot, such as an oblong
+    or a larger window.
+    """
     style = _style(tensors.keys()) or "google"
+    early = any(".se_early." in name for name in tensors)
     unneeded = ("num_batches_tracked", "relative_position_index")
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(unneeded)}
+    tensors = {_unnested(name): tensor for name, tensor in tensors.items() if not name.endswith(unneeded)}
     said: tuple[str, ...] = ()
-    try:
-        if config is None:
-            early = any(".se_early." in name for name in tensors)
-            config = _config({_unnested(name): tensor for name, tensor in tensors.items()}, style, early=early)
-            said = unsaid(config)
-    except (KeyError, ValueError, IndexError) as error:
-        raise WeightsError(f"{where}: {error} is missing or misshapen", next_step="nothing was loaded") from None
-    named = {_unnested(name): tensor for name, tensor in tensors.items()}
-    ours = to_ours(rows(config, style), named, where=where)
+    if config is None:
+        try:
+            config = _config(tensors, style, told or {}, early=early)
+        except (KeyError, ValueError, IndexError) as error:
+            raise WeightsError(f"{where}: {error} is missing or misshapen", next_step="nothing was loaded") from None
+        said = () if "dialect" in (told or {}) else unsaid(config)
+        if told:
+            config = laid(config, told, where)
+            said = (*said, f"from the config given: {', '.join(told)}")
+    ours = to_ours(rows(config, style), tensors, where=where)
     if style != "google":
         ours = {name: _from_torch(name, tensor, config, style) for name, tensor in ours.items()}
     mean, std = IMAGENET if style == "torchvision" else INCEPTION
@@ -214,6 +225,11 @@ def _from_torch(name: str, tensor: Tensor, config: MaxViTConfig, style: str) -> 
     """Their offsets count query minus key, ours (and TensorFlow's) key minus query; timm's rows are head by head."""
     if name.endswith("attn.table") and tensor.ndim == 2:
         y, x = _table_size(name, config)
+        if len(tensor) != y * x:
+            raise WeightsError(
+                f"{name} has {len(tensor)} offsets, a window of {(y + 1) // 2}×{(x + 1) // 2} has {y * x}",
+                next_step='say the image or the window: config={"image": [height, width]}',
+            )
         return tensor.T.unflatten(1, (y, x)).flip(1, 2).contiguous()
     if "attn.qkv" in name and style == "timm" and config.dialect.conv_activation == "silu":
         return tensor.unflatten(0, (_heads(name, config), 3, -1)).transpose(0, 1).flatten(0, 2).contiguous()
@@ -242,8 +258,10 @@ def _index(window: tuple[int, int]) -> Tensor:
     return (rows[:, None, :, None] * (2 * w - 1) + columns[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
-def _config(tensors: Mapping[str, Tensor], style: str, *, early: bool) -> MaxViTConfig:
-    """What names and shapes tell, and the origin's dialect. Windows and maps are taken to be square."""
+def _config(tensors: Mapping[str, Tensor], style: str, told: Mapping[str, Any], *, early: bool) -> MaxViTConfig:
+    """What names and shapes tell, and the origin's dialect. A table that is one row a pair is of a square window, unless
+    the image or window told says which.
+    """
     known = [row for row in written(TABLES[style], (64,) * 4) if all(name in tensors for name in row.theirs)]
     ours = {row.ours: to_ours([row], {name: tensors[name] for name in row.theirs}, where="")[row.ours] for row in known}
     depths, kinds, widths = [], "", []
@@ -265,14 +283,17 @@ def _config(tensors: Mapping[str, Tensor], style: str, *, early: bool) -> MaxViT
     }
     if style == "timm":
         said["dialect"] = dialect_of(ours, kinds, batch="norm.running_mean" in tensors, early=early)
-    for name, table in ours.items():
-        if name.endswith("attn.table"):
-            heads, offsets = (
-                (len(table), table.shape[1]) if table.ndim == 3 else (table.shape[1], math.isqrt(len(table)))
-            )
-            stage, window = int(name.split(".")[1]), (offsets + 1) // 2
-            side = window * 2 ** ((stage if kinds[stage] == "T" else len(depths) - 1) + 2)
-            said["head_width"] = ours[name.replace("table", "proj.weight")].shape[1] // heads
-            # stored as they are, whatever image the model is then made for
-            return MaxViTConfig(**said, image=(side, side), bias_window=(window, window) if "M" in kinds else None)
-    return MaxViTConfig(**said)
+    name = next((name for name in ours if name.endswith("attn.table")), None)
+    if name is None:
+        return MaxViTConfig(**said)
+    table, stage = ours[name], int(name.split(".")[1])
+    heads = table.shape[0 if table.ndim == 3 else 1]
+    said["head_width"] = ours[name.replace("table", "proj.weight")].shape[1] // heads
+    side = math.isqrt(len(table))
+    if table.ndim == 2 and side * side != len(table):  # oblong: of the image's last map, or as told
+        return MaxViTConfig(**said, image=tuple(told.get("image", (224, 224))))
+    offsets = table.shape[1:] if table.ndim == 3 else (side, side)
+    h, w = ((number + 1) // 2 for number in offsets)
+    scale = 2 ** ((stage if kinds[stage] == "T" else len(depths) - 1) + 2)
+    # stored as they are, whatever image the model is then made for
+    return MaxViTConfig(**said, image=(h * scale, w * scale), bias_window=(h, w) if "M" in kinds else None)

@@ -15,7 +15,7 @@ from vitrail.weights.sources.origin import Origin, Style, pair
 from vitrail.weights.sources.table import Row
 
 _LAYER = "encoder.layer.{i}."
-_GATED = ("activation", "swiglu")
+_UNGATED, _GATED = ("gated", False), ("gated", True)
 _TEACHER = ("family", "deit")
 _PLAIN = ("family", "vit")
 
@@ -54,11 +54,7 @@ DINOV2 = _table(
     {"norm1": "norm1", "norm2": "norm2"},
     Row("mask_token", ("embeddings.mask_token",)),
     Row("registers", ("embeddings.register_tokens",)),
-    *(
-        row
-        for part in ("fc1", "fc2")
-        for row in pair(f"blocks.{{i}}.mlp.{part}", f"{_LAYER}mlp.{part}", when=("activation", "gelu"))
-    ),
+    *(row for part in ("fc1", "fc2") for row in pair(f"blocks.{{i}}.mlp.{part}", f"{_LAYER}mlp.{part}", when=_UNGATED)),
     *pair("blocks.{i}.mlp.fc1", _LAYER + "mlp.weights_in", when=_GATED),
     *pair("blocks.{i}.mlp.fc2", _LAYER + "mlp.weights_out", when=_GATED),
     Row("blocks.{i}.ls1.gamma", (_LAYER + "layer_scale1.lambda1",)),
@@ -72,7 +68,7 @@ _DECODER = frozenset({"decoder.decoder_embed.weight"})
 _SQUASH = Preprocess()  # ViTImageProcessor: straight to size, bilinear, 0.5
 _CROP = Preprocess(resize="crop", interpolation="bicubic", crop_fraction=0.875, mean=IMAGENET[0], std=IMAGENET[1])
 _HABITS = {"activation": "gelu", "pool": "cls", "positions_on": "all", "position_resize": "bicubic", "norm_eps": 1e-12}
-_DINO = {"norm_eps": 1e-6, "pool": "cls", "positions_on": "class"}
+_DINO = {"activation": "gelu", "norm_eps": 1e-6, "pool": "cls", "positions_on": "class"}
 
 
 def _style(table: tuple[Row, ...], more: set[str], habits: Mapping[str, Any], **rest: Any) -> Style:

@@ -1,0 +1,51 @@
+"""What no model can be and no image may be: refused, with what was found and a way out."""
+
+import math
+
+from torch import Tensor
+
+from vitrail.errors import ConfigError, ShapeError
+from vitrail.models.positions import Grid
+
+
+def at_least(config: object, least: int, *names: str) -> None:
+    """ConfigError unless these fields, or all numbers in them, are so large; None is left out."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and min(value if isinstance(value, tuple) else (value,), default=least) < least:
+            raise ConfigError(f"{name} = {value}", allowed=f"{least} or more")
+
+
+def probabilities(config: object, *names: str) -> None:
+    """ConfigError unless these fields lie in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name} = {getattr(config, name)}", allowed=f"0 ≤ {name} < 1")
+
+
+def check_images(images: Tensor, channels: int) -> None:
+    """ShapeError unless these are images of that many channels, and of a pixel at least."""
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
+        raise ShapeError(
+            f"images of shape {'×'.join(map(str, images.shape))} for a model of {channels} channels",
+            allowed=f"batch × {channels} × height × width",
+            next_step="convert the images, or build the model with channels=…",
+        )
+
+
+def patch_grid(image: tuple[int, int], patch: tuple[int, int]) -> Grid:
+    """(h, w) of an image of H×W pixels, or ShapeError with two ways out."""
+    (H, W), (p, q) = image, patch
+    if not H or not W or H % p or W % q:
+        nearest = f"{max(1, round(H / p)) * p}×{max(1, round(W / q)) * q}"
+        divisors = _nearest_divisor(H, p), _nearest_divisor(W, q)
+        sizes = str(divisors[0]) if divisors[0] == divisors[1] else str(divisors)
+        raise ShapeError(
+            f"image {H}×{W} does not divide into {p}×{q} patches", next_step=f"resize to {nearest} or use patch={sizes}"
+        )
+    return H // p, W // q
+
+
+def _nearest_divisor(size: int, wanted: int) -> int:
+    divisors = [d for d in range(1, size + 1) if size % d == 0]
+    return min(divisors, key=lambda d: abs(math.log(d / wanted)), default=1)
