@@ -37,6 +37,9 @@ class Hardware:
     """Loader processes; -1 chooses."""
     micro_batch: int | None = None
     """Images through the model at once; the gradient is accumulated over batch_size / micro_batch of them."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Over several processes: each holds all weights (`ddp`, what `auto` takes), or a shard of weights, gradients and
+    optimiser state (`fsdp`, for models that do not fit otherwise)."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: about a third more time for much less memory."""
     deterministic: bool = False

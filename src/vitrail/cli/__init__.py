@@ -27,7 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "robustness": ("vitrail.cli.robustness", "accuracy on corrupted images, as ImageNet-C"),
     "trace": ("vitrail.cli.trace", "one image's way through the model, in the paper's words"),
     "study": ("vitrail.cli.study", "compare ways of pre-training: same FLOPs, same readouts, one report"),
-    "run": ("vitrail.cli.run", "check a run folder: `run verify` proves which samples it learnt from"),
+    "run": (
+        "vitrail.cli.run",
+        "`run verify` proves which samples a run learnt from; `run export` takes its weights out",
+    ),
     "data": ("vitrail.cli.data", "check your images, pack them into shards, show what training will see of them"),
     "models": ("vitrail.cli.models", "the model zoo: sizes, parameters, FLOPs"),
     "weights": ("vitrail.cli.weights", "weights of any origin: show, convert, check"),

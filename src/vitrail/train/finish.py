@@ -42,7 +42,7 @@ def finish(
             save_weights(path, learner, setup, found)
 
         return pretraining.finish(setup, state, folder, journal, watch, save)
-    model = state.ema.model if state.ema else state.model
+    model = setup.whole(state.best_model)
     if setup.splits.val is not None:
         best = load(folder.best).to(setup.device)
         scores = classified(setup, best, setup.splits.test, watch)

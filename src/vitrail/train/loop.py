@@ -32,10 +32,11 @@ from vitrail.train.looking import look_over
 from vitrail.train.pretraining import Measured
 from vitrail.train.resume import check_data, continued
 from vitrail.train.run import Run
+from vitrail.train.saver import Saver
 from vitrail.train.setup import Setup, on_device, prepare
 from vitrail.train.signals import Interrupted, StopSignals
 from vitrail.train.state import State
-from vitrail.train.world import OrderedGradients, world
+from vitrail.train.world import OrderedGradients, whole, world
 
 SMALLER = (
     "finished checkpoints are whole: --resume with a smaller --hardware.micro-batch, which learns the same, or with "
@@ -81,7 +82,7 @@ def train(
     with (
         machine.said_no("training", SMALLER),
         StopSignals() as stop,
-        world(machine.device(asked.hardware.device)) as ranks,
+        world(machine.device(asked.hardware.device), parallel=asked.hardware.parallel) as ranks,
         RunFolder.open(run, out, resume, ranks) as folder,
     ):
         wanted, changes = continued(folder.run, run, override=override) if resume and run else (folder.run, ())
@@ -95,15 +96,18 @@ def train(
         mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
         journal = Journal(folder.metrics, mirror=mirror)
         said = [*setup.notes, *changes, *seen]
-        if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append)):
+        if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks)):
             check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
             state.restore(snapshot, ranks)
         journal.rewind(state.step)
         quiet = quiet or not ranks.leads
-        with progress(setup.total_steps, folder.path.name, done=state.step, quiet=quiet) as bar:
+        with (
+            progress(setup.total_steps, folder.path.name, done=state.step, quiet=quiet) as bar,
+            Saver(folder.checkpoints, ranks, setup.device, in_shards=setup.unsharded is not None) as saver,
+        ):
             for sentence in said:
                 bar.note(sentence)
-            fit = Fit(setup, state, folder, journal, bar, stop)
+            fit = Fit(setup, state, folder, journal, bar, stop, saver)
             fit.run()
             scores = fit.finish()
     return Result(folder.path, scores, setup)
@@ -119,6 +123,7 @@ class Fit:
     journal: Journal
     bar: Progress
     stop: StopSignals
+    saver: Saver
 
     def run(self) -> None:
         """Steps until the end; evaluates, saves and logs at steps that depend on nothing but their number."""
@@ -129,6 +134,7 @@ class Fit:
         evaluate_every, save_every = setup.steps(setup.run.evaluate_every), setup.steps(setup.run.save_every)
         with contextlib.closing(setup.batches(state.step)) as batches:
             while True:
+                self.saver.check()
                 try:
                     if self._due(evaluate_every) and state.evaluated != state.step:
                         self._evaluate()
@@ -153,6 +159,7 @@ class Fit:
         try:
             return finish.finish(self.setup, self.state, self.folder, self.journal, self._watch())
         except Interrupted:
+            self.saver.wait()
             raise self._stopped() from None
 
     def _list(self, dropped: Sequence[DecodeError]) -> None:
@@ -179,7 +186,7 @@ class Fit:
 
     def _evaluate(self) -> None:
         state, setup = self.state, self.setup
-        model = state.ema.model if state.ema else state.model
+        model = setup.whole(state.best_model)
         scores = finish.held_out(setup, model, setup.splits.val or setup.splits.test, self._watch())
         state.evaluated = state.step
         self.journal.append({"step": state.step, "epoch": state.step / setup.steps_per_epoch, **finish.summary(scores)})
@@ -197,17 +204,16 @@ class Fit:
     def _save(self, guard: FiniteGuard) -> None:
         guard.read()
         facts = self.state.facts(self.setup.world)
-        if self.setup.world.leads:
-            self.journal.sync()
-            checkpoints.commit(self.folder.checkpoints, self.state.step, self.state.tensors(), facts)
-        self.setup.world.wait()
+        self.saver.save(self.state.step, self.state.tensors(), facts, self.journal.sync)
 
     def _watch(self):
         # several ranks must stop at the same place, which is the top of the loop
         return self.stop.watch if self.setup.world.alone else iter
 
     def _preempted(self, guard: FiniteGuard) -> None:
-        self._save(guard)
+        if self.saver.step != self.state.step:
+            self._save(guard)
+        self.saver.wait()
         raise self._stopped()
 
     def _stopped(self) -> Preempted:
@@ -266,7 +272,8 @@ def synced(setup: Setup, *, last: bool) -> contextlib.AbstractContextManager[Any
 
 def clip(state: State, largest: float | None) -> Tensor:
     """Scales the gradient to a global L2 norm of at most `largest`; gives its norm before that, on the device."""
-    return torch.nn.utils.clip_grad_norm_(state.parameters(), largest or float("inf"), foreach=True)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters(), largest or float("inf"), foreach=True)
+    return whole(norm)
 
 
 class Speed:

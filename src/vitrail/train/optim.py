@@ -14,6 +14,7 @@ from torch import nn
 from vitrail.errors import ConfigError
 from vitrail.train.run import Optim, steps
 from vitrail.train.trust import LAMB, LARS
+from vitrail.train.world import is_shard
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def optimiser(tuned: Sequence[Tuned], optim: Optim) -> torch.optim.Optimizer:
         for (scale, decay), parameters in groups.items()
     ]
     if optim.name == "sgd":
-        return torch.optim.SGD(settings, lr=0.0, momentum=optim.momentum, fused=True)
+        fused = not any(is_shard(one.parameter) for one in tuned)  # torch has no fused SGD of shards
+        return torch.optim.SGD(settings, lr=0.0, momentum=optim.momentum, fused=fused)
     if optim.name == "lars":
         return LARS(settings, lr=0.0, momentum=optim.momentum)
     if optim.name == "lamb":

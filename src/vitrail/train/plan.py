@@ -108,6 +108,10 @@ def plan_of(setup: Setup) -> Plan:
     )
 
 
+def expired(began: float) -> bool:
+    return time.perf_counter() - began >= PROBE_SECONDS
+
+
 def probe(setup: Setup) -> tuple[float, int]:
     """(median seconds a step, peak bytes) of a few real steps at learning rate 0; the first, which warms up, is not counted."""
     flat = dataclasses.replace(setup.run.optim, final_lr=0.0)
@@ -120,7 +124,7 @@ def probe(setup: Setup) -> tuple[float, int]:
     times: list[float] = []
     batches = still.batches(0)
     began = time.perf_counter()
-    while state.step < setup.total_steps and (len(times) < 4 or time.perf_counter() - began < PROBE_SECONDS):
+    while state.step < setup.total_steps and (len(times) < 4 or not setup.world.any(expired(began))):
         start = time.perf_counter()
         learn(still, state, next(batches), FiniteGuard(setup.device, None), StopSignals())
         machine.synchronise(setup.device)

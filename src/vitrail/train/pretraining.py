@@ -69,7 +69,7 @@ def measure(
 
 def finish(setup: Setup, state: State, folder: RunFolder, journal: Journal, watch, save) -> Measured:
     """Writes last/ and report.html. There is no best/: what pre-training is good for, its own loss does not say."""
-    learner = state.ema.model if state.ema else state.model
+    learner = setup.whole(state.best_model)
     found = measure(setup, learner, setup.splits.test, watch)
     if setup.world.leads:
         save(folder.last, learner, found)

@@ -37,6 +37,7 @@ KEYS: dict[str, Kind] = {
     "hardware.threads": "rounding",
     "hardware.workers": "safe",
     "hardware.micro_batch": "rounding",
+    "hardware.parallel": "rounding",
     "hardware.checkpoint_activations": "safe",
     "hardware.deterministic": "rounding",
 }

@@ -3,6 +3,7 @@
 data → model (its classes, channels and image size follow from data and preprocess) → weights → device → optimiser → schedule.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from vitrail.train import optim
 from vitrail.train.ema import Ema
 from vitrail.train.run import Run, steps
 from vitrail.train.state import State
-from vitrail.train.world import World
+from vitrail.train.world import World, gather_model
 from vitrail.weights.bundle import load_for_finetuning
 
 
@@ -40,6 +41,8 @@ class Setup:
     """What trains: the backbone, or the learner its objective built around it."""
     forward: nn.Module
     """The model as the loop calls it: itself, compiled, or with its gradients averaged over the ranks."""
+    unsharded: nn.Module | None
+    """A copy in one piece where the model lies in shards over the ranks, on the CPU; else None."""
     optimizer: torch.optim.Optimizer
     schedule: optim.Schedule
     total_steps: int
@@ -76,8 +79,17 @@ class Setup:
     def steps(self, length: str) -> int:
         return max(1, steps(length, steps_per_epoch=self.steps_per_epoch, total=self.total_steps))
 
+    def whole(self, model: nn.Module) -> nn.Module:
+        """The model in one piece, to be evaluated and saved: itself, or put together from the shards of all ranks, each of
+        which must ask.
+        """
+        if self.unsharded is None:
+            return model
+        return gather_model(model, copy.deepcopy(self.unsharded).to(self.device))
+
     def state(self) -> State:
-        ema = Ema(self.model, self.run.ema) if self.run.ema else None
+        average = sharded(copy.deepcopy(self.unsharded), self.run) if self.unsharded and self.run.ema else None
+        ema = Ema(self.model, self.run.ema, average) if self.run.ema else None
         return State(self.model, self.optimizer, ema, data=self.splits.train.fingerprint)
 
     def batches(self, start_step: int) -> Generator[Batch, None, None]:
@@ -110,6 +122,9 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     model.checkpoint_activations = run.hardware.checkpoint_activations
     if run.optim.freeze == "backbone":
         optim.freeze_backbone(model, run.optim.last_blocks)
+    unsharded = copy.deepcopy(model).cpu() if run.hardware.parallel == "fsdp" else None
+    if unsharded is not None:
+        model = sharded(model, run)
     per_epoch = len(splits.train) / run.batch_size
     total = max(1, steps(run.length, steps_per_epoch=per_epoch))
     return Setup(
@@ -117,6 +132,7 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
         splits=splits,
         model=model,
         forward=forward_of(model, run, world),
+        unsharded=unsharded,
         optimizer=optim.optimiser(optim.tune(model, run.optim), run.optim),
         schedule=optim.schedule(run.optim, batch_size=run.batch_size, steps_per_epoch=per_epoch, total=total),
         total_steps=total,
@@ -163,7 +179,12 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         "classes": len(splits.train.classes) if run.objective.labelled else 0,
     }
     model = dataclasses.replace(run.model, **derived)
-    hardware = machine.resolve(run.hardware, processes=world.size, work=_layer(model, micro))
+    if run.hardware.parallel == "fsdp" and run.hardware.deterministic:
+        raise ConfigError(
+            "deterministic with parallel = 'fsdp'",
+            allowed="'auto' or 'ddp': gradients in shards are added in the order of the network",
+        )
+    hardware = machine.resolve(run.hardware, processes=world.here, work=_layer(model, micro))
     return dataclasses.replace(run, model=model, preprocess=preprocess, hardware=hardware)
 
 
@@ -191,10 +212,21 @@ def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[Any, tuple[str
 
 def forward_of(model: nn.Module, run: Run, world: World) -> nn.Module:
     """The model as it is called: compiled where that pays, wrapped where several ranks share the batch."""
+    if run.hardware.parallel == "fsdp":
+        return model
     forward: nn.Module = torch.compile(model) if run.hardware.compile == "on" else model  # pyrefly: ignore[bad-assignment]
-    if world.alone or run.hardware.deterministic:
+    if run.hardware.deterministic or (world.alone and run.hardware.parallel == "auto"):
         return forward
     return DistributedDataParallel(forward, gradient_as_bucket_view=True)
+
+
+def sharded(model: nn.Module, run: Run) -> nn.Module:
+    """The model in shards over the ranks, in place, as the run's hardware asks."""
+    from vitrail.train import fsdp  # a second of imports that few runs need
+
+    device, hardware = torch.device(run.hardware.device), run.hardware
+    dtype = machine.precision(hardware.precision, device)
+    return fsdp.shard(model.to(device), device, dtype, compiled=hardware.compile == "on")
 
 
 def on_device(batch: Batch, setup: Setup) -> Batch:

@@ -15,7 +15,7 @@ from vitrail.errors import CheckpointError
 from vitrail.train.checkpoints import Snapshot
 from vitrail.train.ema import Ema
 from vitrail.train.ledger import Ledger
-from vitrail.train.world import World
+from vitrail.train.world import World, own, part_of
 
 
 @dataclass
@@ -71,6 +71,11 @@ class State:
     data: str = ""
     """Fingerprint of the images it learns from."""
 
+    @property
+    def best_model(self) -> nn.Module:
+        """What is evaluated and kept: the average of the weights, where there is one."""
+        return self.ema.model if self.ema else self.model
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything with a shape, by file: model, optimizer, ema."""
         groups = {"model": dict(self.model.state_dict()), "optimizer": self._optimizer_tensors()}
@@ -101,9 +106,9 @@ class State:
                     f"the checkpoint's {name} does not fit this run: {len(found ^ keys)} tensors differ, such as {odd}",
                     next_step="resume with the run's own settings",
                 )
-        self.model.load_state_dict(groups["model"])
+        take(groups["model"], self.model.state_dict())
         if self.ema:
-            self.ema.model.load_state_dict(groups["ema"])
+            take(groups["ema"], self.ema.model.state_dict())
         self._restore_optimizer(groups["optimizer"])
         for name in ("step", "evaluated", "best", "best_step"):
             setattr(self, name, snapshot.facts[name])
@@ -129,8 +134,24 @@ class State:
     def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         named = self._named()
         self.optimizer.state.clear()
-        for entry, tensor in tensors.items():
+        for entry in tensors:
             name, key = entry.rsplit(":", 1)
-            parameter = named[name]
-            # clone: the bytes read from disk are shared between tensors and may be read-only
-            self.optimizer.state[parameter][key] = tensor.to(parameter.device).clone()
+            shape, parameter = shape_of(tensors, entry), named[name]
+            like = shape == parameter.shape  # else a count of steps, which every rank has
+            fresh = torch.zeros_like(parameter) if like else torch.zeros(shape, device=parameter.device)
+            self.optimizer.state[parameter][key] = fresh.detach()
+        take(tensors, self._optimizer_tensors())
+
+
+def shape_of(source: Mapping[str, Tensor], name: str) -> torch.Size:
+    """Without reading the tensor, where it lies on the disk."""
+    return source[name].shape if isinstance(source, dict) else source.shapes[name]  # pyrefly: ignore[missing-attribute]
+
+
+def take(source: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    """Copies a group of a checkpoint into this run's tensors, of which a rank may hold a shard."""
+    if not isinstance(source, dict):
+        source.load(targets)  # pyrefly: ignore[missing-attribute]  # in shards on the disk: only the parts that are wanted are read
+        return
+    for name, target in targets.items():
+        own(target.detach()).copy_(part_of(source[name], target))

@@ -4,11 +4,13 @@ A global batch is split into equal contiguous shares, one a rank; each share int
 them is the gradient, whatever the number of ranks, so batch size and learning rate keep their meaning.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -40,6 +42,11 @@ class World:
         return self.size == 1
 
     @property
+    def here(self) -> int:
+        """How many of them run on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+
+    @property
     def leads(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
@@ -63,22 +70,32 @@ class World:
             dist.all_reduce(value)
         return value
 
-    def gather(self, value: Tensor) -> list[Tensor]:
+    def gather(self, value: Tensor, group: Any = None) -> list[Tensor]:
         """Every rank's tensor of one shape, in the order of ranks."""
         if self.alone:
             return [value]
         parts = [torch.empty_like(value) for _ in range(self.size)]
-        dist.all_gather(parts, value.contiguous())
+        dist.all_gather(parts, value.contiguous(), group=group)
         return parts
 
     def gather_rows(self, rows: Tensor) -> Tensor:
         """All ranks' rows, rank after rank, also where their numbers differ."""
+        return torch.cat(self._uneven(rows))
+
+    def tell(self, value: Any, group: Any = None) -> list[Any]:
+        """Every rank's JSON value, in the order of ranks; torch's own `all_gather_object` would unpickle what it is sent."""
         if self.alone:
-            return rows
-        counts = [int(count) for count in self.gather(torch.tensor(len(rows)))]
+            return [value]
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        return [json.loads(part.numpy().tobytes()) for part in self._uneven(text, group)]
+
+    def _uneven(self, rows: Tensor, group: Any = None) -> list[Tensor]:
+        if self.alone:
+            return [rows]
+        counts = [int(count) for count in self.gather(torch.tensor(len(rows)), group)]
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
-        return torch.cat([part[:count] for part, count in zip(self.gather(padded), counts, strict=True)])
+        return [part[:count] for part, count in zip(self.gather(padded, group), counts, strict=True)]
 
     def slice(self, count: int) -> range:
         """This rank's contiguous share of `count` items, nearly equal among ranks."""
@@ -90,16 +107,23 @@ class World:
 
 
 @contextmanager
-def world(device: torch.device) -> Iterator[World]:
-    """Joins the group that torchrun described in the environment, and leaves it; alone where there is none."""
+def world(device: torch.device, *, parallel: str = "auto") -> Iterator[World]:
+    """Joins the group that torchrun described in the environment, and leaves it; alone where there is none.
+
+    An engine that is asked for by name gets its group also where it is of one.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if size == 1 and parallel == "auto":
         yield World()
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # gloo carries the flags of the host, nccl the gradients of the GPUs
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if size == 1:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    else:
+        dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield World(dist.get_rank(), size)
     except (dist.DistError, RuntimeError) as error:
@@ -111,6 +135,45 @@ def world(device: torch.device) -> Iterator[World]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+# --- shards: DTensors, told by their methods, since the module that defines them takes a second to import --------------
+
+
+def own(tensor: Any) -> Tensor:
+    """This rank's part, in the tensor's own memory; all of it where it is no shard."""
+    return tensor.to_local() if is_shard(tensor) else tensor
+
+
+def whole(tensor: Any) -> Tensor:
+    """All ranks' parts as one; every rank must ask."""
+    return tensor.full_tensor() if is_shard(tensor) else tensor
+
+
+def is_shard(tensor: Any) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def part_of(everything: Tensor, target: Any) -> Tensor:
+    """The part of `everything`, which every rank has, that `target` is a shard of."""
+    if not is_shard(target):
+        return everything
+    from torch.distributed.tensor import distribute_tensor
+
+    everything = everything.to(target.device)
+    return own(distribute_tensor(everything, target.device_mesh, target.placements, src_data_rank=None))
+
+
+@torch.no_grad()
+def gather_model(model: nn.Module, into: nn.Module) -> nn.Module:
+    """Fills `into`, a model in one piece, from the shards of all ranks; every rank must ask."""
+    targets = into.state_dict()
+    for name, tensor in model.state_dict().items():
+        targets[name].copy_(whole(tensor))
+    return into
+
+
+# --- the same bits on any number of ranks ----------------------------------------------------------------------------
 
 
 class OrderedGradients:

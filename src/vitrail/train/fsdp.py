@@ -1,0 +1,50 @@
+"""Weights, gradients and optimiser state in shards over the ranks: torch's FSDP2 (`fully_shard`), block by block.
+
+A block's weights are whole only while it computes; all else of a rank is its 1/n of every tensor, a DTensor cut along its
+first dimension. Gradients are averaged as they are reduced, so batch size and learning rate keep their meaning.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def shard(model: nn.Module, device: torch.device, dtype: torch.dtype, *, compiled: bool = False) -> nn.Module:
+    """Cuts the model into shards, in place. Weights travel in `dtype`, in which they multiply; gradients in float32.
+
+    Activations keep the precision that autocast gives them. With `compiled`, each block is compiled by itself.
+    """
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    travels = dtype if dtype != torch.float32 else None
+    policy = MixedPrecisionPolicy(param_dtype=travels, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in reversed(list(blocks(model))):  # inner ones first
+        if compiled:
+            block.compile()
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    if any(isinstance(module, _NORMS) for module in model.modules()):
+        model.register_forward_pre_hook(_statistics_of_the_first)
+    return model
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The blocks of any family: what its lists of modules hold."""
+    for parent in model.modules():
+        if isinstance(parent, nn.ModuleList):
+            held = (child for child in parent if not isinstance(child, nn.ModuleList))
+            yield from (child for child in held if next(child.parameters(), None) is not None)
+
+
+def _statistics_of_the_first(model: nn.Module, *inputs: Any) -> None:
+    """The running statistics of batch norms follow the first rank's, as under DDP."""
+    if model.training:
+        for module in model.modules():
+            for buffer in module.buffers(recurse=False) if isinstance(module, _NORMS) else ():
+                dist.broadcast(buffer, 0)
