@@ -15,12 +15,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from vitrail import machine
 from vitrail.errors import StorageError
 from vitrail.train import checkpoints
 from vitrail.train.commit import aside_of, publishing, refused, seal
-from vitrail.train.world import World
+from vitrail.train.world import TIMEOUT, World
 
 KEEP = 2
 PATIENCE = timedelta(minutes=30)
@@ -37,7 +38,7 @@ class Saver:
         """The last step that was handed over."""
         self._folder, self._world, self._device, self._in_shards = folder, world, device, in_shards
         # the thread's messages must not mix with the training's
-        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if in_shards and not world.alone else None
+        self._group = _group() if in_shards and not world.alone else None
         self._copies: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -149,6 +150,13 @@ class Saver:
         if whys := [why for why, _ in told if why]:
             raise refused(self._folder, step, whys[0])
         return [_results(plan, line) for plan, (_, line) in zip(plans, told, strict=True)]
+
+
+def _group() -> Any:
+    """Made within the training's patience, for a rank may die now; then it has the patience that disks need."""
+    group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    distributed_c10d._set_pg_timeout(PATIENCE, group)
+    return group
 
 
 def _results(plan: Any, line: Mapping[str, Any]) -> list[Any]:
