@@ -20,6 +20,9 @@ SHOWN = {"processes": "between our own processes", "compiler": "by torch's compi
 LOG = "VITRAIL_UNPICKLED"
 """Names the file to which child processes report."""
 
+WATCHED = "VITRAIL_WATCHED"
+"""The process whose look-ups are in `found`: a worker of pytest-xdist loads sitecustomize.py as well, and counts once."""
+
 found: list[tuple[str, str]] = []
 """(whose, what was looked up by whom) of every look-up in this process."""
 
@@ -50,7 +53,7 @@ def _hook(event: str, arguments: tuple) -> None:
     )
     if os.getpid() == _PID:
         found.append((kind, what))
-    elif path := os.environ.get(LOG):
+    elif (path := os.environ.get(LOG)) and os.environ.get(WATCHED) != str(os.getpid()):
         with open(path, "a", encoding="utf-8") as file:  # one short write: whole, whoever else writes
             file.write(json.dumps([kind, what]) + "\n")
 
@@ -65,7 +68,7 @@ def watch(log: Path | None = None) -> None:
     if log is None:
         return
     _PID = os.getpid()
-    os.environ[LOG] = str(log)
+    os.environ[LOG], os.environ[WATCHED] = str(log), str(_PID)
     here = str(Path(__file__).parent / "children")
     os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
 

@@ -7,6 +7,7 @@ Its answer is a safetensors file in memory, and is trusted no more than one from
 
 import contextlib
 import ctypes
+import io
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import struct
 import sys
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ def _work(read: Callable[[Path, Any], Content], path: Path, file: Any, answer: i
     try:
         torch.set_num_threads(1)  # the threads of the parent did not come along
         _close_all_but(file.fileno(), answer, errors)
-        to_bytes({"": torch.zeros(1, dtype=torch.bfloat16)})  # what it imports on first use could not be opened later
+        _import_readers()
         _confine(size)
         content = read(path, file)
         names = list(content.tensors)
@@ -92,6 +94,19 @@ def _work(read: Callable[[Path, Any], Content], path: Path, file: Any, answer: i
         os.lseek(errors, 0, os.SEEK_SET)
         _write(errors, json.dumps({"died": f"{type(error).__name__}: {error}"[:200]}).encode())
         return 70
+
+
+def _import_readers() -> None:
+    """What readers and writers import on first use could not be opened later: a tensor through each of their formats."""
+    tensors = {"": torch.zeros(1, dtype=torch.bfloat16)}
+    to_bytes(tensors)
+    for zipped in (True, False):
+        file = io.BytesIO()
+        torch.save(tensors, file, _use_new_zipfile_serialization=zipped)
+        if zipped:
+            zipfile.ZipFile(file).close()  # its names' encoding is a module, too
+        file.seek(0)
+        torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _write(handle: int, content: bytes) -> None:
