@@ -126,3 +126,15 @@ def test_no_child_and_no_handle_is_left(file: Path) -> None:
     assert set(os.listdir("/proc/self/fd")) == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_process_that_has_read_nothing_yet_reads_pickled_weights(tmp_path: Path) -> None:
+    """What torch imports on first use cannot be opened in the child: a reader that has read before does not show it."""
+    weights = {name: torch.full((3,), 2.0) for name in ("a", "b")}
+    torch.save(weights, tmp_path / "zip.pth")
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    code = "import sys; from pathlib import Path; from vitrail.weights.tensors import read_pth\n"
+    code += "print(*(sorted(read_pth(Path(path)).tensors) for path in sys.argv[1:]))"
+    for name in ("zip.pth", "old.pth"):
+        ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True)
+        assert ran.stdout.strip() == "['a', 'b']", ran.stderr
