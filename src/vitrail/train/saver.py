@@ -155,7 +155,9 @@ class Saver:
 def _group() -> Any:
     """Made within the training's patience, for a rank may die now; then it has the patience that disks need."""
     group = dist.new_group(backend="gloo", timeout=TIMEOUT)
-    distributed_c10d._set_pg_timeout(PATIENCE, group)  # pyrefly: ignore[bad-argument-type]  # never NON_GROUP_MEMBER: all are in it
+    # the public name came with torch 2.12 or later
+    set_timeout: Any = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
+    set_timeout(PATIENCE, group)
     return group
 
 
