@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from tests.flow.test_pretraining import OBJECTIVES, TINY, tensors
 from tests.flow.test_ranks import free_port
+from tests.stopping import stopped_at
 
 from vitrail import config
 from vitrail.cli import main
@@ -58,22 +58,11 @@ def runs(folder: Path) -> dict[str, Run]:
 
 
 @pytest.mark.parametrize("name", ["distill", "probe"])
-def test_with_labels_too_it_stops_and_resumes_to_the_same_bits(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_labels_too_it_stops_and_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     run = runs(tmp_path)[name]
     loop.train(run, out=tmp_path / "whole", quiet=True)
-    learn = loop.learn
-    with monkeypatch.context() as patched:
-
-        def stopping(setup, state, *rest):
-            learn(setup, state, *rest)
-            if state.step == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        patched.setattr(loop, "learn", stopping)
-        with pytest.raises(Preempted):
-            loop.train(run, out=tmp_path / "halved", quiet=True)
+    with stopped_at(2), pytest.raises(Preempted):
+        loop.train(run, out=tmp_path / "halved", quiet=True)
     loop.train(None, out=tmp_path / "halved", resume=True, quiet=True)
     ours, theirs = tensors(tmp_path / "whole"), tensors(tmp_path / "halved")
     assert ours.keys() == theirs.keys() and [key for key in ours if not torch.equal(ours[key], theirs[key])] == []

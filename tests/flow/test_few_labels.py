@@ -1,11 +1,10 @@
 """Few labels: both ways cost the same and see the same labels; what was measured stands and is not measured again."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
+from tests.stopping import stopped_at
 
 from vitrail.cli import main
 from vitrail.errors import ConfigError, Preempted
@@ -13,7 +12,6 @@ from vitrail.images.sources import open_data
 from vitrail.recipes.given import Given
 from vitrail.study.few_labels import Arm, FewLabels, few_labels, plans, verdict
 from vitrail.study.readouts import label_share
-from vitrail.train import loop
 from vitrail.train.run import Hardware
 
 TINY = FewLabels(
@@ -38,22 +36,12 @@ def test_both_ways_cost_the_same_to_a_steps_worth(tmp_path: Path) -> None:
     assert abs(arms["mae"].flops - arms["from scratch"].flops) <= step / 2 + 1
 
 
-def test_it_stops_on_a_signal_and_the_same_command_goes_on(
-    in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_stops_on_a_signal_and_the_same_command_goes_on(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--labels", "0.05", "--seeds", "1", "--epochs", "0.3", "--tuning", "3"]
     words = ["study", "few-labels", "digits", *asked, "--json", "--hardware.threads", "1"]
     assert main([*words, "--out", "whole", "--hardware.device", "cpu"]) == 0
     whole = json.loads(capsys.readouterr().out)
-    learn = loop.learn
-    with monkeypatch.context() as patched:
-
-        def stopping(setup, state, *rest):
-            learn(setup, state, *rest)
-            if state.step == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        patched.setattr(loop, "learn", stopping)
+    with stopped_at(2):
         assert main([*words, "--out", "halved", "--hardware.device", "cpu"]) == Preempted.exit_code
         assert "the same command goes on from there" in capsys.readouterr().err
     assert main([*words, "--out", "halved", "--hardware.device", "cpu"]) == 0

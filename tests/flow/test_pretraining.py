@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.stopping import stopped_at
 
 from vitrail.errors import ConfigError, DataError, Preempted
 from vitrail.images.preprocess import Preprocess
@@ -57,23 +56,12 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_it_trains_stops_resumes_to_the_same_bits_and_its_weights_go_on(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_trains_stops_resumes_to_the_same_bits_and_its_weights_go_on(name: str, tmp_path: Path) -> None:
     run = dataclasses.replace(TINY, objective=OBJECTIVES[name])
     whole = loop.train(run, out=tmp_path / "whole", quiet=True)
     assert whole.scores.images == 359 and np.isfinite(whole.scores.loss)
-    learn = loop.learn
-    with monkeypatch.context() as patched:
-
-        def stopping(setup, state, *rest):
-            learn(setup, state, *rest)
-            if state.step == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        patched.setattr(loop, "learn", stopping)
-        with pytest.raises(Preempted):
-            loop.train(run, out=tmp_path / "halved", quiet=True)
+    with stopped_at(3), pytest.raises(Preempted):
+        loop.train(run, out=tmp_path / "halved", quiet=True)
     loop.train(None, out=tmp_path / "halved", resume=True, quiet=True)
     ours, theirs = tensors(tmp_path / "whole"), tensors(tmp_path / "halved")
     assert ours.keys() == theirs.keys() and [key for key in ours if not torch.equal(ours[key], theirs[key])] == []

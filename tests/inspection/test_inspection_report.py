@@ -6,13 +6,13 @@ import html
 import json
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from tests.browser import browse
 from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.cli import main
 from vitrail.errors import ConfigError
@@ -218,20 +218,6 @@ def test_without_scripts_the_figures_are_there(report):
     done = browse(quiet)
     assert '<div class="explorer" id="explorer" hidden="">' in done.stdout
     assert done.stdout.count("<svg") > 12 and "<noscript>" in done.stdout
-
-
-def browse(page, *more):
-    command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--dump-dom",
-        *more,
-        str(page),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 import vitrail
+from tests.browser import browse
 from tests.inspection.models import RESNET, VIT, lively, noise
 from vitrail.cli import main
 from vitrail.inspection.trace import trace
@@ -66,16 +66,7 @@ def test_a_browser_steps_through(tmp_path):
     const out = document.createElement("pre"); out.id = "log"; out.textContent = JSON.stringify(log); document.body.append(out);
     </script></body>"""
     path.write_text(text.replace("</body>", touch), "utf-8")
-    command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--dump-dom",
-        str(path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    done = browse(path)
     assert "CONSOLE" not in done.stderr
     log = json.loads(html.unescape(re.search(r'<pre id="log">(.*?)</pre>', done.stdout)[1]))
     first, second, third, back, on = log

@@ -4,12 +4,12 @@ import base64
 import io
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.browser import browse
 
 from vitrail.errors import StorageError
 from vitrail.reports.figures import confusion, curves
@@ -153,15 +153,6 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, sections):
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs a browser")
 def test_a_browser_runs_it_without_complaint(tmp_path, sections):
     path = write_page(tmp_path / "report.html", "Title", sections)
-    command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--dump-dom",
-        str(path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = browse(path)
     assert "CONSOLE" not in done.stderr
     assert '<button id="theme" type="button">' in done.stdout, "the switch of themes is shown by its script"

@@ -87,7 +87,7 @@ class _Writer:
         if self._tar is None or self._tar.offset > self._most:
             self.close()
             self.names.append(f"shard-{len(self.names):05d}.tar")
-            self._tar = tarfile.open(self._folder / self.names[-1], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+            self._tar = tarfile.open(self._folder / self.names[-1], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # closed by close()
         entry = tarfile.TarInfo(path_of(name))
         entry.size = len(content)
         self._tar.addfile(entry, io.BytesIO(content))

@@ -49,7 +49,7 @@ def sections(asked: Arena, cells: Sequence[Cell]) -> Iterator[Section]:
     ratios = [cell for cell in cells if cell.study == "ratio"]
     if ratios:
         yield FigureSection("MAE's mask ratio", [lines(ratios, protocol, "mask_ratio") for protocol in PROTOCOLS])
-    yield Facts("Settings", [(name, str(value)) for name, value in vars(asked).items()])
+    yield settings(asked)
 
 
 def lines(cells: Sequence[Cell], protocol: str, x: str) -> figures.Drawing:
@@ -126,7 +126,7 @@ def write_few_labels(asked: FewLabels, arms: Sequence[Arm], path: Path) -> Path:
     parts: list[Section] = [
         Text("What was asked", question),
         TableSection("Same FLOPs, same labels", few_labels_table(arms), verdict(arms) + "."),
-        Facts("Settings", [(name, str(value)) for name, value in vars(asked).items()]),
+        settings(asked),
     ]
     return write_page(path, "Few labels", parts)
 
@@ -152,6 +152,15 @@ def write_self_train(asked: SelfTrain, results: Sequence[Result], path: Path) ->
     parts: list[Section] = [
         Text("What was asked", question),
         TableSection("Teacher and students", self_train_table(results)),
-        Facts("Settings", [(name, str(value)) for name, value in vars(asked).items()]),
+        settings(asked),
     ]
     return write_page(path, "Self-training", parts)
+
+
+def settings(asked: object) -> Facts:
+    """What was asked, without what changes no number: where it is written and how it is told."""
+    told = {name: value for name, value in vars(asked).items() if name not in ("out", "json", "hardware")}
+    plain = {
+        name: ", ".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in told.items()
+    }
+    return Facts("Settings", list(plain.items()))
