@@ -48,7 +48,7 @@ TIMM = {
     "registers with positions": ({"reg_tokens": 2}, {}),
     "map": ({"global_pool": "map", "class_token": False}, {}),
     "layer scale, qk norm": ({"init_values": 0.1, "qk_norm": True}, {}),
-    "no positions": ({"pos_embed": "none"}, {}),
+    "no positions": ({"pos_embed": "none"}, {"positions": "none"}),
     "tanh": ({"act_layer": "gelu_tanh"}, {"activation": "gelu-tanh"}),
     "no head": ({"num_classes": 0}, {}),
     "no qkv biases": ({"qkv_bias": False, "qk_norm": True}, {}),

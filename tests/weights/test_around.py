@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
-from vitrail.weights import bundle, hub, published
+from vitrail.weights import bundle, hub, published, timm_config
 from vitrail.weights.convert import convert
 from vitrail.weights.record import Record, Weights
 
@@ -143,6 +144,60 @@ def test_preprocessing_survives_a_trip_through_transformers(tmp_path: Path) -> N
         again = bundle.load(tmp_path / str(index)).record.preprocess
         assert dataclasses.replace(again, crop_fraction=preprocess.crop_fraction) == preprocess
         assert abs(again.crop_fraction - preprocess.crop_fraction) < 0.02
+
+
+NAMES_ONLY = [
+    ("vit_base_patch32_siglip_gap_256", {"activation": "gelu-tanh"}),
+    ("vit_large_patch16_siglip_512", {"activation": "gelu-tanh"}),
+    ("vit_large_patch16_siglip_384", {}),
+    ("vit_giantopt_patch16_siglip_256", {"activation": "gelu-tanh", "heads": 16}),
+    ("vit_base_patch16_gap_224", {"heads": 16}),
+    ("test_vit2", {"heads": 2}),
+    ("coatnet_nano_rw_224", {"dialect": {"stride": "pool"}}),
+    ("deit3_base_patch16_224", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), NAMES_ONLY)
+def test_what_only_the_name_of_timm_s_architecture_says(name: str, said: dict) -> None:
+    assert timm_config.by_name(name) == said
+
+
+@pytest.mark.parametrize(
+    ("about", "match"),
+    [
+        ({"architecture": "vit_base_patch16_rpn_224"}, "norms behind its branches"),
+        ({"architecture": "vit_small_patch16_rope_ape_224"}, "rotary positions"),
+        ({"architecture": "vit_small_patch16_dinov3"}, "rotary positions"),
+        ({"architecture": "vit_x", "model_args": {"act_layer": "quick_gelu"}}, "act_layer 'quick_gelu'"),
+        ({"architecture": "vit_x", "model_args": {"block_fn": "ParallelScalingBlock"}}, "block_fn"),
+    ],
+)
+def test_models_of_timm_that_would_fit_and_say_something_else_are_refused(
+    timm_file: Path, about: dict, match: str
+) -> None:
+    write(timm_file.parent / "config.json", **about)
+    with pytest.raises(WeightsError, match=match):
+        bundle.load(timm_file, config={"heads": 3})
+
+
+def test_a_lost_position_table_is_missed(timm_file: Path) -> None:
+    tensors = safetensors.torch.load_file(timm_file)
+    del tensors["pos_embed"]
+    safetensors.torch.save_file(tensors, timm_file)
+    with pytest.raises(WeightsError, match=r"has no pos_embed: it is lost, or .* rotary"):
+        bundle.load(timm_file, config={"heads": 3})
+    assert bundle.load(timm_file, config={"heads": 3, "positions": "none", "image": [32, 32]}).positions is None
+
+
+def test_names_of_timm_s_outputs(timm_file: Path) -> None:
+    described = {"n1": "tench", "n2": "goldfish", "n3": "shark"}
+    for names in (["n1", "n2", "n3"], {"0": "n1", "1": "n2", "2": "n3"}):
+        write(timm_file.parent / "config.json", architecture="x", label_names=names, label_descriptions=described)
+        assert bundle.load(timm_file, config={"heads": 3}).record.classes == ("tench", "goldfish", "shark")
+    tuned = timm_config.classes({"num_classes": 1000, "pretrained_cfg": {"tag": "augreg_in21k_ft_in1k"}})
+    assert len(tuned) == 1000 and tuned[0] == "tench"
+    assert timm_config.classes({"num_classes": 1000, "pretrained_cfg": {"tag": "mine"}}) == ()
 
 
 # --- names

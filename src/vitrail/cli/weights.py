@@ -36,6 +36,8 @@ examples:
   vitrail weights show B_16.npz
   vitrail weights convert B_16.npz vit-b16 --to timm
   vitrail weights check B_16.npz vit-b16"""
+PAGE = 100
+"""Columns of the tables here where no terminal says: configs and notes are prose."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def shown(asked: Show) -> int:
     rows = list(facts(weights))
     if asked.tensors:
         rows += [(name, f"{shape(tensor)} {str(tensor.dtype)[6:]}") for name, tensor in weights.tensors.items()]
-    show(pairs(rows), asked.format)
+    show(pairs(rows), asked.format, fold=PAGE)
     return 0
 
 
@@ -197,7 +199,7 @@ def checked(asked: Check) -> int:
     ]
     rest = {name: value for name, value in asdict(found).items() if isinstance(value, tuple) and name != "equal"}
     rows += [(name.replace("_", " "), "; ".join(value) or "none") for name, value in rest.items()]
-    show(pairs(rows), asked.format)
+    show(pairs(rows), asked.format, fold=PAGE)
     say("they say the same" if same else "they do not say the same")
     return 0 if same else 1
 

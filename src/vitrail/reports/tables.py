@@ -75,11 +75,11 @@ class Table:
         return table
 
 
-def show(table: Table, output: Output, file: TextIO | None = None) -> None:
+def show(table: Table, output: Output, file: TextIO | None = None, *, fold: int = 10_000) -> None:
     """Writes the table to `file` (stdout): for people, or for programs as JSON or CSV."""
     if output == "table":
-        # in a file or a pipe no line is folded: it may be read by grep
-        width = None if (file or sys.stdout).isatty() else 10_000
+        # in a file or a pipe no line is folded, as it may be read by grep, unless its cells are prose
+        width = None if (file or sys.stdout).isatty() else fold
         Console(file=file, width=width).print(table.terminal())
     else:
         print(table.json() + "\n" if output == "json" else table.csv(), end="", file=file)

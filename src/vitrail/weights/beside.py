@@ -4,7 +4,6 @@ timm's config.json, or fields of our own config as JSON.
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
+from vitrail.weights import timm_config
 from vitrail.weights.sources.transformers import hidden_of_dinov2
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -23,9 +23,6 @@ ACTIVATIONS |= dict.fromkeys(
 )
 INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers, which transformers writes."""
-
-POOLED = ("coatnet_0_rw", "coatnet_nano_rw", "test_coatnet")
-"""timm's CoAtNets whose MBConv halves the map by pooling."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,10 @@ def _understood(data: dict[str, Any], path: Path) -> Beside:
         if "model_type" in data:
             return _transformers(data, path)
         if "pretrained_cfg" in data or "architecture" in data:
-            return _timm(data, path)
+            prepared = timm_config.preprocess(data.get("pretrained_cfg") or {})
+            licence = str((data.get("pretrained_cfg") or {}).get("license", "") or "")
+            config = timm_config.fields(data, str(path))
+            return Beside(config, prepared, timm_config.classes(data), licence, path.name)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, WeightsError):
             raise
@@ -168,50 +168,6 @@ def _size(value: Any) -> tuple[int, int]:
         side = value.get("shortest_edge")
         return (side, side) if side else (value["height"], value["width"])
     return _two(value)
-
-
-# --- timm
-
-
-def _timm(data: dict[str, Any], path: Path) -> Beside:
-    """Its own config.json: what the model was made with, and how its images were prepared."""
-    about, made = data.get("pretrained_cfg") or {}, data.get("model_args") or {}
-    config: dict[str, Any] = {}
-    for ours, theirs in (("heads", "num_heads"), ("depth", "depth"), ("width", "embed_dim")):
-        if theirs in made:
-            config[ours] = made[theirs]
-    size = about.get("input_size")
-    if "img_size" in made:
-        config["image"] = _two(made["img_size"])
-    elif size and about.get("fixed_input_size", False):
-        config["image"] = (size[1], size[2])
-    act = made.get("act_layer")
-    if act in ACTIVATIONS:
-        config["activation"] = ACTIVATIONS[act]
-    pool = {"avg": "mean", "token": "cls", "map": "map"}.get(data.get("global_pool", ""))
-    if pool:
-        config["pool"] = pool
-    architecture = str(data.get("architecture", ""))
-    if not architecture.startswith(("vit_", "deit")):
-        # of other families the tensors say enough, but for these
-        config = {"dialect": {"stride": "pool"}} if architecture.startswith(POOLED) else {}
-    names = tuple(map(str, data.get("label_names") or about.get("label_names") or ()))
-    preprocess = _timm_preprocess(about)
-    return Beside(config, preprocess, names, str(about.get("license", "") or ""), path.name)
-
-
-def _timm_preprocess(about: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "mean" in about:
-        found |= {"mean": tuple(about["mean"]), "std": tuple(about["std"])}
-    if about.get("interpolation") in INTERPOLATIONS.values():
-        found["interpolation"] = about["interpolation"]
-    if "input_size" in about:
-        found["size"] = tuple(about["input_size"][1:])
-    if "crop_pct" in about and math.isfinite(about["crop_pct"]):
-        squash = about.get("crop_mode") == "squash"
-        found |= {"crop_fraction": min(1.0, about["crop_pct"]), "resize": "squash" if squash else "crop"}
-    return found
 
 
 def _two(value: Any) -> tuple[int, int]:

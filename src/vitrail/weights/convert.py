@@ -56,7 +56,7 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
     "vitrail": {},
 }
 TELLABLE: dict[str, tuple[str, ...]] = {
-    "timm": ("heads", "activation", "norm_eps", "pool", "dialect"),
+    "timm": ("heads", "activation", "norm_eps", "pool", "positions", "dialect"),
     "torchvision": ("heads", "norm_eps"),
     "dinov2": ("heads",),
     "mae": ("encoder", "decoder_heads", "target"),
@@ -131,9 +131,8 @@ def _told(config: Any) -> dict[str, Any]:
             if encoder
             else {}
         )
-    return {name: getattr(config, name) for name in ("heads", "activation", "norm_eps", "pool")} | {
-        "image": list(config.image)
-    }
+    words = ("heads", "activation", "norm_eps", "pool", *(("positions",) if config.positions == "none" else ()))
+    return {name: getattr(config, name) for name in words} | {"image": list(config.image)}
 
 
 def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: str, told: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import WeightsError
-from vitrail.weights import published
+from vitrail.weights import published, timm_config
 from vitrail.weights.beside import Beside, beside
 from vitrail.weights.record import Record, Told, Weights
 from vitrail.weights.shards import INDEX, digest, read_shards
@@ -21,7 +21,8 @@ def read_file(path: Path, config: Told = None) -> Weights:
     around = beside(path)
     given = config if isinstance(config, Mapping) else {}
     whole = None if isinstance(config, Mapping) else config
-    told = {} if whole is not None else {**_by_name(path.name), **around.config, **given}
+    named = {} if around.where else _by_name(path.name)
+    told = {} if whole is not None else {**named, **around.config, **given}
     origin, foreign = read_foreign(content.tensors, where=str(path), config=whole, told=told, wrapped=content.wrapped)
     facts = published.known(path.name)
     record = Record(
@@ -31,7 +32,7 @@ def read_file(path: Path, config: Told = None) -> Weights:
         source=f"{path.name} ({origin})",
         licence=around.licence or (facts.licence if facts else foreign.licence),
         training=published.augreg(path.name),
-        notes=_notes(foreign, around, given, content.left),
+        notes=_notes(foreign, around, given, named, content.left),
         sha256=digest(path),
     )
     return Weights(foreign.tensors, record)
@@ -53,10 +54,12 @@ def only_file(path: Path) -> Path:
     return best[0]
 
 
-def _by_name(name: str) -> dict[str, str]:
-    """What a published file's name alone can say: what a masked autoencoder's decoder predicts."""
+def _by_name(name: str) -> dict[str, Any]:
+    """What a published file's name alone can say: what a masked autoencoder's decoder predicts; timm's architecture."""
     facts = published.known(name)
-    return {"target": facts.target} if facts and facts.target else {}
+    if facts and facts.target:
+        return {"target": facts.target}
+    return timm_config.by_name(name) if name.startswith(("vit_", "coatnet_")) else {}
 
 
 def _classes(name: str, origin: str, foreign: Foreign, around: Beside) -> tuple[str, ...]:
@@ -73,12 +76,16 @@ def _classes(name: str, origin: str, foreign: Foreign, around: Beside) -> tuple[
     return published.imagenet_classes() if outputs == 1000 and imagenet else ()
 
 
-def _notes(foreign: Foreign, around: Beside, given: Mapping[str, Any], left: tuple[str, ...]) -> tuple[str, ...]:
+def _notes(
+    foreign: Foreign, around: Beside, given: Mapping[str, Any], named: Mapping[str, Any], left: tuple[str, ...]
+) -> tuple[str, ...]:
     """Who said what: the file's names, the caller, what lies beside, else the origin's default."""
     beside_only = [name for name in around.config if name not in given]
     said = [note for note in foreign.said if not note.startswith("from the config given")]
     if given:
         said.append(f"from the config given: {', '.join(f'{name} {value}' for name, value in given.items())}")
+    if named:
+        said.append(f"from its file's name: {', '.join(name for name in named if name not in given)}")
     if beside_only:
         said.append(f"from {around.where} beside it: {', '.join(beside_only)}")
     if around.preprocess:

@@ -22,7 +22,21 @@ from vitrail.models.zoo import skeleton
 from vitrail.weights.sources.table import Foreign, Row, one_of_ours, rows_of, to_ours, to_theirs
 
 KINDS: dict[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
-HEADS = {192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 896: 14, 1024: 16, 1152: 16, 1280: 16, 1408: 16}
+HEADS = {
+    192: 3,
+    256: 4,
+    320: 5,
+    384: 6,
+    512: 8,
+    640: 10,
+    768: 12,
+    832: 13,
+    896: 14,
+    1024: 16,
+    1152: 16,
+    1280: 16,
+    1408: 16,
+}
 HEADS |= {1536: 24, 1664: 16, 1792: 16}
 """By width, in all published ViTs of the origins whose files do not say it (1536 is DINOv2's giant)."""
 SILENT = ("heads", "activation", "norm_eps", "position_resize")
@@ -154,7 +168,7 @@ class Origin:
         said = [f"from the config given: {_list(told)}"] if told else []
         if silent:
             defaults = {name: found[name] for name in silent if name in found}
-            if seen["positions"] not in ("learned", told.get("positions")):  # no table: another kind, or a lost one
+            if seen["positions"] not in ("learned", told.get("positions")):  # no table: of another kind
                 defaults["positions"] = seen["positions"]
             said.append(f"not in the file, the default of {self.NAME}: {_list(defaults)}")
         found = {name: value for name, value in found.items() if name in known}
@@ -245,9 +259,12 @@ def positions_of(
     p, q = found["patch"]
     name = next(row.theirs[0] for row in style.table if row.ours == "positions.table")
     if name not in tensors:
-        kind = found.get("positions", "none")
-        side = tuple(max(1, round(224 / size)) * size for size in (p, q))
-        return {"positions": "none" if kind == "learned" else kind, "image": side}
+        if found.get("positions", "learned") == "learned":
+            raise WeightsError(
+                f"{where} has no {name}: it is lost, or its model has rotary or relative positions, which none here has",
+                next_step='where there are no positions at all, say so: config={"positions": "none"}',
+            )
+        return {"positions": found["positions"], "image": tuple(max(1, round(224 / size)) * size for size in (p, q))}
     rows = tensors[name].shape[1] if tensors[name].ndim == 3 else 0
     prefixes = {"all": seen["class_token"] + seen["registers"], "class": int(seen["class_token"]), "patches": 0}
     if "positions_on" in found:
