@@ -8,7 +8,7 @@ from vitrail.models import zoo
 from vitrail.train import checkpoints
 from vitrail.train.folder import RunFolder
 from vitrail.train.setup import open_for
-from vitrail.train.state import take
+from vitrail.train.state import misfits, refuse_misfits, take
 from vitrail.weights.bundle import Record, save_bundle
 
 
@@ -24,7 +24,9 @@ def export(path: Path, out: Path, *, say=print) -> int:
     learner: Any = run.objective.build(zoo.skeleton(run.model)).to_empty(device="cpu")
     # what is not saved follows from the config, and a fresh model has it
     fresh: Any = zoo.build(run.model)
-    take(snapshot.tensors.get("ema") or snapshot.tensors["model"], learner.state_dict())
+    found = snapshot.tensors.get("ema") or snapshot.tensors["model"]
+    refuse_misfits(misfits("", found, learner.state_dict()))
+    take(found, learner.state_dict())
     kept = run.objective.kept(learner)
     fresh.load_state_dict(kept.state_dict())
     splits = open_for(run.objective, run.data, run.holdout)

@@ -88,9 +88,6 @@ def train(
         wanted, changes = continued(folder.run, run, override=override) if resume and run else (folder.run, ())
         setup = prepare(wanted, ranks, splits)
         seen = () if resume or splits else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)
-        folder.save(setup.run)
-        if announce:
-            announce(setup)
         state = setup.state()
         folder.check_room(state.size)
         mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
@@ -99,6 +96,9 @@ def train(
         if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks)):
             check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
             state.restore(snapshot, ranks)
+        folder.save(setup.run)  # after all that may refuse a changed run
+        if announce:
+            announce(setup)
         journal.rewind(state.step)
         quiet = quiet or not ranks.leads
         with (

@@ -16,6 +16,13 @@ from vitrail.train.run import Optim, steps
 from vitrail.train.trust import LAMB, LARS
 from vitrail.train.world import is_shard
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: _MOMENTS, torch.optim.Adam: _MOMENTS, LAMB: _MOMENTS,
+    torch.optim.SGD: ("momentum_buffer",), LARS: ("momentum_buffer",),
+}  # fmt: skip
+"""What each optimiser keeps of a parameter from step to step: a count, and tensors like the parameter."""
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -149,21 +149,24 @@ class Group(Mapping[str, Tensor]):
     def __init__(self, reader: ShardReader, prefix: str) -> None:
         self._reader, self._prefix = reader, prefix
         self._metadata = reader.read_metadata()
-        held = self._metadata.state_dict_metadata.items()
-        self.shapes = {name.removeprefix(prefix): about.size for name, about in held if name.startswith(prefix)}  # pyrefly: ignore[missing-attribute]
+        self.described = {
+            name.removeprefix(prefix): torch.empty(about.size, dtype=about.properties.dtype, device="meta")  # pyrefly: ignore[missing-attribute]
+            for name, about in self._metadata.state_dict_metadata.items()
+            if name.startswith(prefix)
+        }
+        """Without their numbers."""
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
+        return iter(self.described)
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self.described)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.shapes
+        return name in self.described
 
     def __getitem__(self, name: str) -> Tensor:
-        about: Any = self._metadata.state_dict_metadata[self._prefix + name]
-        whole = torch.empty(about.size, dtype=about.properties.dtype)
+        whole = torch.empty_like(self.described[name], device="cpu")
         self.load({name: whole})
         return whole
 

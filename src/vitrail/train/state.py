@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import CheckpointError
+from vitrail.train import optim
 from vitrail.train.checkpoints import Snapshot
 from vitrail.train.ema import Ema
 from vitrail.train.ledger import Ledger
@@ -96,20 +97,12 @@ class State:
 
     def restore(self, snapshot: Snapshot, world: World = World()) -> None:  # noqa: B008  # frozen
         """Takes over a checkpoint, or raises CheckpointError with the state untouched."""
-        groups = snapshot.tensors
-        expected = {name: set(group) for name, group in self.tensors().items() if name != "optimizer"}
-        for name, keys in expected.items():
-            found = set(groups.get(name, ()))
-            if found != keys:
-                odd = sorted(found ^ keys)[:5]
-                raise CheckpointError(
-                    f"the checkpoint's {name} does not fit this run: {len(found ^ keys)} tensors differ, such as {odd}",
-                    next_step="resume with the run's own settings",
-                )
-        take(groups["model"], self.model.state_dict())
+        found = snapshot.tensors
+        refuse_misfits(self._misfits(found))
+        take(found["model"], self.model.state_dict())
         if self.ema:
-            take(groups["ema"], self.ema.model.state_dict())
-        self._restore_optimizer(groups["optimizer"])
+            take(found["ema"], self.ema.model.state_dict())
+        self._restore_optimizer(found.get("optimizer", {}))
         for name in ("step", "evaluated", "best", "best_step"):
             setattr(self, name, snapshot.facts[name])
         self.meter.restore(snapshot.facts["meter"], next(self.model.parameters()).device)
@@ -131,21 +124,59 @@ class State:
             if value is not None
         }
 
+    def _misfits(self, found: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+        wanted = self.tensors() | {"optimizer": self._kept_by_optimizer(found.get("optimizer", {}))}
+        sentences = [f"{name} is not of this run" for name in found.keys() - wanted.keys()]
+        for name, group in wanted.items():
+            sentences += misfits(f"{name}/", found.get(name, {}), group)
+        return sentences
+
+    def _kept_by_optimizer(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the optimiser would hold for each parameter that has some of its state in `found`."""
+        named, keys = self._named(), optim.KEPT[type(self.optimizer)]
+        begun = {entry.rpartition(":")[0] for entry in found}
+        return {
+            f"{name}:{key}": torch.zeros(()) if key == "step" else parameter
+            for name, parameter in named.items()
+            if name in begun
+            for key in keys
+        }
+
     def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        named = self._named()
         self.optimizer.state.clear()
-        for entry in tensors:
-            name, key = entry.rsplit(":", 1)
-            shape, parameter = shape_of(tensors, entry), named[name]
-            like = shape == parameter.shape  # else a count of steps, which every rank has
-            fresh = torch.zeros_like(parameter) if like else torch.zeros(shape, device=parameter.device)
-            self.optimizer.state[parameter][key] = fresh.detach()
+        for entry, like in self._kept_by_optimizer(tensors).items():
+            name, _, key = entry.rpartition(":")
+            parameter = self._named()[name]
+            self.optimizer.state[parameter][key] = torch.zeros_like(like, device=parameter.device).detach()
         take(tensors, self._optimizer_tensors())
 
 
-def shape_of(source: Mapping[str, Tensor], name: str) -> torch.Size:
-    """Without reading the tensor, where it lies on the disk."""
-    return source[name].shape if isinstance(source, dict) else source.shapes[name]  # pyrefly: ignore[missing-attribute]
+def misfits(prefix: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """A sentence for each tensor of one name that differs, told without reading those that lie on the disk."""
+    about = described(found)
+    sentences = [f"{prefix}{name} is missing" for name in wanted if name not in about]
+    sentences += [f"{prefix}{name} is not of this run" for name in about if name not in wanted]
+    for name in wanted.keys() & about.keys():
+        there, here = (f"{'×'.join(map(str, t.shape)) or 'a number'} {t.dtype}" for t in (about[name], wanted[name]))
+        if there != here:
+            sentences.append(f"{prefix}{name} is {there}, here {here}".replace("torch.", ""))
+    return sentences
+
+
+def refuse_misfits(sentences: list[str]) -> None:
+    """CheckpointError for a checkpoint of other tensors."""
+    if sentences:
+        named, more = sorted(sentences)[:5], len(sentences) - 5
+        raise CheckpointError(
+            f"the checkpoint does not fit this run, in {len(sentences)} tensors: {', '.join(named)}"
+            + (f" and {more} more" if more > 0 else ""),
+            next_step="resume with the run's own settings, or start a new one from its weights with --weights",
+        )
+
+
+def described(source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors with the shapes and types of a group's, which itself may lie on the disk."""
+    return source if isinstance(source, dict) else source.described  # pyrefly: ignore[missing-attribute]
 
 
 def take(source: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
