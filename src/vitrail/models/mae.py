@@ -132,7 +132,8 @@ class MAE(nn.Module):
 
     def embed(self, patches: Float[Tensor, "B n P"], visible: Int[Tensor, "B n"], grid: Grid) -> Float[Tensor, "B T D"]:
         stem = self.encoder.patch_embed
-        kernel = stem.weight.permute(0, 2, 3, 1).flatten(1)  # D p q C, as the pixels lie
+        # D pq C, as the pixels lie; by this way its gradient has the strides DDP wants, of one channel too
+        kernel = stem.weight.flatten(2).mT.flatten(1)
         return self.encoder.encode(self.encoder.place(F.linear(patches, kernel, stem.bias), grid, visible))
 
     def decode(self, latent: Float[Tensor, "B T D"], masking: Masking, grid: Grid) -> Float[Tensor, "B M d"]:
