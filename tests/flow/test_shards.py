@@ -17,6 +17,9 @@ from tests.flow.test_training import log, stop_after, weights
 import vitrail
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
+from vitrail.models.hybrid import HybridConfig
+from vitrail.models.maxvit import MaxViTConfig
+from vitrail.models.resnet import ResNetConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.masked_patches import MaskedPatches
@@ -203,12 +206,20 @@ def test_ranks_in_shards_killed_at_random_moments(two: Path, tmp_path: Path, swe
     print(f"{kills} kills, {number} runs bit-equal")
 
 
-SMALL = Preprocess(size=(16, 16), mean=(0.5,), std=(0.5,))
+LARGER = dataclasses.replace(SHORT, preprocess=Preprocess(size=(32, 32), mean=(0.5,), std=(0.5,)))
+HYBRID = HybridConfig(depths=(1,), widths=(128,), root_width=32, width=32, depth=1, heads=2, mlp_width=64)
 CASES = {
     "reconstruct": dataclasses.replace(SHORT, objective=Reconstruct()),
     "masked patches": dataclasses.replace(SHORT, objective=MaskedPatches()),
     "contrast": dataclasses.replace(SHORT, objective=Contrast(hidden=32, width=16)),
     "sgd": dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, name="sgd", layer_decay=0.8)),
+    "lars": dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, name="lars", lr=1.0)),
+    "lamb": dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, name="lamb", lr=0.01)),
+    "resnet": dataclasses.replace(LARGER, model=ResNetConfig(depths=(1,), widths=(128,), root_width=32)),
+    "hybrid": dataclasses.replace(LARGER, model=HYBRID),
+    "maxvit": dataclasses.replace(
+        LARGER, model=MaxViTConfig(depths=(1, 1), widths=(32, 32), stem=(32, 32), kinds="MT")
+    ),
     "head alone": dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, freeze="backbone")),
     "map and sincos": dataclasses.replace(
         SHORT, model=ViTConfig(width=32, depth=2, heads=2, mlp_width=64, patch=(2, 2), pool="map", positions="sincos")

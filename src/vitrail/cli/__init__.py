@@ -1,17 +1,19 @@
 """The command line: a lazy table of commands, and one place where errors become a paragraph and an exit code.
 
 Nothing here imports torch; a command's module is imported when its name was typed. Exit codes are those of
-`vitrail.errors`; 130 after Ctrl-C, 141 when the reader of our output went away.
+`vitrail.errors`; 130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of our output went away.
 """
 
 import importlib
 import os
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
 from vitrail.errors import ConfigError, VitrailError, refusal, suggest
+from vitrail.train.signals import StopSignals
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vitrail.cli.train", "train on your images: a recipe is chosen, everything can be overridden"),
@@ -49,17 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    try:
-        code = dispatch(words)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more on its way out
-        return 141
-    except (KeyboardInterrupt, Exception) as error:
-        if debug:
-            raise
-        return explain(error)
+    with StopSignals((signal.SIGINT, signal.SIGTERM), raises=KeyboardInterrupt) as stop:
+        try:
+            code = dispatch(words)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
+            return 141
+        except (KeyboardInterrupt, Exception) as error:
+            if debug:
+                raise
+            return explain(error, stop.exit_code)
 
 
 def dispatch(words: list[str]) -> int:
@@ -106,10 +109,10 @@ def overview() -> str:
     )
 
 
-def explain(error: BaseException) -> int:
-    """One paragraph on stderr, and the exit code."""
+def explain(error: BaseException, stopped: int = 130) -> int:
+    """One paragraph on stderr, and the exit code: `stopped` is that of a signal."""
     if isinstance(error, KeyboardInterrupt):
-        text, code = "stopped", 130
+        text, code = "stopped", stopped
     elif isinstance(error, VitrailError):
         text, code = f"error: {error}", error.exit_code
     elif said := refusal(error, "working", "try a smaller --batch, or smaller images"):

@@ -4,6 +4,7 @@ A block's weights are whole only while it computes; all else of a rank is its 1/
 first dimension. Gradients are averaged as they are reduced, so batch size and learning rate keep their meaning.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+_VIEW = r"FSDP2-wrapped module .* returned a view tensor"
+"""torch's warning of a block such as MaxViT's; what it warns of, a change of the block's output in place, no family does."""
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -21,6 +24,7 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype, *, compile
 
     Activations keep the precision that autocast gives them. With `compiled`, each block is compiled by itself.
     """
+    warnings.filterwarnings("ignore", _VIEW, UserWarning)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     travels = dtype if dtype != torch.float32 else None
     policy = MixedPrecisionPolicy(param_dtype=travels, reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -10,6 +12,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+AGAIN = 1.0
+"""Seconds within which a second signal is the first once more: a scheduler tells the whole group, torchrun and a study tell
+their children too."""
 
 
 class Interrupted(Exception):
@@ -17,15 +22,19 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """While entered, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 set `asked`; a second one ends the process at once."""
+    """While entered, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 set `asked`, or raise `raises`; one more ends the process at once.
 
-    def __init__(self) -> None:
+    Outside the main thread, which alone gets signals, it does nothing.
+    """
+
+    def __init__(self, numbers: Iterable[int] = ASKED, raises: type[BaseException] | None = None) -> None:
         self.asked: int | None = None
+        self._numbers, self._raises, self._when = tuple(numbers), raises, 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in ASKED:
-            self._before[number] = signal.signal(number, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in self._numbers}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -33,16 +42,19 @@ class StopSignals:
             signal.signal(number, handler)  # pyrefly: ignore[bad-argument-type]  # whatever stood there before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
+        if self.asked is None:
+            self.asked, self._when = number, time.monotonic()
+            if self._raises:
+                raise self._raises
+        elif time.monotonic() - self._when > AGAIN:
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h\n")  # a live bar hides the cursor, and nobody is left to show it again
             os._exit(128 + number)
-        self.asked = number
 
     @property
     def exit_code(self) -> int:
         """143 when pre-empted, 130 on Ctrl-C."""
-        return 130 if self.asked == signal.SIGINT else 143
+        return 143 if self.asked in (signal.SIGTERM, signal.SIGUSR1) else 130
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
         """The items, until a stop is asked for."""
