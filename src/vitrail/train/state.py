@@ -144,9 +144,10 @@ class State:
 
     def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         self.optimizer.state.clear()
+        named = self._named()
         for entry, like in self._kept_by_optimizer(tensors).items():
             name, _, key = entry.rpartition(":")
-            parameter = self._named()[name]
+            parameter = named[name]
             self.optimizer.state[parameter][key] = torch.zeros_like(like, device=parameter.device).detach()
         take(tensors, self._optimizer_tensors())
 

@@ -23,21 +23,9 @@ from vitrail.weights.sources.table import Foreign, Row, one_of_ours, rows_of, to
 
 KINDS: dict[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
 HEADS = {
-    192: 3,
-    256: 4,
-    320: 5,
-    384: 6,
-    512: 8,
-    640: 10,
-    768: 12,
-    832: 13,
-    896: 14,
-    1024: 16,
-    1152: 16,
-    1280: 16,
-    1408: 16,
-}
-HEADS |= {1536: 24, 1664: 16, 1792: 16}
+    192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16, 1152: 16, 1280: 16, 1408: 16,
+    1536: 24, 1664: 16, 1792: 16,
+}  # fmt: skip
 """By width, in all published ViTs of the origins whose files do not say it (1536 is DINOv2's giant)."""
 SILENT = ("heads", "activation", "norm_eps", "position_resize")
 """What makes another function of the same tensors, and leaves no trace in names or shapes (nor does pool, always)."""
