@@ -11,6 +11,8 @@ from tests.oracle.families import assert_bit_equal, assert_equal_in_float64, cas
 from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
 from vitrail.models.hybrid import HybridConfig
+from vitrail.weights import bundle
+from vitrail.weights.convert import convert
 from vitrail.weights.fit import adapt, at_size, fit
 from vitrail.weights.sources import hybrid
 
@@ -154,3 +156,11 @@ def test_r_ti_16_divides_by_32() -> None:
     """Its name says 16, its code and its 49 positions at 224 pixels say 32."""
     config = zoo.config("r+vit-ti/16")
     assert config.grid == (7, 7) and config.resnet.stride * config.patch[0] == 32
+
+
+def test_heads_of_no_published_width_go_into_timm_s_file_with_a_note(golden: Path, tmp_path: Path) -> None:
+    path, heads = golden / "timm_hybrid/r_s8/checkpoint.pth", {"heads": 4}
+    notes = convert(bundle.read(path, config=heads), tmp_path / "x.safetensors", "timm")
+    assert "the file does not say heads = 4; tell whoever reads it" in notes
+    one, two = bundle.read(path, config=heads).tensors, bundle.read(tmp_path / "x.safetensors", config=heads).tensors
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

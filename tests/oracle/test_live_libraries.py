@@ -177,6 +177,63 @@ def test_transformers_mae_as_it_is_saved_today(tmp_path: Path, biases: bool) -> 
         two = theirs.double()(IMAGES, noise=noise).logits
         one = ours.predict(IMAGES, masking(noise, 0.5))
     assert float((one - two).abs().max()) <= 1e-6 * float(two.abs().max())
+    convert(bundle.read(tmp_path), tmp_path / "back", "transformers")
+    again = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / "back", mask_ratio=0.5).eval()
+    with torch.no_grad():
+        assert float((again.double()(IMAGES, noise=noise).logits - two).abs().max()) <= 1e-12 * float(two.abs().max())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_mae_s_encoder_alone(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    made = {name: value for name, value in SMALL.items() if name != "num_labels"} | MLP
+    theirs = shaken(transformers.ViTMAEModel(transformers.ViTMAEConfig(**made, mask_ratio=0.0)))
+    theirs.save_pretrained(tmp_path)
+    ours, in_order = bundle.load(tmp_path), torch.arange(16.0).repeat(2, 1)
+    with torch.no_grad():
+        two = theirs.double()(IMAGES, noise=in_order).last_hidden_state
+        one = ours.double().features(IMAGES).tokens
+    assert float((one - two).abs().max()) <= 1e-6 * float(two.abs().max())
+
+
+BIT = {"embedding_size": 32, "hidden_sizes": [128, 256], "depths": [1, 2], "num_labels": 5}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("task", ["ForImageClassification", "Model"])
+def test_transformers_bit_both_ways(tmp_path: Path, task: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    build = getattr(transformers, f"Bit{task}")
+    theirs = shaken(build(transformers.BitConfig(**BIT))).double()
+    theirs.float().save_pretrained(tmp_path / "theirs")
+    ours = bundle.load(tmp_path / "theirs")
+
+    def outputs(model):
+        return lambda images: model(images).logits if task != "Model" else model(images).pooler_output.flatten(1)
+
+    same(ours, outputs(theirs.double()), LARGER)
+    convert(bundle.read(tmp_path / "theirs"), tmp_path / "back", "transformers")
+    same(ours, outputs(build.from_pretrained(tmp_path / "back").eval().double()), LARGER)
+
+
+ODD = [
+    ("ViTForImageClassification", {**SMALL, **MLP, "pooler_act": "relu"}, "pooler_act 'relu'"),
+    ("BitForImageClassification", {**BIT, "global_padding": "SAME"}, "global_padding 'SAME'"),
+    ("BitForImageClassification", {**BIT, "embedding_dynamic_padding": True}, "embedding_dynamic_padding"),
+    ("BitForImageClassification", {**BIT, "output_stride": 8}, "output_stride 8"),
+    ("BitForImageClassification", {**BIT, "num_groups": 16}, "num_groups 16"),
+    ("BitForImageClassification", {**BIT, "hidden_act": "gelu"}, "hidden_act 'gelu'"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "made", "match"), ODD)
+def test_what_transformers_computes_otherwise_is_refused(tmp_path: Path, name: str, made: dict, match: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    kind = getattr(transformers, name.replace("ForImageClassification", "Config"))
+    getattr(transformers, name)(kind(**made)).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=match):
+        bundle.load(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -12,7 +12,7 @@ from typing import Any
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.weights import timm_config
-from vitrail.weights.sources.transformers import hidden_of_dinov2
+from vitrail.weights.sources.transformers_config import hidden_of_dinov2
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 LARGEST = 16 << 20
@@ -82,10 +82,17 @@ def _understood(data: dict[str, Any], path: Path) -> Beside:
 
 
 def _transformers(data: dict[str, Any], path: Path) -> Beside:
-    kinds = {"vit": _vit, "deit": _vit, "dinov2": _dinov2, "dinov2_with_registers": _dinov2, "vit_mae": _mae}
-    if data["model_type"] not in kinds and data["model_type"] != "bit":
-        raise WeightsError(f"{path} is of the model type {data['model_type']!r}", allowed=", ".join([*kinds, "bit"]))
-    config = kinds[data["model_type"]](data) if data["model_type"] in kinds else {}
+    kinds = {
+        "vit": _vit,
+        "deit": _vit,
+        "dinov2": _dinov2,
+        "dinov2_with_registers": _dinov2,
+        "vit_mae": _mae,
+        "bit": _bit,
+    }
+    if data["model_type"] not in kinds:
+        raise WeightsError(f"{path} is of the model type {data['model_type']!r}", allowed=", ".join(kinds))
+    config = kinds[data["model_type"]](data)
     names = _names(data.get("id2label") or {})
     preprocessor = path.parent / PREPROCESSOR
     preprocess = _processor(read_json(preprocessor)) if preprocessor.is_file() else {}
@@ -94,6 +101,7 @@ def _transformers(data: dict[str, Any], path: Path) -> Beside:
 
 
 def _vit(data: dict[str, Any]) -> dict[str, Any]:
+    _only(data, pooler_act="tanh")
     return {
         "width": data.get("hidden_size", 768),
         "depth": data.get("num_hidden_layers", 12),
@@ -121,6 +129,7 @@ def _dinov2(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mae(data: dict[str, Any]) -> dict[str, Any]:
+    _only(data, hidden_act="gelu")  # of the decoder, too
     return {
         "encoder": _vit(data),
         "decoder_width": data.get("decoder_hidden_size", 512),
@@ -129,6 +138,20 @@ def _mae(data: dict[str, Any]) -> dict[str, Any]:
         "decoder_mlp_width": data.get("decoder_intermediate_size", 2048),
         "target": "normalised" if data.get("norm_pix_loss", False) else "pixels",
     }
+
+
+def _bit(data: dict[str, Any]) -> dict[str, Any]:
+    """Nothing: of the one kind that is read the tensors say all."""
+    _only(data, layer_type="preactivation", hidden_act="relu", num_groups=32, output_stride=32, width_factor=1)
+    _only(data, global_padding=None, embedding_dynamic_padding=False)
+    return {}
+
+
+def _only(data: dict[str, Any], **allowed: Any) -> None:
+    """WeightsError where a field, which leaves no trace in the tensors, has another value than the one known here."""
+    for name, value in allowed.items():
+        if data.get(name, value) != value:
+            raise WeightsError(f"{name} {data[name]!r} in a {data['model_type']}", allowed=repr(value))
 
 
 def _activation(data: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from torch import Tensor
 from vitrail import config as configs
 from vitrail.errors import ConfigError, StorageError, WeightsError, suggest
 from vitrail.models import zoo
+from vitrail.models.hybrid import HybridConfig
 from vitrail.models.maxvit import MaxViTConfig
+from vitrail.models.mbconv import GOOGLE, TORCHVISION
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.bundle import save_bundle
 from vitrail.weights.fit import fit
 from vitrail.weights.record import Record, Weights
-from vitrail.weights.sources import SOURCES, read_foreign, transformers
+from vitrail.weights.sources import SOURCES, read_foreign, transformers_config
 from vitrail.weights.sources.dialects import silent_words
 from vitrail.weights.tensors import sync_folder, to_bytes, write_synced
 
@@ -67,6 +70,7 @@ HARMLESS = {
     "drop_path",
     "layer_scale",
     "head_bias",
+    "mask_token",
     "class_token",
     "positions_on",
     "position_resize",
@@ -109,14 +113,29 @@ def foreign(weights: Weights, to: str) -> tuple[dict[str, Tensor], dict[str, Any
         raise WeightsError(f"{to} has no {config.family}", allowed=", ".join([*able, "vitrail"]))
     name, style = TARGETS[to][config.family]
     about: dict[str, Any] = {}
+    _same_dialect(config, to)
+    if (name, style) == ("bit", "big_vision") and config.order == "post":
+        style = "big_vision v1"
     if name == "transformers":
-        style = transformers.style_of(config)
-        about = transformers.files_beside(config, weights.record.preprocess, weights.record.classes)
-    tensors = SOURCES[name].write(weights.tensors, config, style=style)
-    if name == "transformers":
-        tensors = transformers.prefixed(tensors, config)
+        style = transformers_config.style_of(config)
+    if to == "transformers":
+        about = transformers_config.files_beside(config, weights.record.preprocess, weights.record.classes)
+    state = {key: tensor for key, tensor in weights.tensors.items() if (key, to) != ("mask_token", "timm")}
+    tensors = SOURCES[name].write(state, config, style=style)
+    if to == "transformers":
+        tensors = transformers_config.prefixed(tensors, config)
     told = _told(config) if to in TELLABLE or to == "transformers" else {}
-    return tensors, about, tuple(_unsaid(tensors, weights.record, to, told))
+    left = [f"left out, as {to} has no name for it: {key}" for key in weights.tensors if key not in state]
+    return tensors, about, (*left, *_unsaid(tensors, weights.record, to, told))
+
+
+def _same_dialect(config: Any, to: str) -> None:
+    """WeightsError for a MaxViT that the target's code would compute otherwise, whatever its tensors are called."""
+    theirs = {"google": GOOGLE, "torchvision": TORCHVISION}.get(to)
+    if isinstance(config, MaxViTConfig) and theirs is not None:
+        differing = [f"{name} {other!r} and not {ours!r}" for name, ours, other in _differing(config.dialect, theirs)]
+        if differing:
+            raise WeightsError(f"a MaxViT of {to} has {', '.join(differing)}", next_step="nothing was written")
 
 
 def _told(config: Any) -> dict[str, Any]:
@@ -124,7 +143,7 @@ def _told(config: Any) -> dict[str, Any]:
     if isinstance(config, MaxViTConfig):
         words = silent_words(config)
         return {"dialect": {word: getattr(config.dialect, word) for word in words}} if words else {}
-    if not isinstance(config, ViTConfig):
+    if not isinstance(config, ViTConfig | HybridConfig):
         encoder = getattr(config, "encoder", None)
         return (
             {"encoder": _told(encoder), "decoder_heads": config.decoder_heads, "target": config.target}
@@ -139,7 +158,11 @@ def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: str, told: dict[s
     """Reads back what would be written. WeightsError where the config comes out another; a line for what must be told."""
     config: Any = record.config
     told = told or {"image": list(config.image)}
-    back = read_foreign(tensors, where=to, told=told)[1]
+    try:
+        back = read_foreign(tensors, where="it", told=told)[1]
+    except WeightsError as error:
+        why = textwrap.shorten(error.found, 200, placeholder=" …")
+        raise WeightsError(f"{to} has no such {config.family} ({why})", next_step="nothing was written") from None
     for name, ours, theirs in _differing(config, back.config):
         raise WeightsError(
             f"a file of {to} means {name}={theirs!r}, this model has {name}={ours!r}",

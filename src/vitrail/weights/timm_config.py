@@ -18,13 +18,14 @@ SWISH = ("coatnet_2_rw", "coatnet_3_rw")
 """CoAtNets whose squeeze-and-excitation has silu though their convolutions have no biases."""
 TANH = re.compile(r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip(_gap)?_512")
 """ViTs with tanh GELU: SigLIP's of the second generation."""
-HEADS = {"vit_giantopt": 16, "vit_base_patch16_gap": 16, "test_vit3": 3, "test_vit4": 3, "test_vit": 2}
+HEADS = {"vit_giantopt": 16, "vit_base_patch16_gap": 16, "test_vit": 2}
 """By the beginning of a name: the heads that are not those of the width."""
 OTHERS = {
     "_rpn_": "norms behind its branches",
     "_rope_": "rotary positions",
     "_dinov3": "rotary positions",
     "eva02_": "rotary positions",
+    "test_vit3": "a pooling of all tokens",
 }
 """Words in the names of ViTs that are no models here though tensors may fit, and what those have."""
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu-tanh", "silu": "swiglu", "swish": "swiglu"}
@@ -34,7 +35,7 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu-tanh", "silu": "swiglu", "swis
 def by_name(architecture: str) -> dict[str, Any]:
     """Fields of our config that an architecture's name alone says; WeightsError for one that is no model here."""
     for word, what in OTHERS.items():
-        if word in architecture and architecture.startswith(("vit_", "eva")):
+        if word in architecture and architecture.startswith(("vit_", "eva", "test_vit")):
             raise WeightsError(f"timm's {architecture} has {what}, which no model here has", next_step="use timm")
     if architecture.startswith(POOLED):
         return {"dialect": {"stride": "pool"}}
@@ -67,7 +68,7 @@ def fields(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _made(made: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What arguments of timm's constructor change without a trace; WeightsError for what no model here does."""
-    odd = [f"{name} {made[name]!r}" for name in ("block_fn", "attn_layer") if made.get(name)]
+    odd = [f"{name} {made[name]!r}" for name in ("block_fn", "attn_layer", "pool_include_prefix") if made.get(name)]
     if (act := made.get("act_layer")) and act not in ACTIVATIONS:
         odd.append(f"act_layer {act!r}")
     if odd:

@@ -66,6 +66,7 @@ def read_foreign(
     source = SOURCES[found[0]]
     if isinstance(source, Origin):
         given: Any = config
+        told = (told or {}).get("encoder", told)  # of a masked autoencoder there may be the encoder alone
         return found[0], source.read(tensors, where=where, config=given, told=told, wrapped=wrapped)
     if source in (mae, hybrid, maxvit):
         return found[0], source.read(tensors, where=where, config=config, told=told)

@@ -138,7 +138,7 @@ def recognises(keys: Collection[str]) -> bool:
 
 
 def _style(keys: Collection[str]) -> str | None:
-    keys = {_plain(key) for key in keys}
+    keys = {_plain(key) for key in _with_prefix(keys)}
     hybrid = any(key.startswith(("Transformer/", "patch_embed.")) for key in keys)
     return None if hybrid else next((name for name, style in STYLES.items() if keys >= style.signature), None)
 
@@ -148,12 +148,19 @@ def _plain(key: str) -> str:
     return re.sub(r"standardized_conv2d_\d+/", "standardized_conv2d/", key)
 
 
+def _with_prefix(keys: Collection[str]) -> list[str]:
+    """The names as in a transformers model with a head: one without has no prefix."""
+    bare = "embedder.convolution.weight" in keys
+    return [f"bit.{key}" if bare else key for key in keys]
+
+
 def read(tensors: Mapping[str, Tensor], *, where: str, config: ResNetConfig | None = None) -> Foreign:
     """Config (or the one given) and tensors in our names. WeightsError for missing or unknown keys."""
     style = _style(tensors.keys())
     if style is None:
         raise WeightsError(f"{where} is no ResNet of {', '.join(STYLES)}", next_step="nothing was loaded")
-    tensors = {_plain(key): tensor for key, tensor in tensors.items()}
+    names = dict(zip(tensors, _with_prefix(tensors), strict=True))
+    tensors = {_plain(names[key]): tensor for key, tensor in tensors.items()}
     config = config or ResNetConfig(**sizes(STYLES[style].table, tensors, where), **STYLES[style].habits)
     return Foreign(config, to_ours(rows(config, style), tensors, where=where), Preprocess(size=config.image), LICENCE)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitrail import config as configs
@@ -19,7 +18,7 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.models.deit import DeiTConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import skeleton
-from vitrail.weights.sources.table import Foreign, Row, one_of_ours, rows_of, to_ours, to_theirs
+from vitrail.weights.sources.table import Foreign, Row, one_of_ours, rows_of, stacked, to_ours, to_theirs, unstacked
 
 KINDS: dict[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
 HEADS = {
@@ -124,6 +123,14 @@ class Origin:
         chosen = self.styles[style or next(iter(self.styles))]
         if not (config.qkv_bias or chosen.biases_free):
             raise WeightsError(f"{self.NAME} has no models without qkv biases", next_step="nothing was written")
+        on = chosen.habits.get("positions_on", config.positions_on)
+        if (
+            config.positions == "learned"
+            and replace(config, positions_on=on).positioned_prefix != config.positioned_prefix
+        ):
+            raise WeightsError(
+                f"{self.NAME} has positions_on {on!r} and not {config.positions_on!r}", next_step="nothing was written"
+            )
         rows = present(chosen.table, config)
         nameless = sorted(state.keys() - {row.ours for row in rows})
         if nameless:
@@ -283,22 +290,3 @@ def preprocess_for(style: Style, config: ViTConfig) -> Preprocess:
     if config.channels == preprocess.channels:
         return preprocess
     return replace(preprocess, mean=(0.5,) * config.channels, std=(0.5,) * config.channels)
-
-
-def unstacked(tensors: Mapping[str, Tensor], stack: str) -> dict[str, Tensor]:
-    """Arrays of all blocks as one array a block: `encoderblock/x` of L×… becomes `encoderblock_0/x` and on."""
-    single = {name: tensor for name, tensor in tensors.items() if not stack or not name.startswith(stack)}
-    for name in tensors.keys() - single.keys():
-        rest = name.removeprefix(stack)
-        single |= {f"{stack.removesuffix('/')}_{i}/{rest}": part for i, part in enumerate(tensors[name])}
-    return single
-
-
-def stacked(tensors: Mapping[str, Tensor], stack: str, depth: int) -> dict[str, Tensor]:
-    """The way back."""
-    if not stack:
-        return dict(tensors)
-    heads = [f"{stack.removesuffix('/')}_{i}/" for i in range(depth)]
-    single = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(heads))}
-    rests = [name.removeprefix(heads[0]) for name in tensors if name.startswith(heads[0])]
-    return single | {stack + rest: torch.stack([tensors[head + rest] for head in heads]) for rest in rests}

@@ -138,3 +138,22 @@ def _merged(fields: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any
 
 def _both_maps(one: Any, other: Any) -> bool:
     return isinstance(one, Mapping) and isinstance(other, Mapping)
+
+
+def unstacked(tensors: Mapping[str, Tensor], stack: str) -> dict[str, Tensor]:
+    """Arrays of all blocks as one array a block: `encoderblock/x` of L×… becomes `encoderblock_0/x` and on."""
+    single = {name: tensor for name, tensor in tensors.items() if not stack or not name.startswith(stack)}
+    for name in tensors.keys() - single.keys():
+        rest = name.removeprefix(stack)
+        single |= {f"{stack.removesuffix('/')}_{i}/{rest}": part for i, part in enumerate(tensors[name])}
+    return single
+
+
+def stacked(tensors: Mapping[str, Tensor], stack: str, depth: int) -> dict[str, Tensor]:
+    """The way back."""
+    if not stack:
+        return dict(tensors)
+    heads = [f"{stack.removesuffix('/')}_{i}/" for i in range(depth)]
+    single = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(heads))}
+    rests = [name.removeprefix(heads[0]) for name in tensors if name.startswith(heads[0])]
+    return single | {stack + rest: torch.stack([tensors[head + rest] for head in heads]) for rest in rests}
