@@ -13,7 +13,7 @@ from vitrail.errors import ConfigError, WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
-from vitrail.weights import bundle, hub, published, timm_config
+from vitrail.weights import bundle, hub, published, timm_config, torchvision_files
 from vitrail.weights.convert import convert
 from vitrail.weights.record import Record, Weights
 
@@ -234,6 +234,32 @@ def test_an_augreg_name_reaches_the_record(tmp_path: Path) -> None:
     assert len(record.classes) == 1000 and record.classes[1] == "goldfish"
     bundle.save_bundle(tmp_path / "bundle", bundle.load(tmp_path / name), record)
     assert bundle.read_record(tmp_path / "bundle").training == record.training
+
+
+SWAG = "vit_b_16_lc_swag-4e70ced5.pth"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "licence"),
+    [
+        (SWAG, {"crop_fraction": 1.0, "interpolation": "bicubic"}, "CC-BY-NC-4.0"),
+        ("vit_l_16-852ce7e3.pth", {"crop_fraction": 224 / 242, "interpolation": "bilinear"}, "BSD-3-Clause"),
+        ("maxvit_t-bc5ab103.pth", {"crop_fraction": 1.0, "interpolation": "bicubic"}, "BSD-3-Clause"),
+    ],
+)
+def test_torchvision_s_own_table_says_how_images_were_prepared(name: str, wanted: dict, licence: str) -> None:
+    found = torchvision_files.published(name)
+    assert found and found.licence == licence and wanted.items() <= found.preprocess.items()
+    assert found.preprocess["mean"] == IMAGENET[0] and torchvision_files.published("vit_mine-00000000.pth") is None
+
+
+def test_a_file_of_torchvision_s_name_has_its_preprocessing_licence_and_classes(tmp_path: Path) -> None:
+    one = weights(classes=1000, image=(224, 224))
+    convert(one, tmp_path / "x.safetensors", "torchvision")
+    torch.save(safetensors.torch.load_file(tmp_path / "x.safetensors"), tmp_path / SWAG)
+    record = bundle.load(tmp_path / SWAG, config={"heads": 3}).record
+    assert record.licence == "CC-BY-NC-4.0" and record.classes[0] == "tench"
+    assert record.preprocess.interpolation == "bicubic" and record.preprocess.crop_fraction == 1.0
 
 
 def test_every_published_checkpoint_is_a_model_of_the_zoo() -> None:

@@ -37,6 +37,14 @@ def test_ordered_dicts_and_parameters_are_plain(tmp_path: Path) -> None:
     assert not read_pth(tmp_path / "x.pt").tensors["w"].requires_grad
 
 
+def test_tensors_under_another_word_are_named(tmp_path: Path) -> None:
+    torch.save({"teacher": TENSORS, "state_dict": TENSORS, "epoch": 3}, tmp_path / "x.pth")
+    with pytest.raises(
+        WeightsError, match=r"holds tensors under teacher, state_dict, .* not said which.*\['teacher'\]"
+    ):
+        read_pth(tmp_path / "x.pth")
+
+
 # --- what was made to harm
 
 

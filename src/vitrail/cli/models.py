@@ -47,8 +47,9 @@ def main(words: Sequence[str]) -> int:
     if not asked.published:
         columns = Column("name"), Column("family"), Column("parameters", "{:,}"), Column("GMAC", "{:.2f}")
         show(Table(columns, tuple(_row(name, asked) for name in names)), asked.format)
-    if asked.published or asked.format == "table":
-        show(_checkpoints(asked.pattern), asked.format)
+    checkpoints = _checkpoints(asked.pattern)
+    if asked.published or (asked.format == "table" and checkpoints.rows):
+        show(checkpoints, asked.format)
     return 0
 
 

@@ -1,11 +1,12 @@
 """A published file, and what lies beside it and in its name, as Weights."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vitrail.errors import WeightsError
-from vitrail.weights import published, timm_config
+from vitrail.weights import published, timm_config, torchvision_files
 from vitrail.weights.beside import Beside, beside
 from vitrail.weights.record import Record, Told, Weights
 from vitrail.weights.shards import INDEX, digest, read_shards
@@ -24,13 +25,14 @@ def read_file(path: Path, config: Told = None) -> Weights:
     named = {} if around.where else _by_name(path.name)
     told = {} if whole is not None else {**named, **around.config, **given}
     origin, foreign = read_foreign(content.tensors, where=str(path), config=whole, told=told, wrapped=content.wrapped)
-    facts = published.known(path.name)
+    facts, theirs = published.known(path.name), torchvision_files.published(path.name)
+    preprocess = dataclasses.replace(foreign.preprocess, **theirs.preprocess) if theirs else foreign.preprocess
     record = Record(
         config=foreign.config,
-        preprocess=around.prepared(foreign.preprocess),
+        preprocess=around.prepared(preprocess),
         classes=_classes(path.name, origin, foreign, around),
         source=f"{path.name} ({origin})",
-        licence=around.licence or (facts.licence if facts else foreign.licence),
+        licence=around.licence or (theirs or facts or foreign).licence,
         training=published.augreg(path.name),
         notes=_notes(foreign, around, given, named, content.left),
         sha256=digest(path),
@@ -70,6 +72,7 @@ def _classes(name: str, origin: str, foreign: Foreign, around: Beside) -> tuple[
     facts = published.known(name)
     imagenet = (
         origin in ("torchvision", "efficientnet")
+        or name.startswith("maxvit_t-")
         or "imagenet2012" in name
         or (facts is not None and facts.data == "ImageNet-1k")
     )

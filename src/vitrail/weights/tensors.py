@@ -207,6 +207,17 @@ def _content(path: Path, found: Any) -> Content:
     tensors = found["model"] if wrapped else found
     if not isinstance(tensors, dict) or not tensors:
         raise _damaged(path, f"it holds a {type(tensors).__name__}, not tensors by name")
+    inside = [
+        str(name)[:50]
+        for name, part in tensors.items()
+        if isinstance(part, dict) and any(map(_is_plain, part.values()))
+    ]
+    if inside:
+        raise WeightsError(
+            f"{path} holds tensors under {', '.join(inside[:5])}, and of these it is not said which",
+            allowed="tensors by name, or under 'model'",
+            next_step=f"save the part in question by itself: torch.save(torch.load(old, weights_only=True)[{inside[0]!r}], new)",
+        )
     odd = [str(name)[:50] for name, tensor in tensors.items() if not (isinstance(name, str) and _is_plain(tensor))]
     if odd:
         raise _damaged(path, f"not a plain tensor: {', '.join(odd[:5])}")

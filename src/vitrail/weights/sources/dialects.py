@@ -5,8 +5,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from vitrail.images.preprocess import IMAGENET, INCEPTION, Preprocess
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.mbconv import GOOGLE, TIMM_COATNET, TIMM_MAXVIT, Dialect
+
+LICENCES = {"google": "Apache-2.0", "timm": "Apache-2.0", "torchvision": "BSD-3-Clause"}
+_CROP = Preprocess(resize="crop", interpolation="bicubic")
+PREPROCESS = {
+    "google": Preprocess(mean=INCEPTION[0], std=INCEPTION[1]),
+    "timm": dataclasses.replace(_CROP, crop_fraction=0.95, mean=INCEPTION[0], std=INCEPTION[1]),
+    "torchvision": dataclasses.replace(_CROP, mean=IMAGENET[0], std=IMAGENET[1]),
+}
 
 
 def silent_words(config: MaxViTConfig) -> tuple[str, ...]:

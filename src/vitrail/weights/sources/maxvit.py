@@ -15,16 +15,13 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import WeightsError
-from vitrail.images.preprocess import IMAGENET, INCEPTION, Preprocess
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.mbconv import GOOGLE, TORCHVISION
 from vitrail.weights.sources.bit import present, written
-from vitrail.weights.sources.dialects import dialect_of, unsaid
+from vitrail.weights.sources.dialects import LICENCES, PREPROCESS, dialect_of, unsaid
 from vitrail.weights.sources.table import Foreign, Row, laid, to_ours, to_theirs
 
 NAME = "maxvit"
-LICENCES = {"google": "Apache-2.0", "timm": "Apache-2.0", "torchvision": "BSD-3-Clause"}
-
 _TORCH = {"weight": ".weight", "bias": ".bias"}
 _STATISTICS = {"running_mean": ".running_mean", "running_var": ".running_var"}
 _FLAT = {"weight": "/kernel", "bias": "/bias"}
@@ -161,8 +158,7 @@ def read(
     ours = to_ours(rows(config, style), tensors, where=where)
     if style != "google":
         ours = {name: _from_torch(name, tensor, config, style) for name, tensor in ours.items()}
-    mean, std = IMAGENET if style == "torchvision" else INCEPTION
-    return Foreign(config, ours, Preprocess(size=config.image, mean=mean, std=std), LICENCES[style], said)
+    return Foreign(config, ours, dataclasses.replace(PREPROCESS[style], size=config.image), LICENCES[style], said)
 
 
 def write(state: Mapping[str, Tensor], config: MaxViTConfig, *, style: str = "timm") -> dict[str, Tensor]:
