@@ -5,8 +5,9 @@ The only module that knows pydantic. Configs live beside the classes they config
 
 import dataclasses
 import json
+import math
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -16,6 +17,21 @@ from pydantic import TypeAdapter, ValidationError
 from vitrail.errors import ConfigError, suggest
 
 T = TypeVar("T")
+
+Range = tuple[Callable[[float], bool], str]
+"""Whether a number may be, and in words which ones may."""
+COUNT: Range = (lambda number: number >= 1, "1 or more")
+ABOVE_ZERO: Range = (lambda number: 0 < number < math.inf, "a number above 0")
+NOT_NEGATIVE: Range = (lambda number: 0 <= number < math.inf, "0 or more")
+DECAY: Range = (lambda number: 0 <= number < 1, "0 or more, and below 1")
+
+
+def check_ranges(config: Any, **ranges: Range) -> None:
+    """Raises ConfigError for a number outside its range; None, which is "not given", passes, NaN does not."""
+    for name, (holds, allowed) in ranges.items():
+        value = getattr(config, name)
+        if any(not holds(number) for number in (value if isinstance(value, tuple) else (value,)) if number is not None):
+            raise ConfigError(f"{name} = {value}", allowed=allowed)
 
 
 @cache

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from vitrail.config import COUNT, Range, check_ranges
 from vitrail.errors import ConfigError, VitrailError, refusal, suggest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -45,6 +46,11 @@ class Hardware:
     deterministic: bool = False
     """Over several processes: add gradients in one fixed order, so that 1, 2 or 4 of them give the same bits (slower;
     needs `micro_batch`)."""
+
+    def __post_init__(self) -> None:
+        loaders: Range = (lambda number: number >= -1, "-1, which chooses, or a number of loader processes")
+        threads: Range = (lambda number: number >= 0, "0, which measures, or a number of CPU threads")
+        check_ranges(self, threads=threads, workers=loaders, micro_batch=COUNT)
 
 
 def resolve(hardware: Hardware, *, processes: int = 1, work: Callable[[], object] | None = None) -> Hardware:

@@ -1,5 +1,6 @@
 """From words to a Run: one word changes one value and no other; what cannot mean anything is refused."""
 
+import os
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -87,7 +88,56 @@ def test_what_follows_from_other_values_is_not_taken_by_hand(option: str) -> Non
         asked(f"digits {option}")
 
 
-def test_unknown_options_exit_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+def test_unknown_options_exit_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"--optim.lrr, 3; did you mean '--optim.lr'\?; see `vitrail plan --help`"):
         asked("digits --optim.lrr 3")
-    assert "--optim.lr" in capsys.readouterr().err
+
+
+LONG = "--" + "very-" * 30 + "long"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--optim.lr abc", "--optim.lr: could not convert string to float: 'abc'; allowed: --optim.lr FLOAT; see"),
+        ("--hardware.micro-batch x", "--hardware.micro-batch 'x'; allowed: --hardware.micro-batch INT; see"),
+        ("--optim.name adagrad", "invalid choice 'adagrad' for argument '--optim.name'"),
+        ("--preprocess.size 32", "missing value for argument '--preprocess.size'. Expected 2 values; see"),
+        (f"{LONG} 1", f"unrecognized options: {LONG}, 1; see"),
+    ],
+)
+def test_words_that_mean_nothing_are_a_sentence(
+    words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a narrow terminal too: no box, and no word broken in two."""
+    monkeypatch.setenv("COLUMNS", "40")
+    with pytest.raises(ConfigError) as caught:
+        asked(f"digits {words}")
+    assert str(caught.value).startswith(said)
+    assert os.environ["COLUMNS"] == "40" and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--batch-size 0", "batch_size = 0; allowed: 1 or more"),
+        ("--optim.lr -1", "lr = -1.0; allowed: 0 or more"),
+        ("--optim.lr nan", "lr = nan"),
+        ("--optim.betas 0.9 1.0", r"betas = \(0.9, 1.0\)"),
+        ("--optim.clip 0", "clip = 0.0; allowed: a number above 0"),
+        ("--ema 1", "ema = 1.0; allowed: 0 or more, and below 1"),
+        ("--seed -1", "seed = -1"),
+        ("--epochs 0", "length = '0 epochs' is no length"),
+        ("--length 5%", "length = '5%' of itself"),
+        ("--evaluate-every 0steps", "evaluate_every = '0steps' is no length"),
+        ("--hardware.workers -3", "workers = -3; allowed: -1, which chooses"),
+        ("--hardware.micro-batch 0", "micro_batch = 0; allowed: 1 or more"),
+    ],
+)
+def test_numbers_that_can_mean_nothing_are_refused(words: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        asked(f"digits {words}")
+
+
+def test_large_numbers_of_epochs_are_lengths() -> None:
+    assert asked("digits --epochs 1e7")["length"] == "1e+07 epochs"

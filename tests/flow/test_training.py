@@ -194,3 +194,17 @@ def test_micro_batches_must_be_equal(tmp_path: Path) -> None:
     run = dataclasses.replace(TINY, hardware=dataclasses.replace(TINY.hardware, micro_batch=24))
     with pytest.raises(ConfigError, match="does not divide batch_size = 64"):
         loop.train(run, out=tmp_path / "run", quiet=True)
+
+
+def test_a_run_does_not_mix_with_other_files(tmp_path: Path) -> None:
+    photos = tmp_path / "photos" / "cat"
+    photos.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"photos holds other files \(cat\); allowed: a new or an empty folder"):
+        loop.train(TINY, out=photos.parent, quiet=True)
+    assert [path.name for path in photos.parent.iterdir()] == ["cat"]
+
+
+def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        loop.train(dataclasses.replace(TINY, preprocess=Preprocess(size=(9, 9))), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from vitrail.batches.batch import Batch, groups
 from vitrail.batches.draws import Draws
 from vitrail.batches.order import Order
 from vitrail.batches.workers import in_order
-from vitrail.errors import DataError, DecodeError
+from vitrail.errors import ConfigError, DataError, DecodeError
 from vitrail.images.decode import decode, decode_region
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
@@ -72,10 +72,16 @@ def eval_batches(source: Source, *, preprocess: Preprocess, batch_size: int, wor
 
     `workers` -1 chooses. An image that cannot be read raises DecodeError: what is scored is exactly what there is.
     """
+    if batch_size < 1:  # said here, at the call, and not at the first batch
+        raise ConfigError(f"batch_size = {batch_size}", allowed="1 or more", next_step="try --batch 32")
     starts = range(0, len(source), batch_size)
     shares = (Numbers(None, np.arange(first, min(first + batch_size, len(source)))) for first in starts)
     maker = Maker(source, preprocess, Augment(), 0)
-    for batch in _batches(maker, shares, _workers(workers, maker, len(source)), pin=False):
+    return _strictly(_batches(maker, shares, _workers(workers, maker, len(source)), pin=False))
+
+
+def _strictly(batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
         for error in batch.dropped:
             raise error
         yield batch

@@ -37,13 +37,14 @@ def evaluate(
     if getattr(getattr(model, "config", None), "classes", 1) == 0:
         raise ConfigError("the model has no head: it names no classes", next_step="measure its features: vitrail probe")
     classes = class_names(model) or source.classes
+    targets = in_classes(torch.from_numpy(source.labels), source.classes, classes)  # before hours of work, not after
     batches = eval_batches(source, preprocess=preprocess_of(model, preprocess), batch_size=batch_size, workers=workers)
     watched = watch(batches) if watch else track(batches, -(-len(source) // batch_size), "Evaluating")
     found = extract(model, watched, preprocess=preprocess, device=device, precision=precision)
     assert found.logits is not None or not len(source)
     if found.logits is None:
         raise DataError(f"{source.name} has no images to score", next_step="check the data you named")
-    return scores(found.logits, in_classes(found.targets, source.classes, classes), classes), found
+    return scores(found.logits, targets, classes), found
 
 
 def in_classes(targets: Tensor, given: tuple[str, ...], classes: tuple[str, ...]) -> Int[Tensor, "N"]:

@@ -91,7 +91,7 @@ def _collect(root: Path, part: str, folders: dict[str, str], classes: tuple[str,
         if not listing.keys:
             if not allow_empty:
                 raise DataError(
-                    f"class {name!r} has no images: {root / part / name} holds {listing.note or 'no files'}",
+                    f"class {name!r} has no images: {root / part / name} holds {', '.join(listing.note) or 'no files'}",
                     next_step="add images, or remove the folder",
                 )
             notes.append(f"class {name!r} has no images")

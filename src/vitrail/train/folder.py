@@ -49,6 +49,7 @@ class RunFolder:
         folder = cls(path, run)
         folder._new = True
         folder._refuse_a_second_run()
+        folder._refuse_what_is_no_run()
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,6 +61,16 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} already holds a run",
                 next_step=f"resume it with `vitrail train --resume {self.path}`, or choose another --out",
+            )
+
+    def _refuse_what_is_no_run(self) -> None:
+        """Weights and checkpoints among somebody's photographs would be classes of the next training."""
+        there = [] if not self.path.is_dir() else sorted(path.name for path in self.path.iterdir())
+        if others := [name for name in there if name not in (".lock", "run.json.part")]:
+            raise ConfigError(
+                f"{self.path} holds other files ({others[0]}{', …' if len(others) > 1 else ''})",
+                allowed="a new or an empty folder",
+                next_step="choose another --out",
             )
 
     @classmethod
@@ -95,8 +106,11 @@ class RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._lock:
-            self._lock.close()
+        if not self._lock:
+            return
+        if self._new and {path.name for path in self.path.iterdir()} == {".lock"}:  # it never began
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
 
     def save(self, run: Run) -> None:
         """Writes run.json, aside and renamed."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vitrail.batches.mixing import Mixing
+from vitrail.config import ABOVE_ZERO, COUNT, DECAY, NOT_NEGATIVE, check_ranges
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.transforms import Augment
@@ -24,13 +25,15 @@ from vitrail.objectives.simmim import SimMIM
 
 AnyObjective = Classify | Reconstruct | MaskedPatches | SimMIM | Contrast | Distill | Probe  # told apart by `family`
 
-_LENGTH = re.compile(r"\s*([0-9.]+)\s*(epochs?|steps?|%)\s*")
+_LENGTH = re.compile(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*(epochs?|steps?|%)\s*")
 
 
-def check_length(text: str, name: str) -> str:
-    """A length of training is text with its unit: "90 epochs", "10000 steps" or "5 %" (of the whole run)."""
-    if not _LENGTH.fullmatch(text):
-        raise ConfigError(f"{name} = {text!r} is no length", allowed="'90 epochs', '10000 steps' or '5 %'")
+def check_length(text: str, name: str, *, some: bool = False) -> str:
+    """A length of training is text with its unit: "90 epochs", "10000 steps" or "5 %" (of the whole run); `some` is more than 0."""
+    found = _LENGTH.fullmatch(text)
+    if not found or (some and float(found[1]) == 0):
+        more = ", more than 0" if some else ""
+        raise ConfigError(f"{name} = {text!r} is no length", allowed=f"'90 epochs', '10000 steps' or '5 %'{more}")
     return text
 
 
@@ -81,6 +84,19 @@ class Optim:
     def __post_init__(self) -> None:
         check_length(self.warmup, "warmup")
         check_length(self.cooldown, "cooldown")
+        check_ranges(
+            self,
+            lr=NOT_NEGATIVE,
+            lr_batch=COUNT,
+            betas=DECAY,
+            momentum=DECAY,
+            weight_decay=NOT_NEGATIVE,
+            clip=ABOVE_ZERO,
+            timescale=COUNT,
+            final_lr=NOT_NEGATIVE,
+            layer_decay=ABOVE_ZERO,
+            last_blocks=NOT_NEGATIVE,
+        )
         if self.last_blocks and self.freeze != "backbone":
             raise ConfigError(
                 f"last_blocks = {self.last_blocks} of a model that learns whole",
@@ -115,7 +131,10 @@ class Run:
 
     def __post_init__(self) -> None:
         for name in ("length", "evaluate_every", "save_every"):
-            check_length(getattr(self, name), name)
+            check_length(getattr(self, name), name, some=True)
+        if "%" in self.length:
+            raise ConfigError(f"length = {self.length!r} of itself", allowed="'90 epochs' or '10000 steps'")
+        check_ranges(self, batch_size=COUNT, seed=NOT_NEGATIVE, ema=DECAY)
         if not 0 < self.holdout < 1:
             raise ConfigError(
                 f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try --holdout 0.2"
