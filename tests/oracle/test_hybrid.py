@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tests.oracle.families import assert_bit_equal, assert_equal_in_float64, case, loaded, randomise, read, tensors_of
 
@@ -164,3 +165,16 @@ def test_heads_of_no_published_width_go_into_timm_s_file_with_a_note(golden: Pat
     assert "the file does not say heads = 4; tell whoever reads it" in notes
     one, two = bundle.read(path, config=heads).tensors, bundle.read(tmp_path / "x.safetensors", config=heads).tensors
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_timm_s_hybrid_of_a_root_alone(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("vit_tiny_r_s16_p8_224", img_size=64, depth=1, num_classes=5).eval()
+    randomise(theirs)
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "x.safetensors")
+    ours, images = bundle.load(tmp_path / "x.safetensors").double(), torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    assert ours.config.depths == () and ours.config.patch == (8, 8)
+    with torch.no_grad():
+        assert torch.allclose(ours(images), theirs.double()(images), rtol=0, atol=1e-10)
+    convert(bundle.read(tmp_path / "x.safetensors"), tmp_path / "back.safetensors", "timm")
+    assert_bit_equal(safetensors.torch.load_file(tmp_path / "back.safetensors"), theirs.float().state_dict())

@@ -135,7 +135,11 @@ COATNETS = {
         {"conv_output_bias": True, "conv_attn_act_layer": "silu", "stride_mode": "dw"},
         {"pre_activation": True},
     ),
-}
+    "coatnet_2_rw": (_TWO := {
+        "stride_mode": "dw", "conv_attn_early": False, "conv_attn_act_layer": "silu", "transformer_shortcut_bias": True,
+    }, None),
+    "coatnet_3_rw": ({**_TWO, "init_values": 1e-6}, None),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", COATNETS)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vitrail.errors import ConfigError
 from vitrail.models.checks import at_least, probabilities
 from vitrail.models.features import Features
-from vitrail.models.layers import DropPath, Mlp, attend
+from vitrail.models.layers import DropPath, LayerScale, Mlp, attend
 from vitrail.models.maps import BatchNorm, MapBackbone, Parts
 from vitrail.models.mbconv import CONV_ACTIVATIONS, EXPANSION, GOOGLE, Conv, Dialect, MBConv, Shortcut, pool2
 from vitrail.models.positions import Grid
@@ -200,16 +200,18 @@ class MapBlock(nn.Module):
         self.norm1, self.norm2 = map_norm(config, before), map_norm(config, width)
         self.attn = RelativeAttention(config, before, width, grid)
         self.mlp = Mlp(width, EXPANSION * width, activation=config.dialect.activation)
-        self.shortcut = Shortcut(config.dialect, before, width) if stride > 1 else nn.Identity()
+        bias, scaled = config.dialect.map_shortcut_bias, config.dialect.layer_scale
+        self.shortcut = Shortcut(config.dialect, before, width, bias=bias) if stride > 1 else nn.Identity()
+        self.ls1, self.ls2 = (LayerScale(width, 1e-6) if scaled else nn.Identity() for _ in range(2))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
         y = self.norm1(x)
         y = pool2(y) if self.stride > 1 else y
         grid = (y.shape[2], y.shape[3])
-        y = self.attn(y.flatten(2).transpose(1, 2), grid)
+        y = self.ls1(self.attn(y.flatten(2).transpose(1, 2), grid))
         x = self.shortcut(x) + self.drop_path(y.transpose(1, 2).unflatten(2, grid))
-        y = self.mlp(self.norm2(x).flatten(2).transpose(1, 2))
+        y = self.ls2(self.mlp(self.norm2(x).flatten(2).transpose(1, 2)))
         return x + self.drop_path(y.transpose(1, 2).unflatten(2, grid))
 
 
@@ -276,6 +278,8 @@ class MaxViT(MapBackbone):
                 layer.bias.zero_()
             elif isinstance(layer, BatchNorm):
                 layer.initialise()
+            elif isinstance(layer, LayerScale):
+                layer.gamma.fill_(layer.start)
             elif isinstance(layer, RelativeAttention):
                 layer.table.normal_(std=0.02, generator=generator)
         self.initialise_head()

@@ -23,6 +23,8 @@ class Dialect:
     stem_bias: tuple[bool, bool] = (True, True)
     conv_bias: bool = True
     """Whether a block's last convolution and its shortcut have one."""
+    map_shortcut_bias: bool | None = None
+    """Whether the shortcut of CoAtNet's transformer blocks has one. None: as `conv_bias`."""
     conv_activation: Literal["gelu-tanh", "gelu", "silu"] = "gelu-tanh"
     pre_activation: bool = False
     """Whether an activation follows MBConv's first norm."""
@@ -42,6 +44,8 @@ class Dialect:
     norm: Literal["layer", "batch"] = "layer"
     """Of CoAtNet's transformer blocks, and the last one."""
     norm_eps: float = 1e-5
+    layer_scale: bool = False
+    """Whether CoAtNet's transformer blocks have a learned factor per channel on each branch."""
     scale: Literal["head", "width"] = "head"
     """Logits are q kᵀ over √d, d of a head; or over √D of all heads."""
     final_norm: Literal["pooled", "tokens"] = "pooled"
@@ -104,11 +108,12 @@ class SqueezeExcite(nn.Module):
 class Shortcut(nn.Module):
     """The way around a block that halves the map: average pooling, then a 1×1 convolution where channels change."""
 
-    def __init__(self, dialect: Dialect, before: int, width: int) -> None:
+    def __init__(self, dialect: Dialect, before: int, width: int, *, bias: bool | None = None) -> None:
         super().__init__()
         self.pool = dialect.shortcut
         changes = before != width or self.pool == "pool 3"
-        self.conv = Conv(dialect, before, width, bias=dialect.conv_bias) if changes else nn.Identity()
+        bias = dialect.conv_bias if bias is None else bias
+        self.conv = Conv(dialect, before, width, bias=bias) if changes else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
         return self.conv(F.avg_pool2d(x, 3, 2, padding=1) if self.pool == "pool 3" else pool2(x))

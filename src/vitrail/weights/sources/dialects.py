@@ -36,7 +36,8 @@ def dialect_of(ours: Mapping[str, Tensor], kinds: str, *, batch: bool, early: bo
     if "M" in kinds:
         pooled = "pooled" if "pre_logits.bias" in ours else "tokens"
         return dataclasses.replace(TIMM_MAXVIT, final_norm=pooled, conv_bias="blocks.0.0.conv.shrink.bias" in ours)
-    biased = "blocks.0.0.shrink.bias" in ours
+    biased, first = "blocks.0.0.shrink.bias" in ours, f"blocks.{kinds.find('T')}.0."
+    around = f"{first}shortcut.conv.bias" in ours
     reduce, depthwise = ours["blocks.0.0.squeeze.reduce.weight"], ours["blocks.0.0.depthwise.weight"]
     return dataclasses.replace(
         TIMM_COATNET,
@@ -44,7 +45,9 @@ def dialect_of(ours: Mapping[str, Tensor], kinds: str, *, batch: bool, early: bo
         squeeze=4 * len(reduce) / len(depthwise),
         squeeze_first=early,
         conv_bias=biased,
-        # timm's models with these biases do otherwise in both
+        map_shortcut_bias=None if around == biased else around,
+        layer_scale=f"{first}ls1.gamma" in ours,
+        # timm's models with these biases do otherwise in both, those with the shortcut's alone in the second
         pre_activation=not biased,
-        squeeze_activation="silu" if biased else "relu",
+        squeeze_activation="silu" if biased or around else "relu",
     )

@@ -6,6 +6,7 @@ in timm. An oblong grid, and heads of no published width, must be told.
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -45,7 +46,8 @@ _OF_THE_VIT = (
 
 def recognises(keys: Collection[str]) -> bool:
     """Whether this is a hybrid of either origin."""
-    return any(set(keys) >= signature for signature in (SIGNATURE, TIMM_SIGNATURE))
+    keys = {_with_stem(key) for key in keys}
+    return any(keys >= signature for signature in (SIGNATURE, TIMM_SIGNATURE))
 
 
 def read(
@@ -56,6 +58,7 @@ def read(
     told: Mapping[str, Any] | None = None,
 ) -> Foreign:
     """Config and tensors in our names. `config`, or the fields in `told`, say what the file cannot."""
+    tensors = {_with_stem(name): tensor for name, tensor in tensors.items()}
     style, said = _style(tensors), ()
     if config is None:
         config, said = _config(tensors, style, where, dict(told or {}))
@@ -65,7 +68,15 @@ def read(
 
 def write(state: Mapping[str, Tensor], config: HybridConfig, *, style: str = "published") -> dict[str, Tensor]:
     """A state of ours as their arrays."""
-    return to_theirs(rows(config, style), state, heads=config.heads)
+    theirs = to_theirs(rows(config, style), state, heads=config.heads)
+    if config.depths:
+        return theirs
+    return {name.replace("backbone.stem.", "backbone."): tensor for name, tensor in theirs.items()}
+
+
+def _with_stem(name: str) -> str:
+    """timm's names where the ResNet is its root alone (R+ViT-Ti), which then is no part of anything called a stem."""
+    return re.sub(r"^patch_embed\.backbone\.(conv|norm)\.", r"patch_embed.backbone.stem.\1.", name)
 
 
 def rows(config: HybridConfig, style: str) -> list[Row]:

@@ -87,6 +87,8 @@ def _transformer(ours: str, theirs: str, layout: str) -> Iterator[Row]:
         yield from _rows(ours + layer, theirs + layer, _TORCH, layout)
     for layer in ("norm1", "norm2"):
         yield from _rows(ours + layer, theirs + layer, {**_TORCH, **_STATISTICS})
+    for layer in ("ls1.gamma", "ls2.gamma"):
+        yield Row(ours + layer, (theirs + layer,))
     yield Row(ours + "attn.table", (theirs + "attn.rel_pos.relative_position_bias_table",))
 
 

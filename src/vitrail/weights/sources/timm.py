@@ -45,7 +45,9 @@ DEIT_3 = tuple(
 )
 
 _SIGNATURE = frozenset({"patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight"})
-_NEVER = frozenset({"mask_token", "register_tokens", "decoder_embed.weight", "patch_embed.backbone.stem.conv.weight"})
+_NEVER = frozenset({"mask_token", "register_tokens", "decoder_embed.weight"}) | {
+    f"patch_embed.backbone.{stem}conv.weight" for stem in ("stem.", "")
+}
 _HABITS = {"activation": "gelu", "norm_eps": 1e-6, "pool": "cls"}
 _TIMM = {**_HABITS, "position_resize": "bicubic-antialias"}
 _FACEBOOK = {**_HABITS, "position_resize": "bicubic"}
