@@ -1,6 +1,8 @@
 """Checkpoints of another run: of other tensors, types or optimiser. They are named, and nothing is touched."""
 
 import dataclasses
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.flow.test_training import TINY
-from vitrail.errors import CheckpointError
+import vitrail
+from tests.flow.test_training import TINY, assert_same_run
+from vitrail.errors import CheckpointError, Preempted, WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.train import checkpoints, export, loop
 from vitrail.train.checkpoints import Snapshot
@@ -91,6 +94,17 @@ def test_a_tensor_too_many_and_a_group_too_few(folder: Path, kind: str) -> None:
     del groups["ema"]
     with pytest.raises(CheckpointError, match=r"ema/\S+ is missing and \d+ more; resume with the run's own settings"):
         state.restore(Snapshot(3, groups, {}))
+
+
+def test_a_run_stopped_before_its_first_step_goes_on(folder: Path, kind: str, tmp_path: Path) -> None:
+    """Its optimiser holds nothing yet."""
+    with pytest.raises(Preempted, match="after step 0 of 3"):
+        stop = lambda setup: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        loop.train(engine(SHORT, kind), out=tmp_path / "run", announce=stop, quiet=True)
+    with pytest.raises(WeightsError, match=r"its first evaluation.*`vitrail run export .*run --out NAME`"):
+        vitrail.load(tmp_path / "run")
+    loop.train(None, out=tmp_path / "run", resume=True, quiet=True)
+    assert_same_run(folder, tmp_path / "run")
 
 
 OTHERS = {

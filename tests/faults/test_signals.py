@@ -20,7 +20,7 @@ from vitrail import cli
 def sleeper(words):
     try:
         print("ready", flush=True)
-        time.sleep(60)
+        exec("time.sleep(60)")  # as in the middle of an import; Python notes a KeyboardInterrupt that leaves one
     finally:
         print("closed", flush=True)
         if words == ["slow"]:

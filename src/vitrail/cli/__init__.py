@@ -1,19 +1,18 @@
 """The command line: a lazy table of commands, and one place where errors become a paragraph and an exit code.
 
 Nothing here imports torch; a command's module is imported when its name was typed. Exit codes are those of
-`vitrail.errors`; 130 after Ctrl-C, 143 after SIGTERM, 141 when the reader of our output went away.
+`vitrail.errors`; 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1, 141 when the reader of our output went away.
 """
 
 import importlib
 import os
 import shutil
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
 from vitrail.errors import ConfigError, VitrailError, refusal, suggest
-from vitrail.train.signals import StopSignals
+from vitrail.train.signals import Stopped, StopSignals
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vitrail.cli.train", "train on your images: a recipe is chosen, everything can be overridden"),
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    with StopSignals((signal.SIGINT, signal.SIGTERM), raises=KeyboardInterrupt) as stop:
+    with StopSignals(raising=True) as stop:
         try:
             code = dispatch(words)
             sys.stdout.flush()
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its end
             return 141
-        except (KeyboardInterrupt, Exception) as error:
+        except (Stopped, KeyboardInterrupt, Exception) as error:
             if debug:
                 raise
             return explain(error, stop.exit_code)
@@ -111,8 +110,8 @@ def overview() -> str:
 
 def explain(error: BaseException, stopped: int = 130) -> int:
     """One paragraph on stderr, and the exit code: `stopped` is that of a signal."""
-    if isinstance(error, KeyboardInterrupt):
-        text, code = "stopped", stopped
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        text, code = "stopped", stopped if isinstance(error, Stopped) else 130
     elif isinstance(error, VitrailError):
         text, code = f"error: {error}", error.exit_code
     elif said := refusal(error, "working", "try a smaller --batch, or smaller images"):

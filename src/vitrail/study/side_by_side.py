@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from vitrail.errors import Preempted, VitrailError
-from vitrail.train.signals import StopSignals
+from vitrail.train.signals import Stopped, StopSignals
 
 Task = TypeVar("Task")
 Found = TypeVar("Found")
@@ -26,7 +26,7 @@ def each(function: Callable[[Task], Found], tasks: Sequence[Task], at_once: int)
         yield from ((task, function(task)) for task in tasks)
         return
     pool = ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn"), initializer=_follow)
-    with StopSignals(raises=KeyboardInterrupt) as stop:
+    with StopSignals(raising=True) as stop:
         try:
             with _deaf_to_ctrl_c():
                 futures = {pool.submit(function, task): task for task in tasks}
@@ -37,7 +37,7 @@ def each(function: Callable[[Task], Found], tasks: Sequence[Task], at_once: int)
                 f"one of {at_once} processes was killed (out of memory?)",
                 next_step="the same command goes on; with --at-once 1 it needs the least memory",
             ) from None
-        except KeyboardInterrupt:
+        except Stopped:
             _end(pool)
             raise _stopped(stop.exit_code) from None
         except BaseException:

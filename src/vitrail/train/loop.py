@@ -81,7 +81,6 @@ def train(
     asked = run or RunFolder.stored(out)
     with (
         machine.said_no("training", SMALLER),
-        StopSignals() as stop,
         world(machine.device(asked.hardware.device), parallel=asked.hardware.parallel) as ranks,
         RunFolder.open(run, out, resume, ranks) as folder,
     ):
@@ -96,20 +95,20 @@ def train(
         if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks)):
             check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
             state.restore(snapshot, ranks)
-        folder.save(setup.run)  # after all that may refuse a changed run
-        if announce:
-            announce(setup)
         journal.rewind(state.step)
-        quiet = quiet or not ranks.leads
-        with (
-            progress(setup.total_steps, folder.path.name, done=state.step, quiet=quiet) as bar,
-            Saver(folder.checkpoints, ranks, setup.device, in_shards=setup.unsharded is not None) as saver,
-        ):
-            for sentence in said:
-                bar.note(sentence)
-            fit = Fit(setup, state, folder, journal, bar, stop, saver)
-            fit.run()
-            scores = fit.finish()
+        with StopSignals() as stop:  # until now there was nothing to lose
+            folder.save(setup.run)  # after all that may refuse a changed run
+            if announce:
+                announce(setup)
+            with (
+                progress(setup.total_steps, folder.path.name, done=state.step, quiet=quiet or not ranks.leads) as bar,
+                Saver(folder.checkpoints, ranks, setup.device, in_shards=setup.unsharded is not None) as saver,
+            ):
+                for sentence in said:
+                    bar.note(sentence)
+                fit = Fit(setup, state, folder, journal, bar, stop, saver)
+                fit.run()
+                scores = fit.finish()
     return Result(folder.path, scores, setup)
 
 

@@ -21,20 +21,27 @@ class Interrupted(Exception):
     """Raised between batches, so that an evaluation ends at once and the loop can write its checkpoint."""
 
 
+class Stopped(BaseException):
+    """Raised where the program is when it is told to stop: a KeyboardInterrupt of ours.
+
+    With Python's own, an interpreter that was in an `exec` just then (imports are, often) would not leave with our exit code.
+    """
+
+
 class StopSignals:
-    """While entered, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 set `asked`, or raise `raises`; one more ends the process at once.
+    """While entered, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 set `asked`, or raise Stopped; one more ends the process at once.
 
     Outside the main thread, which alone gets signals, it does nothing.
     """
 
-    def __init__(self, numbers: Iterable[int] = ASKED, raises: type[BaseException] | None = None) -> None:
+    def __init__(self, *, raising: bool = False) -> None:
         self.asked: int | None = None
-        self._numbers, self._raises, self._when = tuple(numbers), raises, 0.0
+        self._raising, self._when = raising, 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in self._numbers}
+            self._before = {number: signal.signal(number, self._handle) for number in ASKED}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -44,8 +51,8 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked is None:
             self.asked, self._when = number, time.monotonic()
-            if self._raises:
-                raise self._raises
+            if self._raising:
+                raise Stopped
         elif time.monotonic() - self._when > AGAIN:
             if sys.stderr.isatty():
                 os.write(2, b"\x1b[?25h\n")  # a live bar hides the cursor, and nobody is left to show it again
@@ -53,8 +60,8 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """143 when pre-empted, 130 on Ctrl-C."""
-        return 143 if self.asked in (signal.SIGTERM, signal.SIGUSR1) else 130
+        """130 on Ctrl-C, else 143: pre-empted, or told by another rank."""
+        return 130 if self.asked == signal.SIGINT else 143
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
         """The items, until a stop is asked for."""

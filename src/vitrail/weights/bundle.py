@@ -155,6 +155,11 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
             f"there is nothing at {path}",
             next_step="name a run folder, a bundle, a weights file, or hf:owner/name for one of the hub",
         )
+    if (path / "checkpoints").is_dir():
+        raise WeightsError(
+            f"the run in {path} has not come to its first evaluation, which writes best/ or last/",
+            next_step=f"`vitrail run export {path} --out NAME` makes a bundle of its newest checkpoint",
+        )
     return read_file(path, config)
 
 
