@@ -17,6 +17,7 @@ from tests.flow.test_training import log, stop_after, weights
 import vitrail
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
+from vitrail.models.efficientnet import EfficientNetConfig
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.resnet import ResNetConfig
@@ -27,6 +28,8 @@ from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.train import checkpoints, finish, loop
 from vitrail.train.folder import RunFolder
 from vitrail.train.run import Run
+from vitrail.train.setup import prepare
+from vitrail.train.world import world
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -217,6 +220,7 @@ CASES = {
     "lamb": dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, name="lamb", lr=0.01)),
     "resnet": dataclasses.replace(LARGER, model=ResNetConfig(depths=(1,), widths=(128,), root_width=32)),
     "hybrid": dataclasses.replace(LARGER, model=HYBRID),
+    "efficientnet": dataclasses.replace(LARGER, model=EfficientNetConfig()),
     "maxvit": dataclasses.replace(
         LARGER, model=MaxViTConfig(depths=(1, 1), widths=(32, 32), stem=(32, 32), kinds="MT")
     ),
@@ -246,6 +250,32 @@ def test_precision_and_checkpointed_activations(changes: dict, tmp_path: Path) -
     run = on(dataclasses.replace(SHORT, length="4 steps"), "auto", **changes)
     one, two = trained(run, tmp_path / "one", 1), trained(on(run, "fsdp"), tmp_path / "two", 2)
     assert_same_curve_of_losses(one, two, 1e-5 if changes.get("checkpoint_activations") else 2e-3)
+
+
+@pytest.mark.parametrize("case", ["maxvit", "contrast"])
+def test_batch_norms_in_half_precision(case: str, tmp_path: Path) -> None:
+    """On one rank, in shards or not, the same."""
+    run = on(dataclasses.replace(CASES[case], length="4 steps", save_every="4 steps"), "auto", precision="bf16")
+    one, two = (loop.train(on(run, how), out=tmp_path / how, quiet=True).folder for how in ("auto", "fsdp"))
+    assert_same_curve_of_losses(one, two, 2e-3)
+
+
+@pytest.mark.parametrize("parallel", ["auto", "fsdp"])
+def test_all_ranks_evaluate_with_the_statistics_of_the_first(parallel: str, tmp_path: Path) -> None:
+    """What is scored is what is saved: after a step each rank has seen other images."""
+    port = str(free_port())
+
+    def work(rank: int) -> None:
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
+        with world(torch.device("cpu")) as ranks:
+            setup = prepare(on(CASES["maxvit"], parallel), ranks)
+            setup.forward.train()(torch.full((2, 1, 32, 32), 1.0 + rank))
+            for name, buffer in setup.whole(setup.model).named_buffers():
+                assert torch.equal(*ranks.gather(buffer)), name
+
+    said = [tmp_path / f"rank-{rank}.txt" for rank in range(2)]
+    assert codes([forked(work, rank, said[rank]) for rank in range(2)]) == [0, 0], said[0].read_text()[-3000:]
 
 
 def test_deterministic_shards_are_refused(tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ def resize(
     image: UInt8[np.ndarray, "H W C"], size: tuple[int, ...], interpolation: Literal["nearest", "bilinear", "bicubic"]
 ) -> UInt8[Tensor, "C h w"]:
     """Antialiased as by Pillow (within two levels) in a quarter of the time: torch's kernel for 8-bit images."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    # a file that is mapped into memory cannot be written, and torch warns of arrays that cannot
+    pixels = torch.from_numpy(np.require(image, requirements="W")).permute(2, 0, 1)
     if image.shape[:2] == tuple(size):
         return pixels.contiguous()
     return F.interpolate(pixels[None], size, mode=_MODES[interpolation], antialias=interpolation != "nearest")[0]

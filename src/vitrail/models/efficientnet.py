@@ -59,7 +59,8 @@ class EfficientNet(MapBackbone):
         stem, *blocks, last = theirs.features
         if config.channels != 3:
             stem[0] = nn.Conv2d(config.channels, stem[0].out_channels, 3, 2, 1, bias=False)
-        self.stem, self.blocks, self.last = stem, nn.ModuleList(blocks), last
+        self.stem, self.last = stem, last
+        self.blocks = nn.ModuleList(nn.ModuleList(stage) for stage in blocks)
         _adopt(self)
         self.drop = dropout(config.dropout)
         self.head = Head(config.width, config.classes) if config.classes else nn.Identity()

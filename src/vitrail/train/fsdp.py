@@ -16,24 +16,25 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 _VIEW = r"FSDP2-wrapped module .* returned a view tensor"
 """torch's warning of a block such as MaxViT's; what it warns of, a change of the block's output in place, no family does."""
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def shard(model: nn.Module, device: torch.device, dtype: torch.dtype, *, compiled: bool = False) -> nn.Module:
     """Cuts the model into shards, in place. Weights travel in `dtype`, in which they multiply; gradients in float32.
 
-    Activations keep the precision that autocast gives them. With `compiled`, each block is compiled by itself.
+    With batch norms weights travel in float32: none takes those of half precision beside activations of full. Activations
+    keep the precision that autocast gives them. With `compiled`, each block is compiled by itself.
     """
     warnings.filterwarnings("ignore", _VIEW, UserWarning)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    travels = dtype if dtype != torch.float32 else None
+    norms = list(batch_norms(model))
+    travels = dtype if dtype != torch.float32 and not norms else None
     policy = MixedPrecisionPolicy(param_dtype=travels, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in reversed(list(blocks(model))):  # inner ones first
         if compiled:
             block.compile()
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    if any(isinstance(module, _NORMS) for module in model.modules()):
+    if norms:
         model.register_forward_pre_hook(_statistics_of_the_first)
     return model
 
@@ -46,9 +47,14 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield from (child for child in held if next(child.parameters(), None) is not None)
 
 
+def batch_norms(model: nn.Module) -> Iterator[nn.Module]:
+    """What keeps running statistics: torch's batch norms and ours."""
+    return (module for module in model.modules() if getattr(module, "running_mean", None) is not None)
+
+
 def _statistics_of_the_first(model: nn.Module, *inputs: Any) -> None:
     """The running statistics of batch norms follow the first rank's, as under DDP."""
     if model.training:
-        for module in model.modules():
-            for buffer in module.buffers(recurse=False) if isinstance(module, _NORMS) else ():
+        for norm in batch_norms(model):
+            for buffer in norm.buffers(recurse=False):
                 dist.broadcast(buffer, 0)

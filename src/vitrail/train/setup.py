@@ -83,6 +83,7 @@ class Setup:
         """The model in one piece, to be evaluated and saved: itself, or put together from the shards of all ranks, each of
         which must ask.
         """
+        self.world.same_buffers(model)
         if self.unsharded is None:
             return model
         return gather_model(model, copy.deepcopy(self.unsharded).to(self.device))

@@ -97,6 +97,11 @@ class World:
         padded[: len(rows)] = rows
         return [part[:count] for part, count in zip(self.gather(padded, group), counts, strict=True)]
 
+    def same_buffers(self, model: nn.Module) -> None:
+        """Gives every rank the first one's buffers: each has its own running statistics after a step on its own images."""
+        for buffer in [] if self.alone else model.buffers():
+            dist.broadcast(buffer, 0)
+
     def slice(self, count: int) -> range:
         """This rank's contiguous share of `count` items, nearly equal among ranks."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
