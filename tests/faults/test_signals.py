@@ -93,6 +93,15 @@ def test_a_training_outside_the_main_thread_gets_no_signals() -> None:
     assert found == [None]
 
 
+def test_a_signal_that_finds_a_run_at_its_report_stops_the_next_run() -> None:
+    """Of a study, or of --seeds: the first run ends, with all that is promised, and is not the last to hear of it."""
+    with StopSignals(raising=True):
+        with StopSignals() as first:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with StopSignals() as second:
+            assert first.asked == second.asked == signal.SIGTERM and second.exit_code == 143
+
+
 @pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize("wait", [0.5, 5.0])
 def test_a_study_told_to_stop_ends_with_its_processes(number: int, wait: float) -> None:

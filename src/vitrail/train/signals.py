@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -31,22 +31,29 @@ class Stopped(BaseException):
 class StopSignals:
     """While entered, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 set `asked`, or raise Stopped; one more ends the process at once.
 
-    Outside the main thread, which alone gets signals, it does nothing.
+    One that was entered within another begins with what that was asked, and leaves it what it was asked itself: a signal that
+    finds a run at its report stops the next run. Outside the main thread, which alone gets signals, it does nothing.
     """
 
     def __init__(self, *, raising: bool = False) -> None:
         self.asked: int | None = None
         self._raising, self._when = raising, 0.0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
+        self._outer: StopSignals | None = None
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in ASKED}
+            outer = getattr(self._before[signal.SIGTERM], "__self__", None)
+            if isinstance(outer, StopSignals):
+                self._outer, self.asked, self._when = outer, outer.asked, outer._when
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # pyrefly: ignore[bad-argument-type]  # whatever stood there before
+            signal.signal(number, handler)  # whatever stood there before
+        if self._outer:
+            self._outer.asked, self._outer._when = self.asked, self._when
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked is None:
