@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from vitrail.cli.arguments import parse, say
 from vitrail.errors import DataError
 from vitrail.images.decode import decode
+from vitrail.images.findings import counted
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import NAMED, Source, open_data, open_images
 from vitrail.inspection.report import inspect
 from vitrail.models import zoo
 from vitrail.predict.forward import place
-from vitrail.weights.bundle import load
+from vitrail.weights.bundle import Record, load
 
 MOST = 128
 """Images at most, as many as the paper's attention distances are of."""
@@ -65,7 +66,11 @@ def main(words: Sequence[str]) -> int:
         others = None if source is None else read(source, second)
     if source is not None:
         images = read(source, preprocess)
-        say(f"{len(images):,} of {len(source):,} images" if len(images) < len(source) else f"{len(images):,} images")
+        say(
+            f"{len(images):,} of {counted(len(source), 'image')}"
+            if len(images) < len(source)
+            else counted(len(images), "image")
+        )
     found = inspect(
         model,
         images,
@@ -101,8 +106,8 @@ def prepared(name: str, asked: Inspect) -> tuple[nn.Module, Preprocess]:
     elif name in zoo.names() or name.startswith("vit-"):
         config = zoo.config(name)
         say(f"{name} is newly initialised: its figures show chance")
-        model = zoo.build(config).eval()
-        preprocess = Preprocess(size=config.image)
+        model, preprocess = zoo.build(config).eval(), Preprocess(size=config.image)
+        model.record = Record(config=config, preprocess=preprocess, source="newly initialised")
     else:
         raise DataError(f"there is no file or folder {name!r}, and no model of this name", next_step="check the path")
     place(model, asked.device)

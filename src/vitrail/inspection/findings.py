@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor, nn
 
 from vitrail.inspection import figures
@@ -70,6 +71,8 @@ class Finding:
     plates: Sequence[Plate]
     table: Table
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    heading: str = ""
+    """Over it in the page, where the analysis's own title would not be true of this model."""
 
 
 def seen_attention(subject: Subject) -> Finding:
@@ -112,6 +115,7 @@ def seen_attention(subject: Subject) -> Finding:
             sheet("attention-heads", last, f"{alt}: the heads of layer {maps[-1].layer}."),
         ),
         table,
+        heading=f"Attention of {who}",
     )
 
 
@@ -263,7 +267,7 @@ def seen_patches(subject: Subject) -> Finding:
     rows = [
         [
             ("", picture),
-            ("components", colours[b].numpy()),
+            ("components", _as_large(colours[b], picture)),
             ("norm", overlay(picture, norms.norms[b] - norms.norms.min())),
         ]
         for b, picture in enumerate(subject.pictures)
@@ -355,6 +359,12 @@ def seen_reconstruction(subject: Subject) -> Finding:
         (sheet("reconstruction", rows, "Pictures, what was left to see, and what the model painted."),),
         Table((Column("image"), Column("error", "{:.5f}")), numbers),
     )
+
+
+def _as_large(colours: Tensor, picture: Pixels) -> Pixels:
+    """A map of colours, one for each patch, as large as the picture beside it."""
+    image = Image.fromarray((colours * 255).round().byte().numpy())
+    return np.asarray(image.resize(picture.shape[1::-1], Image.Resampling.NEAREST))
 
 
 ANALYSES: dict[str, tuple[str, Callable[[Subject], Finding]]] = {

@@ -140,7 +140,8 @@ def _sections(found: Inspection) -> Iterator[Section]:
             yield from _across(found.subjects)
         named = [(s, f) for s, f in zip(found.subjects, found.findings[key], strict=True) if f is not None]
         for subject, finding in named:
-            heading = f"{title}: {subject.name}" if several else title
+            heading = finding.heading or title
+            heading = f"{heading}: {subject.name}" if several else heading
             yield from _figures(heading, finding)
             rows = finding.table.rows[:LONG]
             left = len(finding.table.rows) - len(rows)

@@ -19,6 +19,11 @@ class Features:
     grid: tuple[int, int]
     """Patch rows and columns (h, w); N = prefix + h·w."""
 
+    def __repr__(self) -> str:
+        images, count, width = self.tokens.shape
+        h, w = self.grid
+        return f"Features({images} images × {count} tokens × {width}: {self.prefix} before {h}×{w} patches)"
+
     @property
     def cls(self) -> Float[Tensor, "B D"]:
         """The class token, z_L^0 of the paper's equation 4."""

@@ -34,13 +34,13 @@ TENSORS, RECORD, NEXT = "model.safetensors", "record.json", "record.next.json"
 log = logging.getLogger("vitrail")
 
 
-def save_bundle(folder: Path, model: nn.Module, record: Record) -> None:
+def save_bundle(folder: str | Path, model: nn.Module, record: Record) -> None:
     """Writes model.safetensors and record.json into `folder`. Raises StorageError; what was there then stays.
 
     The new record lies beside the old one before the tensors are replaced: whichever tensors a reader finds, one record
     has their sha256.
     """
-    content = to_bytes(model.state_dict())
+    folder, content = Path(folder), to_bytes(model.state_dict())
     aside = folder / f"{TENSORS}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,8 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     if not path.exists():
         raise WeightsError(
             f"there is nothing at {path}",
-            next_step="name a run folder, a bundle, a weights file, or hf:owner/name for one of the hub",
+            next_step="name a run folder, a bundle, a weights file, or hf:owner/name for one of the hub"
+            + (f"; {path} is a model's name, its weights are a file" if str(path) in zoo.names() else ""),
         )
     if (path / "checkpoints").is_dir():
         raise WeightsError(
