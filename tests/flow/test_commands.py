@@ -152,6 +152,13 @@ def test_predict_answers_alike_in_every_format(trained: Path, files: Path, capsy
     assert said["table"].count(".png") == 12
 
 
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_switch_says_the_format_too(form: str, capsys) -> None:
+    assert main(["models", "vit-b/16", "--format", form]) == main(["models", "vit-b/16", f"--{form}"]) == 0
+    said = capsys.readouterr().out
+    assert said and said[: len(said) // 2] == said[len(said) // 2 :]
+
+
 def test_predict_agrees_with_the_model(trained: Path, files: Path, capsys) -> None:
     assert main(["predict", str(trained), str(files), "--format", "json", "--precision", "fp32"]) == 0
     found = {Path(one["file"]).stem: one for one in json.loads(capsys.readouterr().out)}

@@ -62,6 +62,9 @@ def test_the_quick_check_decodes_nothing(dirty: Path, capsys) -> None:
     assert main(["data", "check", str(dirty), "--quick", "--json"]) == 65
     found = json.loads(capsys.readouterr().out)
     assert (found["leaks"], found["unreadable"], found["sizes"]) == (1, 0, 0)
+    assert main(["data", "check", str(dirty), "--quick"]) == 65
+    said = capsys.readouterr()
+    assert "near duplicates" not in said.out and "not looked at: near duplicates" in said.err
 
 
 @pytest.mark.parametrize(

@@ -196,3 +196,9 @@ def test_wrong_names_are_refused_with_the_right_ones() -> None:
     for name in ("finetune", "finetune_small", "linear_probe"):
         with pytest.raises(ConfigError, match="starts from weights"):
             recipe(name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_variant_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="variant"):
+        recipe(f"{name}:nonsense", Given(pretrained=WEIGHTS))

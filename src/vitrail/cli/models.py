@@ -23,7 +23,7 @@ class Models:
       vitrail models
       vitrail models "vit-*/16"
       vitrail models "vit-l*" --image 384 --classes 21843
-      vitrail models --published --format json
+      vitrail models --published --json
     """
 
     pattern: tyro.conf.Positional[str] = "*"
@@ -34,6 +34,7 @@ class Models:
     published: Switch = False
     """Only the checkpoints."""
     format: Output = "table"
+    """--json and --csv say the same."""
 
 
 def main(words: Sequence[str]) -> int:

@@ -32,7 +32,7 @@ class Predict:
 
     examples:
       vitrail predict runs/photos-1 new.jpg
-      vitrail predict runs/photos-1 holiday/ --top-k 1 --format csv > labels.csv
+      vitrail predict runs/photos-1 holiday/ --top-k 1 --csv > labels.csv
       torchrun --nproc-per-node=2 -m vitrail predict runs/photos-1 archive/ --out labels/
     """
 
@@ -43,6 +43,7 @@ class Predict:
     top_k: int = 5
     """How many answers for each image."""
     format: Output = "table"
+    """--json and --csv say the same."""
     views: Views = "one"
     """Average the answers over views of each image: flip, five crops, or ten (five and their mirror images)."""
     batch: int = 32

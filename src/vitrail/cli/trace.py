@@ -44,6 +44,7 @@ class Trace:
     every_block: Switch = False
     """All blocks, and not the first and the last alone."""
     format: Output = "table"
+    """--json and --csv say the same."""
     html: Path | None = None
     """Also write a page to step through: each tensor with a picture and the line of code that makes it."""
 

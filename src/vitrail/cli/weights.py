@@ -56,6 +56,7 @@ class Show:
     tensors: Switch = False
     """List every tensor, under our names."""
     format: Output = "table"
+    """--json and --csv say the same."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Check:
     tolerance: float = 1e-9
     """Of the largest output."""
     format: Output = "table"
+    """--json and --csv say the same."""
 
 
 def main(words: Sequence[str]) -> int:

@@ -54,6 +54,8 @@ def recipe(name: str, given: Given | None = None) -> Run:
     stem, _, variant = name.partition(":")
     if stem not in RECIPES:
         raise ConfigError(f"there is no recipe {stem!r}", allowed=", ".join(RECIPES), next_step=suggest(stem, RECIPES))
+    if variant and "\nvariants " not in about(stem):
+        raise ConfigError(f"the recipe {stem} has no variants, and {variant!r} was named", next_step=f"ask for {stem}")
     return replace(RECIPES[stem](replace(given or Given(), variant=variant)), recipe=name)
 
 

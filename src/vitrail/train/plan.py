@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitrail import machine
+from vitrail.images.findings import counted
 from vitrail.models import cost
 from vitrail.reports.progress import duration
 from vitrail.train.finite import FiniteGuard
@@ -72,15 +73,19 @@ class Plan:
             ("compute", f"{self.flops_per_step / 1e9:,.4g} GFLOP a step, {self.exaflops:.3g} exaFLOP in all"),
             (
                 "machine",
-                f"{hardware.device}, {hardware.precision}, {hardware.threads} threads, compile {hardware.compile}",
+                f"{hardware.device}, {hardware.precision}, {counted(hardware.threads, 'thread')}, compile {hardware.compile}",
             ),
-            ("measured", f"{self.seconds_per_step * 1e3:.4g} ms a step, so {duration(self.seconds)} in all"),
+            ("measured", f"{pace(self.seconds_per_step)} a step, so {duration(self.seconds)} in all"),
             ("memory", f"{self.peak_bytes / 2**30:.2f} GiB at the peak"),
         ]
 
     def to_dict(self) -> dict[str, Any]:
         derived = {"flops_per_step": self.flops_per_step, "exaflops": self.exaflops, "seconds": self.seconds}
         return {**dataclasses.asdict(self), **derived}
+
+
+def pace(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def plan(run: Run) -> Plan:
