@@ -134,3 +134,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
     assert answer.stdout == "a line\n141\n"
     assert answer.stderr == ""
+
+
+def test_a_reader_that_leaves_a_table_is_no_error() -> None:
+    """rich ends the process itself when its pipe breaks, with another code."""
+    script = f"{sys.executable} -m vitrail models | true; echo ${{PIPESTATUS[0]}}"
+    answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (answer.stdout, answer.stderr) == ("141\n", "")

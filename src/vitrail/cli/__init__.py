@@ -77,8 +77,8 @@ def dispatch(words: list[str]) -> int:
     command = main_of(words[0])
     try:
         return command(words[1:])
-    except SystemExit as exit_:  # tyro has printed its help (0) or what was wrong with the words (2)
-        return ConfigError.exit_code if exit_.code else 0
+    except SystemExit as exit_:  # tyro has printed its help (0), or rich found that nobody reads its table (1)
+        return 141 if exit_.code else 0
 
 
 def main_of(name: str) -> Callable[[list[str]], int]:

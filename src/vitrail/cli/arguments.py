@@ -28,7 +28,7 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
 
     Values that do not go together raise the ConfigError of their config; without `check` they are let through.
     """
-    if {"format"} & {part.name for part in dataclasses.fields(kind)}:  # everywhere --json is enough
+    if hasattr(kind, "format"):  # everywhere --json is enough
         words = [word for one in words for word in (("--format", one[2:]) if one in ("--json", "--csv") else (one,))]
     loose: Any = None if default is None else unchecked(default)
     options = {} if loose is None else {"default": loose}

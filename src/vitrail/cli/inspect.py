@@ -107,7 +107,7 @@ def prepared(name: str, asked: Inspect) -> tuple[nn.Module, Preprocess]:
         config = zoo.config(name)
         say(f"{name} is newly initialised: its figures show chance")
         model, preprocess = zoo.build(config).eval(), Preprocess(size=config.image)
-        model.record = Record(config=config, preprocess=preprocess, source="newly initialised")
+        model.record = Record(config=config, preprocess=preprocess, source="newly initialised")  # pyrefly: ignore[bad-argument-type]
     else:
         raise DataError(f"there is no file or folder {name!r}, and no model of this name", next_step="check the path")
     place(model, asked.device)
