@@ -190,6 +190,20 @@ def test_a_lost_position_table_is_missed(timm_file: Path) -> None:
     assert bundle.load(timm_file, config={"heads": 3, "positions": "none", "image": [32, 32]}).positions is None
 
 
+def test_a_norm_before_the_blocks_is_named_as_the_reason(timm_file: Path) -> None:
+    tensors = safetensors.torch.load_file(timm_file)
+    tensors["norm_pre.weight"] = tensors["norm_pre.bias"] = torch.ones(24)
+    safetensors.torch.save_file({name: tensor.clone() for name, tensor in tensors.items()}, timm_file)
+    with pytest.raises(WeightsError, match="a norm before its blocks"):
+        bundle.load(timm_file, config={"heads": 3})
+
+
+def test_the_mean_beside_a_class_token_is_told_by_the_config_beside(timm_file: Path) -> None:
+    assert bundle.load(timm_file, config={"heads": 3}).config.pool == "cls"
+    write(timm_file.parent / "config.json", architecture="vit_tiny_patch16_224", global_pool="avg")
+    assert bundle.load(timm_file, config={"heads": 3}).config.pool == "mean"
+
+
 def test_names_of_timm_s_outputs(timm_file: Path) -> None:
     described = {"n1": "tench", "n2": "goldfish", "n3": "shark"}
     for names in (["n1", "n2", "n3"], {"0": "n1", "1": "n2", "2": "n3"}):

@@ -144,6 +144,9 @@ def read(
     or a larger window.
     """
     style = _style(tensors.keys()) or "google"
+    if any(".rel_pos.mlp." in name for name in tensors):
+        what = "relative biases that a small network computes (timm's rmlp models), which no model here has"
+        raise WeightsError(f"{where} has {what}", next_step="use timm")
     early = any(".se_early." in name for name in tensors)
     unneeded = ("num_batches_tracked", "relative_position_index")
     tensors = {_unnested(name): tensor for name, tensor in tensors.items() if not name.endswith(unneeded)}

@@ -109,6 +109,9 @@ class Origin:
         if name is None:
             raise WeightsError(f"{where} is not of {self.NAME}", next_step="nothing was loaded")
         style = self.styles[name]
+        if "norm_pre.weight" in tensors:
+            what = "a norm before its blocks (timm's CLIP models), which no model here has"
+            raise WeightsError(f"{where} has {what}", next_step="use timm")
         tensors = unstacked({self.plain(key): tensor for key, tensor in tensors.items()}, style.stack)
         said: tuple[str, ...] = ()
         if config is None:
