@@ -199,9 +199,12 @@ def test_micro_batches_must_be_equal(tmp_path: Path) -> None:
 def test_a_run_does_not_mix_with_other_files(tmp_path: Path) -> None:
     photos = tmp_path / "photos" / "cat"
     photos.mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"photos holds other files \(cat\); allowed: a new or an empty folder"):
+    with pytest.raises(ConfigError, match=r"photos holds folders or images already \(cat\); allowed: a new folder"):
         loop.train(TINY, out=photos.parent, quiet=True)
     assert [path.name for path in photos.parent.iterdir()] == ["cat"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "nohup.out").touch()
+    loop.train(TINY, out=tmp_path / "run", quiet=True)
 
 
 def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path) -> None:

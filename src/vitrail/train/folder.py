@@ -17,6 +17,7 @@ from typing import IO
 
 from vitrail import config
 from vitrail.errors import ConfigError, StorageError
+from vitrail.images.files import SUFFIXES
 from vitrail.train.checkpoints import steps_in
 from vitrail.train.run import Run
 from vitrail.train.world import World
@@ -65,11 +66,11 @@ class RunFolder:
 
     def _refuse_what_is_no_run(self) -> None:
         """Weights and checkpoints among somebody's photographs would be classes of the next training."""
-        there = [] if not self.path.is_dir() else sorted(path.name for path in self.path.iterdir())
-        if others := [name for name in there if name not in (".lock", "run.json.part")]:
+        there = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        if others := [entry.name for entry in there if entry.is_dir() or entry.suffix.lower() in SUFFIXES]:
             raise ConfigError(
-                f"{self.path} holds other files ({others[0]}{', …' if len(others) > 1 else ''})",
-                allowed="a new or an empty folder",
+                f"{self.path} holds folders or images already ({others[0]}{', …' if len(others) > 1 else ''})",
+                allowed="a new folder, an empty one, or one with a log in it",
                 next_step="choose another --out",
             )
 

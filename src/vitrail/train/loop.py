@@ -89,15 +89,15 @@ def train(
         seen = () if resume or splits else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)
         state = setup.state()
         folder.check_room(state.size)
-        mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
-        journal = Journal(folder.metrics, mirror=mirror)
         said = [*setup.notes, *changes, *seen]
         if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks)):
             check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
             state.restore(snapshot, ranks)
-        journal.rewind(state.step)
         with StopSignals() as stop:  # until now there was nothing to lose
-            folder.save(setup.run)  # after all that may refuse a changed run
+            folder.save(setup.run)  # after all that may refuse a changed run, and before any other file of a new one
+            mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
+            journal = Journal(folder.metrics, mirror=mirror)
+            journal.rewind(state.step)
             if announce:
                 announce(setup)
             with (
