@@ -229,3 +229,11 @@ def test_compiled_equals_eager() -> None:
     """In a process of its own: the shape checks of the tests cannot be compiled. No graph breaks."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_arguments_of_another_kind_are_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="classes = 'ten'; allowed: a number"):
+        zoo.build("vit-mu/16", classes="ten")
+    assert repr(zoo.build("vit-mu/16").features(torch.zeros(2, 3, 32, 64))) == (
+        "Features(2 images × 9 tokens × 32: 1 before 2×4 patches)"
+    )

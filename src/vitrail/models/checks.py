@@ -12,6 +12,8 @@ def at_least(config: object, least: int, *names: str) -> None:
     """ConfigError unless these fields, or all numbers in them, are so large; None is left out."""
     for name in names:
         value = getattr(config, name)
+        if isinstance(value, str):
+            raise ConfigError(f"{name} = {value!r}", allowed=f"a number, {least} or more")
         if value is not None and min(value if isinstance(value, tuple) else (value,), default=least) < least:
             raise ConfigError(f"{name} = {value}", allowed=f"{least} or more")
 
@@ -25,6 +27,10 @@ def probabilities(config: object, *names: str) -> None:
 
 def check_images(images: Tensor, channels: int) -> None:
     """ShapeError unless these are images of that many channels, and of a pixel at least."""
+    if not hasattr(images, "ndim"):
+        raise ShapeError(
+            f"images as a {type(images).__name__}", allowed=f"a tensor, batch × {channels} × height × width"
+        )
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise ShapeError(
             f"images of shape {'×'.join(map(str, images.shape))} for a model of {channels} channels",

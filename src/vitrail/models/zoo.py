@@ -169,7 +169,15 @@ def config(name: str, **changes: Any) -> ModelConfig:
 def build(
     model: str | ModelConfig, *, generator: torch.Generator | None = None, seed: int = 0, **changes: Any
 ) -> Model:
-    """A newly initialised model, on the CPU in float32, every bit given by `generator` (or `seed`)."""
+    """A newly initialised model, on the CPU in float32, every bit given by `generator` (or `seed`).
+
+        vitrail.build("vit-b/16", classes=10, image=(384, 384), pool="mean")
+
+    `model` is a name (`vitrail.names()` lists them) or a config; `changes` are fields of its config. Raises ConfigError for
+    a name or a field that is not there, and for values that do not go together.
+    """
+    if not hasattr(model, "family") and not isinstance(model, str):
+        raise ConfigError(f"a model {model!r}", allowed="a name, such as 'vit-b/16', or a config")
     chosen = config(model, **changes) if isinstance(model, str) else _changed(model, changes)
     built = skeleton(chosen)
     built.to_empty(device="cpu")

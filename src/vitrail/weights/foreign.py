@@ -51,8 +51,8 @@ def only_file(path: Path) -> Path:
     safe = [file for file in indices if ".safetensors." in file.name]
     best = whole or safe or indices or found
     if len(best) != 1:
-        names = ", ".join(file.name for file in best) or "none"
-        raise WeightsError(f"{path} holds no bundle, and as weights files {names}", next_step="name one file")
+        names = f"{len(best)} weights files: " + ", ".join(file.name for file in best) if best else "no weights file"
+        raise WeightsError(f"{path} holds no bundle, and {names}", next_step="name a run, a bundle or one file")
     return best[0]
 
 
