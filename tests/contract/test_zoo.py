@@ -231,9 +231,20 @@ def test_compiled_equals_eager() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_arguments_of_another_kind_are_refused_in_words() -> None:
-    with pytest.raises(ConfigError, match="classes = 'ten'; allowed: a number"):
-        zoo.build("vit-mu/16", classes="ten")
-    assert repr(zoo.build("vit-mu/16").features(torch.zeros(2, 3, 32, 64))) == (
-        "Features(2 images × 9 tokens × 32: 1 before 2×4 patches)"
-    )
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("build(12)", "a model 12; allowed: a name, such as 'vit-b/16'"),
+        ("build('vit-mu/16', classes='ten')", "classes = 'ten'; allowed: a number"),
+        ("build('vit-mu/16')([1, 2])", "images as a list; allowed: a tensor"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_words(call: str, said: str) -> None:
+    """In a process of its own: here the types are checked before Vitrail looks."""
+    answer = subprocess.run([sys.executable, "-c", f"import vitrail; vitrail.{call}"], capture_output=True, text=True)
+    assert said in answer.stderr.splitlines()[-1]
+
+
+def test_features_say_their_shape_and_not_their_numbers() -> None:
+    features = zoo.build("vit-mu/16").features(torch.zeros(2, 3, 32, 64))
+    assert repr(features) == "Features(2 images × 9 tokens × 32: 1 before 2×4 patches)"
