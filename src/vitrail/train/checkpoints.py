@@ -19,11 +19,24 @@ import safetensors.torch
 from torch import Tensor
 
 from vitrail.errors import CheckpointError
-from vitrail.train.commit import MANIFEST, SCHEMA, STATE, folder_of, publishing, seal, steps_in, write_tensors
+from vitrail.train.commit import (
+    CHECKSUMS,
+    MANIFEST,
+    SCHEMA,
+    STATE,
+    folder_of,
+    publishing,
+    seal,
+    steps_in,
+    write_tensors,
+)
 from vitrail.train.world import World
 
 SHARDS = "shards.json"
 """Where a checkpoint in shards says which part of which tensor lies in which file."""
+
+Sums = tuple[int, str, str]
+"""Of a file: its size, the kind of its checksum and that."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ def read(path: Path) -> Snapshot:
     manifest = _json(path, _bytes(path / MANIFEST))
     try:
         schema, step, listed = manifest["schema"], int(manifest["step"]), dict(manifest["files"])
-        wanted = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in listed.items()}
+        wanted = {name: _sums(entry) for name, entry in listed.items()}
     except (KeyError, TypeError, ValueError):
         raise _damaged(path, "its manifest does not read as one") from None
     if schema != SCHEMA or f"step-{step:08d}" != path.name or any("/" in name for name in wanted):
@@ -98,7 +111,12 @@ def read(path: Path) -> Snapshot:
     return Snapshot(step, tensors, _json(path, contents[STATE]))
 
 
-def _in_shards(path: Path, step: int, wanted: Mapping[str, tuple[int, str]]) -> Snapshot:
+def _sums(entry: Mapping[str, Any]) -> Sums:
+    (kind,) = (name for name in CHECKSUMS if name in entry)
+    return int(entry["size"]), kind, str(entry[kind])
+
+
+def _in_shards(path: Path, step: int, wanted: Mapping[str, Sums]) -> Snapshot:
     """The same of a checkpoint in shards, which may be larger than memory: verified now, read when asked for."""
     from vitrail.train import shards  # it needs torch.distributed.checkpoint, which few runs do
 
@@ -109,17 +127,20 @@ def _in_shards(path: Path, step: int, wanted: Mapping[str, tuple[int, str]]) -> 
     return Snapshot(step, shards.groups(path, index), facts)
 
 
-def _verified(path: Path, size: int, sha256: str) -> bytes:
+def _verified(path: Path, size: int, kind: str, value: str) -> bytes:
     content = _bytes(path)
-    if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
+    digest = CHECKSUMS[kind]()
+    digest.update(content)
+    if len(content) != size or digest.hexdigest() != value:
         raise _damaged(path.parent, f"{path.name} differs from its manifest")
     return content
 
 
-def _check(path: Path, size: int, sha256: str) -> None:
+def _check(path: Path, size: int, kind: str, value: str) -> None:
     """The same without keeping the bytes."""
     with _reading(path) as file:
-        if os.fstat(file.fileno()).st_size != size or hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        digest: Any = CHECKSUMS[kind]
+        if os.fstat(file.fileno()).st_size != size or hashlib.file_digest(file, digest).hexdigest() != value:
             raise _damaged(path.parent, f"{path.name} differs from its manifest")
 
 

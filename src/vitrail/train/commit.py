@@ -1,6 +1,6 @@
 """How a checkpoint gets onto a disk: written aside, synced, sealed, renamed.
 
-Everything is written into a folder no reader looks at, every file synced, the manifest (size and sha256 of each file) last,
+Everything is written into a folder no reader looks at, every file synced, the manifest (size and checksum of each file) last,
 the folder synced, then renamed and the parent synced. Any kill or power loss leaves the old state or the new one.
 """
 
@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,30 @@ _KINDS = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+
+
+class Crc32:
+    """A checksum with the methods of hashlib's, for large files.
+
+    It finds every flip within 32 neighbouring bits and misses one other damage in four thousand million, at a third of the
+    time of sha256 and less where no instruction helps that: time taken from the training. Neither keeps out an enemy, who
+    would change the manifest too.
+    """
+
+    name = "crc32"
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, block: bytes | memoryview) -> None:
+        self._value = zlib.crc32(block, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+CHECKSUMS = {"sha256": hashlib.sha256, Crc32.name: Crc32}
+"""What a line of a manifest may hold beside the size."""
 
 
 def folder_of(folder: Path, step: int) -> Path:
@@ -92,7 +117,8 @@ def seal(aside: Path, step: int, files: Mapping[str, Mapping[str, Any]], facts: 
 
 def write(path: Path, *parts: bytes | memoryview) -> dict[str, Any]:
     """Writes and syncs a new file; gives its line of the manifest."""
-    digest, size = hashlib.sha256(), sum(map(len, parts))
+    size = sum(map(len, parts))
+    digest = Crc32() if size >= LARGE else hashlib.sha256()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         straight = size >= LARGE and _past_the_cache(handle, True)
@@ -104,7 +130,7 @@ def write(path: Path, *parts: bytes | memoryview) -> dict[str, Any]:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return {"size": size, "sha256": digest.hexdigest()}
+    return {"size": size, digest.name: digest.hexdigest()}
 
 
 def _blocks(parts: Sequence[bytes | memoryview]) -> Iterator[memoryview]:

@@ -168,4 +168,4 @@ def _results(plan: Any, line: Mapping[str, Any]) -> list[Any]:
 
 
 def _line(result: Any) -> dict[str, Any]:
-    return {name: result.storage_data[name] for name in ("size", "sha256")}
+    return {name: value for name, value in result.storage_data.items() if name != "file"}

@@ -87,7 +87,7 @@ class ShardWriter(StorageWriter):
         ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Results carry the file's name, size and sha256, which the manifest wants."""
+        """Results carry the file's name, size and checksum, which the manifest wants."""
         tensors = {name_of(item.index): planner.resolve_data(item) for item in plan.items}
         facts = write_tensors(self.folder / plan.storage_data, tensors)  # pyrefly: ignore[bad-argument-type]
         data = {"file": plan.storage_data, **facts}
