@@ -66,7 +66,7 @@ class RunFolder:
 
     def _refuse_what_is_no_run(self) -> None:
         """Weights and checkpoints among somebody's photographs would be classes of the next training."""
-        there = sorted(self.path.iterdir()) if self.path.is_dir() else []
+        there = sorted(set(self.path.iterdir()) - {self.path / ".lock"}) if self.path.is_dir() else []
         if others := [entry.name for entry in there if entry.is_dir() or entry.suffix.lower() in SUFFIXES]:
             raise ConfigError(
                 f"{self.path} holds folders or images already ({others[0]}{', …' if len(others) > 1 else ''})",
