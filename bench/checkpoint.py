@@ -7,7 +7,7 @@ the step, written by a thread) and once waiting for the disk. A save's cost is w
 what the steps during the writing took longer than the median step. Each step's time counts the whole state: weights and
 AdamW's two averages, 1.0 GB. Without a number of its own: the disk, so the rate of the file written is reported beside it.
 
-Measured (2 cores of an AMD EPYC, torch 2.15, 1.03 GB a checkpoint, `--saves 5 --rounds 2`, nothing else running, 2026-11-21), with a
+Measured (2 cores of an AMD EPYC, torch 2.15, 1.03 GB a checkpoint, `--saves 5 --rounds 2`, alone, 2026-11-21), with a
 sha256 and then with a crc32 for large files:
   behind the training: stall 0.08 and 0.10 s, steps lost 0.77 and 0.61 s, on disk after 2.2 and 2.3 s: 1.42 and 1.17 %, so not yet.
   waiting: 1.3 and 1.4 s, 2.2 and 2.4 %. A step took 1.37 and 1.57 s: the machine itself was slower the second time.

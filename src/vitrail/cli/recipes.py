@@ -8,7 +8,6 @@ import tyro
 
 from vitrail.cli.arguments import Switch, parse
 from vitrail.config import to_dict
-from vitrail.errors import ConfigError, suggest
 from vitrail.recipes import RECIPES, about, recipe
 from vitrail.reports.tables import Column, Table, show
 
@@ -35,8 +34,6 @@ def main(words: Sequence[str]) -> int:
         rows = tuple((name, about(name).partition("\n")[0]) for name in RECIPES)
         show(Table((Column("name"), Column("about")), rows), "json" if asked.json else "table")
         return 0
-    stem = asked.name.partition(":")[0]
-    if stem not in RECIPES:
-        raise ConfigError(f"there is no recipe {stem!r}", allowed=", ".join(RECIPES), next_step=suggest(stem, RECIPES))
-    print(json.dumps(to_dict(recipe(asked.name)), indent=1) if asked.json else about(stem))
+    found = recipe(asked.name)  # or what is wrong with the name
+    print(json.dumps(to_dict(found), indent=1) if asked.json else about(asked.name.partition(":")[0]))
     return 0

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models import zoo
 from vitrail.train import checkpoints
 from vitrail.train.folder import RunFolder
@@ -15,9 +15,14 @@ from vitrail.weights.bundle import Record, save_bundle
 def export(path: Path, out: Path, *, say=print) -> int:
     """Writes the bundle `out` of the run folder `path`, the average of the weights where the run keeps one; gives the step.
 
-    The class names are read from the run's data. Raises CheckpointError where there is no checkpoint yet.
+    The class names are read from the run's data. Raises CheckpointError where there is no checkpoint yet,
+    ConfigError where `out` is a run itself.
     """
     run = RunFolder.stored(path)
+    if (out / "run.json").exists():
+        raise ConfigError(
+            f"{out} is a run folder", allowed="a new folder for the bundle", next_step="choose another --out"
+        )
     snapshot = checkpoints.newest(path / "checkpoints", say=say)
     if snapshot is None:
         raise CheckpointError(f"{path} has no checkpoint yet", next_step="let the run come to its first, or take best/")
