@@ -89,7 +89,14 @@ def test_it_travels_as_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": (0, 3)}, {"crop_fraction": 0.0}, {"mean": (0.5,), "std": (0.5, 0.5)}, {"std": (0.5, 0.0, 0.5)}]
+    "wrong",
+    [
+        {"size": (0, 3)},
+        {"size": (10_000, 10_000)},
+        {"crop_fraction": 0.0},
+        {"mean": (0.5,), "std": (0.5, 0.5)},
+        {"std": (0.5, 0.0, 0.5)},
+    ],
 )
 def test_numbers_that_mean_nothing_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

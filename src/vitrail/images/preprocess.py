@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from vitrail.errors import ConfigError
-from vitrail.images.decode import as_channels
+from vitrail.images.decode import LIMIT, as_channels
 
 _CACHED = 2**17  # float32 numbers: half a MiB
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the original ViT weights: (x - 127.5) / 127.5
@@ -41,8 +41,9 @@ class Preprocess:
     """What transparent pixels are laid on, and the margins of `pad`."""
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise ConfigError(f"size = {self.size}", allowed="a height and a width of 1 pixel or more")
+        if min(self.size) < 1 or math.prod(self.size) > LIMIT:
+            allowed = f"a height and a width of 1 pixel or more, of {LIMIT:,} pixels at most"
+            raise ConfigError(f"size = {self.size}", allowed=allowed)
         if not 0 < self.crop_fraction <= 1:
             raise ConfigError(f"crop_fraction = {self.crop_fraction}", allowed="0 < crop_fraction ≤ 1")
         if self.multiple < 1:
