@@ -68,7 +68,7 @@ def said_in_a_paragraph(command: str, *, asks_for_help: bool) -> Iterator[None]:
 def refused(box: str, command: str) -> ConfigError:
     """What stands in tyro's box, in a sentence: what was wrong, above its first rule, and the option meant, below it."""
     lines = [line.strip(" │") for line in box.strip("\n").splitlines()][1:]  # without its title
-    if re.fullmatch(RULE, lines[0]):  # in ASCII the title has a line of its own
+    if lines and re.fullmatch(RULE, lines[0]):  # in ASCII the title has a line of its own
         lines = lines[1:]
     rule = next((number for number, line in enumerate(lines) if re.fullmatch(RULE, line)), len(lines))
     found, about = " ".join(lines[:rule]).strip(), [line for line in lines[rule:] if re.match(r"--\w", line)]
@@ -81,7 +81,8 @@ def refused(box: str, command: str) -> ConfigError:
     found = found.partition(" Got errors:")[0].rstrip(". ").removeprefix("Error parsing ")
     found = re.sub(r": no type matching .* instantiated from \[(.*)\]$", r" \1", found)
     allowed = re.sub(r"{None}\||{(?=\w+ )|}$", "", about[0]) if about else ""
-    return ConfigError(found[:1].lower() + found[1:], allowed=allowed, next_step="; ".join(filter(None, (near, help_))))
+    found = found[:1].lower() + found[1:] or box.strip()  # another box than is known here: as it is
+    return ConfigError(found, allowed=allowed, next_step="; ".join(filter(None, (near, help_))))
 
 
 def unchecked(config: T) -> T:
