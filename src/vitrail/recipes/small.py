@@ -2,6 +2,7 @@
 
 from vitrail.batches.mixing import Mixing
 from vitrail.images.transforms import Augment
+from vitrail.models.hybrid import HybridConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
@@ -36,11 +37,15 @@ def digits(given: Given) -> Run:
 def fashion_mnist_cpu(given: Given) -> Run:
     """Small pictures (28×28, 32×32) in tens of thousands, on a CPU, in half an hour of two cores.
 
+    The patches come out of a ResNet's root, a hybrid as in the paper's section 3.1: early convolutions learn from fewer
+    epochs (arXiv 2106.14881) and cost a fiftieth of the blocks.
+
     command    vitrail train fashion-mnist --recipe fashion_mnist_cpu
     data       60,000 pictures of clothes to learn from, 10,000 to test
-    result     91.23 % (one seed, --hardware.threads 1: 45 minutes on one core of a Zen 4 EPYC, 480 images/s)
+    result     91.90 % (one seed; torchrun with two processes: 34 minutes on two shared cores of a Zen 4 EPYC); with patches
+               of 4×4 pixels in place of the root 91.23 %
     """
-    model = _tiny(given, patch=4, width=96, depth=6, heads=3, drop_path=0.05)
+    model = given.config(given.model, drop_path=0.05) if given.model else _behind_a_root(width=96, depth=6, heads=3)
     return Run(
         model=model,
         preprocess=given.preprocess(_size(given, model, default=28)),
@@ -132,6 +137,23 @@ def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_
         mlp_width=4 * width,
         pool="mean",
         drop_path=drop_path,
+    )
+
+
+def _behind_a_root(*, width: int, depth: int, heads: int) -> HybridConfig:
+    """A ViT whose tokens, one for 4×4 pixels, a 7×7 convolution and a max-pool make."""
+    return HybridConfig(
+        depths=(),
+        widths=(),
+        root_width=64,
+        patch=(1, 1),
+        image=(28, 28),
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_width=4 * width,
+        pool="mean",
+        drop_path=0.05,
     )
 
 
