@@ -123,12 +123,8 @@ def write_few_labels(asked: FewLabels, arms: Sequence[Arm], path: Path) -> Path:
         f"to spend compute on those alone, or first on all images without labels ({asked.method})? Both ways end with the same "
         "model, see the same labelled images and cost the same number of floating point operations, to a step's worth."
     )
-    parts: list[Section] = [
-        Text("What was asked", question),
-        TableSection("Same FLOPs, same labels", few_labels_table(arms), verdict(arms) + "."),
-        settings(asked),
-    ]
-    return write_page(path, "Few labels", parts)
+    table = TableSection("Same FLOPs, same labels", few_labels_table(arms), verdict(arms) + ".")
+    return write_page(path, "Few labels", [Text("What was asked", question), table, settings(asked)])
 
 
 def self_train_table(results: Sequence[Result]) -> Table:
@@ -149,12 +145,8 @@ def write_self_train(asked: SelfTrain, results: Sequence[Result], path: Path) ->
         f"labelled; answers below a probability of {asked.threshold:g} are left out, and classes are balanced. A student learns "
         "from both, with noise, and is the next teacher. Images that stand there more than once are copies of a rare class."
     )
-    parts: list[Section] = [
-        Text("What was asked", question),
-        TableSection("Teacher and students", self_train_table(results)),
-        settings(asked),
-    ]
-    return write_page(path, "Self-training", parts)
+    table = TableSection("Teacher and students", self_train_table(results))
+    return write_page(path, "Self-training", [Text("What was asked", question), table, settings(asked)])
 
 
 def settings(asked: object) -> Facts:

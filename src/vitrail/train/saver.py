@@ -4,6 +4,7 @@ What a crash can leave is what it could before, since the thread commits as `tra
 was being written, is lost. Memory for one copy of the state is the price.
 """
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ class Saver:
                 group: {name: self._copy(f"{group}/{name}", tensor) for name, tensor in held.items()}
                 for group, held in tensors.items()
             }
-            work = lambda: checkpoints.commit(self._folder, step, copies, facts, keep=KEEP)  # noqa: E731
+            work = functools.partial(checkpoints.commit, self._folder, step, copies, facts, keep=KEEP)
         else:
             return
         machine.synchronise(self._device)
