@@ -1,7 +1,6 @@
 """Checkpoints of another run: of other tensors, types or optimiser. They are named, and nothing is touched."""
 
 import dataclasses
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -99,8 +98,12 @@ def test_a_tensor_too_many_and_a_group_too_few(folder: Path, kind: str) -> None:
 def test_a_run_stopped_before_its_first_step_goes_on(folder: Path, kind: str, tmp_path: Path) -> None:
     """Its optimiser holds nothing yet."""
     with pytest.raises(Preempted, match="after step 0 of 3"):
-        stop = lambda setup: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
-        loop.train(engine(SHORT, kind), out=tmp_path / "run", announce=stop, quiet=True)
+        loop.train(
+            engine(SHORT, kind),
+            out=tmp_path / "run",
+            announce=lambda setup: signal.raise_signal(signal.SIGTERM),
+            quiet=True,
+        )
     with pytest.raises(WeightsError, match=r"its first evaluation.*`vitrail run export .*run --out NAME`"):
         vitrail.load(tmp_path / "run")
     loop.train(None, out=tmp_path / "run", resume=True, quiet=True)

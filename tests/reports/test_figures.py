@@ -89,7 +89,9 @@ def test_reliability_says_each_bin():
 @pytest.mark.parametrize(("count", "shape"), [(1, (8, 8, 1)), (24, (28, 28, 3)), (11, (40, 60, 3))])
 def test_the_sheet_is_a_png_with_every_picture(count, shape):
     images = [np.full(shape, 40 + 8 * k, dtype=np.uint8) for k in range(count)]
-    sheet = prediction_sheet(images, ["猫, is $5"] * count, [k % 2 == 0 for k in range(count)], title="Predictions")
+    sheet = prediction_sheet(
+        images, ["猫, is $5\nnot a dog"] * count, [k % 2 == 0 for k in range(count)], title="Predictions"
+    )
     picture = np.asarray(Image.open(io.BytesIO(sheet)).convert("RGB"))
     for k in range(count):
         shade = picture == 40 + 8 * k

@@ -146,10 +146,13 @@ def reliability(
 def prediction_sheet(
     images: Sequence[UInt8[np.ndarray, "_ _ _"]], titles: Sequence[str], correct: Sequence[bool], *, title: str = ""
 ) -> bytes:
-    """Pictures with their answers as one PNG, up to eight in a row; a mistake is marked by a cross and its colour."""
+    """Pictures with their answers as one PNG, up to eight in a row; a mistake is marked by a cross and its colour.
+
+    A title may have two lines, each cut to what fits over a picture.
+    """
     across = min(8, max(1, len(images)))
     down = max(1, -(-len(images) // across))
-    size = (1.35 * across, 1.55 * down + (0.45 if title else 0.1))
+    size = (1.35 * across, (1.7 if any("\n" in text for text in titles) else 1.55) * down + (0.45 if title else 0.1))
     with styled(size=size, rows=down, columns=across, family=_families()) as (figure, grid):
         cells = np.atleast_1d(np.asarray(grid, dtype=object)).ravel()
         for axes in cells:
@@ -157,9 +160,8 @@ def prediction_sheet(
         for axes, image, text, right in zip(cells, images, titles, correct, strict=False):
             axes.imshow(_fitted(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             mark, colour = ("✓", GOOD) if right else ("✗", BAD)
-            axes.set_title(
-                f"{mark} {_short(text)}", color=colour, fontsize=8.5, pad=3, fontweight="normal" if right else "bold"
-            )
+            lines = "\n".join(_short(line, 15) for line in f"{mark} {text}".splitlines())
+            axes.set_title(lines, color=colour, fontsize=8.5, pad=3, fontweight="normal" if right else "bold")
         if title:
             figure.suptitle(title, fontsize=11, color="#222222")
         file = io.BytesIO()

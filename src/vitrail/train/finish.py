@@ -144,7 +144,7 @@ def sheet(scores: Scores, pictures: Callable[[int], np.ndarray], most: int = 24)
     answers = [scores.classes[scores.predicted[index]] for index in shown]
     truths = [scores.classes[scores.targets[index]] for index in shown]
     titles = [
-        answer if answer == truth else f"{answer}, not {truth}" for answer, truth in zip(answers, truths, strict=True)
+        answer if answer == truth else f"{answer}\nnot {truth}" for answer, truth in zip(answers, truths, strict=True)
     ]
     low, high = scores.interval
     title = f"{scores.top1:.2%} right of {scores.images:,} held-out images (95 % interval {low:.1%} to {high:.1%})"
