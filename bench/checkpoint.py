@@ -32,11 +32,11 @@ def stepper(batch: int) -> tuple[Callable[[], float], object, object]:
     settle_threads()
     from vitrail.images.preprocess import Preprocess
     from vitrail.models.zoo import config
-    from vitrail.train.finite import FiniteGuard
-    from vitrail.train.loop import learn
-    from vitrail.train.run import Run
-    from vitrail.train.setup import prepare
-    from vitrail.train.signals import StopSignals
+    from vitrail.processes.signals import StopSignals
+    from vitrail.training.loop import learn
+    from vitrail.training.nan_guard import FiniteGuard
+    from vitrail.training.run import Run
+    from vitrail.training.setup import prepare
 
     preprocess = Preprocess(size=(224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
     run = Run(data="digits", model=config("vit-b/16"), preprocess=preprocess, batch_size=batch, length="100000 steps")
@@ -81,8 +81,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     step, setup, state = stepper(asked.batch)
-    from vitrail import machine
-    from vitrail.train.saver import Saver
+    from vitrail import hardware
+    from vitrail.checkpoints.background import Saver
 
     kinds = {"waiting": waiting, "behind": behind}
     costs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in kinds}
@@ -107,7 +107,7 @@ def main() -> int:
             "stall_s": stall, "steps_lost_s": lost, "on_disk_after_s": whole, "share_at_one_a_minute": cost / MINUTE,
             "cost_of_each_s": [row[0] + row[1] for row in rows],
         }  # fmt: skip
-    found["machine"] = machine.describe(setup.device)
+    found["machine"] = hardware.describe(setup.device)
     held = found["behind"]["share_at_one_a_minute"] < CLAIM
     if asked.json:
         print(json.dumps({**found, "holds": held}, indent=1))

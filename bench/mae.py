@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 from pairs import measure, report, take_turns
-from vitrail import machine
+from vitrail import hardware
 from vitrail.batches.loader import Batch
 from vitrail.models import zoo
 from vitrail.models.mae import MAE, Masking, patchify
@@ -77,10 +77,10 @@ def transformers(batch: int) -> tuple[torch.nn.Module, Callable[[], torch.Tensor
 
 def step_of(name: str, precision: str, batch: int) -> Callable[[], None]:
     model, loss = MAKERS[name](batch)
-    optimizer, dtype = torch.optim.AdamW(model.parameters(), fused=True), machine.PRECISIONS[precision]
+    optimizer, dtype = torch.optim.AdamW(model.parameters(), fused=True), hardware.PRECISIONS[precision]
 
     def step() -> None:
-        with machine.autocast(torch.device("cpu"), dtype):
+        with hardware.autocast(torch.device("cpu"), dtype):
             value = loss()
         value.backward()
         optimizer.step()

@@ -47,17 +47,17 @@ def vitrail_step(precision: str, batch: int) -> Callable[[], object]:
     settle_threads()
     import torch
 
-    from vitrail import machine
+    from vitrail import hardware
     from vitrail.images.preprocess import Preprocess
     from vitrail.models import zoo
-    from vitrail.predict import Predictor
+    from vitrail.prediction.predict import Predictor
 
-    device = machine.device()
+    device = hardware.device()
     model = zoo.build("vit-b/16").to(device)
     with torch.no_grad():
         model.head.weight.normal_(std=0.02)  # a new head is zero
     names = tuple(f"class {k}" for k in range(1000))
-    predictor = Predictor(model, Preprocess(), names, device, machine.precision(precision, device))
+    predictor = Predictor(model, Preprocess(), names, device, hardware.precision(precision, device))
     images = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)
     return lambda: predictor.best(images, 5)
 
@@ -76,20 +76,20 @@ def agreement(photos: str, name: str, count: int) -> dict[str, float]:
     """Top-1 agreement of bf16 with float32 on photographs no head has seen, and the accuracy of both."""
     import torch
 
-    from vitrail import machine
+    from vitrail import hardware
     from vitrail.images.sources import open_data
     from vitrail.models import zoo
-    from vitrail.predict import Predictor
+    from vitrail.prediction.predict import Predictor
 
     model, size = zoo.build(name), zoo.config(name).image
     splits = open_data(photos, holdout=0.5)
     half = count // 2
     seen, unseen = splits.train.subset(range(half)), splits.test.subset(range(half))
-    device = machine.device()
+    device = hardware.device()
 
     def features(source, dtype):
         from vitrail.images.preprocess import Preprocess
-        from vitrail.predict.forward import answering, as_input
+        from vitrail.prediction.forward import answering, as_input
 
         predictor = Predictor(model, Preprocess(size=size), source.classes, device, dtype)
         rows = []
@@ -149,13 +149,13 @@ def main() -> int:
         return int(found["agreement"] < 0.995)
     import torch
 
-    from vitrail import machine
+    from vitrail import hardware
 
     claims = CUDA_CLAIMS if torch.cuda.is_available() else CLAIMS
     names = list(dict.fromkeys(name for ours, peer, _ in claims for name in (peer, ours)))
     options = ["--batch", str(asked.batch), "--seconds", str(asked.seconds), *["--one-thread"] * asked.one_thread]
     turns = take_turns(__file__, names, asked.rounds, options)
-    return report(turns, claims, as_json=asked.json, machine=machine.describe(machine.device()))
+    return report(turns, claims, as_json=asked.json, machine=hardware.describe(hardware.device()))
 
 
 if __name__ == "__main__":

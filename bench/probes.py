@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does:
 import numpy as np
 import torch
 
-from vitrail.evaluate.fewshot import SHOTS, choose, few_shot
-from vitrail.evaluate.labelled import Labelled, labelled
+from vitrail.evaluation.feature_set import Labelled, labelled
+from vitrail.evaluation.fewshot import SHOTS, choose, few_shot
 
 L2 = [2.0**power for power in range(1, 11)]
 SEEDS = (0, 1, 2)
@@ -73,7 +73,7 @@ def fewshot(tests: int) -> None:
 
 
 def knn() -> None:
-    from vitrail.evaluate.knn import knn as nearest
+    from vitrail.evaluation.knn import knn as nearest
 
     train, test = data(60_000, 384, 10, 0), data(10_000, 384, 10, 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

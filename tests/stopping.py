@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vitrail.train import loop
+from vitrail.training import loop
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@
     fresh = vitrail.build("vit-b/16", classes=10)  # the paper's ViT-B/16, newly initialised
 
 The names below come on first use, so `import vitrail` costs nothing. A stage is a package with a verb of its name:
-`vitrail.train.train`, `vitrail.evaluate.evaluate`, `vitrail.predict.predict`.
+`vitrail.training.train`, `vitrail.evaluation.evaluate`, `vitrail.prediction.predict`.
 """
 
 import importlib
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from vitrail.batches.loader import Batch
     from vitrail.batches.mixing import Mixing
     from vitrail.errors import ConfigError, DataError, VitrailError, WeightsError
-    from vitrail.evaluate.classification import Scores
-    from vitrail.evaluate.features import extract
+    from vitrail.evaluation.classification import Scores
+    from vitrail.evaluation.features import extract
     from vitrail.images.decode import decode
     from vitrail.images.preprocess import Preprocess
     from vitrail.images.sources import open_data, open_images
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from vitrail.models.features import Backbone, Features
     from vitrail.models.vit import ViT, ViTConfig
     from vitrail.models.zoo import build, names
-    from vitrail.objectives import Loss
     from vitrail.objectives.classify import Classify
-    from vitrail.predict import Prediction
+    from vitrail.objectives.objective import Loss
+    from vitrail.prediction.predict import Prediction
     from vitrail.recipes import RECIPES, recipe
-    from vitrail.train.run import Hardware, Optim, Run
+    from vitrail.training.run import Hardware, Optim, Run
     from vitrail.weights.bundle import Record, load, load_for_finetuning, save_bundle
 
 __all__ = [
@@ -80,22 +80,22 @@ _HOMES = {
     "ConfigError": "errors",
     "DataError": "errors",
     "Features": "models.features",
-    "Hardware": "train.run",
-    "Loss": "objectives",
+    "Hardware": "training.run",
+    "Loss": "objectives.objective",
     "Mixing": "batches.mixing",
-    "Optim": "train.run",
-    "Prediction": "predict",
+    "Optim": "training.run",
+    "Prediction": "prediction.predict",
     "Preprocess": "images.preprocess",
     "Record": "weights.bundle",
-    "Run": "train.run",
-    "Scores": "evaluate.classification",
+    "Run": "training.run",
+    "Scores": "evaluation.classification",
     "ViT": "models.vit",
     "ViTConfig": "models.vit",
     "VitrailError": "errors",
     "WeightsError": "errors",
     "build": "models.zoo",
     "decode": "images.decode",
-    "extract": "evaluate.features",
+    "extract": "evaluation.features",
     "load": "weights.bundle",
     "load_for_finetuning": "weights.bundle",
     "macs": "models.cost",
@@ -107,7 +107,7 @@ _HOMES = {
     "save_bundle": "weights.bundle",
     "trace": "inspection.trace",
 }
-_STAGES = ("evaluate", "inspection", "models", "predict", "recipes", "train")
+_STAGES = ("evaluation", "inspection", "models", "prediction", "recipes", "training")
 
 
 def __getattr__(name: str) -> Any:

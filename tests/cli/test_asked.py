@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vitrail.cli.asked import Asked, understand
+from vitrail.cli.run_options import Asked, understand
 from vitrail.errors import ConfigError
 from vitrail.recipes import Given, recipe
 

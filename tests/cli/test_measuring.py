@@ -10,7 +10,7 @@ from PIL import Image
 
 from vitrail.cli import main
 from vitrail.errors import DataError
-from vitrail.evaluate import embedding, store
+from vitrail.evaluation import embedding, store
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.models import zoo
@@ -84,7 +84,7 @@ def test_layers_are_rows_and_kept_layers_are_read_as_those_of_the_model(models: 
 
 
 def test_a_pass_that_was_stopped_goes_on(models: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("vitrail.evaluate.embedding.CHUNK", 300)
+    monkeypatch.setattr("vitrail.evaluation.embedding.CHUNK", 300)
     words = ["probe", "pixels", "digits", "--protocols", "knn", "--k", "3"]
     whole, passes, real = _json(words, capsys), [], embedding._some
 
@@ -94,7 +94,7 @@ def test_a_pass_that_was_stopped_goes_on(models: Path, capsys, monkeypatch) -> N
             raise DataError("stopped here")
         return real(*asked)
 
-    monkeypatch.setattr("vitrail.evaluate.embedding._some", some)
+    monkeypatch.setattr("vitrail.evaluation.embedding._some", some)
     assert main([*words, "--cache", "kept"]) == 65
     assert len(list(Path("kept").rglob("*.safetensors"))) == 3
     capsys.readouterr()

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vitrail.batches.batch import Batch
 from vitrail.models import zoo
-from vitrail.objectives import Task
+from vitrail.objectives.objective import Task
 
 ROWS = ("vit-b/16", "r50x1", "r50+vit-b/16", "r+vit-ti/16", "maxvit-t", "efficientnet-b0")
 """Of the zoo's rows one of each kind; and every option."""

@@ -19,12 +19,13 @@ from PIL import Image
 from tests.faults.trials import ended, in_child
 from vitrail.cli import main
 from vitrail.errors import ConfigError, StorageError
-from vitrail.evaluate import store
+from vitrail.evaluation import store
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.shards import pack
 from vitrail.images.sources import open_all, open_data
 from vitrail.models import zoo
-from vitrail.predict import Predictor, bulk, parts, predict
+from vitrail.prediction import bulk, parts
+from vitrail.prediction.predict import Predictor, predict
 from vitrail.weights.bundle import Record, load, save_bundle
 
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -8,7 +8,7 @@ from tests.flow.test_training import TINY
 from vitrail import config
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment
-from vitrail.train.resume import KEYS, continued, differences, kind_of, leaves
+from vitrail.training.resume_rules import KEYS, continued, differences, kind_of, leaves
 
 
 def changed(key: str, value: object):

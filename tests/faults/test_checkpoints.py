@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vitrail.checkpoints.read import commit, newest, read, steps_in
 from vitrail.errors import CheckpointError, StorageError
-from vitrail.train.checkpoints import commit, newest, read, steps_in
 
 GROUPS = {
     "model": {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(7)},
@@ -58,7 +58,7 @@ def test_every_flip_and_cut_is_seen_and_the_one_before_used(
 ) -> None:
     """CI tries 1,100 with the checksum of small files and of large ones; `make deep` 11,000."""
     if kind == "crc32":
-        monkeypatch.setattr("vitrail.train.commit.LARGE", 0)
+        monkeypatch.setattr("vitrail.checkpoints.write.LARGE", 0)
     write(tmp_path, 1, 2)
     last, rng = tmp_path / "step-00000002", random.Random(0)
     whole = {path: path.read_bytes() for path in sorted(last.iterdir())}

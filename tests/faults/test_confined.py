@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from vitrail.errors import WeightsError
-from vitrail.weights import confined
-from vitrail.weights.confined import _ARCHITECTURES
-from vitrail.weights.tensors import Content, open_pth, read_pth
+from vitrail.weights.files import confined
+from vitrail.weights.files.confined import _ARCHITECTURES
+from vitrail.weights.files.safe import Content, open_pth, read_pth
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limits are Linux's")
 
@@ -133,7 +133,7 @@ def test_a_process_that_has_read_nothing_yet_reads_pickled_weights(tmp_path: Pat
     weights = {name: torch.full((3,), 2.0) for name in ("a", "b")}
     torch.save(weights, tmp_path / "zip.pth")
     torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    code = "import sys; from pathlib import Path; from vitrail.weights.tensors import read_pth\n"
+    code = "import sys; from pathlib import Path; from vitrail.weights.files.safe import read_pth\n"
     code += "print(*(sorted(read_pth(Path(path)).tensors) for path in sys.argv[1:]))"
     for name in ("zip.pth", "old.pth"):
         ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True)

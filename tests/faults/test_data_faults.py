@@ -12,15 +12,16 @@ import vitrail
 from tests.flow.test_training import TINY
 from tests.photographs import photograph
 from vitrail.batches.loader import eval_batches, train_batches
+from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import StorageError
 from vitrail.images.files import Files
 from vitrail.images.folders import read_classes
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_images
 from vitrail.images.transforms import Augment
-from vitrail.predict import Predictor
-from vitrail.train import checkpoints, loop
-from vitrail.train.setup import Setup
+from vitrail.prediction.predict import Predictor
+from vitrail.training import loop
+from vitrail.training.setup import Setup
 
 SMALL = Preprocess(size=(24, 40))
 SIDEWAYS = {  # EXIF orientation to what a camera held so has stored

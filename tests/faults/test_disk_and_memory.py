@@ -18,11 +18,12 @@ import torch
 from tests.faults.test_checkpoints import forked, traced, write
 from tests.faults.trials import ended, in_child, train_to_the_end
 from tests.flow.test_training import TINY, assert_same_run
+from vitrail.checkpoints import read as checkpoints
 from vitrail.cli import explain
 from vitrail.errors import MemoryRanOut, StorageError
-from vitrail.machine import said_no
-from vitrail.train import checkpoints, finish, loop
-from vitrail.train.folder import RunFolder
+from vitrail.hardware import translate_errors
+from vitrail.training import finish, loop
+from vitrail.training.run_folder import RunFolder
 
 
 def commit_refused_at(folder: Path, call: str, count: int, why: str) -> int:
@@ -151,14 +152,17 @@ def test_memory_that_runs_out_in_a_step_leaves_the_checkpoint(whole, memory: Pat
      torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), OSError(12, "Cannot allocate memory")],
 )  # fmt: skip
 def test_want_of_memory_is_one_error_whoever_says_it(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(MemoryRanOut, match=r"ran out while testing.*; eat less"), said_no("testing", "eat less"):
+    with (
+        pytest.raises(MemoryRanOut, match=r"ran out while testing.*; eat less"),
+        translate_errors("testing", "eat less"),
+    ):
         raise error
     assert explain(error) == 71 and "try a smaller --batch" in capsys.readouterr().err
 
 
 def test_other_errors_pass_as_they_are() -> None:
     for error in (RuntimeError("shape mismatch"), OSError(2, "No such file or directory"), ValueError("x")):
-        with pytest.raises(type(error)) as passed, said_no("testing", ""):
+        with pytest.raises(type(error)) as passed, translate_errors("testing", ""):
             raise error
         assert passed.value is error
 

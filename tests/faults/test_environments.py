@@ -21,9 +21,9 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from vitrail import config
-from vitrail.train import finish
-from vitrail.train.loop import train
-from vitrail.train.run import Run
+from vitrail.training import finish
+from vitrail.training.loop import train
+from vitrail.training.run import Run
 finish.write_report, finish.sheet = lambda *nothing: None, lambda *nothing: b""
 train(config.from_dict(Run, json.loads(sys.argv[2])), out=Path(sys.argv[1]), quiet=True)
 """

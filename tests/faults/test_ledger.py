@@ -9,9 +9,9 @@ import pytest
 
 from tests.flow.test_training import TINY
 from vitrail.batches.order import Order
-from vitrail.train import loop
-from vitrail.train.ledger import Ledger, expected, verify
-from vitrail.train.world import World
+from vitrail.processes.world import World
+from vitrail.training import loop
+from vitrail.training.ledger import Ledger, expected, verify
 
 KEYS = [f"img/{index}.png" for index in range(37)]
 ALONE = World()

@@ -11,14 +11,16 @@ import torch
 
 import vitrail
 from tests.flow.test_training import TINY, assert_same_run
+from vitrail.checkpoints import read as checkpoints
+from vitrail.checkpoints.read import Snapshot
 from vitrail.errors import CheckpointError, Preempted, WeightsError
 from vitrail.images.preprocess import Preprocess
-from vitrail.train import checkpoints, export, loop
-from vitrail.train.checkpoints import Snapshot
-from vitrail.train.run import Optim, Run
-from vitrail.train.setup import prepare
-from vitrail.train.state import State
-from vitrail.train.world import world
+from vitrail.processes.world import world
+from vitrail.training import extract_weights as export
+from vitrail.training import loop
+from vitrail.training.run import Optim, Run
+from vitrail.training.setup import prepare
+from vitrail.training.state import State
 
 SHORT = dataclasses.replace(TINY, length="3 steps")
 ENGINES = {"whole": "auto", "in shards": "fsdp"}

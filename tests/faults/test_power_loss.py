@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.test_checkpoints import forked, traced, write
-from vitrail.train.checkpoints import newest
+from vitrail.checkpoints.read import newest
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pytest
 from tests.faults.test_checkpoints import write
 from tests.faults.trials import in_child
 from tests.flow.test_training import TINY
-from vitrail.train import finish, loop
-from vitrail.train.checkpoints import newest
+from vitrail.checkpoints.read import newest
+from vitrail.training import finish, loop
 
 
 def test_of_two_processes_that_start_at_once_one_trains(memory: Path, sweep: int) -> None:

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.flow.test_training import TINY
+from vitrail.checkpoints import read as checkpoints
+from vitrail.checkpoints import write as commit
+from vitrail.checkpoints.background import Saver
 from vitrail.errors import StorageError
-from vitrail.train import checkpoints, commit, loop
-from vitrail.train.saver import Saver
-from vitrail.train.world import World
+from vitrail.processes.world import World
+from vitrail.training import loop
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.faults.test_training_faults import alive
-from vitrail.train.signals import StopSignals
+from vitrail.processes.signals import StopSignals
 
 SLEEPS = """
 import sys, time
@@ -32,7 +32,7 @@ raise SystemExit(cli.main(sys.argv[1:]))
 STUDIES = """
 import sys, time
 from vitrail import cli
-from vitrail.study.side_by_side import each
+from vitrail.study.parallel import each
 def study(words):
     print("ready", flush=True)
     return len(list(each(time.sleep, [60, 60], at_once=2)))

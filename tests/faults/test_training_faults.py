@@ -23,13 +23,14 @@ from tests.flow.test_training import TINY
 from vitrail import config
 from vitrail.batches.mixing import Mixing
 from vitrail.batches.order import Order
+from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError, NonFiniteError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
-from vitrail.train import checkpoints, finish, loop, optim
-from vitrail.train.ema import Ema
-from vitrail.train.resume import continued, kind_of, leaves
-from vitrail.train.run import Optim, Run
+from vitrail.training import finish, loop, optim
+from vitrail.training.ema import Ema
+from vitrail.training.resume_rules import continued, kind_of, leaves
+from vitrail.training.run import Optim, Run
 
 # --- T6
 

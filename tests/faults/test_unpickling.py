@@ -29,7 +29,7 @@ def opened_by(module: str) -> str:
 
 @pytest.mark.parametrize(
     ("module", "whose"),
-    [("vitrail", "vitrail"), ("vitrail.train.state", "vitrail"), ("vitrailish", "others"), ("joblib", "others"),
+    [("vitrail", "vitrail"), ("vitrail.training.state", "vitrail"), ("vitrailish", "others"), ("joblib", "others"),
      ("multiprocessing.connection", "processes"), ("torch._inductor.codecache", "compiler")],
 )  # fmt: skip
 def test_a_look_up_is_known_by_who_asks(module: str, whose: str) -> None:
@@ -40,7 +40,7 @@ def test_a_look_up_is_known_by_who_asks(module: str, whose: str) -> None:
 def test_a_library_that_vitrail_asks_to_unpickle_is_vitrail(library: str) -> None:
     inner: dict = {"__name__": library}
     exec(OPENS, inner)
-    outer: dict = {"__name__": "vitrail.weights.tensors", "inner": inner["open_it"]}
+    outer: dict = {"__name__": "vitrail.weights.files.safe", "inner": inner["open_it"]}
     exec("def outer(content):\n    return inner(content)\n", outer)
     before = len(unpickling.found)
     outer["outer"](CONTENT)

@@ -27,7 +27,7 @@ from vitrail.images.samples import Splits, from_arrays
 from vitrail.images.shards import pack
 from vitrail.models import zoo
 from vitrail.weights import bundle, fit
-from vitrail.weights.tensors import check_header
+from vitrail.weights.files.safe import check_header
 
 # --- C4: nothing outside is opened
 
@@ -36,7 +36,7 @@ import sys
 from pathlib import Path
 from vitrail.errors import VitrailError
 from vitrail.images.sources import open_data
-from vitrail.train import checkpoints
+from vitrail.checkpoints import read as checkpoints
 from vitrail.weights import bundle
 refused, wrong = 0, []
 READERS = {"bundle": bundle.load, "checkpoint": checkpoints.read, "shards": lambda path: open_data(path).train[0],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow.test_training import TINY
-from vitrail.train import finish, loop
+from vitrail.training import finish, loop
 
 
 def in_child(work: Callable[[], object]) -> int:

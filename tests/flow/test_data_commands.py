@@ -17,7 +17,7 @@ from vitrail.cli.data_show import over_epochs, seen
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.images.transforms import Augment
-from vitrail.train.run import Run
+from vitrail.training.run import Run
 
 TINY = ["--model.depth", "1", "--model.width", "16", "--model.heads", "2", "--model.mlp-width", "32", "--quiet"]
 SMALL = ["--preprocess.size", "28", "28", "--batch-size", "8", "--epochs", "1", "--hardware.workers", "0"]

@@ -11,8 +11,8 @@ from tests.flow.test_training import TINY
 
 from vitrail.errors import DataError
 from vitrail.images.preprocess import Preprocess
-from vitrail.train import loop
-from vitrail.train.ledger import verify
+from vitrail.training import loop
+from vitrail.training.ledger import verify
 
 RUN = dataclasses.replace(
     TINY,

@@ -22,13 +22,13 @@ from vitrail.errors import ConfigError, Preempted
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.models import zoo
-from vitrail.objectives import Task
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.distill import Distill, load_teacher
+from vitrail.objectives.objective import Task
 from vitrail.objectives.probe import Probe
 from vitrail.recipes.distillation import distilled
-from vitrail.train import loop
-from vitrail.train.run import Run
+from vitrail.training import loop
+from vitrail.training.run import Run
 from vitrail.weights.bundle import Record, save_bundle
 
 ORDERED = dataclasses.replace(TINY.hardware, deterministic=True, micro_batch=16)
@@ -72,8 +72,8 @@ RANK = """
 import json, os, sys
 from pathlib import Path
 from vitrail import config
-from vitrail.train.loop import train
-from vitrail.train.run import Run
+from vitrail.training.loop import train
+from vitrail.training.run import Run
 for (name, run), port in zip(json.loads(sys.argv[2]).items(), sys.argv[3:], strict=True):
     os.environ["MASTER_PORT"] = port  # of its own: a rank that is late must not meet the run before
     train(config.from_dict(Run, run), out=Path(sys.argv[1]) / name, quiet=True)
@@ -113,8 +113,8 @@ import dataclasses, json, sys
 import torch
 from vitrail import config
 from vitrail.batches.batch import Batch
-from vitrail.train.run import Run
-from vitrail.train.setup import build_model
+from vitrail.training.run import Run
+from vitrail.training.setup import build_model
 torch.manual_seed(0)
 for name, stored in json.loads(sys.argv[1]).items():
     run = config.from_dict(Run, stored)

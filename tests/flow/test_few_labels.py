@@ -9,10 +9,10 @@ from tests.stopping import stopped_at
 from vitrail.cli import main
 from vitrail.errors import ConfigError, Preempted
 from vitrail.images.sources import open_data
-from vitrail.recipes.given import Given
+from vitrail.recipes.request import Given
 from vitrail.study.few_labels import Arm, FewLabels, few_labels, plans, verdict
-from vitrail.study.readouts import label_share
-from vitrail.train.run import Hardware
+from vitrail.study.protocols import label_share
+from vitrail.training.run import Hardware
 
 TINY = FewLabels(
     data="digits", labels=0.05, seeds=1, epochs=0.3, tuning=3, hardware=Hardware(device="cpu", threads=1, workers=0)

@@ -15,13 +15,13 @@ from vitrail.batches.batch import groups
 from vitrail.batches.loader import eval_batches
 from vitrail.cli import main
 from vitrail.errors import ConfigError
-from vitrail.evaluate.features import extract
+from vitrail.evaluation.features import extract
 from vitrail.images.folders import read_classes
 from vitrail.images.preprocess import ASPECTS, Preprocess
 from vitrail.images.samples import Source
 from vitrail.images.sources import open_data
 from vitrail.images.transforms import Augment
-from vitrail.predict import predict
+from vitrail.prediction.predict import predict
 from vitrail.weights.bundle import Record
 
 NATIVE = Preprocess(size=(32, 32), resize="native", multiple=4)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tests.stopping import stopped_at
 
+from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError, DataError, Preempted
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
@@ -21,9 +22,9 @@ from vitrail.objectives.distill import Distill
 from vitrail.objectives.masked_patches import MaskedPatches
 from vitrail.objectives.reconstruct import Reconstruct, pictures
 from vitrail.objectives.simmim import SimMIM
-from vitrail.train import checkpoints, loop
-from vitrail.train.run import Hardware, Optim, Run
-from vitrail.train.setup import prepare
+from vitrail.training import loop
+from vitrail.training.run import Hardware, Optim, Run
+from vitrail.training.setup import prepare
 from vitrail.weights.bundle import load
 
 ENCODER = ViTConfig(

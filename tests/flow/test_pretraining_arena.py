@@ -7,13 +7,13 @@ import pytest
 
 from vitrail.cli import main
 from vitrail.errors import ConfigError
-from vitrail.recipes.given import Given
+from vitrail.recipes.request import Given
 from vitrail.study import report
-from vitrail.study.cells import Cell
+from vitrail.study.arena_results import Cell
+from vitrail.study.parallel import each
 from vitrail.study.pretraining import METHODS, NONE, Arena, jobs, pretraining
-from vitrail.study.readouts import PROTOCOLS
-from vitrail.study.side_by_side import each
-from vitrail.train.run import Hardware
+from vitrail.study.protocols import PROTOCOLS
+from vitrail.training.run import Hardware
 
 DIGITS = Given(images=1438, classes=10, shape=(8, 8, 1))
 

@@ -16,19 +16,19 @@ from tests.flow.test_training import TINY, log, weights
 
 from vitrail import config
 from vitrail.batches.mixing import Mixing
+from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError
-from vitrail.train import checkpoints
-from vitrail.train.run import Run
-from vitrail.train.world import World
+from vitrail.processes.world import World
+from vitrail.training.run import Run
 
 WORKER = """
 import datetime, json, sys
 from pathlib import Path
 from vitrail import config
 from vitrail.errors import VitrailError
-from vitrail.train import world
-from vitrail.train.loop import train
-from vitrail.train.run import Run
+from vitrail.processes import world
+from vitrail.training.loop import train
+from vitrail.training.run import Run
 run = config.from_dict(Run, json.loads(sys.argv[2]))
 world.TIMEOUT = datetime.timedelta(seconds=20)
 try:

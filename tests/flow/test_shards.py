@@ -15,6 +15,7 @@ from tests.flow.test_ranks import PLAIN, free_port
 from tests.flow.test_training import log, stop_after, weights
 
 import vitrail
+from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.efficientnet import EfficientNetConfig
@@ -25,11 +26,11 @@ from vitrail.models.vit import ViTConfig
 from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.masked_patches import MaskedPatches
 from vitrail.objectives.reconstruct import Reconstruct
-from vitrail.train import checkpoints, finish, loop
-from vitrail.train.folder import RunFolder
-from vitrail.train.run import Run
-from vitrail.train.setup import prepare
-from vitrail.train.world import world
+from vitrail.processes.world import world
+from vitrail.training import finish, loop
+from vitrail.training.run import Run
+from vitrail.training.run_folder import RunFolder
+from vitrail.training.setup import prepare
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -299,7 +300,7 @@ def test_torch_saves_and_loads_through_our_storage(tmp_path: Path) -> None:
     """The reader and the writer are DCP's interface: its own `save` and `load` run on them, without a process group."""
     import torch.distributed.checkpoint as dcp
 
-    from vitrail.train.shards import ShardReader, ShardWriter
+    from vitrail.checkpoints.sharded import ShardReader, ShardWriter
 
     state = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(7), "c": torch.ones(5, dtype=torch.bfloat16)}
     dcp.save(state, storage_writer=ShardWriter(tmp_path), no_dist=True)

@@ -11,13 +11,14 @@ import safetensors.torch
 import torch
 
 from vitrail.batches.mixing import Mixing
+from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError, NonFiniteError, Preempted
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.vit import ViTConfig
 from vitrail.objectives.classify import Classify
-from vitrail.train import checkpoints, loop
-from vitrail.train.folder import RunFolder, RunInUse
-from vitrail.train.run import Hardware, Optim, Run
+from vitrail.training import loop
+from vitrail.training.run import Hardware, Optim, Run
+from vitrail.training.run_folder import RunFolder, RunInUse
 
 TINY = Run(
     data="digits",

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.photographs import dirty_folder, photograph, put, scene
 from vitrail.errors import DataError
 from vitrail.images.audit import Audit, Group, check, summary
-from vitrail.images.quick import Quick
+from vitrail.images.audit_headers import Quick
 from vitrail.images.sources import open_data
 
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.errors import ConfigError
+from vitrail.inspection.attention_hooks import DoesNotApply, watch
 from vitrail.inspection.maps import attention
-from vitrail.inspection.taps import DoesNotApply, watch
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import build
 
@@ -109,7 +109,7 @@ def test_chosen_layers_heads_and_rows_are_those_of_the_whole():
 
 
 def test_rows_are_streamed_in_blocks_that_together_are_the_whole(monkeypatch):
-    monkeypatch.setattr("vitrail.inspection.taps.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("vitrail.inspection.attention_hooks.BLOCK_BYTES", 20_000)
     model, images, blocks = lively(VIT), noise(1, 3, 224, 160), []
     watch(model, images, lambda tap: blocks.extend(tap.stream()), layers=[2])
     assert len(blocks) > 5 and max(weights.numel() * 4 for _, weights in blocks) <= 20_000
@@ -160,9 +160,9 @@ def test_a_model_without_attention_and_no_images_are_clear_errors():
 
 
 def test_maps_that_would_not_fit_are_refused_before_they_are_made(monkeypatch):
-    from vitrail.machine import Memory
+    from vitrail.hardware import Memory
 
-    monkeypatch.setattr("vitrail.machine.memory", lambda: Memory(1 << 20, 100_000))
+    monkeypatch.setattr("vitrail.hardware.memory", lambda: Memory(1 << 20, 100_000))
     with pytest.raises(ConfigError, match="name layers, heads or queries"):
         attention(lively(VIT), noise(1, 3, 224, 160))
     assert len(attention(lively(VIT), noise(1, 3, 224, 160), queries=[0])) == 3

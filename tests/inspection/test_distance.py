@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.inspection.models import HYBRID, MAXVIT, VIT, lively, noise
+from vitrail.inspection.attention_hooks import Layout, Tap
 from vitrail.inspection.heads import _measured, attention_distance, heads
 from vitrail.inspection.maps import attention
-from vitrail.inspection.taps import Layout, Tap
 from vitrail.models.vit import ViTConfig
 
 GRIDS = [((14, 14), (16, 16)), ((14, 10), (16, 16)), ((3, 7), (8, 4))]
@@ -84,7 +84,7 @@ def test_a_head_of_equal_keys_sees_all_and_a_sharp_one_sees_one_patch():
 
 @pytest.mark.parametrize("config", [VIT, HYBRID], ids=lambda config: config.family)
 def test_one_pass_gives_what_the_maps_give(config, monkeypatch):
-    monkeypatch.setattr("vitrail.inspection.taps.BLOCK_BYTES", 30_000)
+    monkeypatch.setattr("vitrail.inspection.attention_hooks.BLOCK_BYTES", 30_000)
     model, images = lively(config), noise(5, 3, *config.image)
     grid = config.grid
     for found, layer in zip(heads(model, images, batch_size=2), attention(model, images), strict=True):

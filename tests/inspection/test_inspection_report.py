@@ -17,12 +17,12 @@ from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively,
 from vitrail.cli import main
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
+from vitrail.inspection.analyses import ANALYSES
+from vitrail.inspection.attention_hooks import DoesNotApply, watch
 from vitrail.inspection.explorer import looks, membership, pooled, shown_grid
-from vitrail.inspection.findings import ANALYSES
 from vitrail.inspection.maps import attention
 from vitrail.inspection.reconstruction import reconstruct
 from vitrail.inspection.report import inspect
-from vitrail.inspection.taps import DoesNotApply, watch
 from vitrail.models.mae import patchify, pixel_target
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.bundle import Record, load, save_bundle

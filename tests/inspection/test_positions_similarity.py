@@ -6,7 +6,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from tests.inspection.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
-from vitrail.inspection.components import components
+from vitrail.inspection.attention_hooks import DoesNotApply
+from vitrail.inspection.pca import components
 from vitrail.inspection.positions import (
     position_components,
     position_similarity,
@@ -14,7 +15,6 @@ from vitrail.inspection.positions import (
     position_table,
     wave_share,
 )
-from vitrail.inspection.taps import DoesNotApply
 from vitrail.models.positions import sincos
 from vitrail.models.vit import ViTConfig
 

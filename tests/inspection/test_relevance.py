@@ -7,8 +7,8 @@ import torch
 
 from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.errors import ConfigError
+from vitrail.inspection.attention_hooks import DoesNotApply
 from vitrail.inspection.relevance import grad_cam, relevance
-from vitrail.inspection.taps import DoesNotApply
 from vitrail.models.features import Features
 
 

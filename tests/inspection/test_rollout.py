@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.inspection.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
+from vitrail.inspection.attention_hooks import DoesNotApply
 from vitrail.inspection.maps import attention, rollout, rollout_of
-from vitrail.inspection.taps import DoesNotApply
 
 
 def reference(maps):
@@ -41,7 +41,7 @@ def test_ten_lines_of_numpy_say_the_same():
     ids=str,
 )
 def test_the_row_that_is_read_out_needs_no_matrix(changes, monkeypatch):
-    monkeypatch.setattr("vitrail.inspection.taps.BLOCK_BYTES", 50_000)
+    monkeypatch.setattr("vitrail.inspection.attention_hooks.BLOCK_BYTES", 50_000)
     config = dataclasses.replace(VIT, **changes)
     model, images = lively(config), noise(2, 3, 224, 160)
     whole = rollout([layer.weights for layer in attention(model, images)])[:, :, config.prefix :]

@@ -16,7 +16,7 @@ from tests.browser import browse
 from tests.inspection.models import RESNET, VIT, lively, noise
 from vitrail.cli import main
 from vitrail.inspection.trace import trace
-from vitrail.inspection.walk import line_of, page_of, thumbnail, walk
+from vitrail.inspection.trace_page import line_of, page_of, thumbnail, walk
 from vitrail.reports.page import write_page
 
 PIXELS = (noise(3, 224, 160).abs() * 90).clamp(0, 255).to(torch.uint8)

@@ -10,8 +10,8 @@ import torch
 
 from vitrail.models import zoo
 from vitrail.weights.fit import fit
-from vitrail.weights.sources import read_foreign
-from vitrail.weights.sources.table import Foreign
+from vitrail.weights.origins import read_foreign
+from vitrail.weights.origins.table import Foreign
 
 
 def tensors_of(path: Path) -> dict[str, torch.Tensor]:

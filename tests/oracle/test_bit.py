@@ -12,9 +12,9 @@ from tests.oracle.families import assert_bit_equal, assert_equal_in_float64, cas
 
 from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
-from vitrail.models.maps import conv_same, same_padding
+from vitrail.models.conv_backbone import conv_same, same_padding
 from vitrail.models.resnet import ResNetConfig, standardised
-from vitrail.weights.sources import bit
+from vitrail.weights.origins import bit
 
 CASES = {
     "bit_torch_tfnpz/r_half_width": ("checkpoint.npz", "big_transfer"),

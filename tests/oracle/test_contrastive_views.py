@@ -14,8 +14,8 @@ from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.images.transforms import Augment
-from vitrail.objectives import Task
 from vitrail.objectives.contrastive import Contrast
+from vitrail.objectives.objective import Task
 from vitrail.objectives.views import ViewSettings, blurred, jittered, luma, turn, view
 
 PLAIN = Preprocess(size=(32, 24), mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -11,8 +11,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from vitrail.errors import ConfigError
-from vitrail.evaluate import corruptions
-from vitrail.evaluate.corruptions import BENCHMARK, CORRUPTIONS, corrupt
+from vitrail.evaluation import corruptions
+from vitrail.evaluation.corruptions import BENCHMARK, CORRUPTIONS, corrupt
 
 
 def _picture(height: int, width: int, channels: int = 3) -> np.ndarray:

@@ -16,11 +16,11 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.deit import DeiTConfig
 from vitrail.models.vit import ViTConfig
-from vitrail.objectives import Task
 from vitrail.objectives.distill import Distill
+from vitrail.objectives.objective import Task
 from vitrail.weights.bundle import Record, load, save_bundle
 from vitrail.weights.fit import fit
-from vitrail.weights.sources import read_foreign
+from vitrail.weights.origins import read_foreign
 
 STUDENT = DeiTConfig(width=32, depth=1, heads=2, mlp_width=32, image=(8, 8), patch=(4, 4), classes=3)
 TEACHER = ViTConfig(width=16, depth=1, heads=2, mlp_width=16, image=(16, 16), patch=(8, 8), classes=3)

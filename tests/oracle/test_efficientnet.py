@@ -12,9 +12,9 @@ from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
-from vitrail.weights.sources import efficientnet as source
-from vitrail.weights.sources import read_foreign
-from vitrail.weights.tensors import read_any
+from vitrail.weights.files.safe import read_any
+from vitrail.weights.origins import efficientnet as source
+from vitrail.weights.origins import read_foreign
 
 SIZES = tuple(f"b{number}" for number in range(8))
 

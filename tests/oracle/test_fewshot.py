@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from vitrail.errors import DataError, NonFiniteError
-from vitrail.evaluate.fewshot import BIAS, Sweep, choose, few_shot
-from vitrail.evaluate.labelled import Labelled, labelled
+from vitrail.evaluation.feature_set import Labelled, labelled
+from vitrail.evaluation.fewshot import BIAS, Sweep, choose, few_shot
 
 
 def _golden(folder: Path) -> tuple[dict, Labelled, Labelled, dict]:

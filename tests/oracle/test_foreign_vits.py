@@ -15,12 +15,12 @@ from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
+from vitrail.weights.files.safe import read_any
 from vitrail.weights.fit import fit
+from vitrail.weights.origins import SOURCES, read_foreign
+from vitrail.weights.origins.origin import Origin
+from vitrail.weights.origins.table import unstacked
 from vitrail.weights.record import Record
-from vitrail.weights.sources import SOURCES, read_foreign
-from vitrail.weights.sources.origin import Origin
-from vitrail.weights.sources.table import unstacked
-from vitrail.weights.tensors import read_any
 
 CASES = {
     "bigvision_vit": ("gap_learned", "gap_sincos2d_rep", "map", "map_scan", "tok"),
@@ -114,7 +114,7 @@ def test_back_to_their_names_bit_for_bit(golden: Path, which: str) -> None:
 
 
 def _told(path: Path, meta: dict) -> dict:
-    from vitrail.weights.beside import beside
+    from vitrail.weights.sidecars import beside
 
     return {**beside(path).config, **(told(meta) or {})}
 

@@ -10,8 +10,8 @@ import torch
 from vitrail.errors import WeightsError
 from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle
-from vitrail.weights.sources import google
-from vitrail.weights.tensors import read_npz
+from vitrail.weights.files.safe import read_npz
+from vitrail.weights.origins import google
 
 VARIANTS = ("gap", "token", "token_linen_names", "token_representation")
 RESIZED = ("4x4_to_6x6", "4x4_to_6x6_gap", "7x7_to_12x12_rep_dropped")

@@ -15,7 +15,7 @@ from vitrail.models.hybrid import HybridConfig
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
 from vitrail.weights.fit import adapt, at_size, fit
-from vitrail.weights.sources import hybrid
+from vitrail.weights.origins import hybrid
 
 # the file, what it cannot say, how it names its tensors
 CASES = {

@@ -7,10 +7,10 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from vitrail.errors import DataError
-from vitrail.evaluate import neighbours
-from vitrail.evaluate.knn import knn
-from vitrail.evaluate.labelled import Labelled, labelled
-from vitrail.evaluate.nearest_mean import class_means, nearest_mean
+from vitrail.evaluation import neighbours
+from vitrail.evaluation.feature_set import Labelled, labelled
+from vitrail.evaluation.knn import knn
+from vitrail.evaluation.nearest_mean import class_means, nearest_mean
 
 
 def _data(n: int, seed: int, width: int = 12, classes: int = 5) -> Labelled:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
-from vitrail.train.optim import tune
-from vitrail.train.run import Optim
+from vitrail.training.optim import tune
+from vitrail.training.run import Optim
 
 
 def test_scales_and_decays_equal_mae(golden: Path) -> None:

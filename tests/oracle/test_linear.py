@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from vitrail.errors import DataError
-from vitrail.evaluate import linear
-from vitrail.evaluate.labelled import Labelled, labelled
-from vitrail.evaluate.linear import hold_out, linear_probe
+from vitrail.evaluation import linear
+from vitrail.evaluation.feature_set import Labelled, labelled
+from vitrail.evaluation.linear import hold_out, linear_probe
 
 
 def _data(n: int, seed: int, width: int = 10, classes: int = 4) -> Labelled:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from vitrail.evaluate.labelled import Labelled, labelled
-from vitrail.evaluate.logistic import C, fit_path, logistic
+from vitrail.evaluation.feature_set import Labelled, labelled
+from vitrail.evaluation.logistic import C, fit_path, logistic
 
 
 def _data(n: int, seed: int, width: int = 6, classes: int = 3) -> Labelled:

@@ -15,7 +15,7 @@ from vitrail.models.mae import MAEConfig, from_target, masking, patchify, pixel_
 from vitrail.models.positions import sincos
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.fit import fit
-from vitrail.weights.sources import mae as source
+from vitrail.weights.origins import mae as source
 
 ORIGINAL = ("norm_pix", "plain")
 

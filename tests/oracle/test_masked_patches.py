@@ -10,8 +10,8 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.mae import masking
 from vitrail.models.vit import ViTConfig
-from vitrail.objectives import Task
 from vitrail.objectives.masked_patches import MaskedPatches, colour_classes, corrupt
+from vitrail.objectives.objective import Task
 
 CONFIG = ViTConfig(width=32, depth=1, heads=2, mlp_width=32, image=(8, 12), patch=(4, 4), classes=0, pool="mean")
 KINDS = ("mean-colour", "downsized", "pixels")

@@ -13,8 +13,8 @@ from vitrail.errors import WeightsError
 from vitrail.models import cost, mbconv, zoo
 from vitrail.models.maxvit import MaxViTConfig, relative_bias, resize_bias
 from vitrail.weights.fit import adapt, at_size
-from vitrail.weights.sources import maxvit as source
-from vitrail.weights.sources import read_foreign
+from vitrail.weights.origins import maxvit as source
+from vitrail.weights.origins import read_foreign
 
 # (file, what it cannot say, how it names its tensors)
 CASES = [

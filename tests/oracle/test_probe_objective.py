@@ -14,8 +14,8 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.objectives.probe import Probe
 from vitrail.recipes import Given, Pretrained, recipe
-from vitrail.train import loop
-from vitrail.train.run import Optim
+from vitrail.training import loop
+from vitrail.training.run import Optim
 from vitrail.weights.bundle import load, read_record
 from vitrail.weights.encoder import encoder_config
 

@@ -9,12 +9,12 @@ import torch
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluate import store
-from vitrail.evaluate.embedding import Extraction, embed, parts_of
-from vitrail.evaluate.features import extract
-from vitrail.evaluate.layers import AtLayers, Pixels
-from vitrail.evaluate.probing import PROTOCOLS, Settings, probe, table
-from vitrail.evaluate.store import About, Kept
+from vitrail.evaluation import store
+from vitrail.evaluation.embedding import Extraction, embed, parts_of
+from vitrail.evaluation.features import extract
+from vitrail.evaluation.layers import AtLayers, Pixels
+from vitrail.evaluation.probing import PROTOCOLS, Settings, probe, table
+from vitrail.evaluation.store import About, Kept
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.models import zoo

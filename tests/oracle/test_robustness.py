@@ -7,8 +7,8 @@ from torch import nn
 
 from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError
-from vitrail.evaluate.corruptions import corrupt
-from vitrail.evaluate.robustness import at_size, corrupted, mean_corrupted, robustness
+from vitrail.evaluation.corruptions import corrupt
+from vitrail.evaluation.robustness import at_size, corrupted, mean_corrupted, robustness
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import from_arrays
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vitrail.train.optim import Schedule, schedule
-from vitrail.train.run import Optim
+from vitrail.training.optim import Schedule, schedule
+from vitrail.training.run import Optim
 
 
 def cases(golden: Path, which: str) -> list[dict]:

@@ -11,8 +11,8 @@ from tests.flow.test_pretraining import TINY
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.self_train import PseudoLabels, pseudo_label
 from vitrail.study.noisy_student import labelled_by, noisy_student
+from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
 
 PROBABILITIES = torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.2, 0.7, 0.1], [0.35, 0.33, 0.32], [0.7, 0.2, 0.1]])
 LOGITS = PROBABILITIES.clamp(min=1e-9).log()

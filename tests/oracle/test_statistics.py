@@ -11,9 +11,9 @@ from scipy import optimize, stats
 from sklearn import metrics
 
 from vitrail.errors import DataError
-from vitrail.evaluate.multilabel import any_of, multi_label_scores, read_real
-from vitrail.evaluate.statistics import bootstrap, mcnemar, spread
-from vitrail.evaluate.temperature import fit_temperature
+from vitrail.evaluation.multilabel import any_of, multi_label_scores, read_real
+from vitrail.evaluation.statistics import bootstrap, mcnemar, spread
+from vitrail.evaluation.temperature import fit_temperature
 
 
 def _answers(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 import pytest
 
 from vitrail.errors import ConfigError
-from vitrail.evaluate.embedding import Extraction
-from vitrail.evaluate.layers import Pixels
-from vitrail.evaluate.published import COLUMNS, TABLE6, columns_for
-from vitrail.evaluate.suite import Opened, extraction, run_suite
-from vitrail.evaluate.suite_file import FineTune, ModelEntry, read_suite
-from vitrail.evaluate.suite_report import scatter, sections, table
+from vitrail.evaluation.embedding import Extraction
+from vitrail.evaluation.layers import Pixels
+from vitrail.evaluation.suite import Opened, extraction, run_suite
+from vitrail.evaluation.suite_file import FineTune, ModelEntry, read_suite
+from vitrail.evaluation.suite_report import scatter, sections, table
+from vitrail.evaluation.vit_table6 import COLUMNS, TABLE6, columns_for
+from vitrail.hardware import Hardware
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
-from vitrail.machine import Hardware
 from vitrail.models import zoo
 from vitrail.reports.page import render
 from vitrail.study.transfer import Tuner

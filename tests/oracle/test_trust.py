@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from vitrail.errors import ConfigError
-from vitrail.train.optim import freeze_backbone, optimiser, set_lr, tune
-from vitrail.train.run import Optim
-from vitrail.train.trust import LAMB, LARS, trust_ratio
+from vitrail.training.lars_lamb import LAMB, LARS, trust_ratio
+from vitrail.training.optim import freeze_backbone, optimiser, set_lr, tune
+from vitrail.training.run import Optim
 
 SHAPES = {"matrix": (3, 4), "kernel": (2, 1, 2, 2), "bias": (5,)}
 DECAY = 0.1

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluate import vtab
-from vitrail.evaluate.vtab import TASKS, task
-from vitrail.evaluate.vtab_data import open_task
+from vitrail.evaluation import vtab
+from vitrail.evaluation.vtab import TASKS, task
+from vitrail.evaluation.vtab_data import open_task
 from vitrail.images.decode import decode
 
 

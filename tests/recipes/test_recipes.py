@@ -10,7 +10,7 @@ from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.recipes import RECIPES, Given, Pretrained, about, choose, recipe
-from vitrail.train.run import Run
+from vitrail.training.run import Run
 
 WEIGHTS = Pretrained(path="b16", config=zoo.config("vit-b/16"), preprocess=Preprocess(interpolation="bicubic"))
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.flow.test_training import log
 from tests.released.make import HERE, logits
+from vitrail.checkpoints import read as checkpoints
 from vitrail.cli import main
-from vitrail.train import checkpoints
 
 RELEASED = [folder.name for folder in sorted(HERE.iterdir()) if (folder / "logits.json").is_file()]
 KINDS = ["whole", "shards"]

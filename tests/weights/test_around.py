@@ -13,8 +13,10 @@ from vitrail.errors import ConfigError, WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
-from vitrail.weights import bundle, hub, published, timm_config, torchvision_files
+from vitrail.weights import bundle, published
 from vitrail.weights.convert import convert
+from vitrail.weights.files import hub
+from vitrail.weights.origins import timm_config, torchvision_files
 from vitrail.weights.record import Record, Weights
 
 CONFIG = ViTConfig(width=24, depth=1, heads=3, mlp_width=16, patch=(8, 8), image=(32, 32), classes=3)

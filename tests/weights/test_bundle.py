@@ -19,7 +19,7 @@ from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle, fit
 from vitrail.weights.bundle import Record
-from vitrail.weights.tensors import check_header, read_safetensors
+from vitrail.weights.files.safe import check_header, read_safetensors
 
 CONFIG = ViTConfig(
     width=32, depth=2, heads=2, mlp_width=48, patch=(4, 4), image=(8, 12), channels=1, classes=3, pre_logits=16

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from vitrail.errors import WeightsError
-from vitrail.weights.tensors import read_any, read_onnx, read_pth
+from vitrail.weights.files.safe import read_any, read_onnx, read_pth
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -148,7 +148,8 @@ AUDITED = """
 import json, sys
 from pathlib import Path
 from vitrail.errors import WeightsError
-from vitrail.weights import bundle, tensors
+from vitrail.weights import bundle
+from vitrail.weights.files import safe as tensors
 lookups, loaded, typed = [], [], 0
 WATCHED = ("pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "os.mkdir")
 sys.addaudithook(lambda event, arguments: lookups.append(event) if event in WATCHED else None)

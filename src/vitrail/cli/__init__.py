@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from vitrail.errors import ConfigError, VitrailError, refusal, suggest
-from vitrail.train.signals import Stopped, StopSignals
+from vitrail.processes.signals import Stopped, StopSignals
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vitrail.cli.train", "train on your images: a recipe is chosen, everything can be overridden"),

@@ -10,8 +10,8 @@ import tyro
 
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError
-from vitrail.evaluate import evaluate
-from vitrail.evaluate.statistics import McNemar, mcnemar
+from vitrail.evaluation.evaluate import evaluate
+from vitrail.evaluation.statistics import McNemar, mcnemar
 from vitrail.images.sources import open_data
 from vitrail.reports.tables import Column, Table, show
 from vitrail.weights.bundle import load

@@ -13,13 +13,13 @@ from vitrail.batches.loader import Batch, eval_batches, train_batches
 from vitrail.batches.mixing import mix
 from vitrail.batches.order import Order
 from vitrail.cli.arguments import say
-from vitrail.cli.asked import Asked, understand
+from vitrail.cli.run_options import Asked, understand
 from vitrail.errors import ConfigError, DataError, StorageError
 from vitrail.images.samples import Source
 from vitrail.reports import figures
 from vitrail.reports.page import Gallery, Picture, Text, write_page
-from vitrail.train.run import Run
-from vitrail.train.setup import open_for
+from vitrail.training.run import Run
+from vitrail.training.setup import open_for
 
 Row = tuple[str, list[np.ndarray]]
 

@@ -10,13 +10,13 @@ import tyro
 from vitrail.cli.arguments import parse, say
 from vitrail.cli.probe import open_model
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluate.embedding import Extraction, bulk, embed, every_part, parts_of
-from vitrail.evaluate.layers import Pool
-from vitrail.evaluate.store import save
+from vitrail.evaluation.embedding import Extraction, bulk, embed, every_part, parts_of
+from vitrail.evaluation.layers import Pool
+from vitrail.evaluation.store import save
 from vitrail.images.samples import Splits
 from vitrail.images.sources import open_data, open_images
-from vitrail.predict.bulk import ROWS, Share
-from vitrail.predict.parts import told
+from vitrail.prediction.bulk import ROWS, Share
+from vitrail.prediction.parts import told
 
 
 @dataclass(frozen=True)

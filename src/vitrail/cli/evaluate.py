@@ -12,14 +12,14 @@ import tyro
 from vitrail import config
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.errors import ConfigError
-from vitrail.evaluate import evaluate
-from vitrail.evaluate.classification import Scores
-from vitrail.evaluate.report import classification_sections, headline, per_class_table
+from vitrail.evaluation.classification import Scores
+from vitrail.evaluation.evaluate import evaluate
+from vitrail.evaluation.report import classification_sections, headline, per_class_table
 from vitrail.images.sources import Source, Splits, open_data
-from vitrail.predict.views import Views, averaged
+from vitrail.prediction.views import Views, averaged
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import show
-from vitrail.train.run import Run
+from vitrail.training.run import Run
 from vitrail.weights.bundle import load
 
 

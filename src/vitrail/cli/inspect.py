@@ -19,7 +19,7 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import NAMED, Source, open_data, open_images
 from vitrail.inspection.report import inspect
 from vitrail.models import zoo
-from vitrail.predict.forward import place
+from vitrail.prediction.forward import place
 from vitrail.weights.bundle import Record, load
 
 MOST = 128

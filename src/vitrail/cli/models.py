@@ -9,7 +9,7 @@ import tyro
 from vitrail.cli.arguments import Switch, parse
 from vitrail.errors import ConfigError, suggest
 from vitrail.models import cost, zoo
-from vitrail.recipes.given import fitted
+from vitrail.recipes.request import fitted
 from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.published import PUBLISHED
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitrail.cli.arguments import Switch, pairs, say
-from vitrail.cli.asked import Asked, understand
+from vitrail.cli.run_options import Asked, understand
 from vitrail.reports.tables import show
-from vitrail.train.plan import plan
+from vitrail.training.plan import plan
 
 
 @dataclass(frozen=True)

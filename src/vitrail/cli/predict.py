@@ -11,10 +11,10 @@ import tyro
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError
 from vitrail.images.sources import open_all
-from vitrail.predict import Prediction, Predictor, predict
-from vitrail.predict.bulk import ROWS, Share, predictions
-from vitrail.predict.parts import told
-from vitrail.predict.views import Views, averaged
+from vitrail.prediction.bulk import ROWS, Share, predictions
+from vitrail.prediction.parts import told
+from vitrail.prediction.predict import Prediction, Predictor, predict
+from vitrail.prediction.views import Views, averaged
 from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.bundle import load
 

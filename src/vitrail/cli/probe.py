@@ -11,11 +11,11 @@ from torch import nn
 
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluate.embedding import PIXELS as PIXELS_DIGEST
-from vitrail.evaluate.embedding import Extraction, embed, parts_of
-from vitrail.evaluate.layers import Pixels, Pool, blocks_of, up_to
-from vitrail.evaluate.probing import WIDE, Row, Settings, check_protocols, probe, table
-from vitrail.evaluate.store import Kept, is_features, read
+from vitrail.evaluation.embedding import PIXELS as PIXELS_DIGEST
+from vitrail.evaluation.embedding import Extraction, embed, parts_of
+from vitrail.evaluation.layers import Pixels, Pool, blocks_of, up_to
+from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols, probe, table
+from vitrail.evaluation.store import Kept, is_features, read
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import open_data
 from vitrail.reports.progress import progress

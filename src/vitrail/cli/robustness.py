@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from vitrail.cli.arguments import Switch, parse, say
-from vitrail.evaluate.corruptions import BENCHMARK, CORRUPTIONS, SEVERITIES
-from vitrail.evaluate.robustness import mean_corrupted, robustness
+from vitrail.evaluation.corruptions import BENCHMARK, CORRUPTIONS, SEVERITIES
+from vitrail.evaluation.robustness import mean_corrupted, robustness
 from vitrail.images.sources import open_data
 from vitrail.reports.tables import Column, Table, show
 from vitrail.weights.bundle import load

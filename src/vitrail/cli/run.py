@@ -10,8 +10,8 @@ import tyro
 from vitrail.cli.arguments import pairs, parse, say
 from vitrail.errors import ConfigError, DataError
 from vitrail.reports.tables import show
-from vitrail.train.export import export
-from vitrail.train.ledger import verify
+from vitrail.training.extract_weights import export
+from vitrail.training.ledger import verify
 
 
 @dataclass(frozen=True)

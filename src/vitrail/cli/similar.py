@@ -8,8 +8,8 @@ import tyro
 
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError, DataError, suggest
-from vitrail.evaluate.neighbours import groups, near_duplicates, nearest
-from vitrail.evaluate.store import SPLITS, Kept, read
+from vitrail.evaluation.neighbours import groups, near_duplicates, nearest
+from vitrail.evaluation.store import SPLITS, Kept, read
 from vitrail.reports.tables import Column, Table, show
 
 

@@ -12,11 +12,11 @@ from torch import nn
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.cli.probe import open_pixels
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluate.embedding import Extraction
-from vitrail.evaluate.suite import Opened, run_suite
-from vitrail.evaluate.suite_file import ModelEntry, read_suite
-from vitrail.evaluate.suite_report import cost_table, missing_table, sections, table
-from vitrail.machine import Hardware
+from vitrail.evaluation.embedding import Extraction
+from vitrail.evaluation.suite import Opened, run_suite
+from vitrail.evaluation.suite_file import ModelEntry, read_suite
+from vitrail.evaluation.suite_report import cost_table, missing_table, sections, table
+from vitrail.hardware import Hardware
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import show
 from vitrail.study.transfer import Tuner

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 from torch import nn
@@ -12,7 +13,7 @@ from vitrail.errors import DataError
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.trace import Step, trace
-from vitrail.inspection.walk import page_of, walk
+from vitrail.inspection.trace_page import page_of, walk
 from vitrail.models import zoo
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import Column, Output, Table, show
@@ -66,7 +67,8 @@ def main(words: Sequence[str]) -> int:
         say(
             f"page: {write_page(asked.html, f'{asked.image.name} through {asked.weights or asked.model}', [page_of(stops)])}"
         )
-    depth = len(getattr(model, "blocks", ()))
+    blocks: Any = getattr(model, "blocks", ())
+    depth = len(blocks)
     shown = steps if asked.every_block or asked.format != "table" or depth < 4 else list(ends(steps, depth))
     height, width = image.shape[:2]
     say(f"{asked.image}, {height} × {width} pixels, brought to {preprocess.size[0]} × {preprocess.size[1]}")

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.cli.arguments import Switch, pairs, parse, say
-from vitrail.cli.asked import Asked, finished, settings, understand
+from vitrail.cli.run_options import Asked, finished, settings, understand
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import show
-from vitrail.train.folder import RunFolder
-from vitrail.train.loop import Result, train
-from vitrail.train.plan import plan_of
-from vitrail.train.pretraining import Measured
-from vitrail.train.run import Run
-from vitrail.train.setup import Setup
+from vitrail.training.loop import Result, train
+from vitrail.training.plan import plan_of
+from vitrail.training.pretraining import Measured
+from vitrail.training.run import Run
+from vitrail.training.run_folder import RunFolder
+from vitrail.training.setup import Setup
 
 
 @dataclass(frozen=True)

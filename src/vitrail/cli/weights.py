@@ -17,9 +17,9 @@ from vitrail.reports.tables import Output, show
 from vitrail.weights.bundle import read, refuse_nonfinite, resized
 from vitrail.weights.compare import compare, contents
 from vitrail.weights.convert import convert
+from vitrail.weights.files.safe import not_finite
 from vitrail.weights.fit import shape
 from vitrail.weights.record import Record, Weights
-from vitrail.weights.tensors import not_finite
 
 HELP = """\
 usage: vitrail weights show|convert|check …

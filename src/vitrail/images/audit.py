@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8, UInt64
 
 from vitrail.errors import DecodeError
+from vitrail.images.audit_headers import Quick, member_of
 from vitrail.images.decode import as_channels, decode, sniff
 from vitrail.images.findings import Audit, Group, Member, summary
 from vitrail.images.preprocess import resize
-from vitrail.images.quick import Quick, member_of
 from vitrail.images.samples import Source, Splits
 
 __all__ = ["Audit", "Group", "Member", "check", "summary"]

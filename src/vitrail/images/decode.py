@@ -40,8 +40,9 @@ from PIL import (
 )
 
 from vitrail.errors import DecodeError, ShapeError
-from vitrail.images import arrays, tiff
-from vitrail.images.arrays import UPRIGHT, check_size
+from vitrail.images import npy as arrays
+from vitrail.images import tiff
+from vitrail.images.npy import UPRIGHT, check_size
 
 LIMIT = 89_000_000
 """Pixels of the largest image that is decoded."""

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from vitrail.errors import DataError
-from vitrail.images.copies import candidates, same_bytes
 from vitrail.images.decode import decode
+from vitrail.images.exact_duplicates import candidates, same_bytes
 
 
 @dataclass(frozen=True, eq=False)

@@ -148,7 +148,7 @@ class Augment:
         return images
 
     def _policy(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
-        from vitrail.images import policies  # torchvision's transforms take a second to import
+        from vitrail.images import policies
 
         if images.shape[1] not in (1, 3):
             raise ConfigError(f"{self.policies[0]} on {images.shape[1]} channels", allowed="grey or RGB images")

@@ -7,9 +7,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.inspection.taps import prepared
+from vitrail.inspection.attention_hooks import prepared
 from vitrail.models.features import Backbone
-from vitrail.predict.forward import answering, place
+from vitrail.prediction.forward import answering, place
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from vitrail.inspection.attention_hooks import Tap, picked, watch
 from vitrail.inspection.figures import HEAT, Pixels, fitted
-from vitrail.inspection.taps import Tap, picked, watch
 from vitrail.models.features import Backbone
 
 MOST_CELLS = 7_000_000

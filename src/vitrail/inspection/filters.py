@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.inspection.components import Components, components
-from vitrail.inspection.taps import DoesNotApply
+from vitrail.inspection.attention_hooks import DoesNotApply
+from vitrail.inspection.pca import Components, components
 from vitrail.models.features import Backbone
 
 PAPER = 28

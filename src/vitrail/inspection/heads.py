@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.taps import Layout, Tap, prepared, watch
+from vitrail.inspection.attention_hooks import Layout, Tap, prepared, watch
 from vitrail.models.features import Backbone
 
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from vitrail import machine
+from vitrail import hardware
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.taps import (
+from vitrail.inspection.attention_hooks import (
     DoesNotApply,
     Layout,
     Tap,
@@ -24,7 +24,7 @@ from vitrail.inspection.taps import (
 from vitrail.models.deit import DeiT
 from vitrail.models.features import Backbone, Features
 from vitrail.models.layers import Attention, AttentionPool
-from vitrail.predict.forward import answering, place
+from vitrail.prediction.forward import answering, place
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def attention(
 
 
 def _check_memory(numbers: int) -> None:
-    needed, there = 4 * numbers, machine.memory().available
+    needed, there = 4 * numbers, hardware.memory().available
     if needed > there:
         raise ConfigError(
             f"these attention maps are {needed / 2**30:.1f} GiB, of {there / 2**30:.1f} GiB of free memory",

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.components import Components, components
-from vitrail.inspection.taps import prepared
+from vitrail.inspection.attention_hooks import prepared
+from vitrail.inspection.pca import Components, components
 from vitrail.models.features import Backbone
-from vitrail.predict.forward import answering, place
+from vitrail.prediction.forward import answering, place
 
 
 @dataclass(frozen=True)

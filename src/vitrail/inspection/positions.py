@@ -7,8 +7,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.inspection.components import Components, components
-from vitrail.inspection.taps import DoesNotApply, family, trunk
+from vitrail.inspection.attention_hooks import DoesNotApply, family, trunk
+from vitrail.inspection.pca import Components, components
 from vitrail.models.features import Backbone
 
 FREQUENCIES = 33

@@ -7,10 +7,10 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.taps import DoesNotApply, family, prepared
+from vitrail.inspection.attention_hooks import DoesNotApply, family, prepared
 from vitrail.models.features import Backbone
 from vitrail.models.mae import MAE, from_target, masking, patchify, unpatchify
-from vitrail.predict.forward import answering, place, preprocess_of
+from vitrail.prediction.forward import answering, place, preprocess_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
+from vitrail.inspection.attention_hooks import DoesNotApply, family, layout_of, prepared, trunk
 from vitrail.inspection.maps import readout
-from vitrail.inspection.taps import DoesNotApply, family, layout_of, prepared, trunk
 from vitrail.models.features import Backbone, Features
 from vitrail.models.hybrid import Hybrid
 from vitrail.models.layers import Attention, Block

@@ -12,11 +12,11 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from vitrail.errors import StorageError
+from vitrail.inspection.analyses import ANALYSES, Finding, Subject
+from vitrail.inspection.attention_hooks import DoesNotApply, attention_layers, family, picked
 from vitrail.inspection.cka import cka
 from vitrail.inspection.explorer import explorer, looks
 from vitrail.inspection.figures import Plate, matrix
-from vitrail.inspection.findings import ANALYSES, Finding, Subject
-from vitrail.inspection.taps import DoesNotApply, attention_layers, family, picked
 from vitrail.models.cost import parameters
 from vitrail.reports.figures import standalone
 from vitrail.reports.page import Facts, FigureSection, Html, Section, TableSection, write_page

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vitrail.models.features import Backbone
 from vitrail.models.vit import ViT
-from vitrail.predict.forward import answering, place
+from vitrail.prediction.forward import answering, place
 
 
 @dataclass(frozen=True, eq=False)

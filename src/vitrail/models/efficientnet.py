@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.models.checks import at_least, probabilities
+from vitrail.models.conv_backbone import BatchNorm, MapBackbone, Parts
 from vitrail.models.layers import DropPath, Head, dropout
-from vitrail.models.maps import BatchNorm, MapBackbone, Parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.models.checks import at_least, probabilities
+from vitrail.models.conv_backbone import BatchNorm, MapBackbone, Parts
 from vitrail.models.features import Features
 from vitrail.models.layers import DropPath, LayerScale, Mlp, attend
-from vitrail.models.maps import BatchNorm, MapBackbone, Parts
 from vitrail.models.mbconv import CONV_ACTIVATIONS, EXPANSION, GOOGLE, Conv, Dialect, MBConv, Shortcut, pool2
 from vitrail.models.positions import Grid
 

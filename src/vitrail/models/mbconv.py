@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.models.conv_backbone import BatchNorm, conv_same
 from vitrail.models.layers import ACTIVATIONS, DropPath
-from vitrail.models.maps import BatchNorm, conv_same
 
 CONV_ACTIVATIONS = {**ACTIVATIONS, "relu": nn.ReLU()}
 EXPANSION = 4  # of MBConv and MLP alike, in every published model

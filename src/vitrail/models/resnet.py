@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.models.checks import at_least
+from vitrail.models.conv_backbone import MapBackbone, Parts, conv_same, same_padding
 from vitrail.models.layers import lecun_normal_
-from vitrail.models.maps import MapBackbone, Parts, conv_same, same_padding
 from vitrail.models.positions import Grid
 
 GROUPS = 32

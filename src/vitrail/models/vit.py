@@ -25,14 +25,7 @@ from vitrail.models.layers import (
     lecun_normal_,
     zero_head,
 )
-from vitrail.models.positions import (
-    Grid,
-    LearnedPositions,
-    LearnedPositions2d,
-    PositionKind,
-    Resize,
-    SinCosPositions,
-)
+from vitrail.models.positions import Grid, LearnedPositions, LearnedPositions2d, PositionKind, Resize, SinCosPositions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
-from vitrail.objectives import Loss, Objective
+from vitrail.objectives.objective import Loss, Objective
 
 
 @dataclass(frozen=True, kw_only=True)

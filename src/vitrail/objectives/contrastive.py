@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.objectives import Learner, Loss, Objective, Task, draw, unwrapped
+from vitrail.objectives.objective import Learner, Loss, Objective, Task, draw, unwrapped
 from vitrail.objectives.views import ViewSettings, draws_of, view
 
 

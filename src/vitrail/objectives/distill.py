@@ -14,8 +14,8 @@ from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
-from vitrail.objectives import Learner, Loss, Objective, Task
 from vitrail.objectives.classify import Classify
+from vitrail.objectives.objective import Learner, Loss, Objective, Task
 from vitrail.weights import bundle
 
 

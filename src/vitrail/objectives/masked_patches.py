@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.models.mae import masking, patchify, rows
-from vitrail.objectives import Loss, Objective, Task, unwrapped
 from vitrail.objectives.masked_tokens import MaskedTokens
+from vitrail.objectives.objective import Loss, Objective, Task, unwrapped
 from vitrail.objectives.reconstruct import check_ratio, patch_noise
 
 LEVELS = 8

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.objectives import Learner, draw
+from vitrail.objectives.objective import Learner, draw
 
 
 class MaskedTokens(Learner):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
-from vitrail.objectives import Learner, Loss, Objective, Task
 from vitrail.objectives.classify import Classify
+from vitrail.objectives.objective import Learner, Loss, Objective, Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from vitrail.models.mae import (
     unpatchify,
     visible_patches,
 )
-from vitrail.objectives import Learner, Loss, Objective, Task, unwrapped
+from vitrail.objectives.objective import Learner, Loss, Objective, Task, unwrapped
 from vitrail.weights import bundle
 from vitrail.weights.fit import fit
 

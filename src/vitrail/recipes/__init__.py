@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from vitrail.errors import ConfigError, suggest
 from vitrail.recipes.distillation import deit_distilled, distill_small
-from vitrail.recipes.given import Given, Pretrained
 from vitrail.recipes.mae import mae, mae_finetune, mae_partial, mae_probe, mae_small
 from vitrail.recipes.paper import finetune, finetune_small, linear_probe, vit_imagenet, vit_imagenet21k, vit_jft
 from vitrail.recipes.pretraining import masked_patches, moco, pretrain_small, simmim
 from vitrail.recipes.published import augreg, big_vision_s16, deit, deit3, torchvision_b16
+from vitrail.recipes.request import Given, Pretrained
 from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder
-from vitrail.train.run import Run
+from vitrail.training.run import Run
 
 __all__ = ["RECIPES", "Given", "Pretrained", "about", "choose", "recipe"]
 

@@ -6,11 +6,11 @@ from typing import Any
 from vitrail.models.deit import DeiTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.distill import Distill
-from vitrail.recipes.given import Given
 from vitrail.recipes.mae import as_vit
 from vitrail.recipes.published import deit
+from vitrail.recipes.request import Given
 from vitrail.recipes.small import digits
-from vitrail.train.run import Run
+from vitrail.training.run import Run
 
 
 def deit_distilled(given: Given) -> Run:

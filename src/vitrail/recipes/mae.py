@@ -12,8 +12,8 @@ from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.probe import Probe
 from vitrail.objectives.reconstruct import Reconstruct
-from vitrail.recipes.given import Given, fitted
-from vitrail.train.run import Optim, Run
+from vitrail.recipes.request import Given, fitted
+from vitrail.training.run import Optim, Run
 
 FINETUNE = {
     # width: learning rate of 256 images, layer decay, stochastic depth, epochs, ImageNet top-1 (the published code's)

@@ -6,8 +6,8 @@ from typing import Literal
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.given import Given, Pretrained, fitted
-from vitrail.train.run import Optim, Run
+from vitrail.recipes.request import Given, Pretrained, fitted
+from vitrail.training.run import Optim, Run
 
 CROP = Augment(crop_area=(0.05, 1.0), flip=True)
 """What all of the paper's training sees: an Inception crop of 5 to 100 % of the area, and a flip."""

@@ -5,15 +5,15 @@ from typing import Any
 
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment
-from vitrail.objectives import Objective
 from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.masked_patches import MaskedPatches
+from vitrail.objectives.objective import Objective
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.objectives.simmim import SimMIM
-from vitrail.recipes.given import Given, fitted
 from vitrail.recipes.mae import as_vit, small_encoder
 from vitrail.recipes.paper import CROP
-from vitrail.train.run import Optim, Run
+from vitrail.recipes.request import Given, fitted
+from vitrail.training.run import Optim, Run
 
 SMALL: dict[str, Any] = {
     # name: objective at small size, learning rate

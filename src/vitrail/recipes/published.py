@@ -7,9 +7,9 @@ from vitrail.errors import ConfigError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.images.transforms import Augment
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.given import Given
 from vitrail.recipes.paper import CROP
-from vitrail.train.run import Optim, Run
+from vitrail.recipes.request import Given
+from vitrail.training.run import Optim, Run
 
 AUGREG = {
     # name: RandAugment layers and magnitude, mixup's alpha (arXiv 2106.10270, section 3.4)

@@ -6,8 +6,8 @@ from vitrail.models.hybrid import HybridConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.given import Given, fitted
-from vitrail.train.run import Optim, Run
+from vitrail.recipes.request import Given, fitted
+from vitrail.training.run import Optim, Run
 
 
 def digits(given: Given) -> Run:

@@ -15,14 +15,14 @@ from typing import Any
 from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.counting import flops, steps_for
+from vitrail.objectives.flops import flops, steps_for
 from vitrail.objectives.reconstruct import Reconstruct
-from vitrail.recipes.given import Given
 from vitrail.recipes.pretraining import SMALL, small_run
-from vitrail.study.readouts import label_share
-from vitrail.study.side_by_side import each
-from vitrail.study.standing import claim, stored, trained, write
-from vitrail.train.run import Hardware, Optim, Run
+from vitrail.recipes.request import Given
+from vitrail.study.parallel import each
+from vitrail.study.progress import claim, stored, trained, write
+from vitrail.study.protocols import label_share
+from vitrail.training.run import Hardware, Optim, Run
 
 SCRATCH, ARMS = "from scratch", "arms.json"
 PIXELS = (Reconstruct(decoder_width=64, decoder_depth=1, decoder_heads=4, target="pixels"), 1.5e-3)

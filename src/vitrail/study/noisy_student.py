@@ -12,16 +12,16 @@ from jaxtyping import Float32, Int64
 
 from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError, DataError, DecodeError
-from vitrail.evaluate.features import extract
+from vitrail.evaluation.features import extract
 from vitrail.images.decode import decode
 from vitrail.images.samples import Arrays, Contents, Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
-from vitrail.objectives.self_train import PseudoLabels, pseudo_label
 from vitrail.recipes import Given, choose, recipe
-from vitrail.study.readouts import label_share
-from vitrail.study.standing import claim, trained
-from vitrail.train.loop import Result
-from vitrail.train.run import Hardware, Run
+from vitrail.study.progress import claim, trained
+from vitrail.study.protocols import label_share
+from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
+from vitrail.training.loop import Result
+from vitrail.training.run import Hardware, Run
 from vitrail.weights.bundle import load
 
 

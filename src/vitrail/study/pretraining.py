@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail import machine
+from vitrail import hardware
 from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.images.sources import Splits, open_data
 from vitrail.models import cost
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.counting import flops, steps_for
+from vitrail.objectives.flops import flops, steps_for
 from vitrail.objectives.reconstruct import Reconstruct
-from vitrail.recipes.given import Given
 from vitrail.recipes.mae import small_encoder
 from vitrail.recipes.pretraining import SMALL, small_run
-from vitrail.study import cells as stored
-from vitrail.study.cells import Cell
-from vitrail.study.readouts import PROTOCOLS, finetuned, frozen
-from vitrail.study.side_by_side import each
-from vitrail.study.standing import claim, trained
-from vitrail.train.run import Hardware, Run
+from vitrail.recipes.request import Given
+from vitrail.study import arena_results as stored
+from vitrail.study.arena_results import Cell
+from vitrail.study.parallel import each
+from vitrail.study.progress import claim, trained
+from vitrail.study.protocols import PROTOCOLS, finetuned, frozen
+from vitrail.training.run import Hardware, Run
 from vitrail.weights.bundle import load
 
 SUPERVISED, NONE = "supervised", "none"
@@ -131,7 +131,7 @@ def at_once(asked: Arena) -> int:
     """Runs side by side: as many as asked for, else one a core where they use one thread each."""
     if asked.at_once:
         return asked.at_once
-    return machine.cores() if machine.device(asked.hardware.device).type == "cpu" else 1
+    return hardware.cores() if hardware.device(asked.hardware.device).type == "cpu" else 1
 
 
 def worked(asked: Arena, runs: Path, job: Job) -> list[Cell]:

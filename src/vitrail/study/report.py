@@ -9,12 +9,12 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 from vitrail.reports import figures
 from vitrail.reports.page import Facts, FigureSection, Section, TableSection, Text, write_page
 from vitrail.reports.tables import Column, Table
-from vitrail.study.cells import Cell, largest_budgets, means
+from vitrail.study.arena_results import Cell, largest_budgets, means
 from vitrail.study.few_labels import Arm, FewLabels, verdict
 from vitrail.study.noisy_student import SelfTrain
 from vitrail.study.pretraining import METHODS, Arena
-from vitrail.study.readouts import PROTOCOLS
-from vitrail.train.loop import Result
+from vitrail.study.protocols import PROTOCOLS
+from vitrail.training.loop import Result
 
 COLOURS = (*figures.SERIES, "#e69f00", "#56b4e9")
 

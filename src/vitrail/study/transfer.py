@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitrail.errors import ConfigError
-from vitrail.evaluate.classification import Scores
-from vitrail.evaluate.probing import Row, row_of
-from vitrail.evaluate.suite import Opened
-from vitrail.evaluate.suite_file import FineTune, ModelEntry
+from vitrail.evaluation.classification import Scores
+from vitrail.evaluation.probing import Row, row_of
+from vitrail.evaluation.suite import Opened
+from vitrail.evaluation.suite_file import FineTune, ModelEntry
+from vitrail.hardware import Hardware
 from vitrail.images.samples import Splits, split
-from vitrail.machine import Hardware
 from vitrail.recipes import Given, Pretrained, recipe
-from vitrail.train.loop import train
-from vitrail.train.run import Run, steps
+from vitrail.training.loop import train
+from vitrail.training.run import Run, steps
 from vitrail.weights.bundle import read_record
 from vitrail.weights.encoder import encoder_config
 

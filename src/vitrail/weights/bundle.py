@@ -21,12 +21,12 @@ from vitrail.errors import ConfigError, StorageError, WeightsError
 from vitrail.models import zoo
 from vitrail.models.zoo import ModelConfig
 from vitrail.weights.encoder import encoder_of
+from vitrail.weights.files.hub import fetch, is_hub_name
+from vitrail.weights.files.safe import not_finite, read_safetensors, sha256, sync_folder, to_bytes, write_synced
 from vitrail.weights.fit import Report, adapt, at_size, fit
-from vitrail.weights.foreign import read_file
-from vitrail.weights.hub import fetch, is_hub_name
+from vitrail.weights.origins.table import laid
+from vitrail.weights.published_file import read_file
 from vitrail.weights.record import Record, Told, Weights
-from vitrail.weights.sources.table import laid
-from vitrail.weights.tensors import not_finite, read_safetensors, sha256, sync_folder, to_bytes, write_synced
 
 TENSORS, RECORD, NEXT = "model.safetensors", "record.json", "record.next.json"
 

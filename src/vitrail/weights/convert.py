@@ -19,11 +19,11 @@ from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.mbconv import GOOGLE, TORCHVISION
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.bundle import save_bundle
+from vitrail.weights.files.safe import sync_folder, to_bytes, write_synced
 from vitrail.weights.fit import fit
+from vitrail.weights.origins import SOURCES, read_foreign, transformers_config
+from vitrail.weights.origins.dialects import silent_words
 from vitrail.weights.record import Record, Weights
-from vitrail.weights.sources import SOURCES, read_foreign, transformers_config
-from vitrail.weights.sources.dialects import silent_words
-from vitrail.weights.tensors import sync_folder, to_bytes, write_synced
 
 JAX, TORCH = ".npz", ".safetensors"
 

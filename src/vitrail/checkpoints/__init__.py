@@ -1,0 +1,1 @@
+"""Checkpoints of a run: write, read, in shards, in the background."""

@@ -1,0 +1,1 @@
+"""Numbers about a model: accuracy with its interval, probes, suites."""

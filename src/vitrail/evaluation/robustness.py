@@ -1,0 +1,92 @@
+"""Accuracy against corruption: any set, 19 kinds, 5 severities, every image the same for every model."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+from torch import nn
+
+from vitrail.evaluation.corruptions import BENCHMARK, SEVERITIES, check, corrupt
+from vitrail.evaluation.evaluate import evaluate
+from vitrail.images.decode import decode
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.samples import Contents, Source
+from vitrail.prediction.forward import preprocess_of
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The accuracy under one corruption at one severity; severity 0 is the clean set."""
+
+    corruption: str
+    severity: int
+    accuracy: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Corrupted:
+    """The contents of a source at the size the model reads, corrupted there: severities mean the same for all
+    images.
+    """
+
+    contents: Contents
+    preprocess: Preprocess
+    corruption: str
+    severity: int
+    seed: int
+
+    def read(self, index: int) -> np.ndarray:
+        content = self.contents.read(index)
+        image = decode(content, background=self.preprocess.background) if isinstance(content, bytes) else content
+        resized = self.preprocess.resize_image(image).numpy().transpose(1, 2, 0)
+        return corrupt(resized, self.corruption, self.severity, seed=self.seed, sample=index)
+
+    @property
+    def sizes(self) -> Int64[np.ndarray, "N"]:
+        return self.contents.sizes
+
+
+def corrupted(source: Source, preprocess: Preprocess, corruption: str, severity: int, *, seed: int = 0) -> Source:
+    """The source with every image corrupted; evaluate it with `at_size(preprocess)`, for it is resized already."""
+    check(corruption, severity)
+    contents = Corrupted(source.contents, preprocess, corruption, severity, seed)
+    return dataclasses.replace(source, contents=contents, name=f"{source.name}, {corruption} {severity}")
+
+
+def at_size(preprocess: Preprocess) -> Preprocess:
+    if preprocess.resize == "native":  # at its shape an image stays as it is
+        return preprocess
+    return dataclasses.replace(preprocess, resize="squash", crop_fraction=1.0)
+
+
+def robustness(
+    model: nn.Module,
+    source: Source,
+    *,
+    corruptions: Sequence[str] = BENCHMARK,
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+    **options,
+) -> Iterator[Robustness]:
+    """The clean accuracy, then each corruption at each severity. `options` are those of `evaluate`."""
+    for name in corruptions:
+        for severity in severities:
+            check(name, severity)
+    preprocess = preprocess_of(model, options.pop("preprocess", None))
+    clean, _ = evaluate(model, source, preprocess=preprocess, **options)
+    yield Robustness("none", 0, clean.top1, clean.interval)
+    for name in corruptions:
+        for severity in severities:
+            made = corrupted(source, preprocess, name, severity, seed=seed)
+            scores, _ = evaluate(model, made, preprocess=at_size(preprocess), **options)
+            yield Robustness(name, severity, scores.top1, scores.interval)
+
+
+def mean_corrupted(rows: Sequence[Robustness]) -> float:
+    """Mean accuracy over corruptions, each the mean over its severities."""
+    names = {row.corruption for row in rows if row.severity}
+    each = [np.mean([row.accuracy for row in rows if row.corruption == name]) for name in sorted(names)]
+    return float(np.mean(each))

@@ -1,0 +1,212 @@
+"""Transfer suites: any list of models on any list of data sets, the same way; VTAB-1k among them. Resumable.
+
+Results are rows of `results.jsonl` in its folder, one as soon as it is known; a row whose model, data, protocol and
+settings are there already is not measured again. `suite_file` reads what is asked for."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from vitrail import config as configs
+from vitrail.errors import DataError, NonFiniteError
+from vitrail.evaluation import vtab
+from vitrail.evaluation.embedding import Extraction, embed, parts_of
+from vitrail.evaluation.layers import Pixels, blocks_of, up_to
+from vitrail.evaluation.probing import WIDE, Row, Settings, probe
+from vitrail.evaluation.store import Kept, model_digest
+from vitrail.evaluation.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry, VtabEntry
+from vitrail.evaluation.vtab_data import open_task
+from vitrail.images.samples import Source
+from vitrail.images.sources import open_data
+from vitrail.models import cost
+from vitrail.reports.journal import Journal
+from vitrail.reports.journal import read as read_rows
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of a suite, and what its model costs."""
+
+    model: str
+    task: str
+    group: str
+    row: Row
+    parameters: int | None = None
+    gmacs: float | None = None
+    exaflops: float | None = None
+    images_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A task that could not be opened or measured, and what to do about it."""
+
+    task: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    name: str
+    group: str
+    parts: Mapping[str, Source]
+    tuning: tuple[Source, Source] | None = None
+    """Parts of the training images to learn from and to choose by: VTAB's 800 and 200."""
+
+
+Tune = Callable[[ModelEntry, Opened, Path], Row]
+"""Fine-tunes the model of an entry on a task, in a folder."""
+
+
+def run_suite(
+    suite: Suite,
+    folder: Path,
+    *,
+    load: Callable[[ModelEntry, Opened], nn.Module],
+    say: Callable[[str], None] = lambda _: None,
+    how: Extraction | None = None,
+    tune: Tune | None = None,
+) -> tuple[list[Result], list[Missing]]:
+    """All results, old and new, and the tasks whose files are missing. `load` opens a model for a task's images; `tune`
+    is what the protocol `finetune` does (`study.transfer`).
+    """
+    bench = _Bench(suite, folder, load, say, how or Extraction(), tune)
+    results: list[Result] = []
+    missing: list[Missing] = []
+    for name, opener in _openers(suite):
+        try:
+            task = opener()
+        except DataError as error:
+            missing.append(Missing(name, str(error)))
+            say(f"{name} is left out: {error}")
+            continue
+        for entry in suite.models:
+            try:
+                results += bench.measure(entry, task)
+            except (DataError, NonFiniteError) as error:  # the other tasks do not suffer from it
+                missing.append(Missing(f"{task.name}, {entry.called}", str(error)))
+                say(f"{entry.called} on {task.name} is left out: {error}")
+    return results, missing
+
+
+def _openers(suite: Suite) -> Iterator[tuple[str, Callable[[], Opened]]]:
+    for entry in suite.tasks:
+
+        def named(entry: TaskEntry = entry) -> Opened:
+            return Opened(entry.called, entry.group, parts_of(open_data(entry.data, holdout=suite.holdout)))
+
+        yield entry.called, named
+    for name in suite.vtab.tasks if suite.vtab else ():
+        task = vtab.task(name)
+
+        def of_vtab(task: vtab.Task = task, entry: VtabEntry = suite.vtab) -> Opened:  # pyrefly: ignore
+            splits = open_task(task, Path(entry.root), seed=entry.seed)
+            parts = {"train": splits.train1000, "test": splits.test}
+            return Opened(task.name, task.group, parts, (splits.train, splits.val))
+
+        yield name, of_vtab
+
+
+class _Bench:
+    """Measures one model on one task at a time, and knows what was measured before."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        folder: Path,
+        load: Callable[[ModelEntry, Opened], nn.Module],
+        say: Callable[[str], None],
+        how: Extraction,
+        tune: Tune | None,
+    ) -> None:
+        self.suite, self.folder, self.load, self.say, self.how, self.tune = suite, folder, load, say, how, tune
+        self.journal = Journal(folder / "results.jsonl")
+        self.known = {row["key"]: row["results"] for row in read_rows(self.journal.path)}
+
+    def measure(self, entry: ModelEntry, task: Opened) -> list[Result]:
+        """The results of every protocol; the model reads the images only where one is not known."""
+        model = self.load(entry, task)
+        how = extraction(model, entry, self.suite.protocols, self.how)
+        settings = Settings(seeds=tuple(range(self.suite.seeds)))
+        prints = [source.fingerprint for source in task.parts.values()]
+        told = [entry.called, model_digest(model), str(how.layers), task.name, *prints, str(settings)]
+        keys = {name: _digest([*told, *self._more(name)]) for name in self._protocols(model, entry, how)}
+        wanted = {name: key for name, key in keys.items() if key not in self.known}
+        if wanted:
+            self.say(f"{entry.called} on {task.name}")
+            facts = {"model": entry.called, "task": task.name, "group": task.group, **costs(model, entry)}
+            for name, rows, speed in self._measured(wanted, model, task, entry, how, settings):
+                found = [{**facts, "images_per_s": speed, "row": configs.to_dict(row)} for row in rows]
+                self.journal.append({"key": keys[name], "results": found})
+                self.known[keys[name]] = found
+        return [configs.from_dict(Result, made) for key in keys.values() for made in self.known[key]]
+
+    def _protocols(self, model: nn.Module, entry: ModelEntry, how: Extraction) -> list[str]:
+        """Those of the suite that this model can be measured by; the others are said."""
+        trains = self.tune is not None and not isinstance(model, Pixels)
+        can = {
+            name: trains if name == FINETUNE else WIDE.get(name, 1) <= max(1, len(how.layers))
+            for name in self.suite.protocols
+        }
+        for name in (name for name, possible in can.items() if not possible):
+            self.say(f"{entry.called}: {name} does not apply, and is left out")
+        return [name for name, possible in can.items() if possible]
+
+    def _more(self, protocol: str) -> list[str]:
+        """What else decides a protocol's results."""
+        learns = dataclasses.replace(self.suite.finetune, micro_batch=None, keep=False)
+        return [str(learns), protocol] if protocol == FINETUNE else [protocol]
+
+    def _measured(
+        self,
+        wanted: Mapping[str, str],
+        model: nn.Module,
+        task: Opened,
+        entry: ModelEntry,
+        how: Extraction,
+        settings: Settings,
+    ) -> Iterator[tuple[str, list[Row], float | None]]:
+        """(protocol, its rows, images per second), one by one; features are taken once, where a protocol reads them."""
+        if reads := [name for name in wanted if name != FINETUNE]:
+            kept, speed = self._embedded(model, task, entry, how)
+            for name in reads:
+                yield name, list(probe(kept, [name], settings, blocks=max(1, len(how.layers)))), speed
+        if FINETUNE in wanted and self.tune is not None:
+            began = time.perf_counter()
+            row = self.tune(entry, task, self.folder / FINETUNE / wanted[FINETUNE][:12])
+            yield FINETUNE, [dataclasses.replace(row, seconds=time.perf_counter() - began)], None
+
+    def _embedded(
+        self, model: nn.Module, task: Opened, entry: ModelEntry, how: Extraction
+    ) -> tuple[Kept, float | None]:
+        """Features and images per second; None where they came from the cache."""
+        cache, began = self.folder / "features", time.perf_counter()
+        before = len(list(cache.glob("*")))
+        kept = embed(model, task.parts, name=entry.called, how=how, cache=cache)
+        computed = len(list(cache.glob("*"))) > before
+        return kept, len(kept.keys) / (time.perf_counter() - began) if computed else None
+
+
+def _digest(told: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def extraction(model: nn.Module, entry: ModelEntry, protocols: Sequence[str], how: Extraction) -> Extraction:
+    """The blocks that the protocols need."""
+    blocks = max(WIDE.get(name, 1) for name in protocols) if blocks_of(model) else 1
+    if isinstance(model, Pixels) or (blocks == 1 and entry.layer is None):
+        return how
+    return dataclasses.replace(how, layers=up_to(entry.layer, blocks, model))
+
+
+def costs(model: nn.Module, entry: ModelEntry) -> dict[str, float | int | None]:
+    """Parameters, GMACs of one image, and what the file says of pre-training."""
+    if not hasattr(model, "config"):
+        return {"parameters": None, "gmacs": None, "exaflops": None}
+    return {"parameters": cost.parameters(model), "gmacs": cost.macs(model) / 1e9, "exaflops": entry.exaflops}

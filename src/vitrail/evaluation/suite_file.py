@@ -1,0 +1,123 @@
+"""What a suite file says: models, tasks and protocols, as TOML.
+
+name = "my transfer suite"
+protocols = ["fewshot", "knn", "linear"]
+seeds = 3
+
+[[models]]
+path = "runs/photos-1"
+
+[[tasks]]
+data = "./leaves"
+group = "natural"
+
+[vtab]
+root = "data/vtab-1k"
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrail import config as configs
+from vitrail.errors import ConfigError
+from vitrail.evaluation import vtab
+from vitrail.evaluation.probing import check_protocols
+
+FINETUNE = "finetune"
+"""The protocol that trains the model itself; all others read its features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    path: str
+    """A run folder, a bundle, a weights file, or the word `pixels`."""
+    name: str = ""
+    layer: int | None = None
+    """The block whose output is read; without it, what the head reads."""
+    exaflops: float | None = None
+    """What its pre-training cost, where that is known."""
+
+    @property
+    def called(self) -> str:
+        return self.name or self.path + (f", layer {self.layer}" if self.layer is not None else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEntry:
+    data: str
+    """Labelled images, as for `vitrail train`."""
+    name: str = ""
+    group: str = ""
+
+    @property
+    def called(self) -> str:
+        return self.name or Path(self.data).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class VtabEntry:
+    root: str
+    """The folder with one folder for each task."""
+    tasks: tuple[str, ...] = tuple(task.name for task in vtab.TASKS)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune:
+    """How the protocol `finetune` trains; where nothing is said, as the ViT paper does for VTAB (Table 4)."""
+
+    recipe: str = "finetune:vtab"
+    """`finetune_small` for a CPU: the weights' own resolution, batches of 64, twenty epochs."""
+    lr: tuple[float, ...] = ()
+    """Several are tried on a part of the training images; none: the recipe's."""
+    length: str | None = None
+    batch_size: int | None = None
+    image: int | None = None
+    """Side of square images in pixels."""
+    micro_batch: int | None = None
+    """Images through the model at once, where a batch does not fit into memory; it learns the same."""
+    keep: bool = False
+    """Keep the weights of every training."""
+
+    def __post_init__(self) -> None:
+        if wrong := [lr for lr in self.lr if not lr > 0]:
+            raise ConfigError(f"[finetune] lr = {wrong[0]}", allowed="learning rates above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What a suite file says."""
+
+    name: str = ""
+    models: tuple[ModelEntry, ...]
+    tasks: tuple[TaskEntry, ...] = ()
+    vtab: VtabEntry | None = None
+    protocols: tuple[str, ...] = ("fewshot", "knn", "linear")
+    finetune: FineTune = dataclasses.field(default_factory=FineTune)
+    seeds: int = 3
+    holdout: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_protocols(self.protocols, FINETUNE)
+        if self.seeds < 1:
+            raise ConfigError(f"seeds = {self.seeds}", allowed="1 or more")
+        if not self.models or not (self.tasks or self.vtab):
+            raise ConfigError("a suite without models or without tasks", allowed="[[models]], and [[tasks]] or [vtab]")
+        for what, names in (("models", self.models), ("tasks", self.tasks)):
+            called = [entry.called for entry in names]
+            if len(set(called)) < len(called):
+                raise ConfigError(f"two {what} are called alike", next_step="give them different names: name = …")
+
+
+def read_suite(path: Path) -> Suite:
+    """Raises ConfigError that names what is wrong with the file."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is not a readable TOML file ({error})", next_step="see `vitrail suite --help`"
+        ) from None
+    suite = configs.from_dict(Suite, data, where=str(path))
+    return suite if suite.name else dataclasses.replace(suite, name=path.stem)

@@ -1,0 +1,150 @@
+"""A suite's results as one table, one page and one figure; means only over what ran, and saying so."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vitrail.evaluation import vtab
+from vitrail.evaluation.suite import Missing, Result
+from vitrail.evaluation.suite_file import Suite
+from vitrail.evaluation.vit_table6 import TABLE6, columns_for
+from vitrail.evaluation.vtab import Mean
+from vitrail.reports.figures import Drawing
+from vitrail.reports.page import FigureSection, Section, TableSection
+from vitrail.reports.scatter import Point, cost_scatter
+from vitrail.reports.tables import Column, Table
+
+Line = tuple[str, str]
+"""(model, protocol and setting)."""
+
+
+def lines(results: Sequence[Result]) -> dict[Line, dict[str, Result]]:
+    """Results by line, then by task."""
+    found: dict[Line, dict[str, Result]] = {}
+    for result in results:
+        found.setdefault((result.model, f"{result.row.protocol}, {result.row.setting}"), {})[result.task] = result
+    return found
+
+
+def table(suite: Suite, results: Sequence[Result]) -> Table:
+    """For each protocol the accuracy on each task, then the means over what ran; a column for each model, and one for
+    its deviation over the seeds where there is any.
+    """
+    by_line = lines(results)
+    models = list(dict.fromkeys(model for model, _ in by_line))
+    protocols = list(dict.fromkeys(protocol for _, protocol in by_line))
+    wide = {model for model in models if any(_deviations(by_line, model, protocol) for protocol in protocols)}
+    heads = [Column(name, "{:.2f}") for model in models for name in (model, f"{model} ±")[: 1 + (model in wide)]]
+    rows: list[tuple[object, ...]] = []
+    for protocol in protocols:
+        cells = {model: _accuracies(by_line.get((model, protocol), {})) for model in models}
+        stds = {model: _deviations(by_line, model, protocol) for model in models}
+        for task in dict.fromkeys(task for cell in cells.values() for task in cell):
+            rows.append(
+                (protocol, task, *_cells(models, wide, [(cells[m].get(task), stds[m].get(task)) for m in models]))
+            )
+        for row in zip(*(_means(suite, cell) for cell in cells.values()), strict=True):
+            if any(mean.ran for mean in row):
+                what, *values = _mean_row(row)
+                rows.append((protocol, what, *_cells(models, wide, [(value, None) for value in values])))
+    return Table((Column("protocol"), Column("task"), *heads), tuple(rows), f"{suite.name}: accuracy, %")
+
+
+def _cells(models: Sequence[str], wide: set[str], pairs: Sequence[tuple[object, object]]) -> list[object]:
+    """(accuracy, deviation) of each model; without the deviation for models that have none anywhere."""
+    return [part for model, pair in zip(models, pairs, strict=True) for part in pair[: 1 + (model in wide)]]
+
+
+def _deviations(by_line: dict[Line, dict[str, Result]], model: str, protocol: str) -> dict[str, float]:
+    """The deviation over the seeds, in percent, of each task that was measured more than once."""
+    cells = by_line.get((model, protocol), {})
+    found = {task: result.row.spread.deviation for task, result in cells.items()}
+    return {task: 100 * value for task, value in found.items() if value is not None}
+
+
+def _accuracies(cells: dict[str, Result]) -> dict[str, float]:
+    return {task: 100 * found.row.spread.mean for task, found in cells.items()}
+
+
+def _mean_row(means: Sequence[Mean]) -> tuple[object, ...]:
+    """ "mean of natural (2 of 7 tasks)", and the mean for each model; what ran may differ between models."""
+    ran = "/".join(dict.fromkeys(str(mean.ran) for mean in means))
+    return f"mean of {means[0].name} ({ran} of {means[0].of} tasks)", *(mean.accuracy for mean in means)
+
+
+def _means(suite: Suite, accuracies: dict[str, float]) -> list[Mean]:
+    """Of each named group, and of everything."""
+    found = [replace(mean, name=f"VTAB {mean.name}") for mean in vtab.means(accuracies)] if suite.vtab else []
+    groups = dict.fromkeys(entry.group for entry in suite.tasks if entry.group)
+    parts = {group: [entry.called for entry in suite.tasks if entry.group == group] for group in groups}
+    whole = [entry.called for entry in suite.tasks]
+    if len(whole) > 1:
+        parts["all tasks" if not suite.vtab else "all own tasks"] = whole
+    for name, of in ((name, of) for name, of in parts.items() if len(of) > 1):
+        values = [accuracies[task] for task in of if task in accuracies]
+        found.append(Mean(name, sum(values) / len(values) if values else None, len(values), len(of)))
+    return found
+
+
+def cost_table(results: Sequence[Result]) -> Table:
+    """What each model costs, beside its scores."""
+    columns = (
+        Column("model"),
+        Column("parameters_M", "{:.2f}"),
+        Column("GMACs", "{:.3f}"),
+        Column("images_per_s", "{:.0f}"),
+        Column("pretraining_exaFLOPs", "{:.3g}"),
+    )
+    rows = []
+    for model in dict.fromkeys(result.model for result in results):
+        own = [result for result in results if result.model == model]
+        speeds = [result.images_per_s for result in own if result.images_per_s]
+        million = None if own[0].parameters is None else own[0].parameters / 1e6
+        rows.append((model, million, own[0].gmacs, max(speeds, default=None), own[0].exaflops))
+    return Table(columns, tuple(rows), "cost")
+
+
+def missing_table(missing: Sequence[Missing]) -> Table:
+    return Table((Column("task"), Column("why")), tuple((gap.task, gap.why) for gap in missing), "left out")
+
+
+def sections(suite: Suite, results: Sequence[Result], missing: Sequence[Missing]) -> list[Section]:
+    """The page."""
+    found: list[Section] = [
+        TableSection("Results", table(suite, results), note=_note(missing)),
+        TableSection("Cost", cost_table(results)),
+    ]
+    if drawing := scatter(results):
+        found.append(FigureSection("Accuracy against cost", [drawing]))
+    if missing:
+        found.append(TableSection("Left out", missing_table(missing)))
+    return found
+
+
+def scatter(results: Sequence[Result]) -> Drawing | None:
+    """Each model's best line by mean accuracy over the tasks it ran, with Table 6 of the ViT paper behind it."""
+    best: dict[str, tuple[Point, str]] = {}
+    for (model, protocol), cells in lines(results).items():
+        cost = next(iter(cells.values())).gmacs
+        mean = sum(cell.row.spread.mean for cell in cells.values()) / len(cells)
+        if cost and (model not in best or mean > best[model][0].accuracy):
+            best[model] = Point(model, cost, mean), protocol
+    if not best:
+        return None
+    tasks = list(dict.fromkeys(result.task for result in results))
+    columns = columns_for(tasks)
+    theirs = [Point(row.name, row.gmacs, row.accuracy(columns)) for row in TABLE6]
+    protocols = "; ".join(f"{point.name}: {protocol}" for point, protocol in best.values())
+    many = f"over {len(tasks)} tasks" if len(tasks) > 1 else f"on {tasks[0]}"
+    return cost_scatter(
+        [point for point, _ in best.values()],
+        theirs,
+        cost="GMACs of one image",
+        accuracy="mean accuracy" if len(tasks) > 1 else "accuracy",
+        reference="ViT paper, Table 6",
+        caption=f"Each model's best protocol {many} ({protocols}). Grey, another thing measured: the ViT paper's models, "
+        f"pre-trained on JFT-300M and fine-tuned on {', '.join(columns)}; their GMACs follow from the exaFLOPs.",
+    )
+
+
+def _note(missing: Sequence[Missing]) -> str:
+    return f"{len(missing)} tasks were left out; means are over what ran." if missing else ""

@@ -1,0 +1,152 @@
+"""One job over many images, by one process or several: read, answered in batches, written part by part."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vitrail.errors import ConfigError, DecodeError
+from vitrail.images.sources import Source
+from vitrail.prediction.forward import model_digest
+from vitrail.prediction.parts import Done, Job, Part, Parts, arrow, check_file
+from vitrail.prediction.predict import Predictor, by_shape, in_batches
+from vitrail.reports.progress import Progress, progress
+
+ROWS = 1024
+"""Images of a part: what a kill can cost each process."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of how many processes this is; torchrun says it in the environment."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def told(cls) -> "Share":
+        share = cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        if share.size > 1 and torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        return share
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """What is asked of every image, and how its answers become rows."""
+
+    job: Job
+    sources: Mapping[str, Source]
+    """Images by the names of their splits."""
+    read: Callable[[Any], UInt8[Tensor, "C H W"]]
+    """A sample as the model sees it; raises DecodeError."""
+    answer: Callable[[UInt8[Tensor, "B C H W"]], Sequence[Any]]
+    """One answer an image."""
+    table: Callable[[Part, Sequence[str], Sequence[Any], Sequence[str | None]], Any]
+    """The rows of a part out of its keys, answers (None where there is none) and errors, as a pyarrow table."""
+
+    def write(self, out: Path, share: Share, *, quiet: bool = False) -> Done | None:
+        """Makes this process's parts of the folder, or file, `out`; None while others still make theirs.
+
+        The folder of a file's parts lies beside it until it is whole.
+        """
+        arrow()
+        whole = out.suffix == ".parquet"
+        parts = Parts(out.with_name(out.name + ".parts") if whole else out, self.job)
+        if whole and out.exists():
+            check_file(out, self.job)
+            return parts.join(out)
+        with parts.held(share.rank):
+            self._make(parts, share, quiet or share.rank > 0)
+        done = parts.finish({split: source.keys for split, source in self.sources.items()})
+        if whole and (done or out.exists()):  # another process may have come first
+            return parts.join(out)
+        return done
+
+    def _make(self, parts: Parts, share: Share, quiet: bool) -> None:
+        said: list[str] = []
+        todo = parts.mine(share.rank, share.size, said.append)
+        title = self.job.kind.capitalize() + (f" (process 1 of {share.size})" if share.size > 1 else "")
+        of_all = len(range(share.rank, len(self.job.parts), share.size))
+        with progress(sum(map(len, todo)), title, quiet=quiet) as bar:
+            for sentence in said:
+                bar.note(sentence)
+            if len(todo) < of_all:
+                bar.note(f"{of_all - len(todo):,} of {of_all:,} parts were there already")
+            for split, source in self.sources.items():
+                self._make_of(parts, source, [part for part in todo if part.split == split], bar)
+
+    def _make_of(self, parts: Parts, source: Source, todo: Sequence[Part], bar: Progress) -> None:
+        """Parts of one split; the next images are read while these are answered, also from one part to the next."""
+        size = self.job.batch
+        ranges = [range(at, min(at + size, part.stop)) for part in todo for at in range(part.start, part.stop, size)]
+        batches = in_batches(self.read, source, ranges)
+        done = bar.done
+        for part in todo:
+            answers: list[Any] = []
+            errors: list[str | None] = []
+            while len(answers) < len(part):
+                for answer, error in self._answered(next(batches)):
+                    answers.append(answer)
+                    errors.append(error)
+                bar.update(done + len(answers))
+            parts.commit(part, self.table(part, source.keys[part.start : part.stop], answers, errors))
+            done += len(part)
+
+    def _answered(self, batch: Sequence[Tensor | DecodeError]) -> Iterator[tuple[Any, str | None]]:
+        images = [item for item in batch if isinstance(item, Tensor)]
+        found = iter(by_shape(self.answer, images))
+        for item in batch:
+            yield (None, str(item)) if isinstance(item, DecodeError) else (next(found), None)
+
+
+def job_of(
+    predictor: Predictor, digest: str, sources: Mapping[str, Source], kind: str, options: str, batch: int, part: int
+) -> Job:
+    """The job of a model (of this sha256) on these images. Raises ConfigError."""
+    if batch < 1 or part < 1:
+        raise ConfigError(f"batch = {batch}, part = {part}", allowed="1 or more")
+    return Job(
+        kind=kind,
+        model=digest,
+        preprocess=predictor.preprocess,
+        classes=tuple(predictor.classes),
+        options=options,
+        device=predictor.device.type,
+        precision=str(predictor.dtype).removeprefix("torch."),
+        batch=batch,
+        part=part,
+        images=tuple((split, len(source), source.fingerprint) for split, source in sources.items()),
+    )
+
+
+def predictions(
+    predictor: Predictor, sources: Mapping[str, Source], *, top_k: int = 5, batch: int = 32, part: int = ROWS
+) -> Bulk:
+    """The likeliest classes of every image: columns split, key, label, probability (of the first), labels,
+    probabilities (of all `top_k`) and error."""
+
+    def table(part: Part, keys: Sequence[str], answers: Sequence[Any], errors: Sequence[str | None]) -> Any:
+        pa, _ = arrow()
+        labels, probabilities = ([answer and list(answer[column]) for answer in answers] for column in (0, 1))
+        return pa.table(
+            {
+                "split": pa.array([part.split or None] * len(keys), pa.string()),
+                "key": pa.array(list(keys), pa.string()),
+                "label": pa.array([row and row[0] for row in labels], pa.string()),
+                "probability": pa.array([row and row[0] for row in probabilities], pa.float32()),
+                "labels": pa.array(labels, pa.list_(pa.string())),
+                "probabilities": pa.array(probabilities, pa.list_(pa.float32())),
+                "error": pa.array(errors, pa.string()),
+            }
+        )
+
+    views = getattr(predictor.model, "views", "one")
+    options = f"top {top_k}" + (f", views {views}" if views != "one" else "")
+    job = job_of(predictor, model_digest(predictor.model), sources, "predictions", options, batch, part)
+    return Bulk(job, sources, predictor.read, lambda images: predictor.best(images, top_k), table)

@@ -1,0 +1,300 @@
+"""Answers about many images as Parquet files, each whole or absent, so that a job that was killed is simply started again.
+
+    labels/
+      _job.json                      all that decides the rows: model, preprocessing, images, options
+      part-00000-of-00012.parquet    the rows of a fixed range of the images, in their order
+      …
+      _done.json                     written when every image was found in the parts exactly once
+
+A part's rows follow from the job alone: whichever process makes it, after whatever kills, its bytes are the same (on one
+machine and one number of threads). Processes take parts in turn and never speak with one another. Readers of Parquet pass
+over names that begin with `_` or `.`, so the folder is one table to them.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrail import config as configs
+from vitrail.errors import ConfigError, StorageError
+from vitrail.images.preprocess import Preprocess
+from vitrail.weights.files.safe import sync_folder, write_synced
+
+JOB, DONE = "_job.json", "_done.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that decides the rows. A folder, or a file, holds those of one job."""
+
+    kind: str
+    """"predictions" or "features"."""
+    model: str
+    """sha256 over the model's tensors."""
+    preprocess: Preprocess
+    classes: tuple[str, ...] = ()
+    options: str = ""
+    """What else was asked: how many answers, which layer."""
+    device: str
+    precision: str
+    batch: int
+    """Images through the model at once: the last bits follow from it."""
+    part: int
+    """Images of a part."""
+    images: tuple[tuple[str, int, str], ...]
+    """Split, number and fingerprint of the images."""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(configs.to_dict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def parts(self) -> tuple["Part", ...]:
+        """Every image in one part; no part crosses from one split to the next."""
+        spans = [
+            (split, start, min(start + self.part, count))
+            for split, count, _ in self.images
+            for start in range(0, count, self.part)
+        ]
+        return tuple(Part(index, len(spans), *span) for index, span in enumerate(spans))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of the images of one split."""
+
+    index: int
+    of: int
+    split: str
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"part-{self.index:05d}-of-{self.of:05d}.parquet"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the last look over all parts counted."""
+
+    images: int
+    unreadable: int
+    """Their rows say why, in the column `error`."""
+    parts: int
+
+
+class Parts:
+    """The folder of one job."""
+
+    def __init__(self, folder: Path, job: Job) -> None:
+        self.folder, self.job = folder, job
+        self.header = {"job": job.digest}
+        """Stands in every part, and in the file they are joined to."""
+
+    @contextlib.contextmanager
+    def held(self, rank: int) -> Iterator[None]:
+        """The folder, made and found to be this job's, with one process at most as number `rank`. Raises ConfigError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / ".lock", "a")  # noqa: SIM115  # closed below
+        except OSError as error:
+            raise self._refused(error) from error
+        with lock, _locked(self.folder / f".process-{rank}", wait=False) as free:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._enter()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            if not free:
+                raise ConfigError(
+                    f"another process is at work in {self.folder}", next_step="wait for it, or choose another --out"
+                )
+            yield
+
+    def _enter(self) -> None:
+        file = self.folder / JOB
+        if not file.exists():
+            if any(self.folder.glob("[!.]*")):
+                raise ConfigError(
+                    f"{self.folder} holds other files", next_step="choose another --out: a new or an empty folder"
+                )
+            self._write(file, json.dumps(configs.to_dict(self.job), ensure_ascii=False, indent=1).encode())
+        check_same(configs.read_json(Job, file), self.job, self.folder)
+
+    def mine(self, rank: int, size: int, say: Callable[[str], object]) -> list[Part]:
+        """The parts that process `rank` of `size` still has to make, in order. A damaged one is named and made again."""
+        return [part for part in self.job.parts if part.index % size == rank and not self._whole(part, say)]
+
+    def _whole(self, part: Part, say: Callable[[str], object]) -> bool:
+        _, parquet = arrow()
+        path = self.folder / part.name
+        if not path.exists():
+            return False
+        try:
+            facts = parquet.read_metadata(path)
+            if facts.num_rows == len(part) and (facts.metadata or {}).get(b"job") == self.job.digest.encode():
+                return True
+        except (OSError, ValueError):  # pyarrow's errors are one or the other
+            pass
+        say(f"{path} is damaged: made again")
+        return False
+
+    def commit(self, part: Part, table: Any) -> None:
+        """Writes the rows of a part (a pyarrow table): aside, synced, renamed."""
+        pa, parquet = arrow()
+        sink = pa.BufferOutputStream()
+        header = {**(table.schema.metadata or {}), **self.header}
+        parquet.write_table(table.replace_schema_metadata(header), sink, write_page_checksum=True)
+        self._write(self.folder / part.name, sink.getvalue().to_pybytes())
+
+    def finish(self, keys: Mapping[str, Sequence[str]]) -> Done | None:
+        """Reads every part, each byte against its checksum, and counts; None while some are missing.
+
+        `keys` are those of the images of each split. Raises StorageError where a part is damaged or holds other rows.
+        """
+        with contextlib.ExitStack() as lock:
+            try:
+                lock.enter_context(_locked(self.folder / ".lock", wait=True))
+            except FileNotFoundError:  # another process has joined the parts already
+                return None
+            if any(not (self.folder / part.name).exists() for part in self.job.parts):
+                return None
+            counts = [self._count(part, keys[part.split][part.start : part.stop]) for part in self.job.parts]
+            done = Done(sum(len(part) for part in self.job.parts), sum(counts), len(counts))
+            self._write(self.folder / DONE, json.dumps(configs.to_dict(done), indent=1).encode())
+            for left in itertools.chain(self.folder.glob(".*.aside"), self.folder.glob(".process-*")):
+                left.unlink(missing_ok=True)
+        return done
+
+    def _count(self, part: Part, keys: Sequence[str]) -> int:
+        """The unreadable images of a part whose rows are those of `keys`."""
+        _, parquet = arrow()
+        path, why = self.folder / part.name, "it does not hold the rows it should"
+        try:
+            table = parquet.read_table(path, page_checksum_verification=True)
+            right = (table.schema.metadata or {}).get(b"job") == self.job.digest.encode()
+            if right and table["key"].to_pylist() == list(keys):
+                return len(table) - table["error"].null_count
+        except (OSError, ValueError, KeyError) as error:
+            why = str(error).splitlines()[0]
+        path.rename(path.with_name(f".damaged-{path.name}.aside"))
+        raise StorageError(f"{path} is damaged ({why}) and was put aside", next_step="start the same command again")
+
+    def _write(self, path: Path, content: bytes) -> None:
+        aside = path.with_name(f".{path.name}-{os.getpid()}.aside")
+        try:
+            write_synced(aside, content)
+            aside.replace(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                aside.unlink(missing_ok=True)
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"{self.folder} cannot be written ({error.strerror or error})",
+            next_step="finished parts are kept: make room or mend the folder, and start the same command again",
+        )
+
+    def join(self, file: Path) -> Done:
+        """One Parquet file of all parts, a row group each, written aside and renamed, where it is not there yet; the
+        folder goes."""
+        self.folder.mkdir(exist_ok=True)
+        with _locked(self.folder / ".lock", wait=True):
+            if not file.exists():
+                self._join(file)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return _counted(file)
+
+    def _join(self, file: Path) -> None:
+        _, parquet = arrow()
+        paths = [self.folder / part.name for part in self.job.parts]
+        aside = self.folder / ".joined.aside"
+        try:
+            with parquet.ParquetWriter(aside, parquet.read_schema(paths[0]), write_page_checksum=True) as writer:
+                for path in paths:
+                    writer.write_table(parquet.read_table(path, page_checksum_verification=True))
+            with open(aside, "rb") as written:
+                os.fsync(written.fileno())
+            aside.replace(file)
+            sync_folder(file.parent)
+        except OSError as error:
+            raise self._refused(error) from error
+
+
+def told(done: Done | None, out: Path) -> str:
+    """A sentence on what a job came to, or that this process has done its share."""
+    if done is None:
+        return f"this process has made its parts of {out}; others are still to come"
+    why = f"; {done.unreadable:,} of them could not be read, and their rows say why" if done.unreadable else ""
+    return f"{done.images:,} images, each once: {out}{why}"
+
+
+def check_same(before: Job, now: Job, where: Path) -> None:
+    """Raises ConfigError that names what differs, where a folder or a file holds another job's rows."""
+    old, new = configs.to_dict(before), configs.to_dict(now)
+    if differ := [name for name in new if old[name] != new[name]]:
+        shown = ", ".join(f"{name} {_short(old[name])}, not {_short(new[name])}" for name in differ)
+        raise ConfigError(
+            f"{where} holds the rows of another job: {shown}",
+            next_step="choose another --out, or ask as it was asked before",
+        )
+
+
+def check_file(file: Path, job: Job) -> None:
+    """Raises ConfigError unless a Parquet file holds the joined rows of this job."""
+    _, parquet = arrow()
+    try:
+        header = parquet.read_metadata(file).metadata or {}
+    except (OSError, ValueError):
+        header = {}
+    if header.get(b"job") != job.digest.encode():
+        raise ConfigError(
+            f"{file} is there already, of another model, other images or other options",
+            next_step="choose another --out, or remove it",
+        )
+
+
+def _counted(file: Path) -> Done:
+    """What the file of a finished job holds."""
+    _, parquet = arrow()
+    errors = parquet.read_table(file, columns=["error"])["error"]
+    return Done(len(errors), len(errors) - errors.null_count, parquet.read_metadata(file).num_row_groups)
+
+
+def arrow() -> tuple[Any, Any]:
+    """pyarrow and its Parquet. Raises ConfigError where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError("Parquet files need pyarrow", next_step="pip install 'vitrail[parquet]'") from None
+    return pyarrow, pyarrow.parquet
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:28]} … {text[-28:]}"
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether the lock was free; it goes with the process, however that ends."""
+    with open(path, "a") as file:
+        free = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            free = False
+        yield free

@@ -1,0 +1,175 @@
+"""Images in, labelled answers out: what the command, a server and an export's check all use."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from vitrail import hardware
+from vitrail.batches.batch import groups
+from vitrail.errors import ConfigError, DecodeError, NonFiniteError, ShapeError
+from vitrail.images.decode import decode
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.sources import Sample, Source, open_images
+from vitrail.prediction.forward import answering, as_input, cast_weights, class_names, place, preprocess_of
+from vitrail.reports.progress import progress
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one image."""
+
+    key: str
+    """Which image: its path."""
+    labels: tuple[str, ...]
+    """The likeliest first."""
+    probabilities: tuple[float, ...]
+    error: str | None = None
+    """Why there is no answer: the file could not be read."""
+
+
+def predict(
+    model: nn.Module,
+    images: Source | str | Path | Sequence[str | Path],
+    *,
+    top_k: int = 5,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    preprocess: Preprocess | None = None,
+    classes: Sequence[str] | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    quiet: bool = False,
+) -> Iterator[Prediction]:
+    """The `top_k` likeliest classes of every image (files, folders or a Source), in order, as they are computed.
+
+    Preprocessing and class names are those of the model's record unless given. The model stays on its device unless
+    one is named. An unreadable image raises DecodeError that names it; with `on_error="skip"` it comes as a Prediction
+    with its `error` and no labels, so that there are as many predictions as images.
+    """
+    if top_k < 1 or batch_size < 1:
+        raise ConfigError(f"top_k = {top_k}, batch_size = {batch_size}", allowed="1 or more")
+    if isinstance(images, str | Path):
+        images = [images]
+    source = images if isinstance(images, Source) else open_images(images)
+    predictor = Predictor.of(model, device=device, precision=precision, preprocess=preprocess, classes=classes)
+    return _predict(predictor, source, top_k, batch_size, on_error, quiet)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with all it needs to answer for an image as it is stored."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        preprocess: Preprocess | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> "Predictor":
+        """On its device or the one named; preprocessing and class names are those of the model's record unless given."""
+        where = place(model, device)
+        names = tuple(classes or class_names(model))
+        return cls(model, preprocess_of(model, preprocess), names, where, hardware.precision(precision, where))
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the model as it is at the first answer."""
+        return cast_weights(self.model, self.dtype)
+
+    def read(self, sample: Sample) -> UInt8[Tensor, "C H W"]:
+        """The image upright and cut as the model's preprocessing says. Raises DecodeError that names it."""
+        content = sample.content
+        if isinstance(content, bytes):
+            content = decode(content, key=sample.key, background=self.preprocess.background)
+        try:
+            return self.preprocess.resize_image(content)
+        except ShapeError as error:  # channels the model does not know
+            raise DecodeError(
+                f"{sample.key}: {error.found}", allowed=error.allowed, next_step=error.next_step
+            ) from None
+
+    def best(self, images: UInt8[Tensor, "B C H W"], top_k: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+        """For each image the likeliest classes and their probabilities."""
+        with answering(self.model, self.device, self.dtype):
+            inputs = as_input(self.model, images, self.device, self.preprocess)
+            logits = functional_call(self.model, self.weights, (inputs,)).float().cpu()
+        names = self.classes or tuple(f"class {k}" for k in range(logits.shape[1]))
+        if len(names) != logits.shape[1]:
+            raise ConfigError(f"the model answers {logits.shape[1]} classes, but {len(names)} names are known")
+        if not torch.isfinite(logits).all():
+            raise NonFiniteError("the model's answers are not finite", next_step="check its weights, or use fp32")
+        best = logits.softmax(1).topk(min(top_k, len(names)))
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [(tuple(names[k] for k in row), tuple(values)) for row, values in rows]
+
+
+def _predict(
+    predictor: Predictor, source: Source, top_k: int, batch_size: int, on_error: str, quiet: bool
+) -> Iterator[Prediction]:
+    done = 0
+    with progress(len(source), "Predicting", quiet=quiet) as bar:
+        ranges = [range(at, min(at + batch_size, len(source))) for at in range(0, len(source), batch_size)]
+        for read in in_batches(predictor.read, source, ranges):
+            failed = next((item for item in read if isinstance(item, DecodeError)), None)
+            if failed is not None and on_error == "stop":
+                raise failed
+            images = [item for item in read if isinstance(item, Tensor)]
+            found = iter(by_shape(lambda stack: predictor.best(stack, top_k), images))
+            for index, item in enumerate(read, done):
+                error = str(item) if isinstance(item, DecodeError) else None
+                labels, probabilities = ((), ()) if error else next(found)
+                yield Prediction(source.keys[index], labels, probabilities, error)
+            done += len(read)
+            bar.update(done)
+
+
+def by_shape(answer: Callable[[UInt8[Tensor, "B C H W"]], Sequence[Any]], images: Sequence[Tensor]) -> list[Any]:
+    """An answer to each image, in order; images of one shape are asked together."""
+    shapes = np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2)
+    found: dict[int, Any] = {}
+    for rows in map(np.ndarray.tolist, groups(shapes)):
+        found |= dict(zip(rows, answer(torch.stack([images[row] for row in rows])), strict=True))
+    return [found[row] for row in range(len(images))]
+
+
+def in_batches(
+    read: Callable[[Sample], UInt8[Tensor, "C H W"]], source: Source, ranges: Sequence[range]
+) -> Iterator[list[UInt8[Tensor, "C H W"] | DecodeError]]:
+    """The images of each range, an error in the place of one that cannot be read; the next range is read while one is used.
+
+    In threads: decoding and resizing leave Python's lock.
+    """
+
+    def attempt(index: int) -> UInt8[Tensor, "C H W"] | DecodeError:
+        try:
+            return read(source[index])
+        except DecodeError as error:
+            return error
+
+    with ThreadPoolExecutor(hardware.cores()) as pool:
+        coming = [pool.submit(attempt, k) for span in ranges[:1] for k in span]
+        try:
+            for at in range(len(ranges)):
+                batch = [future.result() for future in coming]
+                coming = [pool.submit(attempt, k) for span in ranges[at + 1 : at + 2] for k in span]
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,80 @@
+"""Test-time views: an image looked at several times, the probabilities averaged.
+
+| views  | what the model sees                                                                                   |
+|--------|-------------------------------------------------------------------------------------------------------|
+| `one`  | the image as its record prepares it: resized and cut to the centre, or resized directly                |
+| `flip` | that and its mirror image                                                                             |
+| `five` | four corners and the centre of a larger square (Krizhevsky 2012): the record's own margin where it cuts |
+|        | the centre out, else the image at size / 0.875                                                        |
+| `ten`  | those five and their mirror images                                                                    |
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
+from vitrail.prediction.forward import preprocess_of
+
+Views = Literal["one", "flip", "five", "ten"]
+MARGIN = 0.875
+"""Of the side of the larger square, what a crop keeps, where the record does not say."""
+
+
+class Averaged(nn.Module):
+    """A classifier that answers with the mean of its probabilities over the views of an image.
+
+    It stands in for the model in `evaluate` and `predict`: its record asks for the images that the views are cut from.
+    """
+
+    def __init__(self, model: nn.Module, views: Views, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.model, self.views, self.preprocess = model, views, preprocess
+        self.config: Any = getattr(model, "config", None)
+        record: Any = getattr(model, "record", None)
+        self.record = record and dataclasses.replace(record, preprocess=larger(preprocess, views))
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """Logarithms of the mean probabilities: their softmax is that mean."""
+        answers = [self.model(view).float().log_softmax(1) for view in self.cut(images)]
+        return torch.stack(answers).logsumexp(0) - math.log(len(answers))
+
+    def cut(self, images: Float[Tensor, "B C H W"]) -> Iterator[Float[Tensor, "B C h w"]]:
+        """The views of prepared images."""
+        crops = list(_crops(images, self.preprocess.size)) if self.views in ("five", "ten") else [images]
+        yield from crops
+        if self.views in ("flip", "ten"):
+            yield from (crop.flip(-1) for crop in crops)
+
+
+def averaged(model: nn.Module, views: Views, preprocess: Preprocess | None = None) -> nn.Module:
+    """The model as it answers over `views`; itself for `one`. Raises ConfigError where views and preprocessing do not go."""
+    if views == "one":
+        return model
+    return Averaged(model, views, preprocess_of(model, preprocess)).eval()
+
+
+def larger(preprocess: Preprocess, views: Views) -> Preprocess:
+    """How images are prepared before views are cut from them."""
+    if views in ("one", "flip"):
+        return preprocess
+    if preprocess.resize == "native":
+        raise ConfigError(
+            f"views {views} of images at their native aspect", allowed="one or flip", next_step="try --views flip"
+        )
+    margin = preprocess.crop_fraction if preprocess.resize == "crop" and preprocess.crop_fraction < 1 else MARGIN
+    height, width = (int(side / margin + 1e-6) for side in preprocess.size)
+    return dataclasses.replace(preprocess, size=(height, width), crop_fraction=1.0)
+
+
+def _crops(images: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Iterator[Float[Tensor, "B C h w"]]:
+    """Top left, top right, bottom left, bottom right, centre."""
+    down, right = (have - want for have, want in zip(images.shape[-2:], size, strict=True))
+    for top, left in ((0, 0), (0, right), (down, 0), (down, right), (round(down / 2), round(right / 2))):
+        yield images[..., top : top + size[0], left : left + size[1]]

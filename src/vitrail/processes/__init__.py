@@ -1,0 +1,1 @@
+"""Which process this is: ranks, shards of a model, signals."""

@@ -1,0 +1,41 @@
+"""One model.safetensors from a run's newest checkpoint, whichever number of ranks wrote it and however it ended."""
+
+from pathlib import Path
+from typing import Any
+
+from vitrail.checkpoints import read as checkpoints
+from vitrail.errors import CheckpointError, ConfigError
+from vitrail.models import zoo
+from vitrail.training.run_folder import RunFolder
+from vitrail.training.setup import open_for
+from vitrail.training.state import misfits, refuse_misfits, take
+from vitrail.weights.bundle import Record, save_bundle
+
+
+def export(path: Path, out: Path, *, say=print) -> int:
+    """Writes the bundle `out` of the run folder `path`, the average of the weights where the run keeps one; gives the step.
+
+    The class names are read from the run's data. Raises CheckpointError where there is no checkpoint yet,
+    ConfigError where `out` is a run itself.
+    """
+    run = RunFolder.stored(path)
+    if (out / "run.json").exists():
+        raise ConfigError(
+            f"{out} is a run folder", allowed="a new folder for the bundle", next_step="choose another --out"
+        )
+    snapshot = checkpoints.newest(path / "checkpoints", say=say)
+    if snapshot is None:
+        raise CheckpointError(f"{path} has no checkpoint yet", next_step="let the run come to its first, or take best/")
+    learner: Any = run.objective.build(zoo.skeleton(run.model)).to_empty(device="cpu")
+    # what is not saved follows from the config, and a fresh model has it
+    fresh: Any = zoo.build(run.model)
+    found = snapshot.tensors.get("ema") or snapshot.tensors["model"]
+    refuse_misfits(misfits("", found, learner.state_dict()))
+    take(found, learner.state_dict())
+    kept = run.objective.kept(learner)
+    fresh.load_state_dict(kept.state_dict())
+    splits = open_for(run.objective, run.data, run.holdout)
+    classes = splits.train.classes if run.objective.labelled else ()
+    source = f"trained by vitrail on {splits.train.name}, step {snapshot.step} of {run.length}"
+    save_bundle(out, fresh, Record(config=fresh.config, preprocess=run.preprocess, classes=classes, source=source))
+    return snapshot.step

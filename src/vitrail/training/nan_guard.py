@@ -1,0 +1,58 @@
+"""NaN and infinity stop a run before the optimiser step, and name the step and the samples."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitrail.errors import NonFiniteError
+from vitrail.training.state import State
+
+
+class FiniteGuard:
+    """Looks at the loss and the gradient norm of every step.
+
+    On a CPU it reads them at once. On a GPU a read would stall every step, so the flag stays on the device: it latches, the fused
+    optimiser skips its update while it is set (its `found_inf`), and `read` tells the host at the next line of the log.
+    """
+
+    def __init__(self, device: torch.device, folder: Path | None, *, alone: bool = True) -> None:
+        self._device, self._folder, self._alone = device, folder, alone
+        self._bad = torch.zeros((), device=device)
+        self._unread: list[tuple[int, Sequence[str], Tensor]] = []
+
+    def check(self, state: State, loss: Tensor, norm: Tensor, keys: Sequence[str]) -> None:
+        """Called between backward and the optimiser step. Raises NonFiniteError on a CPU, arms the skip on a GPU."""
+        bad = ~torch.isfinite(norm)
+        if (
+            self._alone
+        ):  # else by the gradient alone, which is the same on every rank, so that all stop at the same step
+            bad = bad | ~torch.isfinite(loss)
+        self._bad = torch.maximum(self._bad, bad.to(self._bad))
+        self._unread.append((state.step, keys, self._bad))
+        if self._device.type == "cpu":
+            self.read()
+        else:
+            # the fused kernels read these two attributes, as they do under a gradient scaler
+            state.optimizer.grad_scale = None  # pyrefly: ignore[missing-attribute]
+            state.optimizer.found_inf = self._bad  # pyrefly: ignore[missing-attribute]
+
+    def read(self) -> None:
+        """Raises NonFiniteError for the first bad step since the last reading; the weights have not taken it."""
+        for step, keys, bad in self._unread:
+            if bad.item():
+                self._stop(step, keys)
+        self._unread.clear()
+
+    def _stop(self, step: int, keys: Sequence[str]) -> None:
+        shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+        if self._folder:
+            dump = self._folder / "nonfinite.json"
+            dump.write_text(json.dumps({"step": step, "samples": list(keys)}, indent=1), "utf-8")
+            shown += f" (all in {dump})"
+        raise NonFiniteError(
+            f"the loss or its gradient is not finite at step {step}, on the samples {shown}",
+            next_step="the weights were not touched; lower --optim.lr, or look at those images, then --resume",
+        )

@@ -1,0 +1,148 @@
+"""Learning rates, parameter groups and optimisers.
+
+One function gives the learning rate of a step; one gives each parameter its share of it and its weight decay.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrail.errors import ConfigError
+from vitrail.processes.world import is_shard
+from vitrail.training.lars_lamb import LAMB, LARS
+from vitrail.training.run import Optim, steps
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: _MOMENTS, torch.optim.Adam: _MOMENTS, LAMB: _MOMENTS,
+    torch.optim.SGD: ("momentum_buffer",), LARS: ("momentum_buffer",),
+}  # fmt: skip
+"""What each optimiser keeps of a parameter from step to step: a count, and tensors like the parameter."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a function of the step: warm-up × decay × cool-down, as big_vision and vision_transformer define them.
+
+    The decay starts after the warm-up; the warm-up multiplies the decayed value. Lengths are in steps.
+    """
+
+    optim: Optim
+    peak: float
+    total: int
+    warmup: int
+    cooldown: int = 0
+
+    def __call__(self, step: float) -> float:
+        warm = min(1.0, step / self.warmup) if self.warmup else 1.0
+        cool = min(1.0, (self.total - step) / self.cooldown) if self.cooldown else 1.0
+        return warm * cool * self._decayed(step)
+
+    def _decayed(self, step: float) -> float:
+        kind, peak, end = self.optim.schedule, self.peak, self.optim.final_lr
+        progress = min(1.0, max(0.0, (step - self.warmup) / max(1, self.total - self.warmup)))
+        if kind == "cosine":
+            return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * progress))
+        if kind == "linear":
+            return end + (peak - end) * (1 - progress) ** self.optim.power
+        if kind == "rsqrt":  # flat until the warm-up ends, then 1/√ of the steps, shifted so that both meet
+            since = max(0.0, step - self.warmup)
+            return peak / math.sqrt(1 + since / self.optim.timescale)
+        if kind == "stair":
+            return peak * self.optim.drop ** sum(step >= share * self.total for share in self.optim.milestones)
+        return peak
+
+
+def schedule(optim: Optim, *, batch_size: int, steps_per_epoch: float, total: int) -> Schedule:
+    """The schedule of a run of `total` steps; `lr` is scaled by batch_size / lr_batch where the recipe asks for it."""
+
+    def length(text: str) -> int:
+        return steps(text, steps_per_epoch=steps_per_epoch, total=total)
+
+    peak = optim.lr * (batch_size / optim.lr_batch if optim.lr_batch else 1.0)
+    return Schedule(optim, peak, total, length(optim.warmup), length(optim.cooldown))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One parameter as the optimiser sees it: its share of the learning rate and its weight decay."""
+
+    name: str
+    parameter: nn.Parameter
+    lr_scale: float
+    weight_decay: float
+
+
+def tune(model: Any, optim: Optim) -> list[Tuned]:
+    """Every trainable parameter of a backbone or learner (what has `stages`), its learning-rate scale and weight decay.
+
+    Layer-wise decay gives stage i of n the scale decay^(n-1-i): the head 1, each block below it one factor less.
+    Weight decay falls on kernels alone: never on biases, norms, class tokens, positions or layer scales.
+    """
+    stages = model.stages()
+    scale = {
+        id(parameter): optim.layer_decay ** (len(stages) - 1 - depth)
+        for depth, (_, content) in enumerate(stages)
+        for parameter in stage_parameters(content)
+    }
+    return [
+        Tuned(name, parameter, scale[id(parameter)], optim.weight_decay if _decays(name, parameter) else 0.0)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+
+
+def stage_parameters(content: nn.Module | Sequence[nn.Module | nn.Parameter]) -> Iterator[nn.Parameter]:
+    """All parameters of a stage, which is a module, or modules and loose parameters."""
+    for part in [content] if isinstance(content, nn.Module | nn.Parameter) else content:
+        yield from [part] if isinstance(part, nn.Parameter) else part.parameters()
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and name.rsplit(".", 1)[-1] == "weight"
+
+
+def optimiser(tuned: Sequence[Tuned], optim: Optim) -> torch.optim.Optimizer:
+    """AdamW, Adam or SGD with momentum, fused; LARS or LAMB; one group per (scale, decay)."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for one in tuned:
+        groups.setdefault((one.lr_scale, one.weight_decay), []).append(one.parameter)
+    settings = [
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay, "lr": 0.0}
+        for (scale, decay), parameters in groups.items()
+    ]
+    if optim.name == "sgd":
+        fused = not any(is_shard(one.parameter) for one in tuned)  # torch has no fused SGD of shards
+        return torch.optim.SGD(settings, lr=0.0, momentum=optim.momentum, fused=fused)
+    if optim.name == "lars":
+        return LARS(settings, lr=0.0, momentum=optim.momentum)
+    if optim.name == "lamb":
+        return LAMB(settings, lr=0.0, betas=optim.betas)
+    kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+    # lr as a tensor would avoid recompiles; as a float the fused kernels take it directly
+    return kind(settings, lr=0.0, betas=optim.betas, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def freeze_backbone(model: Any, last_blocks: int = 0) -> None:
+    """Leaves only the head trainable, every parameter called head…: a linear probe. With `last_blocks`, so many of the last
+    blocks too, and what is behind them. Raises ConfigError for more blocks than there are.
+    """
+    stages = model.stages()
+    blocks = len(stages) - 2  # between stem and head
+    if not 0 <= last_blocks <= blocks:
+        raise ConfigError(f"last_blocks = {last_blocks}", allowed=f"0 … {blocks}, the blocks of this model")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))
+    if last_blocks:
+        for _, content in stages[-1 - last_blocks :]:
+            for parameter in stage_parameters(content):
+                parameter.requires_grad_(True)

@@ -1,0 +1,144 @@
+"""What a run will cost, before it runs: sizes by arithmetic, time and memory by a short probe on real batches."""
+
+import copy
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from vitrail import hardware
+from vitrail.images.findings import counted
+from vitrail.models import cost
+from vitrail.processes.signals import StopSignals
+from vitrail.reports.progress import duration
+from vitrail.training.loop import learn
+from vitrail.training.nan_guard import FiniteGuard
+from vitrail.training.run import Run
+from vitrail.training.setup import Setup, prepare
+
+PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers behind a decision to start; all counts exact but for the two that were measured."""
+
+    run: Run
+    images: int
+    held_out: int
+    classes: int
+    steps: int
+    epochs: float
+    peak_lr: float
+    parameters: int
+    macs_per_image: int
+    """Of the backbone on whole images, forward."""
+    flops_per_image: float
+    """Of training on one image, as the objective asks: with its decoder or teacher, without the tokens it drops."""
+    seconds_per_step: float
+    """Measured: loading, forward, backward and optimiser, the median of the probe's steps."""
+    peak_bytes: int
+    """Measured: this process's peak after the probe, plus the average of the weights where the run keeps one."""
+
+    @property
+    def flops_per_step(self) -> float:
+        return self.flops_per_image * self.run.batch_size
+
+    @property
+    def exaflops(self) -> float:
+        """Of the whole run, attention products counted; the paper's Table 6 counts the same way."""
+        return self.flops_per_step * self.steps / 1e18
+
+    @property
+    def seconds(self) -> float:
+        """Of all training steps; evaluation and checkpoints come on top."""
+        return self.seconds_per_step * self.steps
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(what, value) lines for a terminal."""
+        run, micro = self.run, self.run.hardware.micro_batch or self.run.batch_size
+        parts = run.batch_size // micro
+        accumulated = f" as {parts} × {micro}" if parts > 1 else ""
+        hardware = run.hardware
+        height, width = run.preprocess.size
+        classes = f"{self.classes} classes" + ("" if run.objective.labelled else ", which nobody looks at")
+        return [
+            ("images", f"{self.images:,} to learn from, {self.held_out:,} held out, {classes}"),
+            (
+                "model",
+                f"{self.parameters:,} parameters, {height}×{width}, {self.macs_per_image / 1e9:.3g} GMAC an image",
+            ),
+            ("length", f"{self.steps:,} steps = {self.epochs:.4g} epochs"),
+            ("batch", f"{run.batch_size} images{accumulated}, peak learning rate {self.peak_lr:.3g}"),
+            ("compute", f"{self.flops_per_step / 1e9:,.4g} GFLOP a step, {self.exaflops:.3g} exaFLOP in all"),
+            (
+                "machine",
+                f"{hardware.device}, {hardware.precision}, {counted(hardware.threads, 'thread')}, compile {hardware.compile}",
+            ),
+            ("measured", f"{pace(self.seconds_per_step)} a step, so {duration(self.seconds)} in all"),
+            ("memory", f"{self.peak_bytes / 2**30:.2f} GiB at the peak"),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        derived = {"flops_per_step": self.flops_per_step, "exaflops": self.exaflops, "seconds": self.seconds}
+        return {**dataclasses.asdict(self), **derived}
+
+
+def pace(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def plan(run: Run) -> Plan:
+    """Builds the run as training would, probes it and forgets it."""
+    return plan_of(prepare(run))
+
+
+def plan_of(setup: Setup) -> Plan:
+    """The plan of a run that is ready; leaves its weights, buffers and optimiser as they were."""
+    seconds, peak = probe(setup)
+    average = 4 * cost.parameters(setup.model) if setup.run.ema else 0
+    return Plan(
+        run=setup.run,
+        images=len(setup.splits.train),
+        held_out=len(setup.splits.val or setup.splits.test),
+        classes=len(setup.classes),
+        steps=setup.total_steps,
+        epochs=setup.total_steps / setup.steps_per_epoch,
+        peak_lr=setup.schedule.peak,
+        parameters=cost.parameters(setup.model),
+        macs_per_image=setup.macs,
+        flops_per_image=setup.flops_per_image,
+        seconds_per_step=seconds,
+        peak_bytes=peak + average,
+    )
+
+
+def expired(began: float) -> bool:
+    return time.perf_counter() - began >= PROBE_SECONDS
+
+
+def probe(setup: Setup) -> tuple[float, int]:
+    """(median seconds a step, peak bytes) of a few real steps at learning rate 0; the first, which warms up, is not counted."""
+    flat = dataclasses.replace(setup.run.optim, final_lr=0.0)
+    still = dataclasses.replace(
+        setup,
+        run=dataclasses.replace(setup.run, ema=None),
+        schedule=dataclasses.replace(setup.schedule, peak=0.0, optim=flat),
+    )
+    state, buffers = still.state(), copy.deepcopy(dict(setup.model.named_buffers()))
+    times: list[float] = []
+    batches = still.batches(0)
+    began = time.perf_counter()
+    while state.step < setup.total_steps and (len(times) < 4 or not setup.world.any(expired(began))):
+        start = time.perf_counter()
+        learn(still, state, next(batches), FiniteGuard(setup.device, None), StopSignals())
+        hardware.synchronise(setup.device)
+        times.append(time.perf_counter() - start)
+        if len(times) == 1:
+            began = time.perf_counter()
+    batches.close()
+    setup.optimizer.state.clear()
+    for name, buffer in setup.model.named_buffers():
+        buffer.copy_(buffers[name])
+    counted = sorted(times[1:] or times)
+    return counted[len(counted) // 2], hardware.peak_memory(setup.device)

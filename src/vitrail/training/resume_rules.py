@@ -1,0 +1,89 @@
+"""What may change between a run and its continuation.
+
+Every key of a Run is in one of three rows. `safe` keys change where and how often, never what is learnt. `rounding` keys change
+the last bits and are taken over with a word. All others are the trajectory: another value is another run, and is refused
+unless it is asked for twice.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from vitrail import config
+from vitrail.errors import ConfigError, DataError
+from vitrail.training.run import Run
+
+Kind = Literal["safe", "rounding", "trajectory"]
+
+KEYS: dict[str, Kind] = {
+    "recipe": "safe",
+    "data": "safe",  # the same images may have moved; their fingerprint is checked apart
+    "holdout": "trajectory",
+    "model": "trajectory",
+    "weights": "safe",  # read once, at the start
+    "preprocess": "trajectory",
+    "augment": "trajectory",
+    "mixing": "trajectory",
+    "objective": "trajectory",
+    "optim": "trajectory",
+    "ema": "trajectory",
+    "batch_size": "trajectory",
+    "length": "trajectory",
+    "evaluate_every": "safe",
+    "save_every": "safe",
+    "seed": "trajectory",
+    "hardware.device": "rounding",
+    "hardware.precision": "rounding",
+    "hardware.compile": "rounding",
+    "hardware.threads": "rounding",
+    "hardware.workers": "safe",
+    "hardware.micro_batch": "rounding",
+    "hardware.parallel": "rounding",
+    "hardware.checkpoint_activations": "safe",
+    "hardware.deterministic": "rounding",
+}
+"""By full name, or by the name of the part that holds the key."""
+
+
+def kind_of(key: str) -> Kind | None:
+    """The row of a key such as "optim.lr", or of the part it lies in; None where nobody has thought about it."""
+    return KEYS.get(key) or KEYS.get(key.partition(".")[0])
+
+
+def differences(before: Run, after: Run) -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) of every leaf that differs."""
+    old, new = (dict(leaves(config.to_dict(run))) for run in (before, after))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
+
+
+def leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def continued(before: Run, after: Run, *, override: bool = False) -> tuple[Run, tuple[str, ...]]:
+    """The Run to go on with, and a sentence for each change. Raises ConfigError for a changed trajectory without `override`."""
+    changes = list(differences(before, after))
+    refused = [change for change in changes if kind_of(change[0]) in ("trajectory", None)]
+    if refused and not override:
+        listed = ", ".join(f"{key} {old!r} → {new!r}" for key, old, new in refused)
+        raise ConfigError(
+            f"the run was started with other settings: {listed}",
+            allowed="on resuming: " + ", ".join(key for key, kind in KEYS.items() if kind != "trajectory"),
+            next_step="leave them as they were, start a new run, or add --override",
+        )
+    said = tuple(f"changed on resuming: {key} {old!r} → {new!r} ({kind_of(key)})" for key, old, new in changes)
+    return after, said
+
+
+def check_data(before: str, now: str, *, accept: bool) -> None:
+    """Raises DataError when the images (names, sizes, labels) are not those the run was started on."""
+    if before != now and not accept:
+        raise DataError(
+            f"the images changed since the checkpoint was written (fingerprint {before[:12]} then, {now[:12]} now)",
+            next_step="put them back, start a new run, or add --accept-data-change",
+        )

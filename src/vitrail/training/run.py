@@ -1,0 +1,141 @@
+"""What a recipe returns: one frozen value that says all of a training run, saved whole beside every result.
+
+Values that can be derived are derived, never stored: number of classes, steps, the model's image size, the scaled learning rate.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vitrail.batches.mixing import Mixing
+from vitrail.config import ABOVE_ZERO, COUNT, DECAY, NOT_NEGATIVE, check_ranges
+from vitrail.errors import ConfigError
+from vitrail.hardware import Hardware
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.transforms import Augment
+from vitrail.models.vit import ViTConfig
+from vitrail.models.zoo import ModelConfig
+from vitrail.objectives.classify import Classify
+from vitrail.objectives.contrastive import Contrast
+from vitrail.objectives.distill import Distill
+from vitrail.objectives.masked_patches import MaskedPatches
+from vitrail.objectives.probe import Probe
+from vitrail.objectives.reconstruct import Reconstruct
+from vitrail.objectives.simmim import SimMIM
+
+AnyObjective = Classify | Reconstruct | MaskedPatches | SimMIM | Contrast | Distill | Probe  # told apart by `family`
+
+_LENGTH = re.compile(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*(epochs?|steps?|%)\s*")
+
+
+def check_length(text: str, name: str, *, some: bool = False) -> str:
+    """A length of training is text with its unit: "90 epochs", "10000 steps" or "5 %" (of the whole run); `some` is more than 0."""
+    found = _LENGTH.fullmatch(text)
+    if not found or (some and float(found[1]) == 0):
+        more = ", more than 0" if some else ""
+        raise ConfigError(f"{name} = {text!r} is no length", allowed=f"'90 epochs', '10000 steps' or '5 %'{more}")
+    return text
+
+
+def steps(length: str, *, steps_per_epoch: float, total: int = 0) -> int:
+    """A length in optimiser steps; `%` is of `total`."""
+    match = _LENGTH.fullmatch(check_length(length, "length"))
+    assert match is not None
+    number, unit = float(match[1]), match[2][0]
+    return round(number * {"e": steps_per_epoch, "s": 1.0, "%": total / 100}[unit])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Optimiser, learning-rate schedule and what they leave alone."""
+
+    name: Literal["adamw", "adam", "sgd", "lars", "lamb"] = "adamw"
+    lr: float = 1e-3
+    """Peak learning rate; of `lr_batch` images a step where that is given (then it scales with the batch)."""
+    lr_batch: int | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    """On matrices and kernels only: never on biases, norms, class token or positions. `adamw` subtracts lr · decay · weight apart
+    from the gradient, as the ViT papers do; `adam` and `sgd` add it to the gradient."""
+    clip: float | None = 1.0
+    """Largest global L2 norm of the gradient."""
+    schedule: Literal["cosine", "linear", "rsqrt", "stair", "constant"] = "cosine"
+    warmup: str = "5 %"
+    cooldown: str = "0 steps"
+    """Of `rsqrt`: a linear fall to zero at the end."""
+    timescale: int = 10_000
+    """Of `rsqrt`, in steps."""
+    final_lr: float = 0.0
+    """What `linear` and `cosine` end at, as an absolute learning rate before layer decay."""
+    power: float = 1.0
+    """Of `linear`: 2 makes it a parabola."""
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.9)
+    """Of `stair`: shares of the run at which the rate falls."""
+    drop: float = 0.1
+    """Of `stair`: the factor of each fall."""
+    layer_decay: float = 1.0
+    """Each stage towards the stem learns this much slower (MAE fine-tuning: 0.75)."""
+    freeze: Literal["nothing", "backbone"] = "nothing"
+    """`backbone`: only the head learns, a linear probe."""
+    last_blocks: int = 0
+    """Of a frozen backbone, so many of the last blocks learn nevertheless (MAE's partial fine-tuning, Figure 9)."""
+
+    def __post_init__(self) -> None:
+        check_length(self.warmup, "warmup")
+        check_length(self.cooldown, "cooldown")
+        check_ranges(
+            self,
+            lr=NOT_NEGATIVE,
+            lr_batch=COUNT,
+            betas=DECAY,
+            momentum=DECAY,
+            weight_decay=NOT_NEGATIVE,
+            clip=ABOVE_ZERO,
+            timescale=COUNT,
+            final_lr=NOT_NEGATIVE,
+            layer_decay=ABOVE_ZERO,
+            last_blocks=NOT_NEGATIVE,
+        )
+        if self.last_blocks and self.freeze != "backbone":
+            raise ConfigError(
+                f"last_blocks = {self.last_blocks} of a model that learns whole",
+                next_step="add --optim.freeze backbone",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A whole training run. `model.classes`, `.image` and `.channels` are set from the data and `preprocess` when it is built."""
+
+    recipe: str = ""
+    data: str = ""
+    """A folder, an IDX file's folder, or a named set."""
+    holdout: float = 0.2
+    """Share of the images kept for evaluation where the data has no split of its own."""
+    model: ModelConfig = field(default_factory=ViTConfig)
+    weights: str | None = None
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    augment: Augment = field(default_factory=Augment)
+    mixing: Mixing = field(default_factory=Mixing)
+    objective: AnyObjective = field(default_factory=Classify)
+    optim: Optim = field(default_factory=Optim)
+    ema: float | None = None
+    """Decay of the moving average of the weights; evaluation and the saved best then use the average."""
+    batch_size: int = 128
+    length: str = "100 epochs"
+    evaluate_every: str = "1 epoch"
+    save_every: str = "1 epoch"
+    seed: int = 0
+    hardware: Hardware = field(default_factory=Hardware)
+
+    def __post_init__(self) -> None:
+        for name in ("length", "evaluate_every", "save_every"):
+            check_length(getattr(self, name), name, some=True)
+        if "%" in self.length:
+            raise ConfigError(f"length = {self.length!r} of itself", allowed="'90 epochs' or '10000 steps'")
+        check_ranges(self, batch_size=COUNT, seed=NOT_NEGATIVE, ema=DECAY)
+        if not 0 < self.holdout < 1:
+            raise ConfigError(
+                f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try --holdout 0.2"
+            )

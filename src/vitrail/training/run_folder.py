@@ -1,0 +1,185 @@
+"""The run folder: where everything of a run lies, and the lock that keeps two processes out of one.
+
+run.json        the Run, resolved: what was asked, with every measured choice written down
+metrics.jsonl   one JSON object a line
+checkpoints/    step-XXXXXXXX/, the newest two
+best/  last/    model.safetensors + record.json, what `vitrail.load` reads
+report.html     predictions.png
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import IO
+
+from vitrail import config
+from vitrail.checkpoints.read import steps_in
+from vitrail.errors import ConfigError, StorageError
+from vitrail.images.files import SUFFIXES
+from vitrail.processes.world import World
+from vitrail.training.run import Run
+
+
+class RunFolder:
+    """A run folder held by this process: `with RunFolder.create(run, out) as folder`. Two holders at once: StorageError."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path, self.run = path, run
+        self._lock: IO[str] | None = None
+        self._new = False
+
+    @classmethod
+    def open(cls, run: Run | None, path: Path | None, resume: bool, world: World) -> "RunFolder":
+        """The folder of a new or an earlier run. Of several ranks the first makes and locks it; the others follow."""
+        if path is None and (resume or not world.leads):
+            raise ConfigError(
+                "no run folder was named", next_step="name it: several processes and a resumed run need to know it"
+            )
+        if world.leads:
+            return cls.reopen(path) if resume and path else cls.create(run or Run(), path)
+        assert path is not None
+        return Follower(path, run or Run())
+
+    @classmethod
+    def create(cls, run: Run, path: Path | None) -> "RunFolder":
+        """A new folder; `None` numbers one under `runs/`. A folder that already holds a run is refused."""
+        path = path or _numbered(Path("runs"), run)
+        folder = cls(path, run)
+        folder._new = True
+        folder._refuse_a_second_run()
+        folder._refuse_what_is_no_run()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be made ({error.strerror})", next_step="choose another --out") from None
+        return folder
+
+    def _refuse_a_second_run(self) -> None:
+        if (self.path / "run.json").exists():
+            raise ConfigError(
+                f"{self.path} already holds a run",
+                next_step=f"resume it with `vitrail train --resume {self.path}`, or choose another --out",
+            )
+
+    def _refuse_what_is_no_run(self) -> None:
+        """Weights and checkpoints among somebody's photographs would be classes of the next training."""
+        there = sorted(set(self.path.iterdir()) - {self.path / ".lock"}) if self.path.is_dir() else []
+        if others := [entry.name for entry in there if entry.is_dir() or entry.suffix.lower() in SUFFIXES]:
+            raise ConfigError(
+                f"{self.path} holds folders or images already ({others[0]}{', …' if len(others) > 1 else ''})",
+                allowed="a new folder, an empty one, or one with a log in it",
+                next_step="choose another --out",
+            )
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunFolder":
+        """The folder of an earlier run, with the Run it was started with."""
+        return cls(path, cls.stored(path))
+
+    @staticmethod
+    def stored(path: Path | None) -> Run:
+        """The Run in a folder. Raises ConfigError where there is none."""
+        if path is None or not (path / "run.json").is_file():
+            raise ConfigError(
+                f"{path} is no run folder: it has no run.json", next_step="name the folder a training printed"
+            )
+        return config.read_json(Run, path / "run.json")
+
+    def __enter__(self) -> "RunFolder":
+        try:
+            self._lock = open(self.path / ".lock", "w")  # held as long as the folder is
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} cannot be written ({error.strerror})", next_step="check its permissions"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunInUse(
+                f"another process is training in {self.path}", next_step="wait for it, or choose another --out"
+            ) from None
+        if self._new:  # another process may have come and gone since this one looked
+            self._refuse_a_second_run()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._lock:
+            return
+        if self._new and {path.name for path in self.path.iterdir()} == {".lock"}:  # it never began
+            shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+    def save(self, run: Run) -> None:
+        """Writes run.json, aside and renamed."""
+        self.run = run
+        aside = self.path / "run.json.part"
+        with open(aside, "w", encoding="utf-8") as file:
+            json.dump(config.to_dict(self.run), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self.path / "run.json")
+
+    def check_room(self, checkpoint: int) -> None:
+        """Raises StorageError unless two checkpoints of so many bytes fit on the disk, or one beside those that are there."""
+        free, more = shutil.disk_usage(self.path).free, 1 if steps_in(self.checkpoints) else 2
+        if free < more * checkpoint:
+            raise StorageError(
+                f"{self.path} has {free / 1e6:,.1f} MB left for {more} more checkpoints of {checkpoint / 1e6:,.1f} MB",
+                next_step="free some space, or choose another --out",
+            )
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+
+class Follower(RunFolder):
+    """The folder as ranks other than the first hold it: they read, and write nothing."""
+
+    def __enter__(self) -> "RunFolder":
+        if (self.path / "run.json").is_file():
+            self.run = config.read_json(Run, self.path / "run.json")
+        return self
+
+    def check_room(self, checkpoint: int) -> None:
+        """The first rank asks."""
+
+    def save(self, run: Run) -> None:
+        self.run = run
+
+    @property
+    def metrics(self) -> Path:
+        return Path(os.devnull)
+
+
+class RunInUse(ConfigError):
+    """Two processes on one run folder."""
+
+
+def _numbered(parent: Path, run: Run) -> Path:
+    """runs/digits-1, runs/digits-2, …: the first that is free."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(run.data).name or run.recipe).strip("-").lower() or "run"
+    number = 1
+    while (parent / f"{stem}-{number}").exists():
+        number += 1
+    return parent / f"{stem}-{number}"

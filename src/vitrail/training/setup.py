@@ -1,0 +1,236 @@
+"""From a Run, which is data, to what trains: everything derived is derived here, once, in one order.
+
+data → model (its classes, channels and image size follow from data and preprocess) → weights → device → optimiser → schedule.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitrail import hardware
+from vitrail.batches.draws import generator
+from vitrail.batches.loader import Batch, train_batches
+from vitrail.errors import ConfigError, DataError
+from vitrail.images.samples import split
+from vitrail.images.sources import Splits, open_data, open_images
+from vitrail.models import cost, zoo
+from vitrail.objectives.flops import flops
+from vitrail.objectives.objective import Learner, Objective, Task
+from vitrail.processes.world import World, gather_model
+from vitrail.training import optim
+from vitrail.training.ema import Ema
+from vitrail.training.run import Run, steps
+from vitrail.training.state import State
+from vitrail.weights.bundle import load_for_finetuning
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, ready to train: the resolved Run and all that was built from it."""
+
+    run: Run
+    splits: Splits
+    model: nn.Module
+    """What trains: the backbone, or the learner its objective built around it."""
+    forward: nn.Module
+    """The model as the loop calls it: itself, compiled, or with its gradients averaged over the ranks."""
+    unsharded: nn.Module | None
+    """A copy in one piece where the model lies in shards over the ranks, on the CPU; else None."""
+    optimizer: torch.optim.Optimizer
+    schedule: optim.Schedule
+    total_steps: int
+    steps_per_epoch: float
+    device: torch.device
+    dtype: torch.dtype
+    world: World = field(default_factory=World)
+    notes: tuple[str, ...] = ()
+    """Sentences about choices made on the way: where the split came from, what became of each tensor of the weights."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.splits.train.classes
+
+    @property
+    def micro_batch(self) -> int:
+        """Images through the model at once, on this rank."""
+        return self.run.hardware.micro_batch or self.world.share(self.run.batch_size)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one forward pass of one image."""
+        return cost.macs(self.run.model, self.run.preprocess.size)
+
+    @property
+    def flops_per_image(self) -> float:
+        """Forward and backward: 6 × MACs of a classifier (2 operations each, the backward twice the forward)."""
+        return flops(self.run.objective, self.run.model)
+
+    @property
+    def flops_per_step(self) -> float:
+        return self.flops_per_image * self.run.batch_size
+
+    def steps(self, length: str) -> int:
+        return max(1, steps(length, steps_per_epoch=self.steps_per_epoch, total=self.total_steps))
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """The model in one piece, to be evaluated and saved: itself, or put together from the shards of all ranks, each of
+        which must ask.
+        """
+        self.world.same_buffers(model)
+        if self.unsharded is None:
+            return model
+        return gather_model(model, copy.deepcopy(self.unsharded).to(self.device))
+
+    def state(self) -> State:
+        average = sharded(copy.deepcopy(self.unsharded), self.run) if self.unsharded and self.run.ema else None
+        ema = Ema(self.model, self.run.ema, average) if self.run.ema else None
+        return State(self.model, self.optimizer, ema, data=self.splits.train.fingerprint)
+
+    def batches(self, start_step: int) -> Generator[Batch, None, None]:
+        """The batches from `start_step` on: position in the stream is step × batch_size, and nothing else."""
+        run = self.run
+        return train_batches(
+            self.splits.train,
+            preprocess=run.preprocess,
+            augment=run.augment,
+            seed=run.seed,
+            batch_size=run.batch_size,
+            start=start_step * run.batch_size,
+            stop=self.total_steps * run.batch_size,
+            workers=run.hardware.workers,
+            rank=self.world.rank,
+            world=self.world.size,
+            pin=self.device.type == "cuda",
+        )
+
+
+def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> Setup:  # noqa: B008  # frozen
+    """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
+    splits = splits or open_for(run.objective, run.data, run.holdout)
+    if run.objective.labelled and len(splits.train.classes) < 2:
+        raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
+    run = resolve(run, splits, world)
+    model, notes = build_model(run, splits.train.classes)  # an nn.Module and a Backbone: Python has no name for both
+    device = torch.device(run.hardware.device)
+    model.to(device)
+    model.checkpoint_activations = run.hardware.checkpoint_activations
+    if run.optim.freeze == "backbone":
+        optim.freeze_backbone(model, run.optim.last_blocks)
+    unsharded = copy.deepcopy(model).cpu() if run.hardware.parallel == "fsdp" else None
+    if unsharded is not None:
+        model = sharded(model, run)
+    per_epoch = len(splits.train) / run.batch_size
+    total = max(1, steps(run.length, steps_per_epoch=per_epoch))
+    return Setup(
+        run=run,
+        splits=splits,
+        model=model,
+        forward=forward_of(model, run, world),
+        unsharded=unsharded,
+        optimizer=optim.optimiser(optim.tune(model, run.optim), run.optim),
+        schedule=optim.schedule(run.optim, batch_size=run.batch_size, steps_per_epoch=per_epoch, total=total),
+        total_steps=total,
+        steps_per_epoch=per_epoch,
+        device=device,
+        dtype=hardware.precision(run.hardware.precision, device),
+        world=world,
+        notes=(splits.how, *splits.train.notes, *notes),
+    )
+
+
+def open_for(objective: Objective, data: str, holdout: float) -> Splits:
+    """The images to learn from; without class folders too where the objective reads no labels."""
+    try:
+        return open_data(data, holdout=holdout)
+    except DataError as error:
+        if objective.labelled or not Path(data).is_dir():
+            raise
+        splits = split(open_images([data]), holdout, 0)
+        return dataclasses.replace(splits, how=f"{splits.how}; no labels are read ({error.found})")
+
+
+def resolve(run: Run, splits: Splits, world: World) -> Run:
+    """Every "auto" made a value and every derived field of the model set, so that run.json says exactly what ran."""
+    share = world.share(run.batch_size)
+    micro = run.hardware.micro_batch or share
+    if micro > share or share % micro:
+        raise ConfigError(
+            f"micro_batch = {micro} does not divide batch_size = {run.batch_size}"
+            + ("" if world.alone else f" on {world.size} processes, {share} images each"),
+            next_step="gradients are accumulated over equal parts: choose a divisor",
+        )
+    preprocess = run.preprocess
+    if preprocess.resize == "native":
+        preprocess = dataclasses.replace(preprocess, multiple=zoo.multiple(run.model))
+        if run.hardware.deterministic and not world.alone:
+            raise ConfigError(
+                "--preprocess.resize native with --hardware.deterministic on several processes",
+                allowed="images of one shape there: what is parted by shape is not equal among processes",
+            )
+    derived: dict[str, Any] = {
+        "image": run.preprocess.size,
+        "channels": run.preprocess.channels,
+        "classes": len(splits.train.classes) if run.objective.labelled else 0,
+    }
+    model = dataclasses.replace(run.model, **derived)
+    if run.hardware.parallel == "fsdp" and run.hardware.deterministic:
+        raise ConfigError(
+            "deterministic with parallel = 'fsdp'",
+            allowed="'auto' or 'ddp': gradients in shards are added in the order of the network",
+        )
+    settings = hardware.resolve(run.hardware, processes=world.here, work=_layer(model, micro))
+    return dataclasses.replace(run, model=model, preprocess=preprocess, hardware=settings)
+
+
+def _layer(model: zoo.ModelConfig, images: int) -> Callable[[], object]:
+    """Work of the model's size, to measure threads with; a network without width and patch counts as tokens of 16×16."""
+    encoder = getattr(model, "encoder", model)
+    (H, W), (p, q) = model.image, getattr(encoder, "patch", (16, 16))
+    return hardware.layer(images * max(1, H // p) * max(1, W // q), getattr(encoder, "width", 256))
+
+
+def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[Any, tuple[str, ...]]:
+    """What trains: a model from the run's seed, or from the given weights (head dropped for a zero D×K one, positions
+    resized), and around it what its objective adds.
+    """
+    random = generator(run.seed, 0)
+    if run.weights:
+        backbone, report = load_for_finetuning(run.model, run.weights, seed=run.seed)
+        notes = tuple(report.lines())
+    else:
+        backbone, notes = zoo.build(run.model, generator=random), ()
+    task = Task(weights=run.weights, preprocess=run.preprocess, classes=classes, seed=run.seed)
+    model = run.objective.build(backbone, random, task)
+    return model, (*notes, *(model.notes if isinstance(model, Learner) else ()))
+
+
+def forward_of(model: nn.Module, run: Run, world: World) -> nn.Module:
+    """The model as it is called: compiled where that pays, wrapped where several ranks share the batch."""
+    if run.hardware.parallel == "fsdp":
+        return model
+    forward: nn.Module = torch.compile(model) if run.hardware.compile == "on" else model  # pyrefly: ignore[bad-assignment]
+    if run.hardware.deterministic or (world.alone and run.hardware.parallel == "auto"):
+        return forward
+    return DistributedDataParallel(forward, gradient_as_bucket_view=True)
+
+
+def sharded(model: nn.Module, run: Run) -> nn.Module:
+    """The model in shards over the ranks, in place, as the run's hardware asks."""
+    from vitrail.processes import fsdp
+
+    device = torch.device(run.hardware.device)
+    dtype = hardware.precision(run.hardware.precision, device)
+    return fsdp.shard(model.to(device), device, dtype, compiled=run.hardware.compile == "on")
+
+
+def on_device(batch: Batch, setup: Setup) -> Batch:
+    """To the device, and from 8-bit pixels to what the model reads."""
+    batch = batch.to(setup.device, non_blocking=True)
+    return dataclasses.replace(batch, images=setup.run.preprocess.normalise(batch.images))

@@ -1,0 +1,55 @@
+"""Weights in several files, as transformers saves large models: an index says which tensor lies in which file beside it."""
+
+import hashlib
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from torch import Tensor
+
+from vitrail.errors import WeightsError
+from vitrail.weights.files.safe import READERS, read_any, sha256
+from vitrail.weights.sidecars import read_json
+
+INDEX = ".index.json"
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files together. WeightsError for a missing file, for one that holds other tensors than the
+    index says, and for a name that leads out of the folder.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file, names in shards(index).items():
+        if not file.is_file():
+            raise WeightsError(
+                f"{index.name} names {file.name}, which is not beside it", next_step="fetch the files it names"
+            )
+        found = read_any(file).tensors
+        if found.keys() != names:
+            odd = ", ".join(sorted(found.keys() ^ names)[:5])
+            raise WeightsError(
+                f"{file} and {index.name} do not agree about {odd}", next_step="fetch both of the same model anew"
+            )
+        tensors |= found
+    return tensors
+
+
+def shards(index: Path) -> dict[Path, set[str]]:
+    """The files an index names, and the tensors of each."""
+    named: dict[Path, set[str]] = defaultdict(set)
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise WeightsError(f"{index} has no weight_map", next_step="fetch it anew, or name one file")
+    for tensor, file in listed.items():
+        if not (isinstance(file, str) and _PLAIN.fullmatch(file) and Path(file).suffix in READERS):
+            raise WeightsError(f"{index} names {str(file)[:80]!r}", allowed="names of weights files that lie beside it")
+        named[index.with_name(file)].add(tensor)
+    return named
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a weights file; of shards, that of their digests, file by file in the order of their names."""
+    if not path.name.endswith(INDEX):
+        return sha256(path)
+    return hashlib.sha256("".join(sha256(file) for file in sorted(shards(path))).encode()).hexdigest()

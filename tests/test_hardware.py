@@ -1,0 +1,127 @@
+"""What `auto` resolves to, and that measuring threads finds the faster number, whoever else is on the machine."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from vitrail import hardware
+from vitrail.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_resolve_leaves_no_auto_and_a_second_time_changes_nothing():
+    once = hardware.resolve(hardware.Hardware(device="cpu"))
+    assert once.device == "cpu"
+    assert once.precision in ("fp32", "bf16")
+    assert once.compile == "off"
+    assert 1 <= once.threads <= hardware.cores()
+    assert hardware.resolve(once) == once
+
+
+def test_what_is_asked_for_is_kept():
+    asked = hardware.Hardware(device="cpu", precision="fp32", compile="on", threads=1)
+    assert hardware.resolve(asked) == asked
+    assert torch.get_num_threads() == 1
+
+
+def test_several_processes_share_the_cores():
+    assert hardware.resolve(hardware.Hardware(device="cpu"), processes=hardware.cores()).threads == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({1: 1.0, 2: 0.6, 4: 0.4, 6: 0.3}, 6),  # every core brings something, the odd last two as well
+        ({1: 1.0, 2: 0.6, 4: 0.58, 6: 0.6}, 2),  # what brings less than 5 % is left to others
+        ({1: 1.0, 2: 3.0, 4: 9.0, 6: 30.0}, 1),  # neighbours: threads that wait for each other lose
+    ],
+)
+def test_the_fewest_threads_within_five_percent_of_the_fastest(monkeypatch, seconds, chosen):
+    monkeypatch.setattr(hardware, "cores", lambda: 6)
+    monkeypatch.setattr(hardware, "_seconds_each", lambda work: seconds[torch.get_num_threads()])
+    assert hardware.threads(0) == chosen
+
+
+def test_a_count_that_loses_by_far_is_tried_once(monkeypatch):
+    tried = []
+    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(hardware, "_seconds_each", lambda work: tried.append(torch.get_num_threads()) or tried[-1] ** 3)
+    hardware.threads(0)
+    assert tried.count(2) == 1
+
+
+def test_measuring_threads_draws_no_random_number():
+    before = torch.random.get_rng_state()
+    hardware.threads(0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_autocast_of_float32_is_none_and_of_bfloat16_multiplies_in_it():
+    left = torch.ones(4, 4)
+    with hardware.autocast(CPU, torch.float32):
+        assert (left @ left).dtype == torch.float32
+    with hardware.autocast(CPU, torch.bfloat16):
+        assert (left @ left).dtype == torch.bfloat16
+
+
+def test_auto_precision_follows_the_hardware(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert hardware.precision("auto", CPU) == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert hardware.precision("auto", CPU) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hardware.device("gpu"), "'gpu'"),
+        (lambda: hardware.precision("bf61", CPU), "did you mean 'bf16'"),
+        (lambda: hardware.compiling("yes", CPU), "auto, on, off"),
+        (lambda: hardware.threads(-1), "threads = -1"),
+    ],
+)
+def test_a_setting_that_means_nothing_says_what_would(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()
+
+
+def test_peak_is_positive_measured_once_and_no_dearer_than_asked():
+    first = hardware.peak_flops(CPU, torch.float32, 0.05)
+    began = time.perf_counter()
+    assert hardware.peak_flops(CPU, torch.float32, 0.05) == first > 0
+    assert time.perf_counter() - began < 0.01
+
+
+def test_memory_is_within_the_machine():
+    memory = hardware.memory()
+    assert 0 < memory.available <= memory.total
+    assert 0 < hardware.peak_memory(CPU) < memory.total
+
+
+def test_kept_memory_is_soon_used_again_without_page_faults():
+    """In a process of its own, for the C library cannot be told to forget it."""
+    code = """
+import resource, torch
+from vitrail import hardware
+kept = hardware.keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(48 * 2**20, dtype=torch.uint8)  # above the largest threshold glibc ever chooses by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(kept, [faults() for _ in range(60)][-1])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    if out[0] == "True":
+        assert int(out[1]) < 100  # of 12,288 pages
