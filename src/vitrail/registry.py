@@ -9,6 +9,7 @@ from vitrail.errors import ConfigError, suggest
 T = TypeVar("T")
 V = TypeVar("V")
 
+_DECORATES: Any = object()
 GROUP = "vitrail.plugins"
 """Entry points of this group are modules that register things when imported, or functions that do when called."""
 
@@ -34,25 +35,25 @@ class Registry(Mapping[str, T], Generic[T]):
     def register(self, name: str) -> Callable[[V], V]: ...
     @overload
     def register(self, name: str, value: T) -> T: ...
-    def register(self, name: str, *value: Any) -> Any:
+    def register(self, name: str, value: Any = _DECORATES) -> Any:
         """Adds a value under a new name; without a value, a decorator that adds what it stands above.
 
         ConfigError where the name has another value already.
         """
-        if not value:
+        if value is _DECORATES:
             return lambda decorated: self.register(name, decorated)
-        if self._values.setdefault(name, value[0]) is not value[0]:
+        if self._values.setdefault(name, value) is not value:
             raise ConfigError(
                 f"a second {self.what} called {name!r}", next_step="choose another name, or remove one plug-in"
             )
-        return value[0]
+        return value
 
     def __getitem__(self, name: str) -> T:
         if name not in self:
             raise ConfigError(
                 f"no {self.what} is called {name!r}",
                 allowed=", ".join(self._values),
-                next_step=suggest(str(name), self._values),
+                next_step=suggest(name, self._values),
             )
         return self._values[name]
 
