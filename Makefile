@@ -35,7 +35,7 @@ check: .venv/.developing
 	$(BIN)/python $(BIN)/lint-imports
 
 docs: .venv/.developing
-	$(PYTEST) tests/flow/test_documents.py
+	$(PYTEST) tests/test_documents.py
 
 bench: .venv/.developing
 	@set -e; for claim in bench/*.py; do echo "== $$claim"; $(BIN)/python $$claim; done

@@ -9,6 +9,7 @@ os.environ.setdefault(
 import random
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import unpickling
+from tests.support import unpickling
 
 torch.set_num_threads(1)
 
@@ -105,3 +106,24 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def sweep() -> int:
     """How many times the usual number of cases a sweep tries: 1, or 10 under `make deep` (VITRAIL_DEEP=1)."""
     return 10 if os.environ.get("VITRAIL_DEEP") else 1
+
+
+@pytest.fixture(scope="session")
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one: the disk then plays no part, and a sync costs nothing."""
+    shm = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def whole_run(memory: Path) -> tuple[Path, float]:
+    """A run without a fault, and its seconds. This process trains once before, so that its children start warm."""
+    from tests.support.trials import in_child, train_to_the_end
+
+    train_to_the_end(memory / "warm")()
+    folder = memory / "whole"
+    began = time.monotonic()
+    pid = in_child(train_to_the_end(folder))
+    assert os.waitpid(pid, 0)[1] == 0
+    return folder, time.monotonic() - began

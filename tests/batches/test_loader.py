@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.photographs import jpeg_folder
+from tests.support.photographs import jpeg_folder
 from vitrail.batches import loader, workers
 from vitrail.batches.loader import Batch, eval_batches, train_batches
 from vitrail.errors import DataError, DecodeError, StorageError

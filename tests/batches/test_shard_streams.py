@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.photographs import jpeg_folder
+from tests.support.photographs import jpeg_folder
 from vitrail.batches.loader import Batch, train_batches
 from vitrail.errors import DecodeError
 from vitrail.images import shards

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.photographs import dirty_folder, photograph, put, scene
+from tests.support.photographs import dirty_folder, photograph, put, scene
 from vitrail.errors import DataError
 from vitrail.images.audit import Audit, Group, check, summary
 from vitrail.images.audit_headers import Quick

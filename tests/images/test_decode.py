@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.photographs import encoded, photograph
+from tests.support.photographs import encoded, photograph
 from vitrail.errors import DecodeError, ShapeError
 from vitrail.images.decode import TOLERANCE, as_channels, decode, decode_region, sniff
 

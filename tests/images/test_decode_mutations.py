@@ -9,7 +9,7 @@ from pathlib import Path
 def test_mutated_pictures_give_a_picture_or_a_typed_error(sweep: int) -> None:
     count = 1000 * sweep
     done = subprocess.run(
-        [sys.executable, "-m", "tests.images.mutations", str(count)],
+        [sys.executable, "-m", "tests.support.mutations", str(count)],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=550 * sweep, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from tests.photographs import photograph
+from tests.support.photographs import photograph
 from vitrail.config import from_dict, to_dict
 from vitrail.errors import ConfigError, ShapeError
 from vitrail.images.preprocess import IMAGENET, Preprocess, resize

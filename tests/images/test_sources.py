@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tests.photographs import encoded, jpeg_folder, photograph
+from tests.support.photographs import encoded, jpeg_folder, photograph
 from vitrail.errors import DataError, DecodeError
 from vitrail.images.files import key_of, path_of
 from vitrail.images.named import FASHION

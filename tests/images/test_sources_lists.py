@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.photographs import jpeg_folder
+from tests.support.photographs import jpeg_folder
 from vitrail.errors import DataError
 from vitrail.images.sources import open_data
 

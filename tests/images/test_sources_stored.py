@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.photographs import encoded, jpeg_folder, photograph
+from tests.support.photographs import encoded, jpeg_folder, photograph
 from vitrail.batches.loader import eval_batches, train_batches
 from vitrail.errors import DataError, DecodeError, StorageError
 from vitrail.images.preprocess import Preprocess

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms import InterpolationMode, v2
 
-from tests.photographs import photograph
+from tests.support.photographs import photograph
 from vitrail.batches.draws import Draws
 from vitrail.config import from_dict, to_dict
 from vitrail.errors import ConfigError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
+from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.errors import ConfigError
 from vitrail.inspection.attention_hooks import DoesNotApply, watch
 from vitrail.inspection.maps import attention

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inspection.models import HYBRID, MAXVIT, VIT, lively, noise
+from tests.support.models import HYBRID, MAXVIT, VIT, lively, noise
 from vitrail.inspection.attention_hooks import Layout, Tap
 from vitrail.inspection.heads import _measured, attention_distance, heads
 from vitrail.inspection.maps import attention

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
+from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.inspection.filters import embedding_filters, filter_components, shifted_lines
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inspection.models import HYBRID, MAXVIT, RESNET, VIT, lively, noise
+from tests.support.models import HYBRID, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.errors import ConfigError
 from vitrail.inspection.cka import _hsic, cka, linear_cka
 from vitrail.inspection.patches import high_norms, nearest_patches, patch_components, patch_features

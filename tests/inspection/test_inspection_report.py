@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.browser import browse
-from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
+from tests.support.browser import browse
+from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.cli import main
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess

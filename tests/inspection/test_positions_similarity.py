@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from tests.inspection.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
+from tests.support.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
 from vitrail.inspection.attention_hooks import DoesNotApply
 from vitrail.inspection.pca import components
 from vitrail.inspection.positions import (

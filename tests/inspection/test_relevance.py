@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.inspection.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
+from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.errors import ConfigError
 from vitrail.inspection.attention_hooks import DoesNotApply
 from vitrail.inspection.relevance import grad_cam, relevance

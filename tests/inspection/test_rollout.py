@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inspection.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
+from tests.support.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
 from vitrail.inspection.attention_hooks import DoesNotApply
 from vitrail.inspection.maps import attention, rollout, rollout_of
 

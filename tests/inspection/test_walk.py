@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import vitrail
-from tests.browser import browse
-from tests.inspection.models import RESNET, VIT, lively, noise
+from tests.support.browser import browse
+from tests.support.models import RESNET, VIT, lively, noise
 from vitrail.cli import main
 from vitrail.inspection.trace import trace
 from vitrail.inspection.trace_page import line_of, page_of, thumbnail, walk

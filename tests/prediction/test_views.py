@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.photographs import photograph, put
 from torchvision.transforms import functional as F
 from torchvision.transforms import v2
 
 import vitrail
+from tests.support.photographs import photograph, put
 from vitrail.cli import main
 from vitrail.errors import ConfigError
 from vitrail.evaluation.evaluate import evaluate

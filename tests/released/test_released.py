@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.test_training import log
 from tests.released.make import HERE, logits
+from tests.training.test_training import log
 from vitrail.checkpoints import read as checkpoints
 from vitrail.cli import main
 

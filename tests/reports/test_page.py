@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from tests.browser import browse
 
+from tests.support.browser import browse
 from vitrail.errors import StorageError
 from vitrail.reports.figures import confusion, curves
 from vitrail.reports.page import (

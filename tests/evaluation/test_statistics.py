@@ -1,0 +1,109 @@
+"""Paired tests, bootstrap, spread, temperature and multi-label scores against scipy and scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+from sklearn import metrics
+
+from vitrail.errors import DataError
+from vitrail.evaluation.multilabel import any_of, multi_label_scores, read_real
+from vitrail.evaluation.statistics import bootstrap, mcnemar, spread
+from vitrail.evaluation.temperature import fit_temperature
+
+pytestmark = pytest.mark.oracle
+
+
+def _answers(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(
+        np.repeat(column, [both, first, second, neither])
+        for column in ([True, True, False, False], [True, False, True, False])
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 50))
+def test_mcnemar_equals_the_binomial_test(first: int, second: int, both: int) -> None:
+    found = mcnemar(*_answers(both, first, second, 3))
+    n, k = first + second, min(first, second)
+    exact = stats.binomtest(k, n).pvalue if n else 1.0
+    assert found.exact == pytest.approx(exact, rel=1e-9)
+    mid = 1.0 if first == second else 2 * stats.binom.cdf(k, n, 0.5) - stats.binom.pmf(k, n, 0.5)
+    assert found.mid_p == pytest.approx(mid, rel=1e-9)
+    assert found.difference == pytest.approx((second - first) / found.images)
+    low, high = found.interval
+    assert low <= found.difference <= high or abs(found.difference) == 1
+
+
+def test_thin_tails_do_not_vanish() -> None:
+    found = mcnemar(*_answers(0, 0, 1000, 0))
+    assert found.exact == pytest.approx(2.0**-999)
+    assert mcnemar(*_answers(0, 4000, 6000, 0)).exact == pytest.approx(stats.binomtest(4000, 10_000).pvalue, rel=1e-6)
+
+
+def test_different_images_cannot_be_paired() -> None:
+    with pytest.raises(DataError, match="the same images"):
+        mcnemar(np.ones(3, dtype=bool), np.ones(4, dtype=bool))
+
+
+def test_bootstrap_of_a_mean_is_the_normal_interval_and_repeats() -> None:
+    values = np.random.default_rng(0).standard_normal(4000) + 2
+    found = bootstrap(values)
+    half = 1.96 * values.std(ddof=1) / math.sqrt(4000)
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert found == bootstrap(values) != bootstrap(values, seed=1)
+
+
+def test_spread_is_the_sample_deviation() -> None:
+    assert str(spread([0.943, 0.945, 0.941])) == "94.30 ± 0.20 (n=3)"
+    assert str(spread([0.5])) == "50.00 (n=1)"
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 30.0])
+def test_temperature_minimises_the_nll(scale: float) -> None:
+    draws = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 5, (2000,), generator=draws)
+    logits = scale * (torch.randn(2000, 5, generator=draws, dtype=torch.float64) + torch.eye(5)[targets])
+
+    def nll(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), targets))
+
+    best = optimize.minimize_scalar(nll, bounds=(-7, 7), method="bounded", options={"xatol": 1e-9})
+    assert fit_temperature(logits.float(), targets) == pytest.approx(math.exp(best.x), rel=1e-4)
+
+
+def test_answers_that_are_all_right_get_the_smallest_temperature() -> None:
+    assert fit_temperature(10 * torch.eye(3), torch.arange(3)) == pytest.approx(1e-3)
+
+
+def test_reals_rule(tmp_path) -> None:
+    found = any_of(torch.tensor([3, 1, 2, 0]), [[3], [0, 1], [], [5]])
+    assert (found.right, found.tested) == (2, 3)
+    (tmp_path / "real.json").write_text("[[1, 2], []]")
+    assert read_real(tmp_path / "real.json") == ((1, 2), ())
+    (tmp_path / "real.json").write_text('{"a": 1}')
+    with pytest.raises(DataError, match="not a list of lists"):
+        read_real(tmp_path / "real.json")
+
+
+def test_multi_label_scores_equal_scikit_learn() -> None:
+    draws = np.random.default_rng(0)
+    truth = (draws.random((200, 6)) < 0.3).astype(np.float32)
+    truth[:, 5] = 0
+    logits = np.round(draws.standard_normal((200, 6)) + truth, 1).astype(np.float32)  # rounded: ties
+    found = multi_label_scores(torch.from_numpy(logits), torch.from_numpy(truth))
+    expected = [metrics.average_precision_score(truth[:, k], logits[:, k]) for k in range(5)]
+    assert found.average_precision == (*map(pytest.approx, expected), None)
+    assert found.mean_average_precision == pytest.approx(np.mean(expected))
+    answers = logits >= 0
+    assert found.f1_micro == pytest.approx(metrics.f1_score(truth, answers, average="micro"))
+    assert found.f1_macro == pytest.approx(metrics.f1_score(truth, answers, average="macro", zero_division=0))
+    assert found.exact == pytest.approx(metrics.accuracy_score(truth, answers))
+    with pytest.raises(DataError, match="not 0 or 1"):
+        multi_label_scores(torch.zeros(2, 2), torch.full((2, 2), 0.5))

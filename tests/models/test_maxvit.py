@@ -1,0 +1,258 @@
+"""MaxViT and CoAtNet against TensorFlow's, timm's and torchvision's outputs; files both ways; counts as published."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.golden import assert_bit_equal, assert_equal_in_float64, case, loaded, randomise, read, tensors_of
+from vitrail.errors import WeightsError
+from vitrail.models import cost, mbconv, zoo
+from vitrail.models.maxvit import MaxViTConfig, relative_bias, resize_bias
+from vitrail.weights.fit import adapt, at_size
+from vitrail.weights.origins import maxvit as source
+from vitrail.weights.origins import read_foreign
+
+pytestmark = pytest.mark.oracle
+
+# (file, what it cannot say, how it names its tensors)
+CASES = [
+    *(
+        (f"maxvit/{name}", file, {}, style)
+        for name in ("four_stages", "two_stages_window7")
+        for file, style in (("tf_variables.npz", "google"), ("timm_state_dict.pth", "timm"))
+    ),
+    # fine-tuned at a larger image: the stored biases are of the window of pre-training
+    ("maxvit/scale_ratio", "tf_variables.npz", {"image": [48, 48]}, "google"),
+    ("maxvit/scale_ratio", "timm_state_dict.pth", {}, "timm"),
+    ("timm_maxxvit/maxvit_rw_style", "checkpoint.pth", {}, "timm"),
+    ("timm_maxxvit/coatnet_bias_style", "checkpoint.pth", {}, "timm"),
+    ("torchvision_maxvit/small", "checkpoint.pth", {}, "torchvision"),
+]
+IDS = [f"{name} {file}" for name, file, *_ in CASES]
+
+
+@pytest.mark.parametrize(("name", "file", "told", "style"), CASES, ids=IDS)
+def test_outputs_equal_the_original_s(golden: Path, name: str, file: str, told: dict, style: str) -> None:
+    assert_equal_in_float64(loaded(read(golden / name / file, told)), golden / name)
+
+
+@pytest.mark.parametrize(("name", "file", "told", "style"), CASES, ids=IDS)
+def test_stages_equal_the_original_s(golden: Path, name: str, file: str, told: dict, style: str) -> None:
+    meta, io, images = case(golden / name)
+    model = loaded(read(golden / name / file, told))
+    with torch.no_grad():
+        x = model.stem(images)
+        found = {"stem": x}
+        for stage, blocks in enumerate(model.blocks, 1):
+            for block in blocks:
+                x = block(x)
+            found[f"stage_{stage}"] = found[f"block_{stage - 1}"] = x
+        found["pooled_features"] = x.mean((2, 3))
+    keys = found.keys() & set(io)
+    assert len(keys) >= 3
+    for key in keys:
+        ours = found[key].permute(0, 2, 3, 1) if meta["input_layout"] == "NHWC" and found[key].ndim == 4 else found[key]
+        assert np.abs(ours.numpy() - io[key]).max() <= meta["io"]["outputs"][key]["atol"], key
+
+
+@pytest.mark.parametrize(("name", "file", "told", "style"), CASES, ids=IDS)
+def test_files_are_written_back_bit_for_bit(golden: Path, name: str, file: str, told: dict, style: str) -> None:
+    """Counts of batches as 0, torchvision's indices computed anew."""
+    theirs, foreign = tensors_of(golden / name / file), read(golden / name / file, told)
+    assert_bit_equal(source.write(foreign.tensors, foreign.config, style=style), theirs)
+
+
+def test_resized_biases_equal_tensorflow_s(golden: Path) -> None:
+    folder = golden / "maxvit/scale_ratio"
+    stored, io = tensors_of(folder / "tf_variables.npz"), np.load(folder / "io.npz")
+    keys = [key for key in io if key.startswith("resized_bias/")]
+    assert len(keys) == 4
+    for key in keys:
+        ours = resize_bias(stored[key.removeprefix("resized_bias/")], (6, 6))
+        assert np.abs(ours.numpy() - io[key]).max() < 2e-5
+
+
+def test_the_bias_of_a_pair_is_that_of_key_minus_query() -> None:
+    table = torch.randn(2, 5, 7)
+    bias = relative_bias(table, (3, 4))[0]
+    for q in range(12):
+        for k in range(12):
+            assert torch.equal(bias[:, q, k], table[:, k // 4 - q // 4 + 2, k % 4 - q % 4 + 3])
+
+
+@pytest.mark.parametrize("image", [64, (64, 96)])
+def test_live_timm_maxvit_of_tensorflow_in_float64(image) -> None:
+    """timm's port, random weights; oblong images with an oblong window."""
+    from timm.models.maxxvit import MaxxVit, MaxxVitCfg, _tf_cfg
+
+    size = (image, image) if isinstance(image, int) else image
+    cfg = MaxxVitCfg(
+        embed_dim=(16, 24),
+        depths=(1, 2),
+        block_type=("M", "M"),
+        stem_width=16,
+        stem_bias=True,
+        head_hidden_size=24,
+        **_tf_cfg(),
+    )
+    options = {"transformer_dim_head": 8, "transformer_partition_ratio": 8}
+    theirs = MaxxVit(cfg, img_size=size, num_classes=5, **options).double().eval()
+    randomise(theirs)
+    config = MaxViTConfig(
+        depths=(1, 2), widths=(16, 24), kinds="MM", stem=(16, 16), head_width=8, image=size, classes=5, pre_logits=24
+    )
+    assert_equal_live(theirs, config, size)
+
+
+@pytest.mark.parametrize("kinds", ["MMM", "CTT", "CCT"])
+def test_live_timm_s_own_in_float64(kinds: str) -> None:
+    from timm.models.maxxvit import MaxxVit, MaxxVitCfg, _rw_coat_cfg, _rw_max_cfg
+
+    ours = _rw_max_cfg() if kinds == "MMM" else _rw_coat_cfg(
+        stride_mode="pool", conv_attn_early=True, transformer_shortcut_bias=False
+    )  # fmt: skip
+    cfg = MaxxVitCfg(embed_dim=(16, 24, 32), depths=(1, 2, 1), block_type=tuple(kinds), stem_width=(8, 16), **ours)
+    options = {"transformer_dim_head": 8, "transformer_partition_ratio": 16}
+    theirs = MaxxVit(cfg, img_size=64, num_classes=5, **options).double().eval()
+    randomise(theirs)
+    dialect = mbconv.TIMM_MAXVIT
+    if kinds != "MMM":
+        dialect = dataclasses.replace(mbconv.TIMM_COATNET, norm="layer", stride="pool")
+    config = MaxViTConfig(
+        depths=(1, 2, 1), widths=(16, 24, 32), kinds=kinds, stem=(8, 16), head_width=8, image=(64, 64), classes=5,
+        pre_logits=0, dialect=dialect,
+    )  # fmt: skip
+    assert_equal_live(theirs, config, (64, 64))
+
+
+COATNETS = {
+    "coatnet_bn_0_rw": ({"stride_mode": "dw", "transformer_norm_layer": "batchnorm2d"}, None),
+    "coatnet_0_rw": ({}, {"stride": "pool"}),
+    "squeezed late": ({"stride_mode": "dw", "conv_attn_early": False}, None),
+    "with biases": (
+        {"conv_output_bias": True, "conv_attn_act_layer": "silu", "stride_mode": "dw"},
+        {"pre_activation": True},
+    ),
+    "coatnet_2_rw": (_TWO := {
+        "stride_mode": "dw", "conv_attn_early": False, "conv_attn_act_layer": "silu", "transformer_shortcut_bias": True,
+    }, None),
+    "coatnet_3_rw": ({**_TWO, "init_values": 1e-6}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COATNETS)
+def test_what_a_coatnet_s_file_does_not_say_is_said_aloud_or_told(kind: str) -> None:
+    """Halving by a mean or by a stride leaves no trace in a file: the default is named, a word of it can be told."""
+    from timm.models.maxxvit import MaxxVit, MaxxVitCfg, _rw_coat_cfg
+
+    made, dialect = COATNETS[kind]
+    biased = "conv_output_bias" in made
+    made = {"conv_attn_early": True, "transformer_shortcut_bias": biased, **made}
+    cfg = MaxxVitCfg(
+        embed_dim=(16, 24, 32), depths=(2, 1, 2), block_type=("C", "C", "T"), stem_width=(8, 16), **_rw_coat_cfg(**made)
+    )
+    theirs = MaxxVit(cfg, img_size=64, num_classes=5, transformer_dim_head=8).double().eval()
+    randomise(theirs)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for told in (None, {"dialect": dialect}) if dialect else (None,):
+        foreign = read_foreign(theirs.state_dict(), where="live", told=told)[1]
+        assert told or any(note.startswith("not in the file") and "stride depthwise" in note for note in foreign.said)
+        model = zoo.build(foreign.config).double().eval()
+        model.load_state_dict(foreign.tensors)
+        with torch.no_grad():
+            same = torch.allclose(model(images), theirs(images), rtol=0, atol=1e-11)
+        assert same is (told is not None or not dialect)
+    back = source.write(foreign.tensors, foreign.config, style="timm")
+    assert_bit_equal(back, theirs.state_dict())
+
+
+def test_live_torchvision_in_float64() -> None:
+    from torchvision.models.maxvit import MaxVit
+
+    theirs = MaxVit(
+        input_size=(96, 96), stem_channels=8, partition_size=3, block_channels=[16, 16, 24], block_layers=[1, 2, 1],
+        head_dim=8, stochastic_depth_prob=0.0, num_classes=5,
+    ).double().eval()  # fmt: skip
+    randomise(theirs)
+    config = MaxViTConfig(
+        depths=(1, 2, 1), widths=(16, 16, 24), kinds="MMM", stem=(8, 8), head_width=8, image=(96, 96), window=(3, 3),
+        classes=5, pre_logits=24, dialect=mbconv.TORCHVISION,
+    )  # fmt: skip
+    assert_equal_live(theirs, config, (96, 96))
+
+
+def assert_equal_live(theirs: torch.nn.Module, config: MaxViTConfig, size: tuple[int, int]) -> None:
+    foreign = source.read(theirs.state_dict(), where="live", config=config)
+    model = zoo.build(config).double().eval()
+    model.load_state_dict(foreign.tensors)
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(model(images), theirs(images), rtol=0, atol=1e-11)
+
+
+def test_fine_tuning_at_a_larger_image_resizes_the_biases() -> None:
+    """Stored for the new window, or resized at every call from the old: the same model."""
+    tiny = {"depths": (1, 1), "widths": (8, 16), "kinds": "MM", "stem": (8, 8), "head_width": 8, "pre_logits": 0}
+    old = zoo.config("maxvit-t", **tiny, image=32, classes=3)
+    state = zoo.build(old, seed=1).state_dict()
+    new = zoo.build(old, image=48, classes=5)
+    assert old.partition == (4, 4) and new.config.partition == (6, 6)
+    fitted, report = adapt(state, old, new.state_dict(), new.config, where="here")
+    assert len(report.resized) == 4 and all(
+        "1×7×7 → 1×11×11" in line or "2×7×7 → 2×11×11" in line for line in report.resized
+    )
+    new.load_state_dict({**fitted, "head.weight": torch.randn(5, 16)})
+    kept = zoo.build(new.config, bias_window=(4, 4)).eval()
+    kept.load_state_dict(
+        {**at_size(state, old, kept.config), "head.weight": new.head.weight, "head.bias": new.head.bias}
+    )
+    images = torch.randn(2, 3, 48, 48)
+    assert torch.allclose(kept(images), new.eval()(images), atol=1e-5)
+
+
+def test_parameters_macs_and_statistics_equal_the_published(golden: Path) -> None:
+    facts = json.loads((golden / "model_facts/subset/facts.json").read_text())
+    for name, published in facts["maxvit_tensorflow_params"].items():
+        config, row = zoo.config(name.lower()), facts["timm"][name]
+        assert cost.parameters(config) == published["params_trainable"] == row["params"]
+        statistics = sum(buffer.numel() for buffer in zoo.skeleton(config).buffers())
+        assert statistics == published["non_trainable (BN statistics)"]
+        # timm looks its biases up by two products with zeros and ones, which its count has
+        heads = sum(2 * depth * width // 32 for depth, width in zip(config.depths, config.widths, strict=True))
+        assert cost.macs(config) == row["macs"] - heads * (13 * 13 * 49 + 49 * 13 * 49)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "gigaflops"),
+    [
+        ("maxvit-t", 31, 5.6),
+        ("maxvit-s", 69, 11.7),
+        ("maxvit-b", 119, 24.2),
+        ("maxvit-l", 212, 43.9),
+        ("maxvit-xl", 475, 97.8),
+    ],
+)
+def test_the_paper_s_table_of_sizes(name: str, millions: float, gigaflops: float) -> None:
+    """Its FLOPs are multiply-accumulates, norms and pooling counted too: 1 to 2 percent more than ours."""
+    config = zoo.config(name)
+    assert round(cost.parameters(config) / 1e6) == millions
+    assert cost.macs(config) / 1e9 == pytest.approx(gigaflops, rel=0.02)
+
+
+def test_an_oblong_window_is_told_by_the_image() -> None:
+    """timm keeps a row a pair of offsets: 77 of them may be 11×7 or 7×11."""
+    config = zoo.config(
+        "maxvit-t", depths=(1, 1), widths=(16, 24), kinds="MM", stem=(8, 16), head_width=8, image=(96, 64), classes=5,
+        pre_logits=0, dialect=mbconv.TIMM_MAXVIT, window=(6, 4),
+    )  # fmt: skip
+    state = zoo.build(config).state_dict()
+    theirs = source.write(state, config, style="timm")
+    assert len(theirs["stages.0.blocks.0.attn_block.attn.rel_pos.relative_position_bias_table"]) == 77
+    for told in ({"image": [48, 32]}, {"window": [6, 4]}):
+        assert_bit_equal(read_foreign(theirs, where="file", told=told)[1].tensors, state)
+    with pytest.raises(WeightsError, match="has 77 offsets"):
+        read_foreign(theirs, where="file")

@@ -1,0 +1,45 @@
+"""Noisy Student's labels: thresholded, balanced, soft or hard; and a student that learns from them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.objectives.test_pretraining import TINY
+from vitrail.errors import ConfigError
+from vitrail.images.sources import Splits, open_data
+from vitrail.objectives.classify import Classify
+from vitrail.study.noisy_student import labelled_by, noisy_student
+from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
+
+pytestmark = pytest.mark.oracle
+
+PROBABILITIES = torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.2, 0.7, 0.1], [0.35, 0.33, 0.32], [0.7, 0.2, 0.1]])
+LOGITS = PROBABILITIES.clamp(min=1e-9).log()
+
+
+def test_the_unsure_are_left_out_and_classes_balanced_by_the_surest_and_by_copies() -> None:
+    rows, targets = pseudo_label(LOGITS, PseudoLabels(threshold=0.5, per_class=2))
+    assert rows.tolist() == [0, 4, 2, 2]  # the two surest of the first class, the only one of the second twice
+    assert torch.allclose(targets, PROBABILITIES[rows], atol=1e-6)
+    rows, targets = pseudo_label(LOGITS, PseudoLabels(threshold=0.3, per_class=None, soft=False))
+    assert rows.tolist() == [0, 4, 1, 3, 2] and targets.argmax(1).tolist() == [0, 0, 0, 0, 1]
+    with pytest.raises(ConfigError, match=r"sure of none of 5 images \(the most: 0.90\)"):
+        pseudo_label(LOGITS, PseudoLabels(threshold=0.95))
+
+
+def test_a_student_learns_from_what_its_teacher_labelled(tmp_path: Path) -> None:
+    splits = open_data("digits")
+    few, rest = splits.train.subset(np.arange(200)), splits.train.subset(np.arange(200, len(splits.train)))
+    unlabelled = dataclasses.replace(rest, labels=np.full(len(rest), -1, np.int64))
+    run = dataclasses.replace(TINY, objective=Classify(), length="8 steps", evaluate_every="8 steps")
+    how = PseudoLabels(threshold=0.0, per_class=50)
+    results = list(noisy_student(run, Splits(few, splits.test, "test"), unlabelled, tmp_path, rounds=1, how=how))
+    assert [result.folder.name for result in results] == ["teacher", "student-1"]
+    taught = labelled_by(results[0].folder, few, unlabelled, how)
+    assert taught.labels.shape == (len(taught), 10) and np.allclose(taught.labels.sum(1), 1, atol=1e-5)
+    assert (taught.labels[:200].argmax(1) == few.labels).all()
+    guessed = taught[len(taught) - 1]
+    assert (guessed.content == rest[list(rest.keys).index(guessed.key)].content).all()

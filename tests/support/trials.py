@@ -1,0 +1,53 @@
+"""Trials in forked children: a warm process forks one a trial, so a trial costs what its work costs."""
+
+import os
+from collections.abc import Callable
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_training import TINY
+from vitrail.training import finish, loop
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Forks a child that does `work` with its output thrown away; gives its pid."""
+    pid = os.fork()
+    if pid == 0:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            os._exit(getattr(error, "exit_code", 99))
+    return pid
+
+
+def train_to_the_end(folder: Path) -> Callable[[], object]:
+    """A fresh run, or the rest of one that was killed; a kill before run.json was written leaves nothing to resume.
+
+    The report is left undrawn: it takes ten times as long as this run, and follows from the files that are compared.
+    """
+
+    def work() -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(finish, "write_report", lambda *nothing: None)
+            patched.setattr(finish, "sheet", lambda *nothing: b"")
+            begun = (folder / "run.json").exists()
+            loop.train(None if begun else TINY, out=folder, resume=begun, quiet=True)
+
+    return work
+
+
+def forget_servers() -> None:
+    """In a child: the server that this test process forks its loader processes from is not the child's to use."""
+    server = forkserver._forkserver
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+
+
+def ended(pid: int) -> int:
+    """Waits; the exit code, or minus the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,0 +1,49 @@
+"""The documents tell the truth: links lead somewhere, commands and options exist, the Python examples run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vitrail.cli import COMMANDS, main
+
+pytestmark = pytest.mark.flow
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)(?:#[^)]*)?\)")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = ((path, match) for path in DOCUMENTS for match in BLOCK.finditer(path.read_text("utf-8")))
+    return [(str(path.relative_to(ROOT)), match[2]) for path, match in found if match[1] == language]
+
+
+def commands() -> list[tuple[str, str]]:
+    lines = [(where, line.split("#")[0].strip()) for where, block in blocks("sh") for line in block.splitlines()]
+    return [(where, line) for where, line in lines if line.startswith("vitrail ")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = [match[1] for match in LINK.finditer(path.read_text("utf-8"))]
+    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize(("where", "line"), commands(), ids=lambda value: str(value))
+def test_commands_and_their_options_exist(where: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(line)[1:]
+    assert words[0] in COMMANDS, f"{where}: {line}"
+    of_two_words = words[0] in ("data", "study", "weights")
+    assert main([*words[: 1 + of_two_words], "--help"]) == 0
+    known = capsys.readouterr().out
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    assert all(option in known for option in options if option != "--help"), f"{where}: {line}"
+
+
+@pytest.mark.parametrize(("where", "code"), [one for one in blocks("python") if "runs/" not in one[1]], ids=str)
+def test_python_examples_run(where: str, code: str) -> None:
+    exec(compile(code, where, "exec"), {})

@@ -1,0 +1,63 @@
+"""Resuming with other settings: harmless ones pass with a word, ones that change what is learnt are refused, none is forgotten."""
+
+import dataclasses
+
+import pytest
+
+from tests.training.test_training import TINY
+from vitrail import config
+from vitrail.errors import ConfigError
+from vitrail.images.transforms import Augment
+from vitrail.training.resume_rules import KEYS, continued, differences, kind_of, leaves
+
+pytestmark = pytest.mark.fault
+
+
+def changed(key: str, value: object):
+    """TINY with one leaf set, by its full name."""
+    *path, last = key.split(".")
+    parts = [TINY]
+    for name in path:
+        parts.append(getattr(parts[-1], name))
+    new = dataclasses.replace(parts[-1], **{last: value})
+    for part, name in zip(reversed(parts[:-1]), reversed(path), strict=True):
+        new = dataclasses.replace(part, **{name: new})
+    return new
+
+
+def test_every_key_of_a_run_is_classified() -> None:
+    """A new option must be put in a row of `KEYS` before it can be merged."""
+    unclassified = [key for key, _ in leaves(config.to_dict(TINY)) if kind_of(key) is None]
+    assert unclassified == []
+    names = {key for key, _ in leaves(config.to_dict(TINY))}
+    stale = [key for key in KEYS if not any(name == key or name.startswith(key + ".") for name in names)]
+    assert stale == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("optim.lr", 0.5), ("batch_size", 32), ("seed", 7), ("model.depth", 3), ("length", "99 steps"), ("ema", None),
+     ("augment", Augment(flip=True)), ("objective.label_smoothing", 0.0), ("mixing.mixup", 0.9)],
+)  # fmt: skip
+def test_a_changed_trajectory_is_refused_and_named(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"other settings: .*{key}") as refused:
+        continued(TINY, changed(key, value))
+    assert "--override" in str(refused.value)
+    run, said = continued(TINY, changed(key, value), override=True)
+    assert run == changed(key, value) and key in said[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("hardware.workers", 3), ("save_every", "2 steps"), ("hardware.threads", 2)]
+)
+def test_safe_keys_pass_and_are_said(key: str, value: object) -> None:
+    run, said = continued(TINY, changed(key, value))
+    assert run == changed(key, value)
+    assert len(said) == 1 and key in said[0]
+
+
+def test_all_refused_keys_are_listed_at_once() -> None:
+    both = dataclasses.replace(TINY, seed=5, batch_size=32)
+    assert [key for key, _, _ in differences(TINY, both)] == ["batch_size", "seed"]
+    with pytest.raises(ConfigError, match="batch_size 64 → 32, seed 0 → 5"):
+        continued(TINY, both)

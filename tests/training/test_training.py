@@ -1,0 +1,216 @@
+"""The loop on real digits: it learns, it resumes to the same bits, and it stops before a NaN."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from vitrail.batches.mixing import Mixing
+from vitrail.checkpoints import read as checkpoints
+from vitrail.errors import ConfigError, NonFiniteError, Preempted
+from vitrail.images.preprocess import Preprocess
+from vitrail.models.vit import ViTConfig
+from vitrail.objectives.classify import Classify
+from vitrail.training import loop
+from vitrail.training.run import Hardware, Optim, Run
+from vitrail.training.run_folder import RunFolder, RunInUse
+
+pytestmark = pytest.mark.flow
+
+TINY = Run(
+    data="digits",
+    model=ViTConfig(width=32, depth=2, heads=2, mlp_width=64, patch=(4, 4), dropout=0.1, drop_path=0.1),
+    preprocess=Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,)),
+    mixing=Mixing(mixup=0.2, cutmix=0.5),
+    objective=Classify(label_smoothing=0.1),
+    optim=Optim(lr=2e-3, warmup="2 steps"),
+    ema=0.9,
+    batch_size=64,
+    length="12 steps",
+    evaluate_every="5 steps",
+    save_every="3 steps",
+    hardware=Hardware(device="cpu", precision="fp32", compile="off", threads=1, workers=0),
+)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the newest checkpoint, by file and name."""
+    snapshot = checkpoints.newest(folder / "checkpoints", say=pytest.fail)
+    assert snapshot is not None
+    return {f"{file}/{name}": tensor for file, group in snapshot.tensors.items() for name, tensor in group.items()}
+
+
+def log(folder: Path) -> list[dict]:
+    """The log without what a clock wrote."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("images_per_s", "peak_share", "seconds")} for row in rows]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert log(one) == log(other)
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
+    """Sends this process a signal in the middle of the given step."""
+    learn = loop.learn
+
+    def learn_and_signal(setup, state, *rest):
+        learn(setup, state, *rest)
+        if state.step == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(loop, "learn", learn_and_signal)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return loop.train(TINY, out=tmp_path_factory.mktemp("whole") / "run", quiet=True).folder
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 7, 11])
+def test_stop_and_resume_is_bit_equal_to_never_stopping(
+    step: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, optimiser, average and log; with dropout, stochastic depth, mixup and cutmix on."""
+    with monkeypatch.context() as patched:
+        stop_after(step, patched)
+        with pytest.raises(Preempted, match=f"after step {step} of 12") as stopped:
+            loop.train(TINY, out=tmp_path / "run", quiet=True)
+    assert stopped.value.exit_code == 143
+    loop.train(None, out=tmp_path / "run", resume=True, quiet=True)
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+def test_a_second_run_from_the_same_seed_is_the_same_and_another_seed_is_not(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    torch.randn(7)  # what the global generator did before does not matter
+    loop.train(TINY, out=tmp_path / "same", quiet=True)
+    assert_same_run(uninterrupted, tmp_path / "same")
+    loop.train(dataclasses.replace(TINY, seed=1), out=tmp_path / "other", quiet=True)
+    assert log(tmp_path / "other") != log(uninterrupted)
+
+
+def test_a_finished_run_resumed_changes_nothing(uninterrupted: Path) -> None:
+    before = weights(uninterrupted), log(uninterrupted)
+    loop.train(None, out=uninterrupted, resume=True, quiet=True)
+    assert log(uninterrupted) == before[1]
+    assert all(torch.equal(tensor, before[0][name]) for name, tensor in weights(uninterrupted).items())
+
+
+def test_ctrl_c_writes_a_checkpoint_and_exits_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(4, monkeypatch, signal.SIGINT)
+    with pytest.raises(Preempted) as stopped:
+        loop.train(TINY, out=tmp_path / "run", quiet=True)
+    assert stopped.value.exit_code == 130
+    assert checkpoints.steps_in(tmp_path / "run" / "checkpoints")[-1] == 4
+
+
+def test_accumulation_keeps_the_gradient(tmp_path: Path) -> None:
+    """Four micro-batches of 16 learn what one batch of 64 learns (no random regularisation, float64-free: 1e-5)."""
+    plain = dataclasses.replace(
+        TINY, model=dataclasses.replace(TINY.model, dropout=0.0, drop_path=0.0), mixing=Mixing(), length="5 steps"
+    )
+    parts = dataclasses.replace(plain, hardware=dataclasses.replace(plain.hardware, micro_batch=16))
+    one = loop.train(plain, out=tmp_path / "one", quiet=True).folder
+    four = loop.train(parts, out=tmp_path / "four", quiet=True).folder
+    for row, other in zip(log(one), log(four), strict=True):
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_nan_stops_before_the_weights_and_names_step_and_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An infinite learning rate poisons step 7's forward; the checkpoint of step 6 stays the newest."""
+    learn, seen = loop.learn, {}
+
+    def poisoned(setup, state, batch, *rest):
+        if state.step == 7:
+            seen["keys"], seen["before"] = batch.keys, [p.detach().clone() for p in state.model.parameters()]
+            seen["state"] = state
+            batch = dataclasses.replace(batch, targets=torch.full((len(batch.keys), 10), torch.nan))
+        learn(setup, state, batch, *rest)
+
+    monkeypatch.setattr(loop, "learn", poisoned)
+    run = dataclasses.replace(TINY, mixing=Mixing())
+    with pytest.raises(NonFiniteError, match="not finite at step 7") as stopped:
+        loop.train(run, out=tmp_path / "run", quiet=True)
+    assert seen["keys"][0] in str(stopped.value)
+    assert json.loads((tmp_path / "run/nonfinite.json").read_text()) == {"step": 7, "samples": list(seen["keys"])}
+    assert all(torch.equal(a, b) for a, b in zip(seen["before"], seen["state"].model.parameters(), strict=True))
+    assert checkpoints.steps_in(tmp_path / "run/checkpoints")[-1] == 6
+
+
+def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
+    run = dataclasses.replace(
+        TINY,
+        model=dataclasses.replace(TINY.model, dropout=0.0, drop_path=0.0),
+        mixing=Mixing(),
+        objective=Classify(),
+        holdout=0.995,  # 8 or so images to learn from
+        batch_size=8,
+        ema=None,
+        optim=Optim(lr=3e-3, weight_decay=0.0, schedule="constant", warmup="0 steps"),
+        length="120 steps",
+        evaluate_every="120 steps",
+        save_every="120 steps",
+    )
+    folder = loop.train(run, out=tmp_path / "run", quiet=True).folder
+    last = [row for row in log(folder) if "loss" in row][-1]
+    assert last["loss"] < 0.05 and last["accuracy"] == 1.0
+
+
+def test_frozen_backbone_changes_only_the_head(tmp_path: Path) -> None:
+    run = dataclasses.replace(
+        TINY, ema=None, optim=Optim(freeze="backbone", lr=0.1, name="sgd", weight_decay=0.0, warmup="0 steps")
+    )
+    folder = loop.train(run, out=tmp_path / "probe", quiet=True).folder
+    start = loop.train(
+        dataclasses.replace(run, length="1 steps", optim=dataclasses.replace(run.optim, lr=0.0)),
+        out=tmp_path / "start",
+        quiet=True,
+    ).folder
+    probed, fresh = (safetensors.torch.load_file(one / "last/model.safetensors") for one in (folder, start))
+    assert {name.split(".")[0] for name in probed if not torch.equal(probed[name], fresh[name])} == {"head"}
+
+
+def test_two_processes_cannot_hold_one_folder(tmp_path: Path) -> None:
+    with RunFolder.create(TINY, tmp_path / "run"), pytest.raises(RunInUse, match="another process"):
+        RunFolder.create(TINY, tmp_path / "run").__enter__()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(uninterrupted: Path) -> None:
+    with pytest.raises(ConfigError, match="already holds a run"):
+        loop.train(TINY, out=uninterrupted, quiet=True)
+
+
+def test_micro_batches_must_be_equal(tmp_path: Path) -> None:
+    run = dataclasses.replace(TINY, hardware=dataclasses.replace(TINY.hardware, micro_batch=24))
+    with pytest.raises(ConfigError, match="does not divide batch_size = 64"):
+        loop.train(run, out=tmp_path / "run", quiet=True)
+
+
+def test_a_run_does_not_mix_with_other_files(tmp_path: Path) -> None:
+    photos = tmp_path / "photos" / "cat"
+    photos.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"photos holds folders or images already \(cat\); allowed: a new folder"):
+        loop.train(TINY, out=photos.parent, quiet=True)
+    assert [path.name for path in photos.parent.iterdir()] == ["cat"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "nohup.out").touch()
+    loop.train(TINY, out=tmp_path / "run", quiet=True)
+
+
+def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        loop.train(dataclasses.replace(TINY, preprocess=Preprocess(size=(9, 9))), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,282 @@
+"""NaN at any step, ranks lost at any moment, signals to a whole group of processes, every key of a run changed."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.processes import test_ranks
+from tests.processes.test_ranks import ORDERED, WORKER, launch
+from tests.support.trials import forget_servers, in_child
+from tests.training.test_training import TINY
+from vitrail import config
+from vitrail.batches.mixing import Mixing
+from vitrail.batches.order import Order
+from vitrail.checkpoints import read as checkpoints
+from vitrail.errors import ConfigError, NonFiniteError
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.sources import open_data
+from vitrail.training import finish, loop, optim
+from vitrail.training.ema import Ema
+from vitrail.training.resume_rules import continued, kind_of, leaves
+from vitrail.training.run import Optim, Run
+
+pytestmark = pytest.mark.fault
+
+# --- T6
+
+
+def poisoned_at(step: int, rank: int = 0) -> None:
+    """From here on `learn` finds a NaN among the targets of that step, on that rank."""
+    learn = loop.learn
+
+    def poisoned(setup, state, batch, *rest):
+        if state.step == step and setup.world.rank == rank:
+            batch = dataclasses.replace(batch, targets=torch.full((len(batch.keys), 10), torch.nan))
+        learn(setup, state, batch, *rest)
+
+    loop.learn = poisoned
+
+
+def test_a_nan_at_any_step_stops_there_and_never_reaches_a_checkpoint(memory: Path, sweep: int) -> None:
+    """3 random steps, 30 under `make deep`: exit 70, the samples named, all that is on the disk finite."""
+    run, rng = dataclasses.replace(TINY, mixing=Mixing(), length="40 steps"), random.Random(0)
+    keys = open_data("digits").train.keys
+    for trial in range(3 * sweep):
+        step, folder = rng.randrange(1, 40), memory / f"nan-{trial}"
+
+        def work(step: int = step, folder: Path = folder) -> None:
+            poisoned_at(step)
+            loop.train(run, out=folder, quiet=True)
+
+        assert os.waitstatus_to_exitcode(os.waitpid(in_child(work), 0)[1]) == NonFiniteError.exit_code
+        found = json.loads((folder / "nonfinite.json").read_text())
+        _, samples = Order(len(keys), run.seed).at(np.arange(64 * step, 64 * (step + 1)))
+        assert found == {"step": step, "samples": [keys[int(sample)] for sample in samples]}
+        snapshot = checkpoints.newest(folder / "checkpoints", say=pytest.fail)
+        last = snapshot.step if snapshot else 0
+        assert last == step // 3 * 3
+        tensors = [tensor for group in (snapshot.tensors if snapshot else {}).values() for tensor in group.values()]
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    print(f"{3 * sweep} of {3 * sweep} stopped at the step of the NaN, their checkpoints finite")
+
+
+POISON = """
+from tests.training.test_training_faults import poisoned_at
+poisoned_at({step}, 1)
+try:
+"""
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(7200)
+def test_a_nan_on_one_of_two_ranks_stops_both_at_that_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, rng = dataclasses.replace(ORDERED, mixing=Mixing(), hardware=TINY.hardware), random.Random(1)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    )
+    for trial in range(10):
+        step, folder = rng.randrange(1, 50), tmp_path / str(trial)
+        poisoned = WORKER.replace("try:\n", POISON.format(step=step), 1)
+        monkeypatch.setattr(test_ranks, "WORKER", poisoned)
+        for process in launch(run, folder, 2):
+            _, said = process.communicate(timeout=300)
+            assert process.returncode == 70 and f"not finite at step {step}".encode() in said, said.decode()[-2000:]
+        assert checkpoints.steps_in(folder / "checkpoints")[-1:] == ([step // 3 * 3] if step >= 3 else [])
+
+
+# --- T9
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("how", "times"), [(signal.SIGKILL, 40), (signal.SIGSTOP, 10)])
+def test_a_rank_lost_at_any_moment_ends_all(how: int, times: int, tmp_path: Path) -> None:
+    """All others exit by themselves, within 15 s of a death and at the time limit of a silence; the run goes on."""
+    run, rng, slowest = dataclasses.replace(ORDERED, length="5000 steps"), random.Random(int(how)), 0.0
+    for trial in range(times):
+        folder = tmp_path / str(trial)
+        processes = launch(run, folder, 2)
+        try:
+            while not checkpoints.steps_in(folder / "checkpoints"):
+                assert all(process.poll() is None for process in processes)
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 1))
+            lost = rng.randrange(2)
+            processes[lost].send_signal(how)
+            began = time.monotonic()
+            _, said = processes[1 - lost].communicate(timeout=100)
+            slowest = max(slowest, time.monotonic() - began)
+            assert processes[1 - lost].returncode == 70, said.decode()[-3000:]
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+        assert checkpoints.newest(folder / "checkpoints", say=pytest.fail) is not None
+    assert slowest < (15 if how == signal.SIGKILL else 60)
+    print(f"{times} ranks lost to {signal.Signals(how).name}, the other gone after at most {slowest:.1f} s")
+
+
+# --- T4, with loader processes, to the whole group
+
+
+@pytest.fixture(scope="module")
+def photos(memory: Path) -> Run:
+    """A run on pictures that loader processes decode."""
+    draws = np.random.default_rng(0)
+    for index in range(600):
+        path = memory / "photos" / f"class{index % 3}" / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(path)
+    hardware = dataclasses.replace(TINY.hardware, workers=2)
+    preprocess = Preprocess(size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
+    run = dataclasses.replace(
+        TINY, data=str(memory / "photos"), preprocess=preprocess, hardware=hardware, batch_size=32
+    )
+    return dataclasses.replace(run, length="60 steps", evaluate_every="20 steps")
+
+
+def alive(group: int) -> list[str]:
+    """The names of a process group's processes that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            name, _, rest = path.read_text().rpartition(")")
+            state, _, its_group = rest.split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(name)
+    return found
+
+
+@pytest.mark.timeout(1800)
+def test_a_signal_to_the_group_with_loader_processes(photos: Run, memory: Path, sweep: int) -> None:
+    """4 signals, 40 under `make deep`, of three kinds: a checkpoint within 10 s, the right exit code, no process left."""
+    rng, stopped, slowest = random.Random(2), 0, 0.0
+    for trial in range(4 * sweep):
+        number = rng.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+        folder = memory / f"group-{trial}"
+
+        def work(folder: Path = folder) -> None:
+            os.setpgid(0, 0)
+            forget_servers()
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(finish, "write_report", lambda *nothing: None)
+                patched.setattr(finish, "sheet", lambda *nothing: b"")
+                try:
+                    loop.train(photos, out=folder, quiet=True)
+                except BaseException:
+                    folder.with_suffix(".txt").write_text(traceback.format_exc())
+                    raise
+
+        pid = in_child(work)
+        while not (folder / "run.json").exists():
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 2))
+        began = time.monotonic()
+        os.killpg(pid, number)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        slowest = max(slowest, time.monotonic() - began)
+        assert code in (0, 130 if number == signal.SIGINT else 143), folder.with_suffix(".txt").read_text()
+        stopped += code != 0
+        assert checkpoints.newest(folder / "checkpoints", say=pytest.fail) is not None
+        deadline = time.monotonic() + 60
+        while left := alive(pid):  # the loader processes see their pipe close
+            assert time.monotonic() < deadline, f"left in the group: {left}"
+            time.sleep(0.05)
+    assert slowest < 10
+    print(f"{stopped} of {4 * sweep} stopped, the slowest took {slowest:.2f} s")
+
+
+# --- T11
+
+
+def others(value: object) -> list[object]:
+    """Values of the same kind."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, 2 * value]
+    if isinstance(value, float):
+        return [value / 2, value + 0.25, 0.5]
+    if isinstance(value, list):
+        return [
+            [one / 2 for one in value] if all(isinstance(one, float) for one in value) else [2 * one for one in value]
+        ]
+    return ["3 steps", "none", "cosine", "linear", "adam", "on", "bf16", "sigmoid", "runs/x", "backbone", "cls", 0.5, 3]
+
+
+def test_every_key_of_a_run_changed_is_refused_or_said() -> None:
+    """Each leaf is given other values until one makes a Run; then it passes with a word, or it is refused by name."""
+    plain, counts = config.to_dict(TINY), {"said": 0, "refused": 0, "no other value": 0}
+    for key, value in leaves(plain):
+        for other in others(value):
+            tree = json.loads(json.dumps(plain))
+            *path, last = key.split(".")
+            part = tree
+            for name in path:
+                part = part[name]
+            part[last] = other
+            try:
+                after = config.from_dict(Run, tree)
+            except ConfigError:
+                continue
+            if after == TINY:
+                continue
+            if kind_of(key) == "trajectory":
+                with pytest.raises(ConfigError, match=rf"{key.split('.')[0]}"):
+                    continued(TINY, after)
+                counts["refused"] += 1
+            else:
+                run, said = continued(TINY, after)
+                assert run == after and any(key in sentence for sentence in said)
+                counts["said"] += 1
+            break
+        else:
+            counts["no other value"] += 1
+    assert counts["refused"] >= 30 and counts["said"] >= 8 and counts["no other value"] <= 15, counts
+    print(counts)
+
+
+# --- T14
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "rsqrt", "stair", "constant"])
+def test_learning_rates_depend_on_nothing_but_the_step(name: str) -> None:
+    """A resumed run makes a new schedule and asks it from the middle: the same numbers, whoever asked what before."""
+    rng = random.Random(0)
+    for _ in range(20):
+        settings = Optim(schedule=name, lr=rng.uniform(1e-5, 1), warmup=f"{rng.randint(0, 50)} steps")
+        made = [optim.schedule(settings, batch_size=64, steps_per_epoch=10.5, total=100) for _ in range(2)]
+        continuous = [made[0](step) for step in range(100)]
+        cut = rng.randrange(100)
+        assert [made[1](step) for step in range(cut, 100)] == continuous[cut:]
+        assert all(math.isfinite(lr) and lr >= 0 for lr in continuous)
+
+
+def test_an_average_taken_up_again_is_the_average() -> None:
+    """Saved and restored at any step, by bits."""
+    torch.manual_seed(0)
+    model, moves = torch.nn.Linear(5, 3), torch.randn(40, 3, 5)
+    for cut in range(0, 40, 7):
+        torch.nn.init.ones_(model.weight)
+        ema = Ema(model, 0.9)
+        for step, move in enumerate(moves, start=1):
+            model.weight.data += move
+            if step == cut:
+                state, ema = ema.model.state_dict(), Ema(model, 0.9)
+                ema.model.load_state_dict(state)
+            ema.update(model, step)
+            if cut == 0 and step == 40:
+                wanted = ema.model.weight.clone()
+        assert torch.equal(ema.model.weight, wanted)
