@@ -32,9 +32,7 @@ from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import prepare
 
-pytestmark = pytest.mark.flow
-
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 
 
 def on(run: Run, parallel: str, **changes) -> Run:

@@ -18,9 +18,10 @@ from vitrail.weights.files import confined
 from vitrail.weights.files.confined import _ARCHITECTURES
 from vitrail.weights.files.safe import Content, open_pth, read_pth
 
-pytestmark = pytest.mark.fault
-
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limits are Linux's")
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limits are Linux's"),
+]
 
 
 @pytest.fixture
