@@ -34,13 +34,6 @@ class VitrailError(Exception):
         sentences = [found, f"allowed: {allowed}" if allowed else "", next_step]
         super().__init__("; ".join(part for part in sentences if part))
 
-    def __reduce__(self):  # a worker process sends its errors home whole
-        return _rebuild, (type(self), self.found, self.allowed, self.next_step)
-
-
-def _rebuild(kind: type[VitrailError], found: str, allowed: str, next_step: str) -> VitrailError:
-    return kind(found, allowed=allowed, next_step=next_step)
-
 
 class ConfigError(VitrailError, ValueError):
     """An option, recipe or config that cannot mean anything."""
@@ -59,7 +52,15 @@ class DataError(VitrailError, ValueError):
 
 
 class DecodeError(DataError):
-    """One file that is not a picture we can read."""
+    """One file that is not a picture we can read: `key` says which, `reason` why. `found` is both."""
+
+    def __init__(self, reason: str, *, key: str = "", allowed: str = "", next_step: str = "") -> None:
+        super().__init__(f"{key}: {reason}" if key else reason, allowed=allowed, next_step=next_step)
+        self.key, self.reason = key, reason
+
+    def named(self, key: str) -> "DecodeError":
+        """The same error of the image `key`."""
+        return DecodeError(self.reason, key=key, allowed=self.allowed, next_step=self.next_step)
 
 
 class WeightsError(VitrailError, ValueError):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.support.photographs import jpeg_folder
 from vitrail.batches import loader, workers
@@ -307,3 +308,14 @@ def test_batches_split_and_move() -> None:
     assert [part.keys for part in parts] == [tuple("abcd"), tuple("efgh"), tuple("ij")]
     assert torch.equal(torch.cat([part.targets for part in parts]), batch.targets)
     assert torch.equal(batch.to("cpu").images, batch.images)
+
+
+def test_channels_that_do_not_fit_are_an_error_that_names_the_image(tmp_path: Path) -> None:
+    for place in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), "red").save(tmp_path / place)
+    np.save(tmp_path / "b/five.npy", np.zeros((40, 40, 5), np.uint8))
+    splits = open_data(tmp_path)
+    part = next(part for part in (splits.train, splits.test) if "b/five.npy" in part.keys)
+    with pytest.raises(DecodeError, match=r"^b/five\.npy: an image of 5 channels where 3 are wanted"):
+        list(eval_batches(part, preprocess=Preprocess(size=(32, 32)), batch_size=4))

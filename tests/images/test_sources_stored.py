@@ -123,7 +123,7 @@ def test_shards_are_written_whole_or_not_at_all(folder: Path, tmp_path: Path) ->
     with pytest.raises(StorageError, match="is there already"):
         pack(splits, tmp_path)
     splits.train.contents.keys[int(splits.train.rows[5])] = "class0/none.jpg"
-    with pytest.raises(DecodeError, match="none"):
+    with pytest.raises(DecodeError, match=r"^class0/.*: the file cannot be read"):
         pack(splits, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -18,7 +18,7 @@ from vitrail.batches.draws import Draws
 from vitrail.batches.order import Order
 from vitrail.batches.workers import in_order
 from vitrail.errors import ConfigError, DataError, DecodeError
-from vitrail.images.decode import decode, decode_region
+from vitrail.images.decode import decode_region, naming
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
 from vitrail.images.transforms import Augment
@@ -94,7 +94,7 @@ class Budget:
         self._source, self._bad = source, dict[str, DecodeError]()
 
     def spend(self, errors: Sequence[DecodeError]) -> None:
-        self._bad.update((error.found, error) for error in errors)
+        self._bad.update((error.key, error) for error in errors)
         if errors and len(self._bad) > BAD_SHARE * len(self._source):
             first = list(self._bad.values())[:5]
             raise DataError(
@@ -192,27 +192,22 @@ class Maker:
         return self.source.shape == size and self.source.in_memory is not None
 
     def _evaluated(self, sample: int) -> UInt8[Tensor, "C H W"]:
-        found = self.source[sample]
-        content = found.content
-        if isinstance(content, bytes):
-            content = decode(content, key=found.key, background=self.preprocess.background)
-        return self.preprocess.resize_image(content)
+        return self.preprocess.read(self.source[sample])
 
     def _cropped(self, sample: int, draw: Callable[[str], float]) -> UInt8[Tensor, "C H W"]:
         found = self.source[sample]
-        if self.preprocess.resize == "native" and isinstance(found.content, bytes):
-            image = decode(found.content, key=found.key, background=self.preprocess.background)
-            return self.augment.spatial(image, self.preprocess, draw)
-        if isinstance(found.content, np.ndarray):
-            return self.augment.spatial(found.content, self.preprocess, draw)
-        crop = decode_region(
-            found.content,
-            lambda height, width: self.augment.crop_box(height, width, draw),
-            self.preprocess.size,
-            key=found.key,
-            background=self.preprocess.background,
-        )
-        return self.augment.fit(crop, self.preprocess)
+        background = self.preprocess.background
+        with naming(found.key):
+            if self.preprocess.resize == "native":
+                return self.augment.spatial(found.pixels(background), self.preprocess, draw)
+            crop = decode_region(
+                found.content,
+                lambda height, width: self.augment.crop_box(height, width, draw),
+                self.preprocess.size,
+                key=found.key,
+                background=background,
+            )
+            return self.augment.fit(crop, self.preprocess)
 
 
 def _workers(asked: int, maker: Maker, images: int) -> int:

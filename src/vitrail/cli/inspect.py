@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from vitrail.cli.arguments import parse, say
 from vitrail.errors import DataError
-from vitrail.images.decode import decode
 from vitrail.images.findings import counted
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import NAMED, Source, open_data, open_images
@@ -125,14 +124,7 @@ def read(source: Source, preprocess: Preprocess) -> UInt8[Tensor, "I C H W"]:
     """The chosen images as the model gets them, 8-bit. One that cannot be read is an error that names it."""
     if preprocess.resize == "native":  # the pages lay images over one grid
         preprocess = replace(preprocess, resize="squash")
-    found = []
-    for index in chosen(len(source)):
-        sample = source[index]
-        content = sample.content
-        if isinstance(content, bytes):
-            content = decode(content, key=sample.key, background=preprocess.background)
-        found.append(preprocess.resize_image(content))
-    return torch.stack(found)
+    return torch.stack([preprocess.read(source[index]) for index in chosen(len(source))])
 
 
 def short(name: str) -> str:

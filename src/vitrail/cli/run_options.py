@@ -10,7 +10,6 @@ import tyro
 from vitrail import hardware
 from vitrail.cli.arguments import parse
 from vitrail.errors import ConfigError, DecodeError
-from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
 from vitrail.models import zoo
@@ -125,8 +124,7 @@ def look(asked: Asked, early: Early) -> Given:
 def channels_of(source: Source) -> int:
     """How many channels a model of these images should read, by the first of them: 3 for grey and colour files."""
     try:
-        content = source[0].content
-        channels = (decode(content) if isinstance(content, bytes) else content).shape[2]
+        channels = source.pixels(0).shape[2]
     except DecodeError:  # training names it
         return 3
     return 3 if channels == 1 else channels

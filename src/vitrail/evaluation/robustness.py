@@ -39,8 +39,7 @@ class Corrupted:
     seed: int
 
     def read(self, index: int) -> np.ndarray:
-        content = self.contents.read(index)
-        image = decode(content, background=self.preprocess.background) if isinstance(content, bytes) else content
+        image = decode(self.contents.read(index), background=self.preprocess.background)
         resized = self.preprocess.resize_image(image).numpy().transpose(1, 2, 0)
         return corrupt(resized, self.corruption, self.severity, seed=self.seed, sample=index)
 

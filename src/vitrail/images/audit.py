@@ -113,7 +113,7 @@ def _look(source: Source, member: Member) -> Look | str:
     """What the image tells, or why it cannot be read."""
     try:
         content = source[member.index].content
-        image = decode(content, key=member.key) if isinstance(content, bytes) else content
+        image = decode(content, key=member.key)
     except DecodeError as error:
         return error.found
     rgb = as_channels(image, 3) if image.shape[2] in (1, 3) else np.ascontiguousarray(image[..., [0, 0, 0]])

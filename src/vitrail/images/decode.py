@@ -22,9 +22,10 @@ picture was stored as, and what becomes of it:
 Everything else is a DecodeError that names the file and the reason.
 """
 
+import contextlib
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import UInt8
@@ -81,10 +82,15 @@ def sniff(head: bytes) -> str | None:
 
 
 def decode(
-    content: bytes, *, key: str = "", background: Background = WHITE, limit: int = LIMIT
+    content: bytes | np.ndarray, *, key: str = "", background: Background = WHITE, limit: int = LIMIT
 ) -> UInt8[np.ndarray, "H W C"]:
-    """The upright picture, C = 1 (grey) or 3 (RGB), or as many as an .npy file has. Raises DecodeError."""
-    with _named(key):
+    """The upright picture, C = 1 (grey) or 3 (RGB), or as many as an .npy file has; an array is one already.
+
+    Raises DecodeError.
+    """
+    if isinstance(content, np.ndarray):
+        return content
+    with _decoding(key):
         array = arrays.load(content, limit)
         if array is not None:
             return array
@@ -95,13 +101,13 @@ def decode(
 
 def check_header(content: bytes, *, key: str = "", limit: int = LIMIT) -> None:
     """Raises the DecodeError that `decode` would, as far as the header tells; a file's beginning may be enough to pass."""
-    with _named(key):
+    with _decoding(key):
         if not arrays.check(content, limit):
             _open(content, limit)
 
 
 def decode_region(
-    content: bytes,
+    content: bytes | np.ndarray,
     region: Callable[[int, int], Box],
     at_least: tuple[int, int],
     *,
@@ -115,7 +121,9 @@ def decode_region(
     and width, and the box's edges go to the nearest multiple of 2, 4 or 8 pixels; all else is decoded at full size.
     TOLERANCE says what the reduced scale does to pixels.
     """
-    with _named(key):
+    if isinstance(content, np.ndarray):
+        return _cut(content, region)
+    with _decoding(key):
         array = arrays.load(content, limit)
         if array is not None:
             return _cut(array, region)
@@ -158,21 +166,28 @@ def as_channels(image: UInt8[np.ndarray, "H W C"], channels: int) -> UInt8[np.nd
 # --- from the header to an open image ---------------------------------------------------------------------------------
 
 
-class _named:
-    """What a decoder raises becomes a DecodeError that names the image; hostile bytes make decoders raise anything."""
+@contextlib.contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Inside, an image that cannot be read or has the wrong channels raises DecodeError that names it."""
+    try:
+        yield
+    except DecodeError as error:
+        raise error.named(key) from None
+    except ShapeError as error:
+        raise DecodeError(error.found, key=key, allowed=error.allowed, next_step=error.next_step) from None
 
-    def __init__(self, key: str) -> None:
-        self._key = key or "an image"
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ShapeError | MemoryError) or not isinstance(error, Exception):
-            return  # want of memory is no fault of the picture: left out, it would be missed in silence
-        if isinstance(error, DecodeError):
-            raise DecodeError(f"{self._key}: {error.found}", allowed=error.allowed, next_step=error.next_step) from None
+@contextlib.contextmanager
+def _decoding(key: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes a DecodeError; damaged bytes make decoders raise anything."""
+    try:
+        with naming(key or "an image"):
+            yield
+    except (DecodeError, MemoryError):  # too little memory is not the picture's fault
+        raise
+    except Exception as error:
         reason = str(error).strip() or type(error).__name__
-        raise DecodeError(f"{self._key}: the picture is damaged ({reason})") from error
+        raise DecodeError(f"the picture is damaged ({reason})", key=key or "an image") from error
 
 
 def _open(content: bytes, limit: int) -> Image.Image:

@@ -78,7 +78,7 @@ def read_bytes(path: str | Path, size: int = -1) -> bytes:
         except OSError as error:
             if error.errno not in (errno.EIO, errno.ESTALE) or attempt == _RETRIES:
                 reason = error.strerror or type(error).__name__
-                raise DecodeError(f"{key_of(str(path))} cannot be read ({reason})") from None
+                raise DecodeError(f"the file cannot be read ({reason})", key=key_of(str(path))) from None
             time.sleep(0.1 * 2**attempt)
     raise AssertionError
 

@@ -7,11 +7,12 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from vitrail.errors import ConfigError
-from vitrail.images.decode import LIMIT, as_channels
+from vitrail.images.decode import LIMIT, as_channels, naming
+from vitrail.images.samples import Sample
 
 _CACHED = 2**17  # float32 numbers: half a MiB
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the original ViT weights: (x - 127.5) / 127.5
@@ -77,6 +78,11 @@ class Preprocess:
         """The shape that an upright image of this height and width comes at."""
         return min(self.shapes, key=lambda shape: abs(math.log(shape[1] / shape[0] * height / width)))
 
+    def read(self, sample: Sample) -> UInt8[Tensor, "c h w"]:
+        """An image as it is stored, decoded and resized. Raises DecodeError that names it, for wrong channels too."""
+        with naming(sample.key):
+            return self.resize_image(sample.pixels(self.background))
+
     def resize_image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "c h w"]:
         """To `channels` and `size` (of `native`: its shape), antialiased."""
         image = as_channels(image, self.channels)
@@ -131,6 +137,19 @@ class Preprocess:
         """Back to 8-bit pixels, rounded, for pictures of what a model saw."""
         scale, shift = self._affine(images.device)
         return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+
+    def to_pixels(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Normalised images back to 0 … 1, not rounded: x · std + mean."""
+        mean, std = self._moments(images)
+        return images * std + mean
+
+    def from_pixels(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Pixels in 0 … 1 as a model reads them: (x - mean) / std."""
+        mean, std = self._moments(pixels)
+        return (pixels - mean) / std
+
+    def _moments(self, like: Float[Tensor, "B C H W"]) -> Float[Tensor, "two C 1 1"]:
+        return torch.tensor([self.mean, self.std], device=like.device, dtype=like.dtype)[:, :, None, None]
 
     def _affine(self, device: torch.device) -> tuple[Float32[Tensor, "C 1 1"], Float32[Tensor, "C 1 1"]]:
         std, mean = (np.array(values, np.float64) for values in (self.std, self.mean))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from vitrail.errors import DataError
-from vitrail.images.decode import decode
+from vitrail.images.decode import WHITE, Background, decode, naming
 from vitrail.images.exact_duplicates import candidates, same_bytes
 
 
@@ -22,6 +22,10 @@ class Sample:
     label: int | np.ndarray
     """A class index, -1 where there is none, or a float32 vector of K where an image can have several labels."""
     key: str
+
+    def pixels(self, background: Background = WHITE) -> UInt8[np.ndarray, "H W C"]:
+        """The image decoded and upright, transparent pixels laid on `background`. Raises DecodeError that names it."""
+        return decode(self.content, key=self.key, background=background)
 
 
 @runtime_checkable
@@ -75,19 +79,24 @@ class Source:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        label = self.labels[index]
-        content = self.contents.read(int(self.rows[index]))
-        return Sample(content, label if self.multi_label else int(label), self.keys[index])
+        label, key = self.labels[index], self.keys[index]
+        with naming(key):
+            content = self.contents.read(int(self.rows[index]))
+        return Sample(content, label if self.multi_label else int(label), key)
+
+    def pixels(self, index: int, background: Background = WHITE) -> UInt8[np.ndarray, "H W C"]:
+        """One image decoded and upright, grey (C = 1), RGB, or of as many channels as it has. Raises DecodeError."""
+        return self[index].pixels(background)
 
     def head(self, index: int, size: int) -> bytes | np.ndarray:
         """The first `size` bytes of a sample as it is stored, or more; an image in memory whole."""
         row = int(self.rows[index])
-        return self.contents.head(row, size) if isinstance(self.contents, Heads) else self.contents.read(row)
+        with naming(self.keys[index]):
+            return self.contents.head(row, size) if isinstance(self.contents, Heads) else self.contents.read(row)
 
     def picture(self, index: int) -> UInt8[np.ndarray, "H W c"]:
-        """A sample for the eye: decoded, grey or RGB; of more channels the first three. Raises DecodeError."""
-        sample = self[index]
-        image = decode(sample.content, key=sample.key) if isinstance(sample.content, bytes) else sample.content
+        """One image to show: grey or RGB; the first three of more channels. Raises DecodeError."""
+        image = self.pixels(index)
         shown = {1: 1, 2: 1}.get(image.shape[2], 3)
         return image if image.shape[2] == shown else np.ascontiguousarray(image[..., :shown])
 

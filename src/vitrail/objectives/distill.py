@@ -87,11 +87,7 @@ class Teacher(nn.Module):
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         self.model.eval()
         if (self.own.mean, self.own.std) != (self.students.mean, self.students.std):
-            old, new = (
-                [torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (p.mean, p.std)]
-                for p in (self.students, self.own)
-            )
-            images = (images * old[1] + old[0] - new[0]) / new[1]
+            images = self.own.from_pixels(self.students.to_pixels(images))
         if tuple(images.shape[2:]) != self.own.size:
             images = F.interpolate(images, self.own.size, mode="bicubic", antialias=True)
         logits = self.model(images)

@@ -55,11 +55,7 @@ def view(
     def numbers(name: str) -> Float[Tensor, "B 1 1 1"]:
         return torch.from_numpy(draw(name)).to(images)[:, None, None, None]
 
-    mean, std = (
-        torch.tensor(values, device=images.device, dtype=images.dtype).view(1, -1, 1, 1)
-        for values in (preprocess.mean, preprocess.std)
-    )
-    pixels = cropped(images, settings, draw) * std + mean
+    pixels = preprocess.to_pixels(cropped(images, settings, draw))
     changes = {
         "colour": lambda x: jittered(x, *(numbers(name) for name in ("brightness", "contrast", "saturation", "hue"))),
         "grey": lambda x: luma(x).expand_as(x),
@@ -70,7 +66,7 @@ def view(
         share = getattr(settings, name)
         if share > 0:
             pixels = torch.where(numbers(name) < share, change(pixels), pixels)
-    return (pixels - mean) / std
+    return preprocess.from_pixels(pixels)
 
 
 def cropped(images: Float[Tensor, "B C H W"], settings: ViewSettings, draw: Draw) -> Float[Tensor, "B C H W"]:

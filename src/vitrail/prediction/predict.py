@@ -15,8 +15,7 @@ from torch.func import functional_call
 
 from vitrail import hardware
 from vitrail.batches.batch import groups
-from vitrail.errors import ConfigError, DecodeError, NonFiniteError, ShapeError
-from vitrail.images.decode import decode
+from vitrail.errors import ConfigError, DecodeError, NonFiniteError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import Sample, Source, open_images
 from vitrail.prediction.forward import answering, as_input, cast_weights, class_names, place, preprocess_of
@@ -96,15 +95,7 @@ class Predictor:
 
     def read(self, sample: Sample) -> UInt8[Tensor, "C H W"]:
         """The image upright and cut as the model's preprocessing says. Raises DecodeError that names it."""
-        content = sample.content
-        if isinstance(content, bytes):
-            content = decode(content, key=sample.key, background=self.preprocess.background)
-        try:
-            return self.preprocess.resize_image(content)
-        except ShapeError as error:  # channels the model does not know
-            raise DecodeError(
-                f"{sample.key}: {error.found}", allowed=error.allowed, next_step=error.next_step
-            ) from None
+        return self.preprocess.read(sample)
 
     def best(self, images: UInt8[Tensor, "B C H W"], top_k: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
         """For each image the likeliest classes and their probabilities."""

@@ -13,7 +13,6 @@ from jaxtyping import Float32, Int64
 from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError, DataError, DecodeError
 from vitrail.evaluation.features import extract
-from vitrail.images.decode import decode
 from vitrail.images.samples import Arrays, Contents, Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
 from vitrail.recipes import Given, choose, recipe
@@ -103,9 +102,8 @@ def readable(source: Source) -> Source:
         return source
     bad: list[int] = []
     for index in range(len(source)):
-        sample = source[index]
         try:
-            decode(sample.content, key=sample.key) if isinstance(sample.content, bytes) else None
+            source.pixels(index)
         except DecodeError:
             bad.append(index)
     if len(bad) == len(source):

@@ -166,9 +166,8 @@ class Fit:
         """Images that could not be read are left out, never replaced: each is named once, in bad_samples.jsonl."""
         path = self.folder.path / "bad_samples.jsonl"
         for error in dropped:
-            key, _, reason = error.found.partition(": ")
-            if key not in unreadable(path):
-                Journal(path).append({"key": key, "reason": reason})
+            if error.key not in unreadable(path):
+                Journal(path).append({"key": error.key, "reason": error.reason})
                 self.bar.note(f"left out: {error.found}")
 
     def _due(self, every: int) -> bool:
