@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.support.trials import ended, in_child
 from vitrail.cli import main
+from vitrail import storage
 from vitrail.errors import ConfigError, StorageError
 from vitrail.evaluation import store
 from vitrail.images.preprocess import Preprocess
@@ -196,18 +197,18 @@ def test_a_damaged_part_is_made_again_and_rotten_bytes_are_found(archive: Path, 
 
 def test_a_full_disk_keeps_what_is_finished(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, room = tmp_path / "labels", iter(range(4))
-    really = parts.write_synced
+    really = storage._write_new
 
-    def full(path: Path, bits: bytes) -> None:
+    def full(path: Path, content: storage.Content) -> None:
         if next(room, None) is None:
             raise OSError(28, "No space left on device")
-        really(path, bits)
+        really(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(parts, "write_synced", full)
+        patched.setattr(storage, "_write_new", full)
         with pytest.raises(StorageError, match=r"No space left.*same command again"):
             written(archive, out)
-    assert len(list(out.glob("part-*"))) == 3 and not list(out.glob(".*.aside"))
+    assert len(list(out.glob("part-*"))) == 3 and not list(out.glob(".*.part"))
     assert written(archive, out) == parts.Done(IMAGES, len(BROKEN), 8)
 
 

@@ -140,11 +140,12 @@ def opened(address: str) -> Image.Image:
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, sections):
-    with pytest.raises(StorageError, match="No such file or directory"):
-        write_page(tmp_path / "missing" / "report.html", "Title", sections)
+    with pytest.raises(StorageError, match="File exists"):
+        (tmp_path / "file").touch()
+        write_page(tmp_path / "file" / "report.html", "Title", sections)
     path = tmp_path / "report.html"
     path.write_text("old")
-    (tmp_path / "report.html.part").mkdir()
+    (tmp_path / ".report.html.part").mkdir()
     with pytest.raises(StorageError, match="Is a directory"):
         write_page(path, "Title", sections)
     assert path.read_text() == "old"

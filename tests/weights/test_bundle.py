@@ -101,7 +101,7 @@ def test_a_crash_at_any_step_of_saving_leaves_the_old_or_the_new(saved: Path, mo
             return step
 
         with monkeypatch.context() as patch:
-            for owner, name in ((Path, "replace"), (os, "fsync"), (bundle, "write_synced"), (bundle, "sync_folder")):
+            for owner, name in ((os, "replace"), (os, "fsync"), (os, "open"), (Path, "unlink")):
                 patch.setattr(owner, name, dies(getattr(owner, name)))
             with contextlib.suppress(KeyboardInterrupt):
                 bundle.save_bundle(saved, a_model(1), RECORD)
@@ -116,7 +116,7 @@ def test_a_disk_that_says_no_leaves_the_old_bundle(saved: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bundle, "write_synced", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(StorageError, match="No space left"):
             bundle.save_bundle(saved, a_model(1), RECORD)
     assert torch.equal(bundle.load(saved)(IMAGES), a_model()(IMAGES))

@@ -18,12 +18,12 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from vitrail import config as configs
-from vitrail.errors import ConfigError, DataError, StorageError
+from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.feature_set import Labelled, labelled
 from vitrail.images.preprocess import Preprocess
 from vitrail.prediction.forward import model_digest as model_digest
 from vitrail.prediction.parts import DONE, JOB, Job, arrow
-from vitrail.weights.files.safe import write_synced
+from vitrail.storage import write_whole
 
 FORMAT = "vitrail features 1"
 SPLITS = ("train", "test", "val")
@@ -116,21 +116,10 @@ def check_same_model(first: About, second: About) -> None:
 
 
 def save(path: str | Path, kept: Kept) -> None:
-    """Writes the file aside and renames it: it is whole or it is not there. Raises ConfigError for another ending."""
+    """Writes the file, whole or not at all. Raises ConfigError for another ending, StorageError where it cannot be written."""
     path = Path(path)
     writer = _of(path, {".safetensors": _to_safetensors, ".parquet": _to_parquet})
-    content = writer(kept)
-    aside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(aside, content)
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise StorageError(
-            f"the features could not be written to {path} ({error.strerror or error})",
-            next_step="free some space or choose another folder",
-        ) from error
+    write_whole(path, writer(kept))
 
 
 def read(path: str | Path) -> Kept:

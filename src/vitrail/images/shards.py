@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import tarfile
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ from PIL import Image
 from vitrail.errors import DataError, DecodeError, StorageError
 from vitrail.images.files import path_of
 from vitrail.images.samples import Source, Splits
+from vitrail.storage import whole_folder
 
 INDEX = "index.json"
 _FORMAT = "vitrail shards 1"
@@ -39,9 +39,7 @@ def pack(
     """
     if out.exists():
         raise StorageError(f"{out} is there already", next_step="name a folder that is not")
-    aside = out.with_name(out.name + ".part")
-    try:
-        aside.mkdir(parents=True)
+    with whole_folder(out) as aside:
         parts = {"train": splits.train, "val": splits.val, "test": splits.test}
         parts = {name: source for name, source in parts.items() if source is not None}
         with contextlib.closing(_Writer(aside, shard_bytes)) as writer:
@@ -51,11 +49,6 @@ def pack(
                     writer.add(f"{name}/{sample.key}", _encoded(sample.content))
                     tick(len(writer.sizes))
         _write_index(aside, writer, parts, splits)
-        os.rename(aside, out)
-    except OSError as error:
-        raise StorageError(f"{aside}: {error.strerror or error}", next_step="check the folder and free space") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)  # there only if something went wrong
     return out
 
 
@@ -100,8 +93,6 @@ class _Writer:
     def close(self) -> None:
         if self._tar is not None:
             self._tar.close()
-            with open(self._folder / self.names[-1], "rb") as file:
-                os.fsync(file.fileno())
 
 
 def _write_index(folder: Path, writer: _Writer, parts: dict[str, Source], splits: Splits) -> None:
@@ -127,10 +118,7 @@ def _write_index(folder: Path, writer: _Writer, parts: dict[str, Source], splits
         "shape": first.shape,
         "shards": {name: os.path.getsize(folder / name) for name in writer.names},
     }
-    with open(folder / INDEX, "w", encoding="utf-8") as file:
-        json.dump(facts, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / INDEX).write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
 
 
 def open_shards(root: Path) -> Splits:

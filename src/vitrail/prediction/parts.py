@@ -16,19 +16,19 @@ import fcntl
 import hashlib
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vitrail import config as configs
 from vitrail.errors import ConfigError, StorageError
 from vitrail.images.preprocess import Preprocess
-from vitrail.weights.files.safe import sync_folder, write_synced
+from vitrail.storage import write_whole
 
 JOB, DONE = "_job.json", "_done.json"
+AGAIN = "finished parts are kept: make room or repair the folder, and start the same command again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / ".lock", "a")  # noqa: SIM115  # closed below
         except OSError as error:
-            raise self._refused(error) from error
+            raise StorageError(f"{self.folder} could not be written ({error.strerror})", next_step=AGAIN) from error
         with lock, _locked(self.folder / f".process-{rank}", wait=False) as free:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._enter()
@@ -150,7 +150,7 @@ class Parts:
         return False
 
     def commit(self, part: Part, table: Any) -> None:
-        """Writes the rows of a part (a pyarrow table): aside, synced, renamed."""
+        """Writes the rows of a part (a pyarrow table): whole or not at all."""
         pa, parquet = arrow()
         sink = pa.BufferOutputStream()
         header = {**(table.schema.metadata or {}), **self.header}
@@ -172,7 +172,7 @@ class Parts:
             counts = [self._count(part, keys[part.split][part.start : part.stop]) for part in self.job.parts]
             done = Done(sum(len(part) for part in self.job.parts), sum(counts), len(counts))
             self._write(self.folder / DONE, json.dumps(configs.to_dict(done), indent=1).encode())
-            for left in itertools.chain(self.folder.glob(".*.aside"), self.folder.glob(".process-*")):
+            for left in itertools.chain(self.folder.glob(".*.part"), self.folder.glob(".process-*")):
                 left.unlink(missing_ok=True)
         return done
 
@@ -187,29 +187,14 @@ class Parts:
                 return len(table) - table["error"].null_count
         except (OSError, ValueError, KeyError) as error:
             why = str(error).splitlines()[0]
-        path.rename(path.with_name(f".damaged-{path.name}.aside"))
+        path.rename(path.with_name(f".damaged-{path.name}.part"))
         raise StorageError(f"{path} is damaged ({why}) and was put aside", next_step="start the same command again")
 
     def _write(self, path: Path, content: bytes) -> None:
-        aside = path.with_name(f".{path.name}-{os.getpid()}.aside")
-        try:
-            write_synced(aside, content)
-            aside.replace(path)
-            sync_folder(path.parent)
-        except OSError as error:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                aside.unlink(missing_ok=True)
-            raise self._refused(error) from error
-
-    def _refused(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"{self.folder} cannot be written ({error.strerror or error})",
-            next_step="finished parts are kept: make room or mend the folder, and start the same command again",
-        )
+        write_whole(path, content, next_step=AGAIN)
 
     def join(self, file: Path) -> Done:
-        """One Parquet file of all parts, a row group each, written aside and renamed, where it is not there yet; the
-        folder goes."""
+        """One Parquet file of all parts, a row group each, where it is not there yet; the folder goes."""
         self.folder.mkdir(exist_ok=True)
         with _locked(self.folder / ".lock", wait=True):
             if not file.exists():
@@ -220,17 +205,13 @@ class Parts:
     def _join(self, file: Path) -> None:
         _, parquet = arrow()
         paths = [self.folder / part.name for part in self.job.parts]
-        aside = self.folder / ".joined.aside"
-        try:
-            with parquet.ParquetWriter(aside, parquet.read_schema(paths[0]), write_page_checksum=True) as writer:
+
+        def write(sink: IO[bytes]) -> None:
+            with parquet.ParquetWriter(sink, parquet.read_schema(paths[0]), write_page_checksum=True) as writer:
                 for path in paths:
                     writer.write_table(parquet.read_table(path, page_checksum_verification=True))
-            with open(aside, "rb") as written:
-                os.fsync(written.fileno())
-            aside.replace(file)
-            sync_folder(file.parent)
-        except OSError as error:
-            raise self._refused(error) from error
+
+        write_whole(file, write, next_step=AGAIN)
 
 
 def told(done: Done | None, out: Path) -> str:

@@ -1,6 +1,5 @@
 """metrics.jsonl: the numbers of a run, one JSON object a line, readable while it runs and after a crash."""
 
-import contextlib
 import json
 import math
 import os
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import ConfigError, StorageError
+from vitrail.storage import write_whole
 
 
 class Journal:
@@ -122,18 +122,8 @@ def _plain(value: Any) -> Any:
 
 
 def _rewrite(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Aside, synced, renamed: a crash leaves the old file or the new one."""
-    aside = path.with_name(path.name + ".part")
-    try:
-        with aside.open("wb") as file:
-            file.writelines(map(_line, rows))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            aside.unlink(missing_ok=True)
-        raise _said_no(path, error) from None
+    """A crash leaves the old file or the new one."""
+    write_whole(path, b"".join(map(_line, rows)))
 
 
 def _said_no(path: Path, error: OSError) -> StorageError:

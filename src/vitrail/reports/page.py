@@ -1,9 +1,7 @@
 """One self-contained HTML file out of sections: light and dark, readable without scripts, nothing ever fetched."""
 
 import base64
-import contextlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,9 +14,9 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from vitrail.errors import StorageError
 from vitrail.reports.figures import Drawing
 from vitrail.reports.tables import Table
+from vitrail.storage import write_whole
 
 THUMBNAIL = 112  # pixels of the longer side
 MOST_ROWS = 1000
@@ -113,18 +111,8 @@ Section = Facts | Text | TableSection | FigureSection | Gallery | Html
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
     """Writes the page, whole or not at all, and gives its path. A disk that refuses is a StorageError."""
-    path = Path(path)
-    aside = path.with_name(path.name + ".part")
-    try:
-        aside.write_text(render(title, sections), "utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            aside.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path}: {error.strerror or error}", next_step="check the folder and the free space"
-        ) from None
-    return path
+    write_whole(path, render(title, sections))
+    return Path(path)
 
 
 def render(title: str, sections: Sequence[Section]) -> str:

@@ -16,6 +16,7 @@ from vitrail.evaluation.features import extract
 from vitrail.images.samples import Arrays, Contents, Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
 from vitrail.recipes import Given, choose, recipe
+from vitrail.storage import write_whole
 from vitrail.study.progress import claim, trained
 from vitrail.study.protocols import label_share
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
@@ -178,9 +179,7 @@ def _answers(
     logits = extract(model, batches).logits
     assert isinstance(logits, torch.Tensor)
     rows, targets = (found.numpy() for found in pseudo_label(logits, how))
-    aside = teacher / "labels.part.npz"
-    np.savez_compressed(aside, rows=rows, targets=targets)
-    aside.replace(stored)
+    write_whole(stored, lambda file: np.savez_compressed(file, rows=rows, targets=targets))
     return rows, targets
 
 

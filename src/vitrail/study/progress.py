@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vitrail.errors import ConfigError, Preempted, StorageError
+from vitrail.errors import ConfigError, Preempted
 from vitrail.images.sources import Splits
+from vitrail.storage import write_whole
 from vitrail.training.loop import Result, train
 from vitrail.training.run import Run
 
@@ -34,14 +35,8 @@ def claim(folder: Path, name: str, asked: Any) -> None:
 
 
 def write(path: Path, content: Any) -> None:
-    """JSON, aside and renamed: a reader finds the old or the new."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part")
-        aside.write_text(json.dumps(content, indent=1), "utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror})", next_step="choose another --out") from None
+    """JSON: a reader finds the old file or the new one."""
+    write_whole(path, json.dumps(content, indent=1))
 
 
 def stored(path: Path) -> list[Any]:

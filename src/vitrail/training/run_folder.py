@@ -20,6 +20,7 @@ from vitrail.checkpoints.read import steps_in
 from vitrail.errors import ConfigError, StorageError
 from vitrail.images.files import SUFFIXES
 from vitrail.processes.world import World
+from vitrail.storage import write_whole
 from vitrail.training.run import Run
 
 
@@ -114,14 +115,9 @@ class RunFolder:
         self._lock.close()
 
     def save(self, run: Run) -> None:
-        """Writes run.json, aside and renamed."""
+        """Writes run.json."""
         self.run = run
-        aside = self.path / "run.json.part"
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(config.to_dict(self.run), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.path / "run.json")
+        write_whole(self.path / "run.json", json.dumps(config.to_dict(run), indent=1))
 
     def check_room(self, checkpoint: int) -> None:
         """Raises StorageError unless two checkpoints of so many bytes fit on the disk, or one beside those that are there."""

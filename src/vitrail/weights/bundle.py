@@ -8,6 +8,7 @@ Saving over an older bundle leaves the old one or the new one at every moment, a
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -17,12 +18,13 @@ from typing import Any
 from torch import nn
 
 from vitrail import config as configs
-from vitrail.errors import ConfigError, StorageError, WeightsError
+from vitrail.errors import ConfigError, WeightsError
 from vitrail.models import zoo
 from vitrail.models.zoo import ModelConfig
+from vitrail.storage import remove, write_whole
 from vitrail.weights.encoder import encoder_of
 from vitrail.weights.files.hub import fetch, is_hub_name
-from vitrail.weights.files.safe import not_finite, read_safetensors, sha256, sync_folder, to_bytes, write_synced
+from vitrail.weights.files.safe import not_finite, read_safetensors, sha256, to_bytes
 from vitrail.weights.fit import Report, adapt, at_size, fit
 from vitrail.weights.origins.table import laid
 from vitrail.weights.published_file import read_file
@@ -41,22 +43,12 @@ def save_bundle(folder: str | Path, model: nn.Module, record: Record) -> None:
     has their sha256.
     """
     folder, content = Path(folder), to_bytes(model.state_dict())
-    aside = folder / f"{TENSORS}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_synced(aside, content)
-        record = dataclasses.replace(record, sha256=sha256(aside))
-        write_synced(folder / NEXT, json.dumps(configs.to_dict(record), indent=1).encode())
-        sync_folder(folder)
-        aside.replace(folder / TENSORS)
-        sync_folder(folder)
-        (folder / NEXT).replace(folder / RECORD)
-        sync_folder(folder)
-    except OSError as error:
-        raise StorageError(
-            f"the weights could not be written to {folder} ({error.strerror or error})",
-            next_step="what was there before is untouched; free some space or choose another folder",
-        ) from error
+    record = dataclasses.replace(record, sha256=hashlib.sha256(content).hexdigest())
+    described = json.dumps(configs.to_dict(record), indent=1)
+    write_whole(folder / NEXT, described)
+    write_whole(folder / TENSORS, content)
+    write_whole(folder / RECORD, described)
+    remove(folder / NEXT)
 
 
 def load(

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from vitrail import config as configs
-from vitrail.errors import ConfigError, StorageError, WeightsError, suggest
+from vitrail.errors import ConfigError, WeightsError, suggest
 from vitrail.models import zoo
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.mbconv import GOOGLE, TORCHVISION
 from vitrail.models.vit import ViTConfig
+from vitrail.storage import write_whole
 from vitrail.weights.bundle import save_bundle
-from vitrail.weights.files.safe import sync_folder, to_bytes, write_synced
+from vitrail.weights.files.safe import to_bytes
 from vitrail.weights.fit import fit
 from vitrail.weights.origins import SOURCES, read_foreign, transformers_config
 from vitrail.weights.origins.dialects import silent_words
@@ -208,14 +209,6 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Each file aside, synced, then renamed; StorageError names the folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_synced(folder / f"{name}.part", content)
-            (folder / f"{name}.part").replace(folder / name)
-        sync_folder(folder)
-    except OSError as error:
-        raise StorageError(
-            f"nothing could be written to {folder} ({error.strerror or error})", next_step="choose another folder"
-        ) from error
+    """Each file whole or not at all. Raises StorageError that names it."""
+    for name, content in files.items():
+        write_whole(folder / name, content)

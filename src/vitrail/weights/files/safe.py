@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import warnings
 import zipfile
@@ -268,19 +267,3 @@ def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Of each tensor that has some, how many of its numbers are NaN or infinite."""
     counts = {name: tensor.numel() - int(tensor.isfinite().sum()) for name, tensor in tensors.items()}
     return {name: count for name, count in counts.items() if count}
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in `folder` outlive a power loss."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
