@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from tests.support.trials import ended, in_child
-from vitrail.cli import main
 from vitrail import storage
+from vitrail.cli import main
 from vitrail.errors import ConfigError, StorageError
 from vitrail.evaluation import store
 from vitrail.images.preprocess import Preprocess
