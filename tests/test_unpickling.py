@@ -42,7 +42,7 @@ def test_a_look_up_is_known_by_who_asks(module: str, whose: str) -> None:
 def test_a_library_that_vitrail_asks_to_unpickle_is_vitrail(library: str) -> None:
     inner: dict = {"__name__": library}
     exec(OPENS, inner)
-    outer: dict = {"__name__": "vitrail.weights.files.safe", "inner": inner["open_it"]}
+    outer: dict = {"__name__": "vitrail.weights.files.readers", "inner": inner["open_it"]}
     exec("def outer(content):\n    return inner(content)\n", outer)
     before = len(unpickling.found)
     outer["outer"](CONTENT)

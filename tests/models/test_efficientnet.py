@@ -12,7 +12,7 @@ from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
-from vitrail.weights.files.safe import read_any
+from vitrail.weights.files.readers import read_any
 from vitrail.weights.origins import efficientnet as source
 from vitrail.weights.origins import read_foreign
 

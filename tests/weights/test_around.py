@@ -91,7 +91,7 @@ def test_a_config_beside_that_contradicts_the_tensors_is_an_error(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("{", "cannot be understood"),
+        ("{", "is not a readable JSON file"),
         ("[1]", "no JSON object"),
         ('{"model_type": "swin"}', "model type 'swin'"),
         ('{"model_type": "vit", "hidden_act": "relu"}', "hidden_act 'relu'"),

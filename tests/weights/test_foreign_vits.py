@@ -15,7 +15,7 @@ from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
-from vitrail.weights.files.safe import read_any
+from vitrail.weights.files.readers import read_any
 from vitrail.weights.fit import fit
 from vitrail.weights.origins import SOURCES, read_foreign
 from vitrail.weights.origins.origin import Origin

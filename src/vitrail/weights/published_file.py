@@ -8,7 +8,7 @@ from typing import Any
 from vitrail.errors import WeightsError
 from vitrail.weights import published
 from vitrail.weights.files.index import INDEX, digest, read_shards
-from vitrail.weights.files.safe import READERS, Content, read_any
+from vitrail.weights.files.readers import READERS, Content, read_any
 from vitrail.weights.origins import read_foreign, timm_config, torchvision_files
 from vitrail.weights.origins.table import Foreign
 from vitrail.weights.record import Record, Told, Weights

@@ -3,7 +3,6 @@ timm's config.json, or fields of our own config as JSON.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
+from vitrail.weights.files.json_file import read_object
 from vitrail.weights.origins import timm_config
 from vitrail.weights.origins.transformers_config import hidden_of_dinov2
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-LARGEST = 16 << 20
 
 ACTIVATIONS = dict.fromkeys(("gelu", "gelu_python"), "gelu")
 ACTIVATIONS |= dict.fromkeys(
@@ -43,21 +42,8 @@ def beside(path: Path) -> Beside:
     """What `config.json`, or a JSON of the file's own name, says beside the weights file. Nothing there: an empty one."""
     for name in (f"{path.stem}.json", CONFIG):
         if (path.parent / name).is_file() and name != path.name:  # an index of shards is JSON itself
-            return _understood(read_json(path.parent / name), path.parent / name)
+            return _understood(read_object(path.parent / name), path.parent / name)
     return Beside()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of modest size; WeightsError for anything else."""
-    try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"larger than {LARGEST:,} bytes")
-        data = json.loads(path.read_text("utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("no JSON object")
-        return data
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} cannot be understood ({error})", next_step="mend it, or move it away") from None
 
 
 def _understood(data: dict[str, Any], path: Path) -> Beside:
@@ -95,7 +81,7 @@ def _transformers(data: dict[str, Any], path: Path) -> Beside:
     config = kinds[data["model_type"]](data)
     names = _names(data.get("id2label") or {})
     preprocessor = path.parent / PREPROCESSOR
-    preprocess = _processor(read_json(preprocessor)) if preprocessor.is_file() else {}
+    preprocess = _processor(read_object(preprocessor)) if preprocessor.is_file() else {}
     where = path.name + (f" and {PREPROCESSOR}" if preprocess else "")
     return Beside(config, preprocess, names, where=where)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from vitrail.errors import WeightsError
-from vitrail.weights.files.safe import READERS, read_any, sha256
-from vitrail.weights.sidecars import read_json
+from vitrail.weights.files.json_file import read_object
+from vitrail.weights.files.readers import READERS, read_any
+from vitrail.weights.files.safe import sha256
 
 INDEX = ".index.json"
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -38,7 +39,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 def shards(index: Path) -> dict[Path, set[str]]:
     """The files an index names, and the tensors of each."""
     named: dict[Path, set[str]] = defaultdict(set)
-    listed = read_json(index).get("weight_map")
+    listed = read_object(index).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise WeightsError(f"{index} has no weight_map", next_step="fetch it anew, or name one file")
     for tensor, file in listed.items():
