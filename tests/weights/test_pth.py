@@ -39,9 +39,7 @@ def test_ordered_dicts_and_parameters_are_plain(tmp_path: Path) -> None:
 
 def test_tensors_under_another_word_are_named(tmp_path: Path) -> None:
     torch.save({"teacher": TENSORS, "state_dict": TENSORS, "epoch": 3}, tmp_path / "x.pth")
-    with pytest.raises(
-        WeightsError, match=r"holds tensors under teacher, state_dict; .*\['teacher'\]"
-    ):
+    with pytest.raises(WeightsError, match=r"holds tensors under teacher, state_dict; .*\['teacher'\]"):
         read_pth(tmp_path / "x.pth")
 
 
