@@ -136,8 +136,11 @@ def test_what_is_not_there_or_not_ours_is_said(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="there is nothing at"):
         bundle.load(tmp_path / "nowhere")
     (tmp_path / "model.h5").write_bytes(b"\x80\x04")
-    with pytest.raises(WeightsError, match="no weights file that is read here"):
+    with pytest.raises(WeightsError, match="a program of Keras"):
         bundle.load(tmp_path / "model.h5")
+    (tmp_path / "model.txt").write_bytes(b"x")
+    with pytest.raises(WeightsError, match="is not a weights file that Vitrail reads"):
+        bundle.load(tmp_path / "model.txt")
 
 
 def test_misfits_are_listed_all_at_once_and_the_model_stays_untouched() -> None:
