@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from tests.support.photographs import jpeg_folder
+from tests.support.streams import SMALL, joined, same, stream
 from vitrail.batches import loader, workers
 from vitrail.batches.loader import Batch, eval_batches, train_batches
 from vitrail.errors import DataError, DecodeError, StorageError
@@ -25,7 +26,6 @@ from vitrail.images.samples import Arrays, Source
 from vitrail.images.sources import open_data
 from vitrail.images.transforms import Augment
 
-SMALL = Preprocess(size=(24, 32))
 CROPS = Augment(crop_area=(0.2, 1.0), flip=True, jitter=0.3, randaugment=(2, 9), erase=0.3)
 
 
@@ -37,26 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def photos(folder: Path) -> Source:
     return read_classes(folder)
-
-
-def stream(source: Source, start: int = 0, stop: int = 180, **changes) -> list[Batch]:
-    settings = dict(preprocess=SMALL, augment=CROPS, seed=3, batch_size=20, start=start, stop=stop) | changes
-    return list(train_batches(source, **settings))
-
-
-def same(one: list[Batch], other: list[Batch]) -> bool:
-    return len(one) == len(other) and all(
-        torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) and a.keys == b.keys
-        for a, b in zip(one, other, strict=True)
-    )
-
-
-def joined(parts: list[Batch]) -> Batch:
-    return Batch(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.targets for part in parts]),
-        tuple(key for part in parts for key in part.keys),
-    )
 
 
 def test_an_epoch_shows_every_image_once_with_its_own_label(photos: Source) -> None:

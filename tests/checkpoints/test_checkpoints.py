@@ -11,20 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitrail.checkpoints.read import commit, newest, read, steps_in
+from tests.support.checkpoints import GROUPS, forked, traced, write
+from vitrail.checkpoints.read import newest, read, steps_in
 from vitrail.errors import CheckpointError, StorageError
 
 pytestmark = pytest.mark.fault
-
-GROUPS = {
-    "model": {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(7)},
-    "optimizer": {"a.weight:step": torch.tensor(3.0)},
-}
-
-
-def write(folder: Path, *steps: int, keep: int = 2) -> None:
-    for step in steps:
-        commit(folder, step, GROUPS, {"step": step, "best": 0.5}, keep=keep)
 
 
 def test_round_trip_is_bit_equal(tmp_path: Path) -> None:
@@ -113,25 +104,6 @@ def test_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-00000001"]
     assert newest(tmp_path, say=pytest.fail).step == 1
-
-
-def forked(work) -> tuple[int, int]:
-    """A child of this warm process that does `work` when its stdin pipe is written to: (pid, pipe)."""
-    wait, go = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(go)
-        os.read(wait, 1)
-        try:
-            work()
-        finally:
-            os._exit(0)
-    os.close(wait)
-    return pid, go
-
-
-def traced(pid: int) -> bool:
-    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def commit_killed_at(folder: Path, call: str, count: int) -> int:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoints.test_checkpoints import forked, traced, write
+from tests.support.checkpoints import forked, traced, write
+from tests.support.runs import TINY, assert_same_run
 from tests.support.trials import ended, in_child, train_to_the_end
-from tests.training.test_training import TINY, assert_same_run
 from vitrail.checkpoints import read as checkpoints
 from vitrail.cli import explain
 from vitrail.errors import MemoryRanOut, StorageError

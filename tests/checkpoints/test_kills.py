@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.runs import assert_same_run
 from tests.support.trials import in_child, train_to_the_end
-from tests.training.test_training import assert_same_run
 
 pytestmark = pytest.mark.fault
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vitrail
-from tests.training.test_training import TINY, assert_same_run
+from tests.support.runs import TINY, assert_same_run
 from vitrail.checkpoints import read as checkpoints
 from vitrail.checkpoints.read import Snapshot
 from vitrail.errors import CheckpointError, Preempted, WeightsError

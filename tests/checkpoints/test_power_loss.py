@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints.test_checkpoints import forked, traced, write
+from tests.support.checkpoints import forked, traced, write
 from vitrail.checkpoints.read import newest
 
 pytestmark = pytest.mark.fault

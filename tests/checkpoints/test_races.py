@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints.test_checkpoints import write
+from tests.support.checkpoints import write
+from tests.support.runs import TINY
 from tests.support.trials import in_child
-from tests.training.test_training import TINY
 from vitrail.checkpoints.read import newest
 from vitrail.training import finish, loop
 

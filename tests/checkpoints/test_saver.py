@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.test_training import TINY
+from tests.support.runs import TINY
 from vitrail.checkpoints import read as checkpoints
 from vitrail.checkpoints import write as commit
 from vitrail.checkpoints.background import Saver

@@ -13,16 +13,15 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.models.test_families import CONFIGS as OTHERS
-from tests.models.test_zoo import CONFIGS as VITS
-from tests.objectives.test_every_objective import runs
+from tests.support.objectives import runs
+from tests.support.zoo import FAMILIES, VITS
 from vitrail.batches.batch import Batch
 from vitrail.models import zoo
 from vitrail.objectives.objective import Task
 
 ROWS = ("vit-b/16", "r50x1", "r50+vit-b/16", "r+vit-ti/16", "maxvit-t", "efficientnet-b0")
 """Of the zoo's rows one of each kind; and every option."""
-CONFIGS = {name: config for name, config in {**VITS, **OTHERS}.items() if name in ROWS or name not in zoo.ZOO}
+CONFIGS = {name: config for name, config in {**VITS, **FAMILIES}.items() if name in ROWS or name not in zoo.ZOO}
 GPU = torch.device("cuda", 0)
 
 

@@ -1,4 +1,4 @@
-"""The same contract for ResNets, hybrids, MaxViT, CoAtNet and EfficientNet: every row of the zoo, made narrow, and its options."""
+"""ResNets, hybrids, MaxViT, CoAtNet and EfficientNet: what is theirs alone."""
 
 import dataclasses
 import subprocess
@@ -7,74 +7,21 @@ import sys
 import pytest
 import torch
 
-# the ViT's own tests, on the models of this file
-from tests.models.test_zoo import (  # noqa: F401
-    pictures,
-    test_an_image_does_not_depend_on_its_batch,
-    test_checkpointed_activations_change_no_bit,
-    test_every_parameter_gets_a_gradient,
-    test_state_round_trip_is_bit_equal,
-    test_surface,
-)
+from tests.support.zoo import FAMILIES, LARGE, lively, pictures
 from vitrail.errors import ConfigError, ShapeError
-from vitrail.models import maxvit, mbconv, zoo
-from vitrail.models.efficientnet import EfficientNetConfig
+from vitrail.models import maxvit, zoo
 from vitrail.models.hybrid import HybridConfig
-from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.resnet import ResNetConfig
-from vitrail.models.zoo import ModelConfig
-
-LARGE = tuple(f"efficientnet-b{number}" for number in range(1, 8))  # which cannot be made narrow
-VIT = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 48}
-
-
-def narrow(config: ModelConfig, **changes) -> ModelConfig:
-    """The row's stages and options at a width a test can bear."""
-    if isinstance(config, EfficientNetConfig):
-        return dataclasses.replace(
-            config, **{"image": (64, 64), "classes": 5, "dropout": 0.0, "drop_path": 0.0, **changes}
-        )
-    if isinstance(config, MaxViTConfig):
-        tiny = {"depths": (1, 2, 1, 1), "widths": (8, 16, 16, 24), "stem": (8, 8), "head_width": 8, "pre_logits": 24}
-        return dataclasses.replace(config, **{**tiny, "image": (64, 64), "classes": 5, **changes})
-    depths = tuple(min(depth, 2) for depth in config.depths)
-    tiny = {"depths": depths, "widths": (128, 128, 128, 256)[: len(depths)], "root_width": 32, "classes": 5}
-    if isinstance(config, HybridConfig):
-        tiny |= VIT
-    return dataclasses.replace(config, **{**tiny, "image": (64, 64), **changes})
-
-
-OTHERS = [name for name in zoo.names() if not name.startswith("vit-")]
-CONFIGS = {name: narrow(zoo.config(name)) for name in OTHERS}
-CONFIGS |= {
-    "v1": narrow(zoo.config("r50x1", order="post", padding="same", standardise="deviation", standardise_eps=1e-5)),
-    "bit_paper": narrow(zoo.config("r50x1", padding="symmetric", channels=9)),
-    "hybrid mean": narrow(zoo.config("r50+vit-b/32", pool="mean", pre_logits=24, channels=1)),
-    "torchvision": narrow(zoo.config("maxvit-t", dialect=mbconv.TORCHVISION)),
-    "timm maxvit": narrow(zoo.config("maxvit-t", dialect=mbconv.TIMM_MAXVIT), pre_logits=0),
-    "timm coatnet": narrow(zoo.config("maxvit-t", dialect=mbconv.TIMM_COATNET, kinds="CCTT"), pre_logits=0),
-    "coatnet, layer norms": narrow(
-        zoo.config("maxvit-t", dialect=dataclasses.replace(mbconv.TIMM_COATNET, norm="layer"), kinds="CCTT")
-    ),
-    "padded windows": narrow(zoo.config("maxvit-t"), window=(3, 5)),
-    "resized biases": narrow(zoo.config("maxvit-t"), bias_window=(3, 2)),
-}
 
 
 @pytest.fixture(
     params=[
         pytest.param(config, id=name, marks=[pytest.mark.deep] if name in LARGE else [])
-        for name, config in CONFIGS.items()
+        for name, config in FAMILIES.items()
     ]
 )
 def model(request):
-    """The config's model with a random head, and v1's last scales off their zeros: outputs that say something."""
-    generator = torch.Generator().manual_seed(1)
-    built = zoo.build(request.param, generator=generator)
-    for name, parameter in built.named_parameters():
-        if name.endswith(("head.weight", "norm3.weight")):
-            parameter.data.normal_(generator=generator)
-    return built.eval()
+    return lively(request.param)
 
 
 def test_every_parameter_is_in_one_stage_stem_first_and_head_last(model) -> None:
@@ -104,7 +51,7 @@ def test_without_a_head_forward_gives_the_pooled_features(model) -> None:
 @pytest.mark.parametrize("name", ["r50x1", "r50+vit-b/16", "maxvit-t"])
 def test_the_same_seed_gives_the_same_bits_and_no_global_draw(name: str) -> None:
     before = torch.get_rng_state()
-    one, two, other = (zoo.build(CONFIGS[name], seed=seed) for seed in (3, 3, 4))
+    one, two, other = (zoo.build(FAMILIES[name], seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
@@ -114,7 +61,7 @@ def test_the_same_seed_gives_the_same_bits_and_no_global_draw(name: str) -> None
 @pytest.mark.parametrize("name", ["r50x1", "v1", "maxvit-t", "efficientnet-b0"])
 def test_any_size_at_all(name: str) -> None:
     """Odd sizes too, down to one pixel: every stride rounds up."""
-    model = zoo.build(CONFIGS[name]).eval()
+    model = zoo.build(FAMILIES[name]).eval()
     for size in ((1, 1), (33, 47), (61, 7)):
         h, w = (-(-side // 32) for side in size)
         assert model.features(pictures(model, 1, size)).grid == (h, w)
@@ -122,7 +69,7 @@ def test_any_size_at_all(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["maxvit-t", "efficientnet-b0"])
 def test_running_statistics_move_once_a_step_also_when_activations_are_recomputed(name: str) -> None:
-    plain, saving = (zoo.build(CONFIGS[name], drop_path=0.0).train() for _ in range(2))
+    plain, saving = (zoo.build(FAMILIES[name], drop_path=0.0).train() for _ in range(2))
     saving.checkpoint_activations = True
     images = pictures(plain)
     for model in (plain, saving):
@@ -133,7 +80,7 @@ def test_running_statistics_move_once_a_step_also_when_activations_are_recompute
 
 def test_no_token_attends_to_padding() -> None:
     """A map that does not divide gives what the same attention gives token by token, written out with the offsets."""
-    config = dataclasses.replace(CONFIGS["maxvit-t"], window=(3, 4))
+    config = dataclasses.replace(FAMILIES["maxvit-t"], window=(3, 4))
     generator = torch.Generator().manual_seed(0)
     for kind in ("window", "grid"):
         with torch.device("cpu"):
@@ -196,7 +143,7 @@ def test_images_that_do_not_fit_are_refused_in_pixels() -> None:
     with pytest.raises(ShapeError, match=r"image 225×225 gives a map of 57×57.*multiples of 32×32"):
         zoo.config("r+vit-ti/16", image=225)
     for name in ("r50x1", "r50+vit-b/16", "maxvit-t"):
-        model = zoo.build(CONFIGS[name])
+        model = zoo.build(FAMILIES[name])
         with pytest.raises(ShapeError, match="2×1×64×64 for a model of 3 channels"):
             model(torch.zeros(2, 1, 64, 64))
 
@@ -205,9 +152,9 @@ def test_the_original_starts() -> None:
     """LeCun normal for the ResNets, whose v1 units begin as identities; N(0, 0.02) for MaxViT."""
     resnet = zoo.build(ResNetConfig(depths=(1,), widths=(256,))).requires_grad_(False)
     assert resnet.root.weight.std() == pytest.approx((3 * 49) ** -0.5, rel=0.05)
-    hybrid = zoo.build(CONFIGS["r50+vit-b/16"])
+    hybrid = zoo.build(FAMILIES["r50+vit-b/16"])
     assert not any(unit.norm3.weight.any() for _, unit in hybrid.resnet.units())
-    model = zoo.build(CONFIGS["maxvit-t"]).requires_grad_(False)
+    model = zoo.build(FAMILIES["maxvit-t"]).requires_grad_(False)
     kernel = model.blocks[1][0].attn_grid.mlp.fc1.weight
     assert kernel.std() == pytest.approx(0.02, rel=0.1) and model.stem.conv2.weight.std() == pytest.approx(
         0.02, rel=0.1
@@ -216,20 +163,20 @@ def test_the_original_starts() -> None:
 
 
 def test_stochastic_depth_grows_over_all_blocks_of_maxvit() -> None:
-    model = zoo.build(CONFIGS["maxvit-t"], drop_path=0.5)
+    model = zoo.build(FAMILIES["maxvit-t"], drop_path=0.5)
     rates = [getattr(block.conv.drop_path, "probability", 0.0) for _, block in model.units()]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
 COMPILED = """
 import torch
-from tests.models.test_families import CONFIGS
+from tests.support.zoo import FAMILIES
 from vitrail.models import zoo
 torch.set_num_threads(1)
 one = {"depths": (1,), "widths": (128,)}
 TINY = {"r50x1": one, "r50+vit-b/16": {**one, "depth": 1}, "maxvit-t": {**one, "kinds": "M"}, "efficientnet-b0": {}}
 for name, changes in TINY.items():
-    model = zoo.build(CONFIGS[name], **changes)
+    model = zoo.build(FAMILIES[name], **changes)
     model.head.weight.data.normal_()
     images = torch.randn(2, 3, 32, 48)
     # an EfficientNet has no small version: that it is one graph must do

@@ -1,82 +1,20 @@
-"""One contract over every row of the zoo: what anything downstream may rely on, whichever family it is.
+"""ViTs of every row of the zoo: parameters, starts, sizes, and what is refused."""
 
-Wide models stand in as narrow ones with the row's patch; their full selves are counted on the meta device.
-"""
-
-import dataclasses
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from tests.support.zoo import VITS, lively, pictures
 from vitrail.errors import ConfigError, ShapeError
 from vitrail.models import cost, zoo
-from vitrail.models.features import Backbone
 from vitrail.models.vit import ViTConfig
 
-TINY = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 48, "classes": 5}
 
-VARIANTS: dict[str, dict] = {
-    "mean": {"pool": "mean"},
-    "mean with class token, norm after": {"pool": "mean", "class_token": True, "final_norm": "pooled"},
-    "map": {"pool": "map"},
-    "pre_logits": {"pre_logits": 24},
-    "no positions": {"positions": "none"},
-    "2-D": {"positions": "learned-2d"},
-    "sincos": {"positions": "sincos", "pool": "mean"},
-    "sincos-mae": {"positions": "sincos-mae"},
-    "relative": {"positions": "relative"},
-    "positions on patches": {"positions_on": "patches"},
-    "dinov2": {
-        "registers": 4, "positions_on": "class", "position_resize": "dinov2", "layer_scale": 0.1, "activation": "swiglu"
-    },
-    "qk norm": {"qk_norm": True, "activation": "gelu-tanh", "position_resize": "bicubic-antialias"},
-    "no qkv biases": {"qkv_bias": False},
-    "nine channels": {"channels": 9},
-    "oblong patch": {"patch": (16, 8), "image": (32, 48)},
-}  # fmt: skip
-
-
-def narrow(config: ViTConfig, **changes) -> ViTConfig:
-    side = 2 * config.patch[0]
-    return dataclasses.replace(config, **{**TINY, "image": (side, side), **changes})
-
-
-CONFIGS = {name: narrow(zoo.config(name)) for name in zoo.names("vit-*")}
-CONFIGS |= {name: narrow(zoo.config("vit-b/16"), **changes) for name, changes in VARIANTS.items()}
-
-
-@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.fixture(params=VITS.values(), ids=VITS.keys())
 def model(request):
-    """The config's model with a random head, so that outputs say something."""
-    generator = torch.Generator().manual_seed(1)
-    built = zoo.build(request.param, generator=generator)
-    built.head.weight.data.normal_(generator=generator)
-    return built.eval()
-
-
-def pictures(model, count: int = 3, size: tuple[int, int] | None = None) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(count, model.config.channels, *(size or model.config.image), generator=generator)
-
-
-def test_surface(model) -> None:
-    assert isinstance(model, Backbone)
-    images = pictures(model)
-    features = model.features(images)
-    h, w = features.grid
-    assert features.tokens.shape == (3, features.prefix + h * w, model.config.width)
-    assert features.map.shape == (3, model.config.width, h, w)
-    assert torch.equal(features.map.flatten(2).transpose(1, 2), features.patches)
-    assert torch.equal(model.head(model.pool(features)), model(images))
-    assert model(images).shape == (3, 5)
-    assert torch.isfinite(model(images)).all()
-
-
-def test_every_parameter_gets_a_gradient(model) -> None:
-    model(pictures(model)).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    return lively(request.param)
 
 
 def test_every_parameter_is_in_one_stage(model) -> None:
@@ -86,38 +24,11 @@ def test_every_parameter_is_in_one_stage(model) -> None:
     assert [name for name, _ in model.stages()] == ["stem", "block 1", "block 2", "head"]
 
 
-def test_an_image_does_not_depend_on_its_batch(model) -> None:
-    model, images = model.double(), pictures(model).double()
-    assert torch.allclose(model(images)[1:2], model(images[1:2]), rtol=0, atol=1e-10)
-
-
 def test_other_sizes_and_oblong_images(model) -> None:
     p, q = model.config.patch
     assert torch.isfinite(model(pictures(model, 1, (3 * p, 5 * q)))).all()
     if 224 % p == 0 and 160 % q == 0:
         assert model.features(pictures(model, 1, (224, 160))).grid == (224 // p, 160 // q)
-
-
-def test_checkpointed_activations_change_no_bit(model) -> None:
-    images = pictures(model)
-
-    def gradients() -> list[torch.Tensor]:
-        model.zero_grad()
-        model(images).square().sum().backward()
-        return [p.grad.clone() for p in model.parameters()]
-
-    model.train()
-    plain, out = gradients(), model(images)
-    model.checkpoint_activations = True
-    assert torch.equal(model(images), out)
-    assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
-
-
-def test_state_round_trip_is_bit_equal(model) -> None:
-    images = pictures(model)
-    other = zoo.build(model.config, seed=99).eval()
-    other.load_state_dict(model.state_dict())
-    assert torch.equal(other(images), model(images))
 
 
 def test_the_same_seed_gives_the_same_bits_and_no_global_draw() -> None:

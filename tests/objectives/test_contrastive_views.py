@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as T
 
-from tests.objectives.test_pretraining import TINY
+from tests.support.objectives import TINY
 from vitrail.batches.batch import Batch
 from vitrail.batches.loader import train_batches
 from vitrail.errors import ConfigError

@@ -13,50 +13,24 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.objectives.test_pretraining import OBJECTIVES, TINY, tensors
-from tests.processes.test_ranks import free_port
+from tests.objectives.test_pretraining import tensors
+from tests.support.objectives import DIGITS, OBJECTIVES, TINY, runs, teacher
+from tests.support.ranks import free_port
 from tests.support.stopping import stopped_at
 from vitrail import config
 from vitrail.cli import main
 from vitrail.errors import ConfigError, Preempted
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
-from vitrail.models import zoo
-from vitrail.objectives.classify import Classify
-from vitrail.objectives.distill import Distill, load_teacher
+from vitrail.objectives.distill import load_teacher
 from vitrail.objectives.objective import Task
-from vitrail.objectives.probe import Probe
-from vitrail.recipes.distillation import distilled
 from vitrail.training import loop
-from vitrail.training.run import Run
-from vitrail.weights.bundle import Record, save_bundle
 
 pytestmark = pytest.mark.flow
 
 ORDERED = dataclasses.replace(TINY.hardware, deterministic=True, micro_batch=16)
-CONFIG = dataclasses.replace(TINY.model, image=(8, 8), channels=1, classes=10)
-DIGITS = tuple("0123456789")
 OWN = re.compile("running_|num_batches_tracked")
 """Statistics of batch norms: each rank's own."""
-
-
-def teacher(folder: Path, classes: tuple[str, ...] = DIGITS, preprocess: Preprocess = TINY.preprocess) -> Path:
-    shape = {"classes": len(classes), "channels": preprocess.channels, "image": preprocess.size}
-    model = zoo.build(dataclasses.replace(CONFIG, **shape), seed=3)
-    with torch.no_grad():
-        model.head.weight.normal_(generator=torch.Generator().manual_seed(0))
-    save_bundle(folder, model, Record(config=model.config, preprocess=preprocess, classes=classes, source="a test"))
-    return folder
-
-
-def runs(folder: Path) -> dict[str, Run]:
-    """One tiny run of each objective."""
-    taught = Distill(teacher=str(teacher(folder / "teacher")))
-    found = {name: dataclasses.replace(TINY, objective=objective) for name, objective in OBJECTIVES.items()}
-    found["classify"] = dataclasses.replace(TINY, objective=Classify())
-    found["probe"] = dataclasses.replace(TINY, objective=Probe())
-    found["distill"] = dataclasses.replace(TINY, objective=taught, model=distilled(TINY.model))
-    return {name: dataclasses.replace(run, length="4 steps", evaluate_every="4 steps") for name, run in found.items()}
 
 
 @pytest.mark.parametrize("name", ["distill", "probe"])

@@ -9,47 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.objectives import ENCODER, OBJECTIVES, TINY
 from tests.support.stopping import stopped_at
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError, DataError, Preempted
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.models.mae import MAE
-from vitrail.models.vit import ViT, ViTConfig
+from vitrail.models.vit import ViT
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.distill import Distill
-from vitrail.objectives.masked_patches import MaskedPatches
 from vitrail.objectives.reconstruct import Reconstruct, pictures
-from vitrail.objectives.simmim import SimMIM
 from vitrail.training import loop
-from vitrail.training.run import Hardware, Optim, Run
+from vitrail.training.run import Optim
 from vitrail.training.setup import prepare
 from vitrail.weights.bundle import load
 
 pytestmark = pytest.mark.flow
-
-ENCODER = ViTConfig(
-    width=32, depth=2, heads=2, mlp_width=64, patch=(2, 2), positions="sincos-mae", pool="mean", drop_path=0.1
-)
-TINY = Run(
-    data="digits",
-    model=ENCODER,
-    preprocess=Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,)),
-    objective=Reconstruct(decoder_width=16, decoder_depth=1, decoder_heads=2),
-    optim=Optim(lr=2e-3, warmup="1 steps"),
-    batch_size=64,
-    length="6 steps",
-    evaluate_every="3 steps",
-    save_every="2 steps",
-    hardware=Hardware(device="cpu", precision="fp32", compile="off", threads=1, workers=0),
-)
-OBJECTIVES = {
-    "mae": TINY.objective,
-    "masked_patches": MaskedPatches(),
-    "simmim": SimMIM(),
-    "contrast": Contrast(hidden=32, width=16),
-}
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

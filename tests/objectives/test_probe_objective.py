@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.objectives.test_pretraining import ENCODER, TINY
+from tests.support.objectives import ENCODER, TINY
 from vitrail.batches.batch import Batch
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess

@@ -1,82 +1,20 @@
 """Several processes as one run, on CPU with gloo: same loss curve, and with `deterministic` the same bits."""
 
 import dataclasses
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training.test_training import TINY, log, weights
-from vitrail import config
-from vitrail.batches.mixing import Mixing
+from tests.support.ranks import ORDERED, PLAIN, launch, train_on
+from tests.support.runs import log, weights
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError
 from vitrail.processes.world import World
-from vitrail.training.run import Run
 
 pytestmark = pytest.mark.flow
-
-WORKER = """
-import datetime, json, sys
-from pathlib import Path
-from vitrail import config
-from vitrail.errors import VitrailError
-from vitrail.processes import world
-from vitrail.training.loop import train
-from vitrail.training.run import Run
-run = config.from_dict(Run, json.loads(sys.argv[2]))
-world.TIMEOUT = datetime.timedelta(seconds=20)
-try:
-    begun = len(sys.argv) > 3
-    train(None if begun else run, out=Path(sys.argv[1]), resume=begun, quiet=True)
-except VitrailError as stopped:
-    print(stopped, file=sys.stderr)
-    sys.exit(stopped.exit_code)
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def launch(run: Run, out: Path, size: int) -> list[subprocess.Popen]:
-    """`size` processes of one run, as torchrun would start them."""
-    words = [sys.executable, "-c", WORKER, str(out), json.dumps(config.to_dict(run))]
-    words += ["resume"] if (out / "run.json").exists() else []
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-    return [
-        subprocess.Popen(words, env=common | own | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE) for own in ranks
-    ]
-
-
-def train_on(run: Run, out: Path, size: int) -> Path:
-    for process in launch(run, out, size):
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-2000:]
-    return out
-
-
-PLAIN = dataclasses.replace(
-    TINY,
-    model=dataclasses.replace(TINY.model, dropout=0.0, drop_path=0.0),
-    mixing=Mixing(),
-    length="50 steps",
-    evaluate_every="25 steps",
-    save_every="25 steps",
-)
-ORDERED = dataclasses.replace(
-    TINY, length="50 steps", hardware=dataclasses.replace(TINY.hardware, deterministic=True, micro_batch=16)
-)
 
 
 def test_two_ranks_learn_the_curve_of_one(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import vitrail
-from tests.processes.test_ranks import PLAIN, free_port
-from tests.training.test_training import log, stop_after, weights
+from tests.support.ranks import PLAIN, free_port
+from tests.support.runs import log, stop_after, weights
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess

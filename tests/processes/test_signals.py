@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.training.test_training_faults import alive
+from tests.support.trials import alive
 from vitrail.processes.signals import StopSignals
 
 pytestmark = pytest.mark.fault

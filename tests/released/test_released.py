@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.released.make import HERE, logits
-from tests.training.test_training import log
+from tests.support.runs import log
 from vitrail.checkpoints import read as checkpoints
 from vitrail.cli import main
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.objectives.test_pretraining import TINY
+from tests.support.objectives import TINY
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify

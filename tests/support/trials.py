@@ -1,13 +1,16 @@
 """Trials in forked children: a warm process forks one a trial, so a trial costs what its work costs."""
 
+import contextlib
+import dataclasses
 import os
 from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.training.test_training import TINY
+from tests.support.runs import TINY
 from vitrail.training import finish, loop
 
 
@@ -51,3 +54,27 @@ def forget_servers() -> None:
 def ended(pid: int) -> int:
     """Waits; the exit code, or minus the signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def poisoned_at(step: int, rank: int = 0) -> None:
+    """From here on `learn` finds a NaN among the targets of that step, on that rank."""
+    learn = loop.learn
+
+    def poisoned(setup, state, batch, *rest):
+        if state.step == step and setup.world.rank == rank:
+            batch = dataclasses.replace(batch, targets=torch.full((len(batch.keys), 10), torch.nan))
+        learn(setup, state, batch, *rest)
+
+    loop.learn = poisoned
+
+
+def alive(group: int) -> list[str]:
+    """The names of a process group's processes that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            name, _, rest = path.read_text().rpartition(")")
+            state, _, its_group = rest.split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(name)
+    return found

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tests.training.test_training import TINY
+from tests.support.runs import TINY
 from vitrail import config
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment

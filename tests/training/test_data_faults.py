@@ -10,7 +10,7 @@ from PIL import Image
 
 import vitrail
 from tests.support.photographs import photograph
-from tests.training.test_training import TINY
+from tests.support.runs import TINY
 from vitrail.batches.loader import eval_batches, train_batches
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import StorageError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.test_training import TINY
+from tests.support.runs import TINY
 from vitrail.errors import DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.training import loop

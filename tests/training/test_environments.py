@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.runs import TINY, assert_same_run
 from tests.support.trials import in_child, train_to_the_end
-from tests.training.test_training import TINY, assert_same_run
 from vitrail import config
 
 pytestmark = pytest.mark.fault

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.test_training import TINY
+from tests.support.runs import TINY
 from vitrail.batches.order import Order
 from vitrail.processes.world import World
 from vitrail.training import loop

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import vitrail
-from tests.batches.test_loader import joined, same, stream
 from tests.support.photographs import encoded, photograph
+from tests.support.streams import joined, same, stream
 from vitrail.batches.batch import groups
 from vitrail.batches.loader import eval_batches
 from vitrail.cli import main

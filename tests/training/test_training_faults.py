@@ -1,6 +1,5 @@
 """NaN at any step, ranks lost at any moment, signals to a whole group of processes, every key of a run changed."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -16,10 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.processes import test_ranks
-from tests.processes.test_ranks import ORDERED, WORKER, launch
-from tests.support.trials import forget_servers, in_child
-from tests.training.test_training import TINY
+from tests.support.ranks import ORDERED, launch
+from tests.support.runs import TINY
+from tests.support.trials import alive, forget_servers, in_child, poisoned_at
 from vitrail import config
 from vitrail.batches.mixing import Mixing
 from vitrail.batches.order import Order
@@ -35,18 +33,6 @@ from vitrail.training.run import Optim, Run
 pytestmark = pytest.mark.fault
 
 # --- T6
-
-
-def poisoned_at(step: int, rank: int = 0) -> None:
-    """From here on `learn` finds a NaN among the targets of that step, on that rank."""
-    learn = loop.learn
-
-    def poisoned(setup, state, batch, *rest):
-        if state.step == step and setup.world.rank == rank:
-            batch = dataclasses.replace(batch, targets=torch.full((len(batch.keys), 10), torch.nan))
-        learn(setup, state, batch, *rest)
-
-    loop.learn = poisoned
 
 
 def test_a_nan_at_any_step_stops_there_and_never_reaches_a_checkpoint(memory: Path, sweep: int) -> None:
@@ -72,25 +58,13 @@ def test_a_nan_at_any_step_stops_there_and_never_reaches_a_checkpoint(memory: Pa
     print(f"{3 * sweep} of {3 * sweep} stopped at the step of the NaN, their checkpoints finite")
 
 
-POISON = """
-from tests.training.test_training_faults import poisoned_at
-poisoned_at({step}, 1)
-try:
-"""
-
-
 @pytest.mark.deep
 @pytest.mark.timeout(7200)
-def test_a_nan_on_one_of_two_ranks_stops_both_at_that_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_on_one_of_two_ranks_stops_both_at_that_step(tmp_path: Path) -> None:
     run, rng = dataclasses.replace(ORDERED, mixing=Mixing(), hardware=TINY.hardware), random.Random(1)
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    )
     for trial in range(10):
         step, folder = rng.randrange(1, 50), tmp_path / str(trial)
-        poisoned = WORKER.replace("try:\n", POISON.format(step=step), 1)
-        monkeypatch.setattr(test_ranks, "WORKER", poisoned)
-        for process in launch(run, folder, 2):
+        for process in launch(run, folder, 2, "--poison", str(step), "1"):
             _, said = process.communicate(timeout=300)
             assert process.returncode == 70 and f"not finite at step {step}".encode() in said, said.decode()[-2000:]
         assert checkpoints.steps_in(folder / "checkpoints")[-1:] == ([step // 3 * 3] if step >= 3 else [])
@@ -145,18 +119,6 @@ def photos(memory: Path) -> Run:
         TINY, data=str(memory / "photos"), preprocess=preprocess, hardware=hardware, batch_size=32
     )
     return dataclasses.replace(run, length="60 steps", evaluate_every="20 steps")
-
-
-def alive(group: int) -> list[str]:
-    """The names of a process group's processes that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            name, _, rest = path.read_text().rpartition(")")
-            state, _, its_group = rest.split()[:3]
-            if int(its_group) == group and state != "Z":
-                found.append(name)
-    return found
 
 
 @pytest.mark.timeout(1800)

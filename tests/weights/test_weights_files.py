@@ -19,9 +19,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.checkpoints.test_checkpoints import write
-from tests.models.test_families import CONFIGS
-from tests.weights.test_bundle import CONFIG, RECORD, a_model
+from tests.support import zoo as configs
+from tests.support.bundles import CONFIG, RECORD, a_model
+from tests.support.checkpoints import write
 from vitrail.errors import VitrailError, WeightsError
 from vitrail.images.samples import Splits, from_arrays
 from vitrail.images.shards import pack
@@ -183,7 +183,9 @@ def test_random_headers_are_refused_or_sound_and_quickly(tmp_path: Path, sweep: 
 
 # --- C5: keys, in every family
 
-FAMILIES = {"vit": CONFIG} | {name: CONFIGS[name] for name in ("v1", "hybrid mean", "torchvision", "timm coatnet")}
+FAMILIES = {"vit": CONFIG} | {
+    name: configs.FAMILIES[name] for name in ("v1", "hybrid mean", "torchvision", "timm coatnet")
+}
 FAMILIES["distilled"] = dataclasses.replace(
     zoo.config("vit-ti/16", **dict(width=16, depth=1, heads=2, mlp_width=16)), classes=3
 )
