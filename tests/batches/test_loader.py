@@ -291,9 +291,9 @@ def test_batches_split_and_move() -> None:
 
 
 def test_channels_that_do_not_fit_are_an_error_that_names_the_image(tmp_path: Path) -> None:
-    for place in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+    for shade, place in enumerate(("a/1.png", "a/2.png", "b/1.png", "b/2.png")):
         (tmp_path / place).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (40, 40), "red").save(tmp_path / place)
+        Image.new("RGB", (40, 40), (shade, 0, 0)).save(tmp_path / place)
     np.save(tmp_path / "b/five.npy", np.zeros((40, 40, 5), np.uint8))
     splits = open_data(tmp_path)
     part = next(part for part in (splits.train, splits.test) if "b/five.npy" in part.keys)

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from vitrail.errors import ConfigError
 from vitrail.evaluation import corruptions
-from vitrail.evaluation.corruptions import BENCHMARK, CORRUPTIONS, corrupt
+from vitrail.evaluation.corruptions import CORRUPTIONS, corrupt
 
 pytestmark = pytest.mark.oracle
 
@@ -23,10 +23,6 @@ def _picture(height: int, width: int, channels: int = 3) -> np.ndarray:
     planes = [np.sin(7 * x + 3 * k) * np.cos(5 * y - k) + (x > y) for k in range(channels)]
     plane = np.stack(planes, axis=2)
     return np.uint8(20 + 200 * (plane - plane.min()) / np.ptp(plane))
-
-
-def test_there_are_the_benchmarks_fifteen_and_four_more() -> None:
-    assert len(BENCHMARK) == 15 and len(CORRUPTIONS) == 19
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -41,7 +37,7 @@ def test_each_is_a_function_of_image_severity_seed_and_sample(name: str) -> None
     assert random == (not np.array_equal(first, corrupt(image, name, 3, seed=1, sample=8)))
 
 
-STRONGER = sorted(set(CORRUPTIONS) - {"saturate", "elastic", "spatter", "frost", "fog", "snow", "glass-blur"})
+STRONGER = sorted(set(CORRUPTIONS) - {"saturate"})
 """The published severities of the others trade one effect for another."""
 
 
@@ -85,11 +81,14 @@ def test_jpeg_and_contrast_are_what_they_say() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.tuples(*[st.integers(0, 255)] * 3))
-def test_hsv_goes_there_and_back_as_colorsys(colour: tuple[int, int, int]) -> None:
+def test_brightness_and_saturation_are_those_of_hsv(colour: tuple[int, int, int]) -> None:
     pixel = np.array(colour, float).reshape(1, 1, 3) / 255
-    hsv = corruptions._to_hsv(pixel)
-    assert (hsv[0, 0] / [6, 1, 1]).tolist() == pytest.approx(colorsys.rgb_to_hsv(*pixel[0, 0]), abs=1e-9)
-    np.testing.assert_allclose(corruptions._from_hsv(hsv), pixel, atol=1e-9)
+    hue, saturation, value = colorsys.rgb_to_hsv(*pixel[0, 0])
+    draws = np.random.default_rng(0)
+    brighter = colorsys.hsv_to_rgb(hue, saturation, min(value + 0.2, 1))
+    np.testing.assert_allclose(corruptions.brightness(pixel, 1, draws)[0, 0], brighter, atol=1e-9)
+    stronger = colorsys.hsv_to_rgb(hue, min(5 * saturation + 0.1, 1), value)
+    np.testing.assert_allclose(corruptions.saturate(pixel, 3, draws)[0, 0], stronger, atol=1e-9)
 
 
 def test_severity_is_as_hard_on_small_images() -> None:
@@ -101,7 +100,7 @@ def test_severity_is_as_hard_on_small_images() -> None:
 
 
 def test_unknown_names_and_severities_say_so() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean 'fog'"):
-        corrupt(_picture(8, 8), "fogg", 1)
+    with pytest.raises(ConfigError, match=r"did you mean 'jpeg'"):
+        corrupt(_picture(8, 8), "jpegg", 1)
     with pytest.raises(ConfigError, match="severity 6; allowed: 1 to 5"):
-        corrupt(_picture(8, 8), "fog", 6)
+        corrupt(_picture(8, 8), "jpeg", 6)

@@ -1,4 +1,4 @@
-"""Accuracy against corruption: any set, 19 kinds, 5 severities, every image the same for every model."""
+"""Accuracy against corruption: any set, 12 kinds, 5 severities, every image the same for every model."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 from torch import nn
 
-from vitrail.evaluation.corruptions import BENCHMARK, SEVERITIES, check, corrupt
+from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES, check, corrupt
 from vitrail.evaluation.evaluate import evaluate
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
@@ -65,7 +65,7 @@ def robustness(
     model: nn.Module,
     source: Source,
     *,
-    corruptions: Sequence[str] = BENCHMARK,
+    corruptions: Sequence[str] = tuple(CORRUPTIONS),
     severities: Sequence[int] = SEVERITIES,
     seed: int = 0,
     **options,

@@ -21,7 +21,6 @@ from vitrail.evaluation.layers import Pixels, blocks_of, up_to
 from vitrail.evaluation.probing import WIDE, Row, Settings, probe
 from vitrail.evaluation.store import Kept, model_digest
 from vitrail.evaluation.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry, VtabEntry
-from vitrail.evaluation.vtab_data import open_task
 from vitrail.images.samples import Source
 from vitrail.images.sources import open_data
 from vitrail.models import cost
@@ -106,7 +105,7 @@ def _openers(suite: Suite) -> Iterator[tuple[str, Callable[[], Opened]]]:
         task = vtab.task(name)
 
         def of_vtab(task: vtab.Task = task, entry: VtabEntry = suite.vtab) -> Opened:  # pyrefly: ignore
-            splits = open_task(task, Path(entry.root), seed=entry.seed)
+            splits = vtab.open_task(task, Path(entry.root))
             parts = {"train": splits.train1000, "test": splits.test}
             return Opened(task.name, task.group, parts, (splits.train, splits.val))
 

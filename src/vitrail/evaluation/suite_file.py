@@ -61,7 +61,6 @@ class VtabEntry:
     root: str
     """The folder with one folder for each task."""
     tasks: tuple[str, ...] = tuple(task.name for task in vtab.TASKS)
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

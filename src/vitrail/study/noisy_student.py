@@ -13,7 +13,8 @@ from jaxtyping import Float32, Int64
 from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError, DataError, DecodeError
 from vitrail.evaluation.features import extract
-from vitrail.images.samples import Arrays, Contents, Source, Splits
+from vitrail.images.chain import chain
+from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
 from vitrail.recipes import Given, choose, recipe
 from vitrail.storage import write_whole
@@ -160,7 +161,7 @@ def labelled_by(teacher: Path, known: Source, unlabelled: Source, how: PseudoLab
         classes=known.classes,
         labels=labels,
         keys=[*known.keys, *guessed.keys],
-        contents=joined(known.contents, unlabelled.contents),
+        contents=chain([known.contents, unlabelled.contents]),
         rows=np.concatenate([known.rows, guessed.rows + len(known.contents.sizes)]),
         notes=(note, *unlabelled.notes),
     )
@@ -181,26 +182,3 @@ def _answers(
     rows, targets = (found.numpy() for found in pseudo_label(logits, how))
     write_whole(stored, lambda file: np.savez_compressed(file, rows=rows, targets=targets))
     return rows, targets
-
-
-def joined(first: Contents, second: Contents) -> Contents:
-    """Both behind one another; images in memory stay one array."""
-    if isinstance(first, Arrays) and isinstance(second, Arrays) and first.array.shape[1:] == second.array.shape[1:]:
-        return Arrays(np.concatenate([first.array, second.array]))
-    return Joined(first, second)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Joined:
-    """Two storages as one."""
-
-    first: Contents
-    second: Contents
-
-    def read(self, index: int) -> Any:
-        count = len(self.first.sizes)
-        return self.first.read(index) if index < count else self.second.read(index - count)
-
-    @property
-    def sizes(self) -> Int64[np.ndarray, "N"]:
-        return np.concatenate([self.first.sizes, self.second.sizes])
