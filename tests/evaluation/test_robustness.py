@@ -62,5 +62,5 @@ def test_rows_begin_with_the_clean_set_and_repeat() -> None:
 
 
 def test_a_wrong_name_stops_before_anything_is_measured() -> None:
-    with pytest.raises(ConfigError, match="'frosty'.*jpeg"):
+    with pytest.raises(ConfigError, match=r"'frosty'.*jpeg"):
         next(robustness(Brightness(), _source(), corruptions=["jpeg", "frosty"], preprocess=GREY))
