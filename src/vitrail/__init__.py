@@ -2,121 +2,88 @@
 
     import vitrail
 
-    model = vitrail.load("runs/digits-1")          # an nn.Module in eval mode: model(images) -> logits
-    fresh = vitrail.build("vit-b/16", classes=10)  # the paper's ViT-B/16, newly initialised
+    result = vitrail.train("./photos", epochs=30)     # one folder per class; result.scores, result.model, result.folder
+    vitrail.evaluate("runs/photos-1", "./photos")     # accuracy with its interval, on images that were not trained on
+    vitrail.predict("runs/photos-1", "new.jpg")       # the likeliest classes
+    model = vitrail.load("runs/photos-1")             # an nn.Module in eval mode: model(images) -> logits
+    fresh = vitrail.build("vit-b/16", classes=10)     # the paper's ViT-B/16, newly initialised
 
-The names below come on first use, so `import vitrail` costs nothing. A stage is a package with a verb of its name:
-`vitrail.training.train`, `vitrail.evaluation.evaluate`, `vitrail.prediction.predict`.
+Every command of `vitrail` is a function here, with the same names and defaults. A name is imported when it is first used,
+so that `import vitrail` is free. The packages below (`vitrail.models`, `vitrail.training`, …) are the parts they are made of.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from vitrail.batches.loader import Batch
-    from vitrail.batches.mixing import Mixing
-    from vitrail.errors import ConfigError, DataError, VitrailError, WeightsError
-    from vitrail.evaluation.classification import Scores
-    from vitrail.evaluation.features import extract
-    from vitrail.images.decode import decode
-    from vitrail.images.preprocess import Preprocess
-    from vitrail.images.sources import open_data, open_images
-    from vitrail.images.transforms import Augment
-    from vitrail.inspection.trace import trace
-    from vitrail.models.cost import macs, parameters
-    from vitrail.models.features import Backbone, Features
-    from vitrail.models.vit import ViT, ViTConfig
-    from vitrail.models.zoo import build, names
-    from vitrail.objectives.classify import Classify
-    from vitrail.objectives.objective import Loss
-    from vitrail.prediction.predict import Prediction
-    from vitrail.recipes import RECIPES, recipe
-    from vitrail.training.run import Hardware, Optim, Run
-    from vitrail.weights.bundle import Record, load, load_for_finetuning, save_bundle
-
-__all__ = [
-    "RECIPES",
-    "Augment",
-    "Backbone",
-    "Batch",
-    "Classify",
-    "ConfigError",
-    "DataError",
-    "Features",
-    "Hardware",
-    "Loss",
-    "Mixing",
-    "Optim",
-    "Prediction",
-    "Preprocess",
-    "Record",
-    "Run",
-    "Scores",
-    "ViT",
-    "ViTConfig",
-    "VitrailError",
-    "WeightsError",
-    "build",
-    "decode",
-    "extract",
-    "load",
-    "load_for_finetuning",
-    "macs",
-    "names",
-    "open_data",
-    "open_images",
-    "parameters",
-    "recipe",
-    "save_bundle",
-    "trace",
-]
-
-_HOMES = {
-    "RECIPES": "recipes",
-    "Augment": "images.transforms",
-    "Backbone": "models.features",
-    "Batch": "batches.loader",
-    "Classify": "objectives.classify",
-    "ConfigError": "errors",
-    "DataError": "errors",
-    "Features": "models.features",
-    "Hardware": "training.run",
-    "Loss": "objectives.objective",
-    "Mixing": "batches.mixing",
-    "Optim": "training.run",
-    "Prediction": "prediction.predict",
-    "Preprocess": "images.preprocess",
-    "Record": "weights.bundle",
-    "Run": "training.run",
-    "Scores": "evaluation.classification",
-    "ViT": "models.vit",
-    "ViTConfig": "models.vit",
-    "VitrailError": "errors",
-    "WeightsError": "errors",
-    "build": "models.zoo",
-    "decode": "images.decode",
-    "extract": "evaluation.features",
-    "load": "weights.bundle",
-    "load_for_finetuning": "weights.bundle",
-    "macs": "models.cost",
-    "names": "models.zoo",
-    "open_data": "images.sources",
-    "open_images": "images.sources",
-    "parameters": "models.cost",
-    "recipe": "recipes",
-    "save_bundle": "weights.bundle",
-    "trace": "inspection.trace",
+# module: the names it gives; `__init__.pyi` says the same to type checkers
+_MODULES = {
+    "api.embed": ("embed", "probe"),
+    "api.evaluate": ("compare", "evaluate", "robustness"),
+    "api.inspect": ("inspect", "trace"),
+    "api.models": ("save",),
+    "api.plan": ("plan",),
+    "api.predict": ("predict",),
+    "api.train": ("Trained", "train"),
+    "batches.batch": ("Batch",),
+    "batches.mixing": ("Mixing",),
+    "errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "DecodeError",
+        "MemoryRanOut",
+        "NonFiniteError",
+        "Preempted",
+        "ShapeError",
+        "StorageError",
+        "VitrailError",
+        "WeightsError",
+    ),
+    "evaluation.classification": ("Scores",),
+    "hardware": ("Hardware",),
+    "images.preprocess": ("Preprocess",),
+    "images.samples": ("Source", "Splits"),
+    "images.sources": ("open_data", "open_images"),
+    "images.transforms": ("Augment",),
+    "models.cost": ("count_parameters",),
+    "models.features": ("Backbone", "Features"),
+    "models.vit": ("ViT", "ViTConfig"),
+    "models.zoo": ("build", "list_models"),
+    "objectives.classify": ("Classify",),
+    "objectives.objective": ("Loss",),
+    "prediction.predict": ("Prediction",),
+    "recipes": ("RECIPES", "recipe"),
+    "training.run": ("Optim", "Run"),
+    "weights.bundle": ("load", "load_for_finetuning"),
+    "weights.record": ("Record",),
 }
-_STAGES = ("evaluation", "inspection", "models", "prediction", "recipes", "training")
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_PACKAGES = (
+    "api", "batches", "checkpoints", "evaluation", "images", "inspection", "models", "objectives", "prediction", "processes",
+    "recipes", "reports", "study", "training", "weights",
+)  # fmt: skip
+
+__all__ = sorted(_HOMES)  # pyrefly: ignore[unsupported-operation]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"vitrail.{_HOMES[name]}"), name)
-    if name in _STAGES:
+    if name in _PACKAGES:
         return importlib.import_module(f"vitrail.{name}")
-    raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vitrail")
+    raise AttributeError(f"module 'vitrail' has no attribute {name!r}{_near(name)}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_STAGES])
+    return sorted([*__all__, *_PACKAGES, "__version__"])
+
+
+def _near(name: str) -> str:
+    from vitrail.errors import suggest
+
+    hint = suggest(name, [*_HOMES, *_PACKAGES])
+    return f"; {hint}" if hint else ""

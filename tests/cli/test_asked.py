@@ -21,7 +21,7 @@ def flat(config: Any, path: str = "") -> dict[str, Any]:
 
 
 def asked(words: str) -> dict[str, Any]:
-    return flat(understand(Asked, words.split(), command="plan")[1])
+    return flat(understand(Asked, words.split(), command="plan")[1].run)
 
 
 OVERRIDES = [
@@ -54,8 +54,7 @@ def test_one_word_changes_one_value(order: str, option: str, name: str, value: A
     words = [word for word in order.format("\0").split() if word != "\0"]
     typed = [option] if "=" in option else option.split()
     words = [*words, *typed] if order.endswith("{}") else [*typed, *words]
-    _, run, _ = understand(Asked, words, command="plan")
-    before, after = asked("digits"), flat(run)
+    before, after = asked("digits"), flat(understand(Asked, words, command="plan")[1].run)
     assert after[name] == value
     assert {key for key in after if after[key] != before[key]} == {name}
 

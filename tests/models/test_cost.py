@@ -35,7 +35,7 @@ def test_parameters_and_macs_of_every_plain_vit_equal_timms_to_the_unit(golden: 
     assert len(plain) >= 5
     for name, row in plain.items():
         config = zoo.config(name.lower(), image=tuple(row["input"][2:]))
-        assert (cost.parameters(config), cost.macs(config)) == (row["params"], row["macs"]), name
+        assert (cost.count_parameters(config), cost.macs(config)) == (row["params"], row["macs"]), name
 
 
 def test_parameters_equal_vit_jax_with_either_head(golden: Path) -> None:
@@ -44,12 +44,12 @@ def test_parameters_equal_vit_jax_with_either_head(golden: Path) -> None:
         if name.startswith("ViT-"):
             for classes in (1000, 21843):
                 config = zoo.config(name.lower().replace("_", "/"), classes=classes)
-                assert cost.parameters(config) == row[f"num_classes_{classes}"]
+                assert cost.count_parameters(config) == row[f"num_classes_{classes}"]
 
 
 def test_the_paper_s_two_counts() -> None:
-    assert cost.parameters(zoo.config("vit-b/16")) == 86_567_656
-    assert cost.parameters(zoo.config("vit-h/14")) == 632_045_800
+    assert cost.count_parameters(zoo.config("vit-b/16")) == 86_567_656
+    assert cost.count_parameters(zoo.config("vit-h/14")) == 632_045_800
 
 
 def test_macs_written_out_for_an_oblong_image() -> None:
@@ -62,7 +62,11 @@ def test_macs_written_out_for_an_oblong_image() -> None:
 def test_a_built_model_counts_as_its_config_does() -> None:
     model = zoo.build("vit-mu/16", image=32)
     assert cost.macs(model) == cost.macs(model.config)
-    assert cost.parameters(model) == cost.parameters(model.config) == sum(p.numel() for p in model.parameters())
+    assert (
+        cost.count_parameters(model)
+        == cost.count_parameters(model.config)
+        == sum(p.numel() for p in model.parameters())
+    )
     assert cost.train_flops(model) == 6 * cost.macs(model)
 
 
@@ -79,13 +83,13 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_variants_of_the_vit_count_as_timm_s(golden: Path, name: str) -> None:
     row = json.loads((golden / "model_facts/subset/facts.json").read_text())["timm"][name]
-    assert (cost.parameters(OTHERS[name]), cost.macs(OTHERS[name])) == (row["params"], row["macs"])
+    assert (cost.count_parameters(OTHERS[name]), cost.macs(OTHERS[name])) == (row["params"], row["macs"])
 
 
 def test_mae_counts_as_the_original(golden: Path) -> None:
     facts = json.loads((golden / "model_facts/subset/facts.json").read_text())
     row, config = facts["mae_pretrain"]["MAE-B/16"], MAEConfig()
-    assert cost.parameters(config) == row["params_trainable"]
+    assert cost.count_parameters(config) == row["params_trainable"]
     with torch.device("meta"):
         model, images = zoo.skeleton(config), torch.empty(1, 3, 224, 224)
         masking = Masking(torch.zeros(1, 49, dtype=torch.long), torch.zeros(1, 147, dtype=torch.long))
@@ -99,4 +103,4 @@ def test_mae_counts_as_the_original(golden: Path) -> None:
     assert decoder.get_total_flops() // 2 == row["macs_decoder"] - 512 * 768
     for tuned in facts["mae_finetune"].values():
         config = zoo.config("vit-b/16", pool="mean", class_token=True, final_norm="pooled")
-        assert (cost.parameters(config), cost.macs(config)) == (tuned["params"], tuned["macs"])
+        assert (cost.count_parameters(config), cost.macs(config)) == (tuned["params"], tuned["macs"])

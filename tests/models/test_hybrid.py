@@ -147,12 +147,12 @@ def test_parameters_and_macs_equal_the_published_to_the_unit(golden: Path) -> No
     assert set(rows) == {"r50+vit-b/16", "r26+vit-s/32"}
     for name, row in rows.items():
         config = zoo.config(name)
-        assert (cost.parameters(config), cost.macs(config)) == (row["params"], row["macs"])
+        assert (cost.count_parameters(config), cost.macs(config)) == (row["params"], row["macs"])
         for classes in (1000, 21843):
             count = facts["vit_jax_params"][
                 name.replace("/", "_").replace("vit-b", "ViT-B").replace("vit-s", "ViT-S").replace("r", "R")
             ]
-            assert cost.parameters(zoo.config(name, classes=classes)) == count[f"num_classes_{classes}"]
+            assert cost.count_parameters(zoo.config(name, classes=classes)) == count[f"num_classes_{classes}"]
 
 
 def test_r_ti_16_divides_by_32() -> None:

@@ -218,7 +218,7 @@ def test_parameters_macs_and_statistics_equal_the_published(golden: Path) -> Non
     facts = json.loads((golden / "model_facts/subset/facts.json").read_text())
     for name, published in facts["maxvit_tensorflow_params"].items():
         config, row = zoo.config(name.lower()), facts["timm"][name]
-        assert cost.parameters(config) == published["params_trainable"] == row["params"]
+        assert cost.count_parameters(config) == published["params_trainable"] == row["params"]
         statistics = sum(buffer.numel() for buffer in zoo.skeleton(config).buffers())
         assert statistics == published["non_trainable (BN statistics)"]
         # timm looks its biases up by two products with zeros and ones, which its count has
@@ -239,7 +239,7 @@ def test_parameters_macs_and_statistics_equal_the_published(golden: Path) -> Non
 def test_the_paper_s_table_of_sizes(name: str, millions: float, gigaflops: float) -> None:
     """Its FLOPs are multiply-accumulates, norms and pooling counted too: 1 to 2 percent more than ours."""
     config = zoo.config(name)
-    assert round(cost.parameters(config) / 1e6) == millions
+    assert round(cost.count_parameters(config) / 1e6) == millions
     assert cost.macs(config) / 1e9 == pytest.approx(gigaflops, rel=0.02)
 
 

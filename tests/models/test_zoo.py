@@ -39,9 +39,9 @@ def test_the_same_seed_gives_the_same_bits_and_no_global_draw() -> None:
     assert not torch.equal(one.patch_embed.weight, other.patch_embed.weight)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.list_models())
 def test_exact_parameter_count(name: str) -> None:
-    assert cost.parameters(zoo.config(name)) == zoo.ZOO[name].parameters
+    assert cost.count_parameters(zoo.config(name)) == zoo.ZOO[name].parameters
 
 
 def test_initialisation_is_the_originals() -> None:
@@ -114,7 +114,7 @@ def test_a_config_that_cannot_be_is_refused(changes: dict, message: str) -> None
 def test_names() -> None:
     assert zoo.config("vit-b/7").patch == (7, 7)
     assert zoo.config("vit-s/16", image=384).image == (384, 384)
-    assert zoo.names("vit-?/32") == ("vit-s/32", "vit-b/32", "vit-l/32")
+    assert zoo.list_models("vit-?/32") == ("vit-s/32", "vit-b/32", "vit-l/32")
     assert zoo.config("vit-g/14").width == 1408 and zoo.config("vit-G/14").width == 1664
     with pytest.raises(ConfigError, match="did you mean 'vit-b/16'"):
         zoo.config("ViT-B/16")

@@ -40,7 +40,7 @@ def narrow(config: ViTConfig, **changes) -> ViTConfig:
     return dataclasses.replace(config, **{**TINY, "image": (side, side), **changes})
 
 
-VITS = {name: narrow(zoo.config(name)) for name in zoo.names("vit-*")}
+VITS = {name: narrow(zoo.config(name)) for name in zoo.list_models("vit-*")}
 VITS |= {name: narrow(zoo.config("vit-b/16"), **changes) for name, changes in VARIANTS.items()}
 
 LARGE = tuple(f"efficientnet-b{number}" for number in range(1, 8))  # which cannot be made narrow
@@ -63,7 +63,7 @@ def narrow_family(config: ModelConfig, **changes) -> ModelConfig:
     return dataclasses.replace(config, **{**tiny, "image": (64, 64), **changes})
 
 
-ROWS = [name for name in zoo.names() if not name.startswith("vit-")]
+ROWS = [name for name in zoo.list_models() if not name.startswith("vit-")]
 FAMILIES = {name: narrow_family(zoo.config(name)) for name in ROWS}
 FAMILIES |= {
     "v1": narrow_family(

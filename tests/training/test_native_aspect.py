@@ -127,7 +127,7 @@ def test_trained_evaluated_and_predicted_by_the_commands(folder: Path, in_folder
     capsys.readouterr()
     assert main(["evaluate", "run", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == len(open_data(folder).test) == 12
-    assert main(["predict", "run", str(folder), "--format", "json", "--top-k", "1"]) == 0
+    assert main(["predict", "run", str(folder), "--format", "json", "--top", "1"]) == 0
     answers = json.loads(capsys.readouterr().out)
     assert len(answers) == 60 and [a["file"] for a in answers] == sorted(a["file"] for a in answers)
     assert main(["data", "show", str(folder), "--preprocess.resize", "native", "--rows", "2", "--passes", "2"]) == 0

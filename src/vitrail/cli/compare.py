@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
+from vitrail.api.evaluate import compare
 from vitrail.cli.arguments import Switch, parse, say
-from vitrail.errors import ConfigError
-from vitrail.evaluation.evaluate import evaluate
-from vitrail.evaluation.statistics import McNemar, mcnemar
-from vitrail.images.sources import open_data
+from vitrail.evaluation.statistics import McNemar
 from vitrail.reports.tables import Column, Table, show
-from vitrail.weights.bundle import load
+from vitrail.training.unseen import Split
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,11 @@ class Compare:
     first: tyro.conf.Positional[str]
     second: tyro.conf.Positional[str]
     data: tyro.conf.Positional[str]
-    """Labelled images; the held-out part is used."""
-    holdout: float = 0.2
+    """Labelled images; those that either model was trained on are left out."""
+    split: Split = "auto"
+    """Which part, all of it: what a model was trained on is counted, not left out."""
+    download: Switch = False
+    """Fetch a named set where it is not on this machine."""
     batch: int = 64
     device: str = "auto"
     precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
@@ -43,32 +43,16 @@ class Compare:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Compare, words, command="compare")
-    splits = open_data(asked.data, holdout=asked.holdout)
-    say(f"{len(splits.test):,} images: {splits.how}")
-    first, second = (right(name, splits.test, asked) for name in (asked.first, asked.second))
-    found = mcnemar(first, second)
+    found = compare(
+        asked.first, asked.second, asked.data, split=asked.split, batch=asked.batch, device=asked.device,
+        precision=asked.precision, workers=asked.workers, download=asked.download, say=say,
+    )  # fmt: skip
     if asked.json:
         print(json.dumps(facts(asked, found), indent=1))
     else:
         show(table(asked, found), "table")
         say(sentence(found))
     return 0
-
-
-def right(name: str, source, asked: Compare) -> np.ndarray:
-    """Which images the model answers as they are labelled."""
-    scores, _ = evaluate(
-        load(name),
-        source,
-        batch_size=asked.batch,
-        device=asked.device,
-        precision=asked.precision,
-        workers=asked.workers,
-    )
-    if scores.images != len(source):
-        raise ConfigError(f"{name} answered {scores.images} of {len(source)} images")
-    named = np.array(scores.classes, dtype=object)  # the models may list their classes in another order
-    return named[scores.predicted] == named[scores.targets]
 
 
 def facts(asked: Compare, found: McNemar) -> dict[str, Any]:

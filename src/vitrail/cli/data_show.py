@@ -19,7 +19,6 @@ from vitrail.images.samples import Source
 from vitrail.reports import figures
 from vitrail.reports.page import Gallery, Picture, Text, write_page
 from vitrail.training.run import Run
-from vitrail.training.setup import open_for
 
 Row = tuple[str, list[np.ndarray]]
 
@@ -46,13 +45,14 @@ class Show(Asked):
 
 
 def run_show(words: Sequence[str]) -> int:
-    asked, run, why = understand(Show, words, command="data show")
+    asked, chosen = understand(Show, words, command="data show")
+    run = chosen.run
     if asked.rows < 1 or asked.passes < 1:
         raise ConfigError(f"--rows {asked.rows}, --passes {asked.passes}", allowed="1 or more")
     if asked.out.suffix.lower() not in (".png", ".html"):
         raise ConfigError(f"--out {asked.out}", allowed="a name that ends in .png or .html")
-    source = open_for(run.objective, run.data, run.holdout).train
-    say(why)
+    source = chosen.splits.train
+    say(chosen.why)
     chosen = np.unique(np.linspace(0, len(source) - 1, min(asked.rows, len(source))).astype(int)).tolist()
     rows = [seen(run, source, index, asked.passes) for index in chosen]
     headings = ["evaluation", *(f"epoch {epoch}" for epoch in range(1, asked.passes + 1))]

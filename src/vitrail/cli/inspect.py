@@ -1,28 +1,14 @@
 """`vitrail inspect`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import tyro
-from jaxtyping import UInt8
-from torch import Tensor, nn
 
+from vitrail.api.inspect import inspect
 from vitrail.cli.arguments import parse, say
-from vitrail.errors import DataError
-from vitrail.images.findings import counted
-from vitrail.images.preprocess import Preprocess
-from vitrail.images.sources import NAMED, Source, open_data, open_images
-from vitrail.inspection.report import inspect
-from vitrail.models import zoo
-from vitrail.prediction.forward import place
-from vitrail.weights.bundle import Record, load
-
-MOST = 128
-"""Images at most, as many as the paper's attention distances are of."""
 
 
 @dataclass(frozen=True)
@@ -57,77 +43,15 @@ class Inspect:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Inspect, words, command="inspect")
-    source = opened(asked.images)
-    model, preprocess = prepared(asked.model, asked)
-    other, images, others = None, None, None
-    if asked.against is not None:
-        other, second = prepared(asked.against, asked)
-        others = None if source is None else read(source, second)
-    if source is not None:
-        images = read(source, preprocess)
-        say(
-            f"{len(images):,} of {counted(len(source), 'image')}"
-            if len(images) < len(source)
-            else counted(len(images), "image")
-        )
+    for name in (asked.model, *([asked.against] if asked.against else [])):
+        if not Path(name).exists() and not name.startswith("hf:"):
+            say(f"{name} is newly initialised: its figures show chance")
     found = inspect(
-        model,
-        images,
-        name=short(asked.model),
-        keys=[] if source is None else [source.keys[index] for index in chosen(len(source))],
-        against=other,
-        against_images=others,
-        against_name=short(asked.against or ""),
-        layers=asked.layers or None,
-        heads=asked.heads or None,
-    )
+        asked.model, asked.images, against=asked.against, layers=asked.layers, heads=asked.heads, size=asked.size,
+        device=asked.device,
+    )  # fmt: skip
     page = found.write(asked.out)
     for what, why in found.missing:
         say(f"not in the report: {what}: {why}")
     print(page)
     return 0
-
-
-def opened(words: Sequence[str]) -> Source | None:
-    """The images that are named: a set's held-out part, or files and folders."""
-    if not words:
-        return None
-    if len(words) == 1 and words[0] in NAMED and not Path(words[0]).exists():
-        return open_data(words[0]).test
-    return open_images(words)
-
-
-def prepared(name: str, asked: Inspect) -> tuple[nn.Module, Preprocess]:
-    """The model, on its device, and what brings an image to it; the two agree on the size."""
-    if Path(name).exists():
-        model = load(name)
-        preprocess = model.record.preprocess  # pyrefly: ignore[missing-attribute]
-    elif name in zoo.names() or name.startswith("vit-"):
-        config = zoo.config(name)
-        say(f"{name} is newly initialised: its figures show chance")
-        model, preprocess = zoo.build(config).eval(), Preprocess(size=config.image)
-        model.record = Record(config=config, preprocess=preprocess, source="newly initialised")  # pyrefly: ignore[bad-argument-type]
-    else:
-        raise DataError(f"there is no file or folder {name!r}, and no model of this name", next_step="check the path")
-    place(model, asked.device)
-    if asked.size is not None:
-        preprocess = replace(preprocess, size=asked.size)
-    return model, preprocess
-
-
-def chosen(count: int) -> list[int]:
-    """At most MOST of them, evenly."""
-    return np.linspace(0, count - 1, min(MOST, count)).round().astype(int).tolist()
-
-
-def read(source: Source, preprocess: Preprocess) -> UInt8[Tensor, "I C H W"]:
-    """The chosen images as the model gets them, 8-bit. One that cannot be read is an error that names it."""
-    if preprocess.resize == "native":  # the pages lay images over one grid
-        preprocess = replace(preprocess, resize="squash")
-    return torch.stack([preprocess.read(source[index]) for index in chosen(len(source))])
-
-
-def short(name: str) -> str:
-    """A name for headings: the last parts of a path."""
-    path = Path(name)
-    return "/".join(path.parts[-2:]) if path.exists() and len(path.parts) > 1 else name

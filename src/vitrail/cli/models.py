@@ -39,11 +39,11 @@ class Models:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Models, words, command="models")
-    names = zoo.names(asked.pattern)
+    names = zoo.list_models(asked.pattern)
     if not names:
         raise ConfigError(
             f"no model matches {asked.pattern!r}",
-            next_step=suggest(asked.pattern, zoo.names()) or "see `vitrail models`",
+            next_step=suggest(asked.pattern, zoo.list_models()) or "see `vitrail models`",
         )
     if not asked.published:
         columns = Column("name"), Column("family"), Column("parameters", "{:,}"), Column("GMAC", "{:.2f}")
@@ -72,4 +72,4 @@ def _row(name: str, asked: Models) -> tuple[str, str, int, float]:
     config = zoo.config(name)
     side = fitted(asked.image, config)
     config = zoo.config(name, image=(side, side), classes=asked.classes)
-    return name, config.family, cost.parameters(config), cost.macs(config) / 1e9
+    return name, config.family, cost.count_parameters(config), cost.macs(config) / 1e9

@@ -27,11 +27,11 @@ class Plan(Asked):
 
 
 def main(words: Sequence[str]) -> int:
-    asked, run, why = understand(Plan, words, command="plan")
-    found = plan(run)
+    asked, chosen = understand(Plan, words, command="plan")
+    found = plan(chosen.run, chosen.splits)
     if asked.json:
         print(json.dumps(found.to_dict(), indent=1))
     else:
-        say(why)
+        say(chosen.why)
         show(pairs(found.rows()), "table")
     return 0

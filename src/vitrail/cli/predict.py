@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
+from vitrail.api.predict import predict
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError
 from vitrail.images.sources import open_all
 from vitrail.prediction.bulk import ROWS, Share, predictions
 from vitrail.prediction.parts import told
-from vitrail.prediction.predict import Prediction, Predictor, predict
+from vitrail.prediction.predict import Prediction, Predictor
 from vitrail.prediction.views import Views, averaged
 from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.bundle import load
@@ -32,7 +33,7 @@ class Predict:
 
     examples:
       vitrail predict runs/photos-1 new.jpg
-      vitrail predict runs/photos-1 holiday/ --top-k 1 --csv > labels.csv
+      vitrail predict runs/photos-1 holiday/ --top 1 --csv > labels.csv
       torchrun --nproc-per-node=2 -m vitrail predict runs/photos-1 archive/ --out labels/
     """
 
@@ -40,7 +41,7 @@ class Predict:
     """A run folder, a bundle or a weights file."""
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Image files and folders."""
-    top_k: int = 5
+    top: int = 5
     """How many answers for each image."""
     format: Output = "table"
     """--json and --csv say the same."""
@@ -63,20 +64,10 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
     if asked.out is not None:
         return in_parts(asked, asked.out)
-    model = averaged(load(asked.model), asked.views)
-    found = [
-        prediction
-        for source in open_all(asked.files).values()
-        for prediction in predict(
-            model,
-            source,
-            top_k=asked.top_k,
-            batch_size=asked.batch,
-            device=asked.device,
-            precision=asked.precision,
-            on_error="skip" if asked.skip_unreadable else "stop",
-        )
-    ]
+    found = predict(
+        asked.model, asked.files, top=asked.top, views=asked.views, batch=asked.batch, device=asked.device,
+        precision=asked.precision, skip_unreadable=asked.skip_unreadable,
+    )  # fmt: skip
     SHOW[asked.format](found)
     skipped = [one for one in found if one.error]
     if skipped:
@@ -91,7 +82,7 @@ def in_parts(asked: Predict, out: Path) -> int:
         raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
     share = Share.told()
     predictor = Predictor.of(averaged(load(asked.model), asked.views), device=asked.device, precision=asked.precision)
-    job = predictions(predictor, open_all(asked.files), top_k=asked.top_k, batch=asked.batch, part=asked.part)
+    job = predictions(predictor, open_all(asked.files), top_k=asked.top, batch=asked.batch, part=asked.part)
     say(told(job.write(out, share), out))
     return 0
 

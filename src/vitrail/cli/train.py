@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vitrail.api.train import check_seeds, train_seeds
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.run_options import Asked, finished, settings, understand
 from vitrail.errors import ConfigError
@@ -58,25 +59,20 @@ class Train(Asked):
 def main(words: Sequence[str]) -> int:
     if any(word.partition("=")[0] == "--resume" for word in words):
         return resumed(words)
-    asked, run, why = understand(Train, words, command="train")
-    if asked.seeds < 1:
-        raise ConfigError(f"--seeds {asked.seeds}", allowed="1 or more", next_step="--seed chooses a single one")
+    asked, chosen = understand(Train, words, command="train")
+    check_seeds(asked.seeds)
     if not asked.quiet:
-        say(why)
-    results = []
-    for seed in range(run.seed, run.seed + asked.seeds):
-        out = asked.out / f"seed-{seed}" if asked.out and asked.seeds > 1 else asked.out
-        announce = None if asked.quiet or results else head
-        results.append(
-            train(
-                replace(run, seed=seed),
-                out=out,
-                announce=announce,
-                quiet=asked.quiet,
-                tensorboard=asked.tensorboard,
-                allow_leaks=asked.allow_leaks,
-            )
-        )
+        say(chosen.why)
+    results = train_seeds(
+        chosen.run,
+        chosen.splits,
+        asked.seeds,
+        asked.out,
+        announce=None if asked.quiet else head,
+        quiet=asked.quiet,
+        tensorboard=asked.tensorboard,
+        allow_leaks=asked.allow_leaks,
+    )
     return report(results, asked)
 
 

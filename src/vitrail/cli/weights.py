@@ -144,7 +144,7 @@ def facts(weights: Weights) -> Iterator[tuple[str, Any]]:
     yield "inside", contents(record)
     yield "family", made.family
     yield "model", named(record)
-    yield "parameters", f"{cost.parameters(made):,}"
+    yield "parameters", f"{cost.count_parameters(made):,}"
     yield "config", ", ".join(f"{name} {value}" for name, value in config.to_dict(made).items() if name != "family")
     yield "preprocessing", ", ".join(f"{name} {value}" for name, value in config.to_dict(record.preprocess).items())
     yield "classes", ", ".join(record.classes[:5]) + (" …" if len(record.classes) > 5 else "") or "no names"

@@ -208,4 +208,4 @@ def costs(model: nn.Module, entry: ModelEntry) -> dict[str, float | int | None]:
     """Parameters, GMACs of one image, and what the file says of pre-training."""
     if not hasattr(model, "config"):
         return {"parameters": None, "gmacs": None, "exaflops": None}
-    return {"parameters": cost.parameters(model), "gmacs": cost.macs(model) / 1e9, "exaflops": entry.exaflops}
+    return {"parameters": cost.count_parameters(model), "gmacs": cost.macs(model) / 1e9, "exaflops": entry.exaflops}

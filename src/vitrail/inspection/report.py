@@ -17,7 +17,7 @@ from vitrail.inspection.attention_hooks import DoesNotApply, attention_layers, f
 from vitrail.inspection.cka import cka
 from vitrail.inspection.explorer import explorer, looks
 from vitrail.inspection.figures import Plate, matrix
-from vitrail.models.cost import parameters
+from vitrail.models.cost import count_parameters
 from vitrail.reports.figures import standalone
 from vitrail.reports.page import Facts, FigureSection, Html, Section, TableSection, write_page
 from vitrail.reports.progress import progress
@@ -166,7 +166,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     record = getattr(model, "record", None)
     facts = [
         ("family", family(model)),
-        ("parameters", f"{parameters(model):,}"),
+        ("parameters", f"{count_parameters(model):,}"),
         ("layers with attention", ""),
         ("heads", str(getattr(config, "heads", ""))),
         ("width", str(getattr(config, "width", ""))),

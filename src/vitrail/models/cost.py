@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitrail.models.zoo import ModelConfig, skeleton
 
 
-def parameters(model: nn.Module | ModelConfig) -> int:
+def count_parameters(model: nn.Module | ModelConfig) -> int:
     """All parameters, head and positions included, to the unit."""
     return sum(parameter.numel() for parameter in _module(model).parameters())
 

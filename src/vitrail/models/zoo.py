@@ -1,6 +1,6 @@
 """Every model that has a name: one literal table of configs, with the paper and the exact parameter count.
 
-    zoo.build("vit-b/16", classes=10, image=384)    zoo.names("vit-*/16")    zoo.config("vit-s/8", pool="mean")
+    zoo.build("vit-b/16", classes=10, image=384)    zoo.list_models("vit-*/16")    zoo.config("vit-s/8", pool="mean")
 
 A ViT may be named with any size of SIZES and any patch, also where the table has no row for it.
 """
@@ -173,7 +173,7 @@ def build(
 
         vitrail.build("vit-b/16", classes=10, image=(384, 384), pool="mean")
 
-    `model` is a name (`vitrail.names()` lists them) or a config; `changes` are fields of its config. Raises ConfigError for
+    `model` is a name (`vitrail.list_models()` lists them) or a config; `changes` are fields of its config. Raises ConfigError for
     a name or a field that is not there, and for values that do not go together.
     """
     if not hasattr(model, "family") and not isinstance(model, str):
@@ -191,7 +191,7 @@ def skeleton(config: ModelConfig) -> Model:
         return FAMILIES[config.family](config)
 
 
-def names(pattern: str = "*") -> tuple[str, ...]:
+def list_models(pattern: str = "*") -> tuple[str, ...]:
     """Names of the table that match a shell pattern, in the order of the table."""
     return tuple(name for name in ZOO if fnmatch.fnmatchcase(name, pattern))
 

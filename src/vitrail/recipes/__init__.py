@@ -13,11 +13,11 @@ from vitrail.recipes.mae import mae, mae_finetune, mae_partial, mae_probe, mae_s
 from vitrail.recipes.paper import finetune, finetune_small, linear_probe, vit_imagenet, vit_imagenet21k, vit_jft
 from vitrail.recipes.pretraining import masked_patches, moco, pretrain_small, simmim
 from vitrail.recipes.published import augreg, big_vision_s16, deit, deit3, torchvision_b16
-from vitrail.recipes.request import Given, Pretrained
+from vitrail.recipes.request import Given, Pretrained, read_pretrained, request_for
 from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder
 from vitrail.training.run import Run
 
-__all__ = ["RECIPES", "Given", "Pretrained", "about", "choose", "recipe"]
+__all__ = ["RECIPES", "Given", "Pretrained", "about", "choose", "read_pretrained", "recipe", "request_for"]
 
 RECIPES: dict[str, Callable[[Given], Run]] = {
     "digits": digits,

@@ -1,13 +1,17 @@
-"""What a recipe may look at before it answers with a Run, and the few things recipes share."""
+"""The facts that a recipe decides by (number and shape of the images, model, weights), and how they are found."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from vitrail.errors import ConfigError, suggest
+from vitrail import hardware
+from vitrail.errors import ConfigError, DecodeError, suggest
 from vitrail.images.preprocess import INCEPTION, Preprocess
+from vitrail.images.samples import Source, Splits
 from vitrail.models import zoo
 from vitrail.models.zoo import ModelConfig
+from vitrail.weights.bundle import read_record
+from vitrail.weights.encoder import encoder_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +70,43 @@ def fitted(side: int, model: ModelConfig) -> int:
     """The size nearest to `side` that fits: 384 is 384 for patch 16 and 378 for patch 14."""
     step = zoo.multiple(model)
     return max(1, round(side / step)) * step
+
+
+def request_for(
+    splits: Splits, *, model: str | None = None, weights: str | Pretrained | None = None, device: str = "auto"
+) -> Given:
+    """What these images, this model and these weights ask of a recipe. Only the first image is read."""
+    start = read_pretrained(weights) if isinstance(weights, str) else weights
+    channels = channels_of(splits.train)
+    if start and channels != 3 and channels != start.preprocess.channels:
+        start = replace(start, preprocess=in_channels(start.preprocess, channels))
+    return Given(
+        images=len(splits.train),
+        classes=len(splits.train.classes),
+        shape=splits.train.shape,
+        channels=channels,
+        model=model,
+        pretrained=start,
+        accelerator=hardware.device(device).type != "cpu",
+    )
+
+
+def read_pretrained(path: str) -> Pretrained:
+    """Weights to start from, by their record; no tensor is read from a bundle."""
+    record = read_record(path)
+    return Pretrained(path=path, config=encoder_config(record.config), preprocess=record.preprocess)
+
+
+def channels_of(source: Source) -> int:
+    """Channels that a model of these images should read, by the first of them: 3 for grey and colour files."""
+    try:
+        channels = source.pixels(0).shape[2]
+    except DecodeError:  # training names it
+        return 3
+    return 3 if channels == 1 else channels
+
+
+def in_channels(preprocess: Preprocess, channels: int) -> Preprocess:
+    """The same for images of another number of channels: each with the mean of the old means and deviations."""
+    mean, std = (sum(values) / len(values) for values in (preprocess.mean, preprocess.std))
+    return replace(preprocess, mean=(mean,) * channels, std=(std,) * channels)

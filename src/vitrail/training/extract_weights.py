@@ -10,6 +10,7 @@ from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import open_for
 from vitrail.training.state import misfits, refuse_misfits, take
 from vitrail.weights.bundle import Record, save_bundle
+from vitrail.weights.trained_on import carry_trained_keys
 
 
 def export(path: Path, out: Path, *, say=print) -> int:
@@ -38,4 +39,5 @@ def export(path: Path, out: Path, *, say=print) -> int:
     classes = splits.train.classes if run.objective.labelled else ()
     source = f"trained by vitrail on {splits.train.name}, step {snapshot.step} of {run.length}"
     save_bundle(out, fresh, Record(config=fresh.config, preprocess=run.preprocess, classes=classes, source=source))
+    carry_trained_keys(path, out)
     return snapshot.step

@@ -24,6 +24,7 @@ from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup
 from vitrail.training.state import State
 from vitrail.weights.bundle import Record, load, save_bundle
+from vitrail.weights.trained_on import carry_trained_keys
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 
@@ -88,6 +89,7 @@ def save_weights(folder: Path, learner: nn.Module, setup: Setup, scores: Scores 
     """A bundle that `vitrail.load` reads: weights, config, preprocessing, class names and what they scored."""
     model = setup.run.objective.kept(learner)
     save_bundle(folder, model, record_of(model, setup, scores))
+    carry_trained_keys(folder.parent, folder)
 
 
 def record_of(model: Any, setup: Setup, scores: Scores | pretraining.Measured | None) -> Record:
@@ -119,7 +121,7 @@ def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     yield "data", f"{setup.splits.train.name}: {len(setup.splits.train):,} images to learn from; {setup.splits.how}"
     yield (
         "model",
-        f"{run.model.family}, {cost.parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image",
+        f"{run.model.family}, {cost.count_parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image",
     )
     yield "recipe", f"{run.recipe or 'own'}, seed {run.seed}"
     yield (

@@ -36,8 +36,10 @@ from vitrail.training.pretraining import Measured
 from vitrail.training.resume_rules import check_data, continued
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import Setup, on_device, prepare
+from vitrail.training.setup import Setup, on_device, open_for, prepare
 from vitrail.training.state import State
+from vitrail.training.unseen import save_trained_keys, starting_keys, without_trained
+from vitrail.weights.trained_on import TRAINED_KEYS
 
 SMALLER = (
     "finished checkpoints are whole: --resume with a smaller --hardware.micro-batch, which learns the same, or with "
@@ -68,26 +70,29 @@ def train(
     allow_leaks: bool = False,
     announce: Callable[[Setup], object] | None = None,
     splits: Splits | None = None,
+    check: bool | None = None,
 ) -> Result:
     """Trains `run` into the folder `out`; with `resume`, `out` is an earlier run's folder and continues to the same bits.
 
     On resuming, `run` is None for "as it was", or the run with changes: `train.resume` says which pass. Data that differ from
     the data it was started on are refused unless `accept_data_change`.
     `splits` are the images, where they are not simply those of `run.data` (a share of the labels, pseudo-labels).
-    The images of a new run are looked over first (`train.looking`): held-out ones that are learnt from too are a DataError
-    unless `allow_leaks`.
+    The images of a new run are checked first (`training.data_check`): held-out ones that are trained on too are a DataError
+    unless `allow_leaks`. Given `splits` are checked where `check` is True.
     `announce` is called when the run is ready and has not begun; `tensorboard` writes the log a second time, for that program.
     Raises Preempted (its checkpoint is written) when a signal asks it to stop, NonFiniteError before a NaN can reach the weights.
     """
-    asked = run or RunFolder.stored(out)
+    asked, check = run or RunFolder.stored(out), splits is None if check is None else check
     with (
         hardware.translate_errors("training", SMALLER),
         world(hardware.device(asked.hardware.device), parallel=asked.hardware.parallel) as ranks,
         RunFolder.open(run, out, resume, ranks) as folder,
     ):
         wanted, changes = continued(folder.run, run, override=override) if resume and run else (folder.run, ())
+        start = starting_keys(wanted)
+        splits = without_trained(splits or open_for(wanted.objective, wanted.data, wanted.holdout), start)
         setup = prepare(wanted, ranks, splits)
-        seen = () if resume or splits else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)
+        seen = () if resume or not check else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)
         state = setup.state()
         folder.check_room(state.size)
         said = [*setup.notes, *changes, *seen]
@@ -96,6 +101,8 @@ def train(
             state.restore(snapshot, ranks)
         with StopSignals() as stop:  # until now there was nothing to lose
             folder.save(setup.run)  # after all that may refuse a changed run, and before any other file of a new one
+            if ranks.leads and (accept_data_change or not (folder.path / TRAINED_KEYS).exists()):
+                save_trained_keys(folder.path, setup.splits.train, start, quiet=quiet)
             mirror = TensorBoard(folder.path / "tensorboard") if tensorboard and ranks.leads else None
             journal = Journal(folder.metrics, mirror=mirror)
             journal.rewind(state.step)

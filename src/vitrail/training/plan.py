@@ -8,6 +8,7 @@ from typing import Any
 
 from vitrail import hardware
 from vitrail.images.findings import counted
+from vitrail.images.samples import Splits
 from vitrail.models import cost
 from vitrail.processes.signals import StopSignals
 from vitrail.reports.progress import duration
@@ -88,15 +89,15 @@ def pace(seconds: float) -> str:
     return f"{seconds * 1e3:.4g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
-def plan(run: Run) -> Plan:
+def plan(run: Run, splits: Splits | None = None) -> Plan:
     """Builds the run as training would, probes it and forgets it."""
-    return plan_of(prepare(run))
+    return plan_of(prepare(run, splits=splits))
 
 
 def plan_of(setup: Setup) -> Plan:
     """The plan of a run that is ready; leaves its weights, buffers and optimiser as they were."""
     seconds, peak = probe(setup)
-    average = 4 * cost.parameters(setup.model) if setup.run.ema else 0
+    average = 4 * cost.count_parameters(setup.model) if setup.run.ema else 0
     return Plan(
         run=setup.run,
         images=len(setup.splits.train),
@@ -105,7 +106,7 @@ def plan_of(setup: Setup) -> Plan:
         steps=setup.total_steps,
         epochs=setup.total_steps / setup.steps_per_epoch,
         peak_lr=setup.schedule.peak,
-        parameters=cost.parameters(setup.model),
+        parameters=cost.count_parameters(setup.model),
         macs_per_image=setup.macs,
         flops_per_image=setup.flops_per_image,
         seconds_per_step=seconds,

@@ -145,10 +145,10 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     )
 
 
-def open_for(objective: Objective, data: str, holdout: float) -> Splits:
+def open_for(objective: Objective, data: str, holdout: float, *, download: bool = False) -> Splits:
     """The images to learn from; without class folders too where the objective reads no labels."""
     try:
-        return open_data(data, holdout=holdout)
+        return open_data(data, holdout=holdout, download=download)
     except DataError as error:
         if objective.labelled or not Path(data).is_dir():
             raise

@@ -77,6 +77,7 @@ def load(
     model = zoo.skeleton(record.config)
     fit(model, weights.tensors, where=str(path))
     model.record = record  # pyrefly: ignore[bad-argument-type]
+    model.loaded_from = str(path)  # pyrefly: ignore[bad-argument-type]
     return model.eval()
 
 
@@ -146,7 +147,7 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
         raise WeightsError(
             f"there is nothing at {path}",
             next_step="name a run folder, a bundle, a weights file, or hf:owner/name for one of the hub"
-            + (f"; {path} is a model's name, its weights are a file" if str(path) in zoo.names() else ""),
+            + (f"; {path} is a model's name, its weights are a file" if str(path) in zoo.list_models() else ""),
         )
     if (path / "checkpoints").is_dir():
         raise WeightsError(

@@ -1,0 +1,136 @@
+"""`vitrail.embed` and `vitrail.probe`: frozen features, and what can be learned from them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitrail.api.models import Model, Size, open_model
+from vitrail.errors import ConfigError
+from vitrail.evaluation import embedding
+from vitrail.evaluation.embedding import Extraction, every_part
+from vitrail.evaluation.layers import Pixels, Pool, blocks_of, up_to
+from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols
+from vitrail.evaluation.probing import probe as probe_features
+from vitrail.evaluation.store import Kept, is_features, read
+from vitrail.evaluation.store import save as save_features
+from vitrail.images.samples import Source, Splits
+from vitrail.images.sources import open_data, open_images
+from vitrail.training.unseen import keep_unseen
+
+PIXELS = 32
+"""Raw pixels are compared at this many a side, or at the images' own size where that is smaller."""
+PROTOCOLS = ("fewshot", "knn", "nearest-mean", "linear")
+
+
+def embed(
+    model: Model,
+    data: str | Path | Splits,
+    *,
+    out: str | Path | None = None,
+    layer: Sequence[int] = (),
+    pool: Pool = "auto",
+    size: Size = None,
+    holdout: float = 0.2,
+    unlabelled: bool = False,
+    batch: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = -1,
+    download: bool = False,
+    cache: str | Path | None = None,
+) -> Kept:
+    """A model's features of images, with classes and split where the data has them.
+
+        vitrail.embed("runs/photos-1", "./photos", out="features.safetensors")
+
+    `layer` counts blocks from 1, or from the last with -1; without it, the features that the head reads. A test image that
+    the model was trained on counts as a training image. `model` may be the word "pixels". `unlabelled` takes every picture.
+    """
+    splits = open_unlabelled(str(data)) if unlabelled else open_split(data, [model], holdout, download)[0]
+    how = Extraction(
+        layers=tuple(layer), pool=pool, batch_size=batch, device=device, precision=precision, workers=workers
+    )
+    kept = embedding.embed(
+        open_features_model(model, splits, size), every_part(splits), name=str(model), how=how,
+        cache=Path(cache) if cache else None,
+    )  # fmt: skip
+    if out is not None:
+        save_features(Path(out), kept)
+    return kept
+
+
+def probe(
+    model: Model | Kept,
+    data: str | Path | Splits | None = None,
+    *,
+    protocols: Sequence[str] = PROTOCOLS,
+    layer: int | None = None,
+    pool: Pool = "auto",
+    size: Size = None,
+    shots: Sequence[int] | None = None,
+    l2: Sequence[float] = (1024.0,),
+    k: Sequence[int] | None = None,
+    seeds: int = 3,
+    holdout: float = 0.2,
+    download: bool = False,
+    **options: Any,
+) -> list[Row]:
+    """Few-shot, nearest neighbours, linear probe or logistic regression on frozen features.
+
+        vitrail.probe("runs/photos-1", "./photos", protocols=["linear", "logistic"])
+
+    `model` is a model, the word "pixels", or features that `vitrail.embed` gave or wrote. The protocols learn on the training
+    part and are tested on held-out images that the model was not trained on. `options` are those of `embed`.
+    """
+    check_protocols(protocols)
+    blocks = max(WIDE.get(name, 1) for name in protocols)
+    if isinstance(model, Kept):
+        kept = model
+    elif is_features(str(model)):
+        kept = read(str(model))
+    else:
+        if data is None:
+            raise ConfigError("no images were named", next_step="try vitrail.probe(model, 'digits')")
+        splits, _ = open_split(data, [model], holdout, download)
+        module = open_features_model(model, splits, size)
+        layers = layers_of(module, layer, blocks)
+        kept = embed(module, splits, layer=layers, pool=pool, **options)
+    settings = Settings(
+        shots=tuple(shots) if shots else None, l2=tuple(l2), k=tuple(k) if k else None, seeds=tuple(range(seeds))
+    )  # fmt: skip
+    return list(probe_features(kept, protocols, settings, blocks=max(1, len(kept.about.blocks))))
+
+
+def layers_of(module: nn.Module, layer: int | None, blocks: int) -> tuple[int, ...]:
+    """The blocks that protocols of so many blocks read."""
+    if isinstance(module, Pixels) or (layer is None and (blocks == 1 or not blocks_of(module))):
+        return ()
+    return tuple(sorted(up_to(layer or -1, blocks, module)))
+
+
+def open_split(
+    data: str | Path | Splits, models: Sequence[Any], holdout: float = 0.2, download: bool = False
+) -> tuple[Splits, tuple[str, ...]]:
+    """The images, with a test part that no model was trained on; and sentences about that."""
+    splits = data if isinstance(data, Splits) else open_data(data, holdout=holdout, download=download)
+    return keep_unseen(splits, *(model for model in models if model != "pixels"))
+
+
+def open_unlabelled(data: str) -> Splits:
+    """Every picture under a folder, all of them in the test part."""
+    source = open_images([data])
+    return Splits(source.subset([]), source, "all images, unlabelled")
+
+
+def open_features_model(model: Model, splits: Splits, size: Size = None) -> nn.Module:
+    """A model by path, or the raw pixels for "pixels"."""
+    return open_pixels(splits.train, size) if model == "pixels" else open_model(model, size)
+
+
+def open_pixels(source: Source, size: Size = None) -> nn.Module:
+    """A stand-in for a model, whose features are the pixels."""
+    height, width, channels = source.shape or (PIXELS, PIXELS, 3)
+    square = (size, size) if isinstance(size, int) else size
+    return Pixels(square or (min(height, PIXELS), min(width, PIXELS)), channels)

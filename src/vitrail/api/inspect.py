@@ -1,0 +1,120 @@
+"""`vitrail.inspect` and `vitrail.trace`: a model seen from inside."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from vitrail.api.images import Images, open_any
+from vitrail.api.models import Model, Size, open_or_build
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.samples import Source
+from vitrail.images.sources import NAMED, open_data
+from vitrail.inspection import report
+from vitrail.inspection import trace as tracing
+from vitrail.inspection.report import Inspection
+from vitrail.inspection.trace import Step
+from vitrail.prediction.forward import place
+
+MOST = 128
+"""Images at most, as many as the paper's attention distances are of."""
+
+
+def inspect(
+    model: Model,
+    images: Images = (),
+    *,
+    against: Model | None = None,
+    out: str | Path | None = None,
+    layers: Sequence[int] = (),
+    heads: Sequence[int] = (),
+    size: Size = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Inspection:
+    """Attention, rollout, attention distance, position embeddings, filters and patch features of a model.
+
+        vitrail.inspect("runs/photos-1", ["a.jpg", "b.jpg"], out="inside")
+
+    At most 128 images are taken, evenly; without images only the weights are looked at. `against` is a second model.
+    `out` is a folder for report.html, every figure and every number. Layers and heads count from 1.
+    """
+    source = open_shown(images)
+    first, second = prepare(model, size, device), None if against is None else prepare(against, size, device)
+    found = report.inspect(
+        first[0],
+        None if source is None else read_images(source, first[1]),
+        name=short_name(model),
+        keys=[] if source is None else [source.keys[index] for index in choose_evenly(len(source))],
+        against=second and second[0],
+        against_images=None if source is None or second is None else read_images(source, second[1]),
+        against_name="" if against is None else short_name(against),
+        layers=layers or None,
+        heads=heads or None,
+        quiet=quiet,
+    )
+    if out is not None:
+        found.write(out)
+    return found
+
+
+def trace(model: Model, image: Any, *, size: Size = None) -> list[Step]:
+    """Every tensor on one image's way through the model: name, shape, equation of the ViT paper, and the tensor.
+
+        for step in vitrail.trace("vit-b/16", "photo.jpg"):
+            print(step.name, step.shape, step.equation)
+
+    A model may be a name of the zoo, newly initialised. `image` is a path, a uint8 array, a PIL image, or a float tensor
+    B × C × H × W that is normalised already.
+    """
+    if isinstance(image, Tensor) and image.is_floating_point():
+        return tracing.trace(open_or_build(model)[0], image)
+    module, preprocess = prepare(model, size)
+    pixels = read_images(open_any(image)[0], preprocess)[:1]
+    return tracing.trace(module, preprocess.normalise(pixels))
+
+
+def prepare(model: Model, size: Size = None, device: str | None = None) -> tuple[nn.Module, Preprocess]:
+    """The model on its device, and what brings an image to it."""
+    module, _ = open_or_build(model)
+    place(module, device)
+    record: Any = module.record
+    preprocess: Preprocess = record.preprocess
+    if size is not None:
+        preprocess = replace(preprocess, size=(size, size) if isinstance(size, int) else size)
+    return module, preprocess
+
+
+def open_shown(images: Images) -> Source | None:
+    """The images that are named: a set's held-out part, or files, folders and arrays."""
+    words = [images] if isinstance(images, str | Path) else images
+    if not isinstance(words, np.ndarray | Tensor | Source) and not len(words):
+        return None
+    if isinstance(words, Sequence) and len(words) == 1 and str(words[0]) in NAMED and not Path(words[0]).exists():
+        return open_data(words[0]).test
+    return open_any(words)[0]
+
+
+def choose_evenly(count: int) -> list[int]:
+    """At most MOST of them, evenly."""
+    return np.linspace(0, count - 1, min(MOST, count)).round().astype(int).tolist()
+
+
+def read_images(source: Source, preprocess: Preprocess) -> UInt8[Tensor, "I C H W"]:
+    """The chosen images as the model gets them, 8-bit. One that cannot be read is an error that names it."""
+    if preprocess.resize == "native":  # the pages lay images over one grid
+        preprocess = replace(preprocess, resize="squash")
+    return torch.stack([preprocess.read(source[index]) for index in choose_evenly(len(source))])
+
+
+def short_name(model: Model) -> str:
+    """A name for headings: the last parts of a path."""
+    if isinstance(model, nn.Module):
+        return type(model).__name__
+    path = Path(model)
+    return "/".join(path.parts[-2:]) if path.exists() and len(path.parts) > 1 else str(model)

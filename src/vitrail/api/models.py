@@ -1,0 +1,60 @@
+"""A model however it is named: a module, a path, or a name of the zoo; and `save`, the way back."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitrail.errors import ConfigError, DataError
+from vitrail.images.preprocess import Preprocess
+from vitrail.models import zoo
+from vitrail.weights.bundle import Record, load, save_bundle
+
+Model = str | Path | nn.Module
+"""A module with a record, or what `vitrail.load` takes."""
+Size = int | tuple[int, int] | None
+"""Height and width in pixels, one number for a square, or None for the model's own."""
+
+
+def open_model(model: Model, size: Size = None) -> nn.Module:
+    """The model, for images of `size`. Raises WeightsError; ConfigError for a module that cannot be resized."""
+    if not isinstance(model, nn.Module):
+        return load(model, image=size)
+    if size is not None:
+        raise ConfigError("size and a model that is loaded already", next_step="load it with image=… instead")
+    return model
+
+
+def open_or_build(model: Model) -> tuple[nn.Module, bool]:
+    """The model, and whether it is newly initialised: a name of the zoo is."""
+    if isinstance(model, nn.Module) or Path(model).exists() or str(model).startswith("hf:"):
+        return open_model(model), False
+    name = str(model)
+    if name not in zoo.list_models() and not name.startswith("vit-"):
+        raise DataError(f"there is no file or folder {name!r}, and no model of this name", next_step="check the path")
+    config = zoo.config(name)
+    built: Any = zoo.build(config).eval()
+    built.record = Record(config=config, preprocess=Preprocess(size=config.image), source="newly initialised")
+    return built, True
+
+
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    classes: tuple[str, ...] | None = None,
+    preprocess: Preprocess | None = None,
+) -> None:
+    """Writes a bundle (model.safetensors and record.json) that `vitrail.load` reads. Raises StorageError.
+
+    What the record does not say of a new model, `classes` and `preprocess` do.
+    """
+    record: Any = getattr(model, "record", None)
+    if record is None:
+        config: Any = getattr(model, "config", None)
+        if config is None:
+            raise ConfigError("this model has no config", allowed="a model of vitrail.build or vitrail.load")
+        record = Record(config=config, preprocess=preprocess or Preprocess(size=config.image), source="saved by hand")
+    changes = {name: value for name, value in (("classes", classes), ("preprocess", preprocess)) if value is not None}
+    save_bundle(folder, model, replace(record, **changes))

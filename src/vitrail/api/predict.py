@@ -1,0 +1,38 @@
+"""`vitrail.predict`: labels for images."""
+
+from vitrail.api.images import Images, open_any
+from vitrail.api.models import Model, Size, open_model
+from vitrail.prediction import predict as prediction
+from vitrail.prediction.predict import Prediction
+from vitrail.prediction.views import Views, averaged
+
+
+def predict(
+    model: Model,
+    images: Images,
+    *,
+    top: int = 5,
+    size: Size = None,
+    views: Views = "one",
+    batch: int = 32,
+    device: str = "auto",
+    precision: str = "auto",
+    skip_unreadable: bool = False,
+    quiet: bool = False,
+) -> list[Prediction]:
+    """The `top` likeliest classes of every image, in order.
+
+        vitrail.predict("runs/photos-1", "new.jpg")[0].labels
+
+    `images` are paths, folders (searched at any depth), a named set, uint8 arrays, tensors or PIL images.
+    An unreadable image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and no labels.
+    """
+    classifier = averaged(open_model(model, size), views)
+    return [
+        found
+        for source in open_any(images)
+        for found in prediction.predict(
+            classifier, source, top_k=top, batch_size=batch, device=device, precision=precision,
+            on_error="skip" if skip_unreadable else "stop", quiet=quiet,
+        )
+    ]  # fmt: skip

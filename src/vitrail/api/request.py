@@ -1,0 +1,97 @@
+"""From what a person names (images, a model, weights, some values) to the Run it asks for, and its opened images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vitrail.config import with_changes
+from vitrail.errors import ConfigError
+from vitrail.images.heldout import draw_again
+from vitrail.images.sources import Splits
+from vitrail.models import zoo
+from vitrail.recipes import Given, Pretrained, choose, read_pretrained, recipe, request_for
+from vitrail.training.run import Run
+from vitrail.training.setup import open_for
+
+DERIVED = {
+    "model.classes": "the data's classes",
+    "model.channels": "preprocess.mean, one number a channel",
+    "model.image": "preprocess.size",
+    "model.family": "model",
+}
+"""Values of a model that a run derives, and from what."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A Run, its opened images, and why it is this recipe."""
+
+    run: Run
+    splits: Splits
+    why: str
+    opened: float | None
+    """The share that was held out when the images were opened; None for images that somebody else opened."""
+
+    def with_run(self, run: Run) -> "Chosen":
+        """The same with a changed Run; another share is held out where it asks for one."""
+        again = self.opened not in (None, run.holdout)
+        return Chosen(run, draw_again(self.splits, run.holdout) if again else self.splits, self.why, self.opened)
+
+
+def choose_run(
+    data: str | Path | Splits,
+    *,
+    recipe: str | None = None,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    epochs: float | None = None,
+    holdout: float | None = None,
+    download: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> Chosen:
+    """The recipe for these images, with `changes` by dotted name. Raises ConfigError for a name that is not there."""
+    refuse_derived(changes or {})
+    start = read_pretrained(str(weights)) if weights else None
+    chosen = choose_recipe(data, recipe, model, start, holdout=holdout, download=download)
+    return chosen.with_run(with_changes(chosen.run, {**(changes or {}), **shorthands(epochs, holdout)}, where="train"))
+
+
+def choose_recipe(
+    data: str | Path | Splits,
+    name: str | None,
+    model: str | None,
+    start: Pretrained | None,
+    *,
+    holdout: float | None = None,
+    download: bool = False,
+    device: str = "auto",
+) -> Chosen:
+    """The recipe's own Run on these images; they are opened once."""
+    first = guess_run(name, model, start)
+    share = holdout or first.holdout
+    splits = data if isinstance(data, Splits) else open_for(first.objective, str(data), share, download=download)
+    given = request_for(splits, model=model, weights=start, device=device)
+    chosen, why = (name, "chosen by name") if name else choose(given)
+    run = replace(recipe(chosen, given), data=splits.train.name if isinstance(data, Splits) else str(data))
+    return Chosen(run, splits, f"recipe {chosen}: {why}", None if isinstance(data, Splits) else share)
+
+
+def guess_run(name: str | None, model: str | None, start: Pretrained | None) -> Run:
+    """The Run before the images are opened: the family of its model and its objective are already right."""
+    if name:
+        return recipe(name, Given(model=model, pretrained=start))
+    if start:
+        return Run(model=start.config)
+    return Run(model=zoo.config(model)) if model else Run()
+
+
+def shorthands(epochs: float | None, holdout: float | None = None) -> dict[str, Any]:
+    """The values of a Run that have a short name."""
+    length = {} if epochs is None else {"length": f"{epochs:g} epochs"}
+    return length if holdout is None else {**length, "holdout": holdout}
+
+
+def refuse_derived(changes: Mapping[str, Any]) -> None:
+    for name in DERIVED.keys() & changes.keys():
+        raise ConfigError(f"{name} is not set by hand", next_step=f"it follows from {DERIVED[name]}")

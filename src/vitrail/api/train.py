@@ -1,0 +1,159 @@
+"""`vitrail.train`: the command `vitrail train` as a function."""
+
+import html
+import statistics
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitrail.api.request import choose_run
+from vitrail.errors import ConfigError
+from vitrail.images.sources import Splits
+from vitrail.training import loop
+from vitrail.training.loop import Result
+from vitrail.training.run import Run
+from vitrail.training.run_folder import RunFolder
+from vitrail.weights.bundle import load
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a training: its scores, its folder, its model. A notebook shows the head of its report."""
+
+    results: tuple[Result, ...]
+    """One for each seed."""
+    why: str
+    """The recipe, and why it was chosen."""
+
+    @property
+    def scores(self) -> Any:
+        """The scores of the held-out images; of several seeds, the first's."""
+        return self.results[0].scores
+
+    @property
+    def folder(self) -> Path:
+        """The run folder; of several seeds, the first's."""
+        return self.results[0].folder
+
+    @property
+    def run(self) -> Run:
+        """The settings of the run, every choice written down."""
+        return self.results[0].setup.run
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The trained model in eval mode, as `vitrail.load(result.folder)` gives it."""
+        return load(self.folder)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Mean and standard deviation of the seeds' headline numbers: accuracy (0 to 1), or a loss."""
+        values = [headline(result)[1] for result in self.results]
+        return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+    def __repr__(self) -> str:
+        name, value = headline(self.results[0])
+        return f"Trained({name} {value:.4g}, folder={self.folder.as_posix()!r})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f"seed {result.setup.run.seed}", *headline(result)) for result in self.results]
+        cells = "".join(f"<tr><td>{seed}</td><td>{name}</td><td>{value:.4g}</td></tr>" for seed, name, value in rows)
+        report = html.escape((self.folder / "report.html").as_posix())
+        return (
+            f"<h3>{html.escape(self.folder.as_posix())}</h3><p>{html.escape(self.why)}</p>"
+            f"<table>{cells}</table><p><a href='{report}'>report</a></p>"
+        )
+
+
+def headline(result: Result) -> tuple[str, float]:
+    """The one number that a run is known by, and its name."""
+    scores: Any = result.scores
+    return ("held-out accuracy", scores.top1) if hasattr(scores, "top1") else ("held-out loss", scores.loss)
+
+
+def train(
+    data: str | Path | Splits | None = None,
+    *,
+    recipe: str | None = None,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    epochs: float | None = None,
+    holdout: float | None = None,
+    download: bool = False,
+    out: str | Path | None = None,
+    seeds: int = 1,
+    resume: str | Path | None = None,
+    override: bool = False,
+    accept_data_change: bool = False,
+    allow_leaks: bool = False,
+    tensorboard: bool = False,
+    quiet: bool = False,
+    **changes: Any,
+) -> Trained:
+    """Trains a model on labelled images and gives its scores, model and folder.
+
+        result = vitrail.train("./photos", model="vit-s/16", epochs=30, **{"optim.lr": 5e-4})
+        result.scores, result.model, result.folder
+
+    `data` is a path, a named set or opened `Splits`. Without `recipe` one is chosen by the number and shape of the images
+    and by whether there are `weights`. `changes` are values of the Run by name, `optim={"lr": 5e-4}` or dotted.
+    `seeds` trains so many times, into `out/seed-0` and so on. `resume` goes on with a run folder.
+    Raises ConfigError for a name that is not there, DataError for images that cannot be trained on.
+    """
+    options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard}
+    if resume is not None:
+        if data is not None or recipe or model or weights or seeds != 1 or out:
+            raise ConfigError(
+                "a resumed run keeps its data, recipe, model, weights, seeds and folder",
+                next_step="leave them out, or start a new run",
+            )
+        return train_on(
+            Path(resume), changes, epochs, holdout, override=override, accept_data_change=accept_data_change, **options
+        )
+    if data is None:
+        raise ConfigError("no images were named", next_step="try vitrail.train('digits') or vitrail.train('./photos')")
+    chosen = choose_run(
+        data, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout, download=download, changes=changes
+    )  # fmt: skip
+    results = train_seeds(
+        chosen.run, chosen.splits, seeds, Path(out) if out else None, allow_leaks=allow_leaks, **options
+    )
+    return Trained(results, chosen.why)
+
+
+def train_seeds(
+    run: Run, splits: Splits, seeds: int = 1, out: Path | None = None, *, announce: Any = None, **options: Any
+) -> tuple[Result, ...]:
+    """One run for each seed, from the run's own on, on the same images."""
+    check_seeds(seeds)
+    results: list[Result] = []
+    for seed in range(run.seed, run.seed + seeds):
+        folder = out / f"seed-{seed}" if out and seeds > 1 else out
+        results.append(
+            loop.train(
+                replace(run, seed=seed), out=folder, splits=splits, check=True,
+                announce=None if results else announce, **options,
+            )
+        )  # fmt: skip
+    return tuple(results)
+
+
+def check_seeds(seeds: int) -> None:
+    if seeds < 1:
+        raise ConfigError(f"seeds = {seeds}", allowed="1 or more", next_step="seed chooses a single one")
+
+
+def train_on(
+    folder: Path, changes: dict[str, Any], epochs: float | None, holdout: float | None, **options: Any
+) -> Trained:
+    """Goes on with a run folder; `changes` are laid on its own settings."""
+    from vitrail.api.request import shorthands
+    from vitrail.config import with_changes
+
+    stored = RunFolder.stored(folder)
+    run = with_changes(stored, {**changes, **shorthands(epochs, holdout)}, where="train")
+    result = loop.train(None if run == stored else run, out=folder, resume=True, **options)
+    return Trained((result,), f"recipe {run.recipe}: as the run was started")
