@@ -1,27 +1,30 @@
-"""Every error a person can meet, in one tree.
+"""Every error that a person can meet, in one tree.
 
 ```
-VitrailError                exit 70  something of ours broke
-├── ConfigError             exit 78  an option, recipe or config cannot mean anything
-│   └── ShapeError          exit 78  an image, patch, window or tensor does not fit
-├── DataError               exit 65  the images or labels are not what they should be
-│   └── DecodeError         exit 65  one file is not a picture we can read
-├── WeightsError            exit 65  a weights file is unknown, damaged or does not fit
-├── StorageError            exit 74  a disk said no
-│   └── CheckpointError     exit 74  a checkpoint is missing, damaged or unfinished
-├── MemoryRanOut            exit 71  the machine or the GPU has not the memory that was asked for
-├── NonFiniteError          exit 70  a loss or gradient became NaN or infinite
-└── Preempted               exit 143 a signal asked the run to stop; a checkpoint was written
+VitrailError                exit 70   a fault inside Vitrail
+├── ConfigError             exit 78   an option, recipe or config that is not allowed
+│   ├── ShapeError          exit 78   an image, patch, window or tensor that does not fit
+│   ├── DoesNotApply        exit 78   a question that this model or these images cannot answer
+│   └── RunInUse            exit 78   another process works in this folder
+├── DataError               exit 65   images or labels that cannot be used
+│   └── DecodeError         exit 65   one file that cannot be read as an image
+├── WeightsError            exit 65   a weights file that is unknown, damaged or does not fit
+├── StorageError            exit 74   a disk, folder or permission that refuses
+│   └── CheckpointError     exit 74   a checkpoint that is missing, damaged or unfinished
+├── MemoryRanOut            exit 71   more memory was asked for than there is
+├── NonFiniteError          exit 70   a loss, gradient or answer that is NaN or infinite
+├── RankLost                exit 70   another process of the run died or stopped answering
+└── Preempted               exit 143  a signal asked the run to stop; a checkpoint was written
 ```
 
-Each says what was found, what is allowed and what to do next, in one paragraph for the person at the keyboard.
-`assert` is for us; these are for them.
+Each says what was found, what is allowed and what to do next, in one paragraph. An `assert` is for the developers.
 """
 
+import contextlib
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class VitrailError(Exception):
@@ -36,7 +39,7 @@ class VitrailError(Exception):
 
 
 class ConfigError(VitrailError, ValueError):
-    """An option, recipe or config that cannot mean anything."""
+    """An option, recipe or config that is not allowed."""
 
     exit_code = 78
 
@@ -45,14 +48,22 @@ class ShapeError(ConfigError):
     """An image, patch, window or tensor that does not fit."""
 
 
+class DoesNotApply(ConfigError):
+    """A question that this model or these images cannot answer."""
+
+
+class RunInUse(ConfigError):
+    """Another process works in this folder."""
+
+
 class DataError(VitrailError, ValueError):
-    """Images or labels that are not what they should be."""
+    """Images or labels that cannot be used."""
 
     exit_code = 65
 
 
 class DecodeError(DataError):
-    """One file that is not a picture we can read: `key` says which, `reason` why. `found` is both."""
+    """One file that cannot be read as an image."""
 
     def __init__(self, reason: str, *, key: str = "", allowed: str = "", next_step: str = "") -> None:
         super().__init__(f"{key}: {reason}" if key else reason, allowed=allowed, next_step=next_step)
@@ -70,7 +81,7 @@ class WeightsError(VitrailError, ValueError):
 
 
 class StorageError(VitrailError, OSError):
-    """A disk, a folder or a permission said no."""
+    """A disk, folder or permission that refuses."""
 
     exit_code = 74
 
@@ -80,13 +91,17 @@ class CheckpointError(StorageError):
 
 
 class MemoryRanOut(VitrailError, MemoryError):
-    """The machine or the GPU does not have the memory that was asked for."""
+    """More memory was asked for than there is."""
 
     exit_code = 71
 
 
 class NonFiniteError(VitrailError, ArithmeticError):
-    """A loss or gradient that became NaN or infinite; raised before the optimiser step."""
+    """A loss, gradient or answer that is NaN or infinite; in training raised before the optimiser step."""
+
+
+class RankLost(VitrailError):
+    """Another process of the run died or stopped answering."""
 
 
 class Preempted(VitrailError):
@@ -99,20 +114,35 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Ca
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def refusal(error: BaseException, doing: str, smaller: str) -> VitrailError | None:
-    """What the machine refused, as an error of ours: memory, whoever says so (on the CPU torch raises a plain
-    RuntimeError), or room on a disk; None where it is neither. `smaller` says how to need less memory."""
+def recognise_error(error: BaseException, doing: str, next_step: str) -> VitrailError | None:
+    """The error in our words where memory ran out or a disk refused; None for any other.
+
+    `doing` says what failed, `next_step` how to need less memory. torch raises a plain RuntimeError for memory on a CPU.
+    """
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         where = error.filename or "a file"
         return StorageError(
             f"{where} could not be written while {doing} ({error.strerror})",
-            next_step="what was finished is kept; free some space, or choose another folder, and go on",
+            next_step="finished files are kept; free some space, or choose another folder, and try again",
         )
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         asked = re.search(r"(?:ried to allocate|nable to allocate) ([\d.]+ ?\w+)", str(error))
         more = f" ({asked[1]} more were asked for)" if asked else ""
-        return MemoryRanOut(f"the memory ran out while {doing}{more}", next_step=smaller)
+        return MemoryRanOut(f"the memory ran out while {doing}{more}", next_step=next_step)
     return None
+
+
+@contextlib.contextmanager
+def translate_errors(doing: str, next_step: str) -> Iterator[None]:
+    """Inside, want of memory becomes MemoryRanOut and a disk that refuses becomes StorageError."""
+    try:
+        yield
+    except VitrailError:
+        raise
+    except Exception as error:
+        if known := recognise_error(error, doing, next_step):
+            raise known from error
+        raise
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

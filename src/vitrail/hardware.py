@@ -12,7 +12,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from vitrail.config import COUNT, Range, check_ranges
-from vitrail.errors import ConfigError, VitrailError, refusal, suggest
+from vitrail.errors import ConfigError, suggest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -218,20 +218,6 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-@contextlib.contextmanager
-def translate_errors(doing: str, next_step: str) -> Iterator[None]:
-    """Inside, an allocation that fails, of Python, numpy, torch or the GPU, becomes MemoryRanOut with what to do next; a
-    disk that is full or may not be written becomes StorageError."""
-    try:
-        yield
-    except VitrailError:
-        raise
-    except Exception as error:
-        if said := refusal(error, doing, next_step):
-            raise said from error
-        raise
 
 
 def synchronise(device: torch.device) -> None:

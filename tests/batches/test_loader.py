@@ -19,7 +19,7 @@ from tests.support.photographs import jpeg_folder
 from tests.support.streams import SMALL, joined, same, stream
 from vitrail.batches import loader, workers
 from vitrail.batches.loader import Batch, eval_batches, train_batches
-from vitrail.errors import DataError, DecodeError, StorageError
+from vitrail.errors import DataError, DecodeError, StorageError, VitrailError
 from vitrail.images.folders import read_classes
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Arrays, Source
@@ -247,8 +247,9 @@ def failing(task: int, out) -> tuple:
 
 
 def test_a_bug_in_a_worker_comes_home_with_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)failed on 0.*in failing.*a bug"):
+    with pytest.raises(VitrailError, match="failed on 0: .*a bug") as failed:
         list(workers.in_order(failing, range(3), 1))
+    assert "in failing" in failed.value.__notes__[0]
 
 
 def test_a_script_needs_no_main_guard_and_no_process_is_left(folder: Path, tmp_path: Path) -> None:

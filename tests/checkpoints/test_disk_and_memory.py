@@ -20,8 +20,7 @@ from tests.support.runs import TINY, assert_same_run
 from tests.support.trials import ended, in_child, train_to_the_end
 from vitrail.checkpoints import read as checkpoints
 from vitrail.cli import explain
-from vitrail.errors import MemoryRanOut, StorageError
-from vitrail.hardware import translate_errors
+from vitrail.errors import MemoryRanOut, StorageError, translate_errors
 from vitrail.training import finish, loop
 from vitrail.training.run_folder import RunFolder
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
-from vitrail.errors import ConfigError
-from vitrail.inspection.attention_hooks import DoesNotApply, watch
+from vitrail.errors import ConfigError, DoesNotApply
+from vitrail.inspection.attention_hooks import watch
 from vitrail.inspection.maps import attention
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import build

@@ -15,10 +15,10 @@ from PIL import Image
 from tests.support.browser import browse
 from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.cli import main
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.analyses import ANALYSES
-from vitrail.inspection.attention_hooks import DoesNotApply, watch
+from vitrail.inspection.attention_hooks import watch
 from vitrail.inspection.explorer import looks, membership, pooled, shown_grid
 from vitrail.inspection.maps import attention
 from vitrail.inspection.reconstruction import reconstruct

@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from tests.support.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
-from vitrail.inspection.attention_hooks import DoesNotApply
+from vitrail.errors import DoesNotApply
 from vitrail.inspection.pca import components
 from vitrail.inspection.positions import (
     position_components,

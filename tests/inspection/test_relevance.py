@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
-from vitrail.errors import ConfigError
-from vitrail.inspection.attention_hooks import DoesNotApply
+from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.inspection.relevance import grad_cam, relevance
 from vitrail.models.features import Features
 

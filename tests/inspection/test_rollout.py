@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
-from vitrail.inspection.attention_hooks import DoesNotApply
+from vitrail.errors import DoesNotApply
 from vitrail.inspection.maps import attention, rollout, rollout_of
 
 

@@ -12,12 +12,12 @@ import torch
 from tests.support.runs import TINY, assert_same_run, log, stop_after, weights
 from vitrail.batches.mixing import Mixing
 from vitrail.checkpoints import read as checkpoints
-from vitrail.errors import ConfigError, NonFiniteError, Preempted
+from vitrail.errors import ConfigError, NonFiniteError, Preempted, RunInUse
 from vitrail.images.preprocess import Preprocess
 from vitrail.objectives.classify import Classify
 from vitrail.training import loop
 from vitrail.training.run import Optim
-from vitrail.training.run_folder import RunFolder, RunInUse
+from vitrail.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.flow
 

@@ -140,7 +140,9 @@ class Worker:
         if kind == "error":
             raise result
         if kind == "bug":
-            raise RuntimeError(f"a loader process failed on {self._name(task)}:\n{result}")
+            failed = VitrailError(f"a loader process failed on {self._name(task)}: {result.splitlines()[-1]}")
+            failed.add_note(result)
+            raise failed
         array, beside = result
         if isinstance(array, tuple):  # a shape: the bytes are in the slot
             slot = self._slots[turn]

@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
-from vitrail.errors import ConfigError, VitrailError, refusal, suggest
+from vitrail.errors import ConfigError, VitrailError, recognise_error, suggest
 from vitrail.processes.signals import Stopped, StopSignals
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -114,8 +114,8 @@ def explain(error: BaseException, stopped: int = 130) -> int:
         text, code = "stopped", stopped if isinstance(error, Stopped) else 130
     elif isinstance(error, VitrailError):
         text, code = f"error: {error}", error.exit_code
-    elif said := refusal(error, "working", "try a smaller --batch, or smaller images"):
-        text, code = f"error: {said}", said.exit_code
+    elif known := recognise_error(error, "working", "try a smaller --batch, or smaller images"):
+        text, code = f"error: {known}", known.exit_code
     else:
         text, code = f"internal error ({type(error).__name__}: {error}); run again with --debug for the traceback", 70
     print(paragraph(text), file=sys.stderr)

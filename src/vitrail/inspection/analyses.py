@@ -10,8 +10,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from vitrail.errors import DoesNotApply
 from vitrail.inspection import figures
-from vitrail.inspection.attention_hooks import DoesNotApply, attention_layers, layout_of, prepared
+from vitrail.inspection.attention_hooks import attention_layers, layout_of, prepared
 from vitrail.inspection.cka import cka
 from vitrail.inspection.figures import Pixels, Plate, fitted, overlay, sheet
 from vitrail.inspection.filters import PAPER, embedding_filters, filter_components, shifted_lines

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.checks import patch_grid
 from vitrail.models.features import Backbone
@@ -29,10 +29,6 @@ from vitrail.prediction.forward import answering, as_input, place
 
 BLOCK_BYTES = 8 << 20
 """Weights held at once while a layer is streamed."""
-
-
-class DoesNotApply(ConfigError):
-    """What was asked for does not exist in this family of models, or not with these images."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.inspection.attention_hooks import DoesNotApply
+from vitrail.errors import DoesNotApply
 from vitrail.inspection.pca import Components, components
 from vitrail.models.features import Backbone
 

@@ -8,10 +8,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vitrail import hardware
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.attention_hooks import (
-    DoesNotApply,
     Layout,
     Tap,
     attention_layers,

@@ -7,7 +7,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.inspection.attention_hooks import DoesNotApply, family, trunk
+from vitrail.errors import DoesNotApply
+from vitrail.inspection.attention_hooks import family, trunk
 from vitrail.inspection.pca import Components, components
 from vitrail.models.features import Backbone
 

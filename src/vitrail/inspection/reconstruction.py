@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
+from vitrail.errors import DoesNotApply
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.attention_hooks import DoesNotApply, family, prepared
+from vitrail.inspection.attention_hooks import family, prepared
 from vitrail.models.features import Backbone
 from vitrail.models.mae import MAE, from_target, masking, patchify, unpatchify
 from vitrail.prediction.forward import answering, place, preprocess_of

@@ -8,9 +8,9 @@ from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.attention_hooks import DoesNotApply, family, layout_of, prepared, trunk
+from vitrail.inspection.attention_hooks import family, layout_of, prepared, trunk
 from vitrail.inspection.maps import readout
 from vitrail.models.features import Backbone, Features
 from vitrail.models.hybrid import Hybrid

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from vitrail.errors import StorageError
+from vitrail.errors import DoesNotApply, StorageError
 from vitrail.inspection.analyses import ANALYSES, Finding, Subject
-from vitrail.inspection.attention_hooks import DoesNotApply, attention_layers, family, picked
+from vitrail.inspection.attention_hooks import attention_layers, family, picked
 from vitrail.inspection.cka import cka
 from vitrail.inspection.explorer import explorer, looks
 from vitrail.inspection.figures import Plate, matrix

@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Features:
@@ -28,7 +30,7 @@ class Features:
     def cls(self) -> Float[Tensor, "B D"]:
         """The class token, z_L^0 of the paper's equation 4."""
         if not self.prefix:
-            raise ValueError("this model has no class token; use `patches`, or build it with pool='cls'")
+            raise ConfigError("this model has no class token", next_step="use `patches`, or build it with pool='cls'")
         return self.tokens[:, 0]
 
     @property

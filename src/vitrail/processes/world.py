@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vitrail.errors import ConfigError, VitrailError
+from vitrail.errors import ConfigError, RankLost
 
 TIMEOUT = timedelta(seconds=60)
 """A rank that is silent for this long is taken for dead, and all end."""
@@ -24,10 +24,6 @@ TIMEOUT = timedelta(seconds=60)
 
 LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out", "NCCL")
 """How torch's back ends say in words that another process is gone."""
-
-
-class RankLost(VitrailError):
-    """Another process of the run died or fell silent."""
 
 
 @dataclass(frozen=True)

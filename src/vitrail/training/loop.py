@@ -21,7 +21,7 @@ from vitrail.batches.loader import Batch
 from vitrail.batches.mixing import mix
 from vitrail.checkpoints import read as checkpoints
 from vitrail.checkpoints.background import Saver
-from vitrail.errors import DecodeError, Preempted
+from vitrail.errors import DecodeError, Preempted, translate_errors
 from vitrail.evaluation.classification import Scores
 from vitrail.images.sources import Splits
 from vitrail.processes.signals import Interrupted, StopSignals
@@ -84,7 +84,7 @@ def train(
     """
     asked, check = run or RunFolder.stored(out), splits is None if check is None else check
     with (
-        hardware.translate_errors("training", SMALLER),
+        translate_errors("training", SMALLER),
         world(hardware.device(asked.hardware.device), parallel=asked.hardware.parallel) as ranks,
         RunFolder.open(run, out, resume, ranks) as folder,
     ):

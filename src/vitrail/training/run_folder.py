@@ -17,7 +17,7 @@ from typing import IO
 
 from vitrail import config
 from vitrail.checkpoints.read import steps_in
-from vitrail.errors import ConfigError, StorageError
+from vitrail.errors import ConfigError, RunInUse, StorageError
 from vitrail.images.files import SUFFIXES
 from vitrail.processes.world import World
 from vitrail.storage import write_whole
@@ -166,10 +166,6 @@ class Follower(RunFolder):
     @property
     def metrics(self) -> Path:
         return Path(os.devnull)
-
-
-class RunInUse(ConfigError):
-    """Two processes on one run folder."""
 
 
 def _numbered(parent: Path, run: Run) -> Path:
