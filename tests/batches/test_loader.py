@@ -247,7 +247,7 @@ def failing(task: int, out) -> tuple:
 
 
 def test_a_bug_in_a_worker_comes_home_with_its_traceback() -> None:
-    with pytest.raises(VitrailError, match="failed on 0: .*a bug") as failed:
+    with pytest.raises(VitrailError, match=r"failed on 0: .*a bug") as failed:
         list(workers.in_order(failing, range(3), 1))
     assert "in failing" in failed.value.__notes__[0]
 
