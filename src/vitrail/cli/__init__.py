@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("vitrail.cli.data", "check your images, pack them into shards, show what training will see of them"),
     "models": ("vitrail.cli.models", "the model zoo: sizes, parameters, FLOPs"),
     "weights": ("vitrail.cli.weights", "weights of any origin: show, convert, check"),
+    "push": ("vitrail.cli.push", "upload weights to the Hugging Face hub, with a model card"),
     "recipes": ("vitrail.cli.recipes", "ways to train, with the numbers they should reach"),
 }
 

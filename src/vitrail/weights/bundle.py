@@ -131,7 +131,7 @@ def load_for_finetuning(
 def read_record(path: str | Path, *, config: Told = None) -> Record:
     """What the weights at `path` say of themselves."""
     if not is_hub_name(path):
-        folder = _bundle_folder(Path(path))
+        folder = find_bundle(Path(path))
         if folder is not None and (folder / RECORD).is_file():
             return configs.read_json(Record, _no_link(folder / RECORD))
     return read(path, config=config).record
@@ -140,7 +140,7 @@ def read_record(path: str | Path, *, config: Told = None) -> Record:
 def read(path: str | Path, *, config: Told = None) -> Weights:
     """Tensors and record of a run folder, a bundle folder, a published file or a name of the hub."""
     path = fetch(str(path)) if is_hub_name(path) else Path(path)
-    folder = _bundle_folder(path)
+    folder = find_bundle(path)
     if folder is not None:
         return _read_bundle(folder, config)
     if not path.exists():
@@ -157,11 +157,10 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     return read_file(path, config)
 
 
-def _bundle_folder(path: Path) -> Path | None:
-    """Where the bundle of this path lies: itself, or in a run folder. None: it is none of ours.
+def find_bundle(path: Path) -> Path | None:
+    """The folder of the bundle: `path` itself, or the one a run in `path` reports. None: there is no bundle.
 
-    Of a run, the weights it reports: last/ where it was scored in the end, because without a validation split best/ was
-    chosen by the very images it would be measured on; else best/, which a validation split chose, or which is all there is yet.
+    A run reports last/ if it has final scores. Without a validation split, the test images chose best/.
     """
     if path.name in (TENSORS, RECORD):
         path = path.parent

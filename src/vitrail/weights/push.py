@@ -1,0 +1,59 @@
+"""Weights to the Hugging Face hub, with a model card."""
+
+from pathlib import Path
+
+from vitrail import config as configs
+from vitrail.errors import WeightsError
+from vitrail.weights.bundle import RECORD, TENSORS, find_bundle, read
+from vitrail.weights.model_card import write_card
+from vitrail.weights.record import Record
+
+
+def push(folder: str | Path, name: str, *, private: bool = False, token: str | None = None) -> str:
+    """Uploads the bundle in `folder` (or of the run there) to the hub as `name`, "owner/name"; gives its address.
+
+        vitrail.push("runs/photos-1", "me/photos")
+        vitrail.load("hf:me/photos")
+
+    One commit holds model.safetensors, record.json and README.md, a card made of the record. A repository that is
+    missing is made, `private` or not. `token` is one of the hub's; None takes that of `hf auth login` or HF_TOKEN.
+    Raises WeightsError for a damaged bundle, and when the hub refuses or cannot be reached.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name if "/" in name else "")
+    except HFValidationError:
+        raise WeightsError(f"{name!r} is not a name of the hub", allowed="owner/name") from None
+    found = find_bundle(Path(folder))
+    if found is None or not (found / RECORD).is_file():
+        raise WeightsError(f"there is no bundle in {folder}", next_step="name a run folder, or save the model first")
+    read(found)  # every byte against its record, before anything leaves
+    record = configs.read_json(Record, found / RECORD)
+    return _upload(found, name, write_card(record, name), private, token)
+
+
+def _upload(found: Path, name: str, card: str, private: bool, token: str | None) -> str:
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi(token=token, library_name="vitrail")
+    files = {RECORD: (found / RECORD).read_bytes(), "README.md": card.encode(), TENSORS: str(found / TENSORS)}
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        done = api.create_commit(
+            name,
+            operations=[CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in files.items()],
+            commit_message=f"Weights of {found.name or name}, written by vitrail",
+        )
+    except LocalTokenNotFoundError:
+        raise WeightsError("no token of the hub was found", next_step="run `hf auth login`, or set HF_TOKEN") from None
+    except (HfHubHTTPError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        next_step = "run `hf auth login`, or pass a token that may write there" if status in (401, 403) else ""
+        raise WeightsError(
+            f"{name} could not be uploaded ({first})", next_step=next_step or "check the network and try again"
+        ) from error
+    return str(done.repo_url)
