@@ -55,6 +55,7 @@ _MODULES = {
     "recipes": ("RECIPES", "recipe"),
     "training.run": ("Optim", "Run"),
     "weights.bundle": ("load", "load_for_finetuning"),
+    "weights.push": ("push",),
     "weights.record": ("Record",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -64,6 +64,7 @@ from vitrail.training.run import Optim as Optim
 from vitrail.training.run import Run as Run
 from vitrail.weights.bundle import load as load
 from vitrail.weights.bundle import load_for_finetuning as load_for_finetuning
+from vitrail.weights.push import push as push
 from vitrail.weights.record import Record as Record
 
 __version__: str
