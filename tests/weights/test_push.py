@@ -71,7 +71,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return self.answer(content, headers={"ETag": f'"{tag}"', "X-Repo-Commit": SHA})
         if "/tree/" in self.path:
             sizes = {name: len(content) for name, content in self.files.items()}
-            return self.answer([{"type": "file", "path": name, "size": size, "oid": SHA} for name, size in sizes.items()])
+            return self.answer(
+                [{"type": "file", "path": name, "size": size, "oid": SHA} for name, size in sizes.items()]
+            )
         listed = [{"rfilename": name} for name in self.files]
         return self.answer({"id": "me/photos", "sha": SHA, "siblings": listed, "private": False, "tags": []})
 
