@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from tests.support.photographs import encoded, photograph
 from vitrail.errors import DecodeError, ShapeError
-from vitrail.images.decode import TOLERANCE, as_channels, decode, decode_region, sniff
+from vitrail.images.decode import TOLERANCE, as_channels, check_header, decode, decode_region, sniff
 
 RGB = np.asarray(photograph(0, (60, 40)))
 GREY = np.asarray(photograph(0, (60, 40)).convert("L"))
@@ -306,3 +306,63 @@ def test_grey_and_colour_become_one_another_and_nothing_else_does() -> None:
     assert as_channels(five, 5) is five
     with pytest.raises(ShapeError, match="an image of 5 channels where 3 are wanted"):
         as_channels(five, 3)
+
+
+# --- pictures made to take long or much ----------------------------------------------------------------------------------
+
+
+def _jpeg(side: int, **options) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (side, side), 90).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def _repeat_scans(content: bytes, count: int) -> bytes:
+    """The last scan again and again: valid, and each passes over all pixels."""
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * count + content[-2:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_by_scans_times_pixels() -> None:
+    ordinary = _jpeg(64, progressive=True)
+    assert decode(ordinary).shape == (64, 64, 1)
+    with pytest.raises(DecodeError, match=r"x\.jpg: a JPEG of 1,\d\d\d scans over 4,096 pixels; allowed: 1,000 scans"):
+        decode(_repeat_scans(ordinary, 1000), key="x.jpg")
+    large = _repeat_scans(_jpeg(6000, progressive=True), 300)
+    for read in (decode, check_header):
+        with pytest.raises(DecodeError, match=r"scans over 36,000,000 pixels; allowed: 277 scans"):
+            read(large, key="x.jpg")
+
+
+def test_megabytes_of_exif_before_the_first_pixel_are_refused() -> None:
+    content = _jpeg(16)
+    block = b"\xff\xe1" + (65_535).to_bytes(2, "big") + b"Exif\0\0" + bytes(65_527)
+    assert decode(content[:2] + block * 8 + content[2:]).shape == (16, 16, 1)
+    with pytest.raises(DecodeError, match=r"bytes before its first pixel, 4,\d+,\d+ of them EXIF"):
+        decode(content[:2] + block * 3000 + content[2:])
+    comment = b"\xff\xfe" + (65_535).to_bytes(2, "big") + bytes(65_533)
+    with pytest.raises(DecodeError, match="bytes before its first pixel, 0 of them EXIF"):
+        decode(content[:2] + comment * 1100 + content[2:])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 10**13), (4, 4, 0), (10**5, 10**4)])
+def test_an_npy_header_is_checked_before_memory_is_asked_for(shape: tuple[int, ...]) -> None:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    for read in (decode, check_header):
+        with pytest.raises(DecodeError, match=r"x\.npy: .* (channels|pixels) ?.*; allowed"):
+            read(file.getvalue(), key="x.npy")
+
+
+@pytest.mark.parametrize("samples", [3, 5])
+def test_a_tile_larger_than_its_image_is_refused(samples: int) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    image = np.zeros((16, 16, samples), np.uint8)
+    kind = "rgb" if samples == 3 else "minisblack"
+    tifffile.imwrite(
+        file, image, tile=(1024, 1024), compression="zlib", photometric=kind, planarconfig="contig", metadata=None
+    )
+    for read in (decode, check_header):
+        with pytest.raises(DecodeError, match=r"x\.tif: a TIFF with tiles of 1,024 pixels; allowed: up to 256"):
+            read(file.getvalue(), key="x.tif")

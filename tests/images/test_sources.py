@@ -1,6 +1,7 @@
 """Folders, IDX files and named sets become sources; whatever is wrong with a tree is named before anything else happens."""
 
 import gzip
+import io
 import json
 import os
 import pickle
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.support.photographs import encoded, jpeg_folder, photograph
 from vitrail.errors import DataError, DecodeError
-from vitrail.images.files import key_of, path_of
+from vitrail.images.files import key_of, path_of, read_bytes
 from vitrail.images.named import FASHION
-from vitrail.images.sources import open_data, open_images
+from vitrail.images.sources import SOURCES, DataKind, open_data, open_images
 
 PNG = encoded(photograph(0, (8, 6)), "PNG")
 
@@ -302,12 +304,12 @@ def test_links_loops_pipes_and_sockets(tmp_path: Path) -> None:
         splits = open_data(root, holdout=0.3)
         assert time.perf_counter() - started < 1
     keys = sorted([*splits.train.keys, *splits.test.keys])
-    assert keys == ["a/1.png", "a/2.png", "a/inside.png", "b/1.png", "b/2.png", "b/hard.png"]
+    assert keys == ["a/1.png", "a/2.png", "b/1.png", "b/2.png", "b/hard.png"]
     note = splits.train.notes[0]
     for part in (
-        "2 links out of the folder",
-        "1 links to a folder already listed",
-        "1 broken links",
+        "2 links out of the folder (a/out.png, …)",
+        "2 links to what is listed already (a/inside.png, …)",
+        "1 broken links (a/broken.png)",
         "2 pipes, sockets or devices",
     ):
         assert part in note
@@ -330,21 +332,19 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkeypat
     from vitrail.images import files
 
     splits = open_data(tree(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png"))
-    opened, tries = open, []
+    opened, tries = files.open_regular, []
 
-    def flaky(path, mode="r"):
+    def flaky(path):
         tries.append(path)
         if len(tries) < 4:
             raise OSError(5, "Input/output error")
-        return opened(path, mode)
+        return opened(path)
 
-    monkeypatch.setattr(files, "open", flaky, raising=False)
+    monkeypatch.setattr(files, "open_regular", flaky)
     monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     assert splits.train[0].content and len(tries) == 4
     tries.clear()
-    monkeypatch.setattr(
-        files, "open", lambda path, mode: (_ for _ in ()).throw(OSError(5, "Input/output error")), raising=False
-    )
+    monkeypatch.setattr(files, "open_regular", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     with pytest.raises(DecodeError, match="Input/output error"):
         splits.train[0]
 
@@ -449,7 +449,7 @@ def test_files_are_taken_as_named_and_folders_searched(tmp_path: Path, monkeypat
     assert list(source.keys) == ["odd.dat", "x/1.png", "x/y/2.jpg"]
     assert [source[k].label for k in range(3)] == [-1, -1, -1]
     assert all(source[k].content.startswith(b"\x89PNG") for k in range(3))
-    assert source.notes == ("x: 1 files skipped: 1 .txt",)
+    assert source.notes == ("x: 1 files skipped: 1 .txt (readme.txt)",)
     absolute = open_images([tmp_path / "x"])
     assert absolute.keys[0] == f"{tmp_path}/x/1.png" and absolute[0].content
 
@@ -476,3 +476,100 @@ def test_an_error_carries_its_key_and_reason_apart_and_survives_a_process(tmp_pa
     for error in (caught.value, sent):
         assert error.key.endswith("a/scan: 5.png") and error.reason.startswith("not a picture"), error
         assert error.found == f"{error.key}: {error.reason}" and error.allowed.startswith("JPEG")
+
+
+def test_a_picture_has_one_label_whatever_links_there_are(tmp_path: Path) -> None:
+    """A link to the root, to another class or into one gives no picture a second label; a pool beside is used once."""
+    root = tree(tmp_path / "set", "a/1.png", "a/2.png", "b/1.png", "b/deep/2.png", ".pool/x.png", ".pool/y.png")
+    for name, target in {"a/up": "..", "a/b": "../b/deep", "z": "b", "a/x.png": "../.pool/x.png"}.items():
+        (root / name).symlink_to(target)
+    (root / "b/pool").symlink_to("../.pool")
+    splits = open_data(root, holdout=0.3)
+    labels = {
+        key: part.classes[label]
+        for part in (splits.train, splits.test)
+        for key, label in zip(part.keys, part.labels.tolist(), strict=True)
+    }
+    assert labels == {"a/1.png": "a", "a/2.png": "a", "a/x.png": "a", "b/1.png": "b", "b/deep/2.png": "b"}
+    assert "4 links to what is listed already" in splits.train.notes[0]
+
+
+def test_a_class_that_is_a_link_out_of_the_folder_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    outside = tree(tmp_path / "outside", "1.png", "2.png")
+    root = tree(tmp_path / "set", "a/1.png", "a/2.png")
+    (root / "b").symlink_to(outside)
+    with pytest.raises(DataError, match=r"set/b is a link out of the folder, to .*outside; .*follow_links=True"):
+        open_data(root)
+    followed = open_data(root, follow_links=True)
+    assert sorted([*followed.train.keys, *followed.test.keys]) == ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.parquet", "train-images-idx3-ubyte"])
+def test_pipes_and_devices_are_errors_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "list.csv").write_text(f"path,label\n{name},a\n/dev/zero,b\n")
+    with pytest.raises(DataError, match=r"line 2: .* is a folder, a pipe or a device.*line 3: '/dev/zero' is a folder"):
+        open_data(tmp_path / "list.csv")
+    with pytest.raises(DecodeError, match=r"cannot be read \(it is a pipe, not a file"):
+        read_bytes(tmp_path / name)
+    if name != "x.png":
+        with pytest.raises(DataError, match="pipe"):
+            open_data(tmp_path)
+
+
+def test_a_list_names_an_image_once_and_spells_a_label_one_way(tmp_path: Path) -> None:
+    tree(tmp_path, "1.png", "2.png", "3.png", "4.png")
+    rows = ["1.png,a", "2.png,b", "3.png,A", "./1.png,a", f"{tmp_path}/2.png,a"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(DataError) as caught:
+        open_data(tmp_path / "list.csv")
+    for problem in ("lines 2, 5: '1.png' is listed twice", "lines 3, 6: '2.png' is listed with different labels"):
+        assert problem in caught.value.found
+    assert "lines 2, 4: one label in 2 spellings, 'a', 'A'" in caught.value.found
+
+
+def test_idx_files_that_do_not_fit_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    """3 MB that unpack to 3 GB: the header is compared with the labels, and with what gzip can pack, first."""
+
+    def write(what: str, shape: tuple[int, ...], values: bytes) -> None:
+        head = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+        (tmp_path / f"train-{what}-ubyte.gz").write_bytes(gzip.compress(head + values))
+
+    write("images-idx3", (50_000, 28, 28), bytes(50_000 * 28 * 28))
+    write("labels-idx1", (3,), bytes(3))
+    with pytest.raises(DataError, match=r"shape \(50000, 28, 28\) and train-labels"):
+        open_data(tmp_path)
+    write("images-idx3", (3, 28_000, 28_000), b"")
+    with pytest.raises(DataError, match=r"declares the shape \(3, 28000, 28000\); allowed: 1 to"):
+        open_data(tmp_path)
+
+
+def test_a_plug_in_may_add_a_kind_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, "a/1.png", "a/2.png")
+    (tmp_path / "all.mine").write_text("")
+    kind = DataKind(lambda asked: asked.path.suffix == ".mine", lambda asked: open_data(asked.path.parent))
+    monkeypatch.setitem(SOURCES._values, "mine", kind)
+    assert open_data(tmp_path / "all.mine").train.classes == ("a",)
+
+
+@pytest.mark.parametrize("kind", ["bmp", "parquet"])
+def test_the_fingerprint_knows_pictures_that_sizes_do_not(tmp_path: Path, kind: str) -> None:
+    prints = []
+    for shade in (10, 200):
+        contents = []
+        for index in range(4):
+            file = io.BytesIO()
+            Image.new("RGB", (6, 6), (shade, index, 0)).save(file, "BMP")
+            contents.append(file.getvalue())
+        root = tmp_path / str(shade)
+        if kind == "bmp":
+            for index, content in enumerate(contents):
+                (root / "set" / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+                (root / "set" / "ab"[index % 2] / f"{index}.bmp").write_bytes(content)
+            prints.append(open_data(root / "set").train.fingerprint)
+        else:
+            pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            root.mkdir()
+            parquet.write_table(pyarrow.table({"image": contents, "label": [0, 1, 0, 1]}), root / "set.parquet")
+            prints.append(open_data(root / "set.parquet").train.fingerprint)
+    assert prints[0] != prints[1]

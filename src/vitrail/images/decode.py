@@ -41,8 +41,8 @@ from PIL import (
 )
 
 from vitrail.errors import DecodeError, ShapeError
+from vitrail.images import jpeg, tiff
 from vitrail.images import npy as arrays
-from vitrail.images import tiff
 from vitrail.images.npy import UPRIGHT, check_size
 
 LIMIT = 89_000_000
@@ -195,8 +195,12 @@ def _open(content: bytes, limit: int) -> Image.Image:
     name = sniff(content[:16])
     if name is None or name == "npy":
         raise DecodeError(_what_it_is(content), allowed="JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, npy")
+    if name == "JPEG":
+        jpeg.check_segments(content)  # before Pillow joins them
     image = FORMATS[name][1](io.BytesIO(content))
     check_size(image.width, image.height, limit)
+    if name == "JPEG":
+        jpeg.check_scans(content, image.width * image.height)
     return image
 
 

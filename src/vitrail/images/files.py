@@ -1,13 +1,17 @@
 """Files: found under a folder, named, read. What is not a plain image file is counted, never opened."""
 
+import contextlib
 import errno
+import hashlib
 import os
 import re
+import stat
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int64
@@ -38,6 +42,11 @@ SUFFIXES = frozenset(
 )
 """Names that are listed as images. What a file really is, its first bytes say when it is decoded."""
 
+LARGEST = 1 << 30
+"""Bytes of the largest image file that is read."""
+_HASHED = 1 << 30  # bytes that a fingerprint reads: about a second
+_UNCOMPRESSED = (".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".npy")
+_NO_FILES = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
 _RETRIES = 3  # of a read that fails as networks and disks do for a moment; a missing file is missing
 _ESCAPES = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
@@ -69,11 +78,24 @@ def _unescape(code: str) -> str:
     return chr(int(code[1:], 16) + (0xDC00 if code[0] == "x" else 0))
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file open for reading. OSError at once for a folder, pipe, socket or device: reading one could wait for ever."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = next((name for test, name in _NO_FILES if test(mode)), "device")
+        raise OSError(errno.EINVAL, f"it is a {kind}, not a file", str(path))
+    return os.fdopen(handle, "rb")
+
+
 def read_bytes(path: str | Path, size: int = -1) -> bytes:
     """A file whole, or its first `size` bytes. Raises DecodeError that names it where it cannot be read."""
     for attempt in range(_RETRIES + 1):
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
+                if size < 0 and (found := os.fstat(file.fileno()).st_size) > LARGEST:
+                    raise DecodeError(f"a file of {found:,} bytes", key=key_of(str(path)), allowed=f"{LARGEST:,}")
                 return file.read(size)
         except OSError as error:
             if error.errno not in (errno.EIO, errno.ESTALE) or attempt == _RETRIES:
@@ -97,6 +119,17 @@ class Files:
     def read(self, index: int) -> bytes:
         return self.head(index, -1)
 
+    def digest(self, rows: Int64[np.ndarray, "M"]) -> bytes:
+        """Over the files in formats whose size follows from the image's, so that another picture has the same size."""
+        plain = [row for row in rows.tolist() if self.keys[row].lower().endswith(_UNCOMPRESSED)]
+        if not plain or self.sizes[plain].sum() > _HASHED:
+            return b""
+        digest = hashlib.sha256()
+        for row in plain:
+            with contextlib.suppress(DecodeError):  # who decodes it names it
+                digest.update(self.read(row))
+        return digest.digest()
+
     def head(self, index: int, size: int) -> bytes:
         """The first `size` bytes of a file."""
         try:
@@ -111,75 +144,143 @@ class Files:
 
 @dataclass
 class Listing:
-    """The image files under a folder, in the order of their keys, and what was passed over."""
+    """The image files under a folder, in the order of their keys, and what was skipped."""
 
     keys: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    """Reason -> files."""
+    first: dict[str, str] = field(default_factory=dict)
+    """Reason -> the key of one of them."""
+
+    def skip(self, reason: str, path: str) -> None:
+        self.skipped[reason] += 1
+        self.first.setdefault(reason, key_of(path))
+
+    def add(self, other: "Listing") -> None:
+        """Takes what another folder holds, after what is here."""
+        self.keys += other.keys
+        self.sizes += other.sizes
+        self.skipped += other.skipped
+        self.first = {**other.first, **self.first}
 
     @property
     def note(self) -> tuple[str, ...]:
-        """ "12 files skipped: 9 .svg, 3 .txt", if any."""
+        """ "12 files skipped: 9 .svg (a/1.svg, …), 1 broken links (b/x.png)", if any."""
         if not self.skipped:
             return ()
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.most_common(6))
-        more = ", …" if len(self.skipped) > 6 else ""
-        return (f"{self.skipped.total():,} files skipped: {kinds}{more}",)
+        kinds = [
+            f"{count:,} {kind} ({self.first[kind]}{', …' if count > 1 else ''})"
+            for kind, count in self.skipped.most_common()
+        ]
+        more = f", and {len(kinds) - 6} other kinds" if len(kinds) > 6 else ""
+        return (f"{self.skipped.total():,} files skipped: {', '.join(kinds[:6])}{more}",)
 
 
-def list_images(root: Path, under: str = "") -> Listing:
-    """Every image below `root`/`under`, at any depth, keyed by its path from `root`; hidden ones are skipped.
+def list_images(root: Path, unders: Sequence[str] = ("",), *, follow_links: bool = False) -> list[Listing]:
+    """Every image below each `root`/`under`, at any depth, keyed by its path from `root`; hidden ones are skipped.
 
-    Links are followed inside `root` only, each folder once. Pipes, sockets and devices are never opened.
+    An image is listed once, at its own place: a link to what is listed anyway, or was reached by another link, is skipped
+    and counted. A link out of `root` is followed only with `follow_links`. Pipes, sockets and devices are never opened.
     """
-    listing, real = Listing(), os.path.realpath(root)
-    found: list[tuple[str, int]] = []
-    folders, seen = [under], set()
-    while folders:
-        folder = folders.pop()
-        try:
-            state = os.stat(os.path.join(root, folder))
-            entries = list(os.scandir(os.path.join(root, folder)))
-        except OSError as error:
-            raise DataError(
-                f"the folder {os.path.join(root, key_of(folder))} cannot be listed ({error.strerror})",
-                next_step="check its permissions",
-            ) from None
-        if (state.st_dev, state.st_ino) in seen:
-            listing.skipped["links to a folder already listed"] += 1
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        for entry in entries:
-            kind = _kind(entry, real)
-            path = os.path.join(folder, entry.name)
-            if kind == "folder":
-                folders.append(path)
-            elif kind == "image":
-                found.append((key_of(path), entry.stat().st_size))
+    walk = _Walk(root, unders, follow_links)
+    found = [walk.list_folder(under) for under in unders]
+    for images in found:
+        walk.follow(images)
+    return [walk.listing(images) for images in found]
+
+
+@dataclass
+class _Found:
+    """What one folder holds: key and size of each image, links that were not looked at yet, and what was skipped."""
+
+    images: list[tuple[str, int]] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    skipped: Listing = field(default_factory=Listing)
+
+
+class _Walk:
+    def __init__(self, root: Path, unders: Sequence[str], follow_links: bool) -> None:
+        self._root, self._real, self._free = root, os.path.realpath(root), follow_links
+        self._known = {os.path.realpath(os.path.join(root, under)) for under in unders}
+
+    def list_folder(self, under: str) -> _Found:
+        found = _Found()
+        self._walk(under, found)
+        return found
+
+    def follow(self, found: _Found) -> None:
+        """Follows the links, each target once; links below a target are followed like any other."""
+        found.links.sort(reverse=True)
+        while found.links:
+            path = found.links.pop()
+            target = os.path.realpath(os.path.join(self._root, path))
+            if reason := self._refuse(target):
+                found.skipped.skip(reason, path)
+                continue
+            self._known.add(target)
+            if os.path.isdir(target):
+                self._walk(path, found)
+            elif (reason := kind_of_file(target)) == "image":
+                found.images.append((key_of(path), os.path.getsize(target)))
             else:
-                listing.skipped[kind] += 1
-    found.sort()
-    listing.keys, listing.sizes = [key for key, _ in found], [size for _, size in found]
-    return listing
+                found.skipped.skip(reason, path)
 
+    def listing(self, found: _Found) -> Listing:
+        images = sorted(found.images)
+        skipped = found.skipped
+        return Listing([key for key, _ in images], [size for _, size in images], skipped.skipped, skipped.first)
 
-def _kind(entry: os.DirEntry[str], root: str) -> str:
-    """ "folder", "image", or why it is neither, in the words of a note."""
-    if entry.name.startswith("."):
-        return "hidden"
-    if entry.is_symlink():
-        target = os.path.realpath(entry.path)
-        if os.path.commonpath([target, root]) != root:
-            return "links out of the folder"
+    def _refuse(self, target: str) -> str:
+        """Why a link is not followed; empty where it is."""
         if not os.path.exists(target):
             return "broken links"
-    if entry.is_dir():
-        return "folder"
-    if not entry.is_file():
-        return "pipes, sockets or devices"
-    suffix = os.path.splitext(entry.name)[1].lower()
+        if not (self._free or inside(target, self._real)):
+            return "links out of the folder"
+        above = {target, *map(str, Path(target).parents)}
+        below = os.path.isdir(target) and any(inside(known, target) for known in self._known)
+        return "links to what is listed already" if below or above & self._known else ""
+
+    def _walk(self, under: str, found: _Found) -> None:
+        folders = [under]
+        while folders:
+            folder = folders.pop()
+            for entry in _entries(os.path.join(self._root, folder)):
+                path = os.path.join(folder, entry.name)
+                if entry.name.startswith("."):
+                    found.skipped.skip("hidden", path)
+                elif entry.is_symlink():
+                    found.links.append(path)
+                elif entry.is_dir():
+                    folders.append(path)
+                elif not entry.is_file():
+                    found.skipped.skip("pipes, sockets or devices", path)
+                elif (reason := kind_of_file(entry.path)) == "image":
+                    found.images.append((key_of(path), entry.stat().st_size))
+                else:
+                    found.skipped.skip(reason, path)
+
+
+def inside(path: str, folder: str) -> bool:
+    """Whether a real path is a real folder or lies in it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(
+            f"the folder {key_of(folder)} cannot be listed ({error.strerror})", next_step="check its permissions"
+        ) from None
+
+
+def kind_of_file(path: str) -> str:
+    """ "image", or why a regular file is not listed as one, in the words of a note."""
+    suffix = os.path.splitext(path)[1].lower()
     if not suffix:
-        return "image" if _looks_like_image(entry.path) else "without a suffix"
+        return "image" if _looks_like_image(path) else "without a suffix"
     return "image" if suffix in SUFFIXES else suffix if suffix.isprintable() else "with odd suffixes"
 
 
@@ -187,7 +288,7 @@ def _looks_like_image(path: str) -> bool:
     from vitrail.images.decode import sniff
 
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return sniff(file.read(16)) is not None
-    except OSError:  # it is listed as what it is when it is opened
+    except OSError:
         return False

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.errors import DataError
-from vitrail.images.files import Files, Listing, key_of, list_images
+from vitrail.images.files import Files, Listing, inside, key_of, list_images
 from vitrail.images.samples import Source, Splits, split
 
 SPLITS = {
@@ -20,13 +20,19 @@ SPLITS = {
 """What folders of a set that brings its own split are called."""
 
 
-def open_folder(root: Path, *, holdout: float, seed: int, allow_empty: bool = False) -> Splits:
+def open_folder(
+    root: Path, *, holdout: float, seed: int, allow_empty: bool = False, follow_links: bool = False
+) -> Splits:
     """A folder of classes, or of train, val and test folders of classes."""
-    parts = _split_folders(root)
+    parts = _split_folders(root, follow_links)
     if not parts:
-        return split(read_classes(root, allow_empty=allow_empty), holdout, seed)
-    train = read_classes(root, parts["train"], allow_empty=allow_empty)
-    rest = {name: read_classes(root, parts[name], classes=train.classes) for name in ("val", "test") if name in parts}
+        return split(read_classes(root, allow_empty=allow_empty, follow_links=follow_links), holdout, seed)
+    train = read_classes(root, parts["train"], allow_empty=allow_empty, follow_links=follow_links)
+    rest = {
+        name: read_classes(root, parts[name], classes=train.classes, follow_links=follow_links)
+        for name in ("val", "test")
+        if name in parts
+    }
     if not rest:
         return split(train, holdout, seed)
     how = "the split is the folder's own: " + ", ".join(
@@ -37,9 +43,9 @@ def open_folder(root: Path, *, holdout: float, seed: int, allow_empty: bool = Fa
     return Splits(train, rest["test"], how, rest.get("val"))
 
 
-def _split_folders(root: Path) -> dict[str, str]:
+def _split_folders(root: Path, follow_links: bool) -> dict[str, str]:
     """Which folder is train, which val, which test; nothing where the folders are classes."""
-    folders = _subfolders(root)
+    folders, _ = _subfolders(root, root, follow_links)
     parts = {part: folder for folder in folders for part, names in SPLITS.items() if folder.lower() in names}
     others = [folder for folder in folders if not any(folder.lower() in names for names in SPLITS.values())]
     if "train" not in parts or (others and len(parts) == 1):
@@ -58,14 +64,19 @@ def _split_folders(root: Path) -> dict[str, str]:
 
 
 def read_classes(
-    root: Path, part: str = "", *, classes: Sequence[str] | None = None, allow_empty: bool = False
+    root: Path,
+    part: str = "",
+    *,
+    classes: Sequence[str] | None = None,
+    allow_empty: bool = False,
+    follow_links: bool = False,
 ) -> Source:
     """All images of the class folders in `root`/`part`; keys are paths from `root`.
 
     `classes` are those of the training part: a class that is not among them is an error, one that is missing a note.
     """
     where = root / part
-    folders = sorted(_subfolders(where))
+    folders, skipped = _subfolders(where, root, follow_links)
     if not folders:
         raise DataError(
             f"{where} holds no class folders",
@@ -81,13 +92,21 @@ def read_classes(
             allowed=", ".join(known[:8]) + (", …" if len(known) > 8 else ""),
             next_step="the same classes in every part of the split",
         )
-    return _collect(root, part, dict(zip(folders, names, strict=True)), known, allow_empty=allow_empty)
+    listings = list_images(root, [os.path.join(part, folder) for folder in folders], follow_links=follow_links)
+    return _collect(root, part, dict(zip(names, listings, strict=True)), known, skipped, allow_empty=allow_empty)
 
 
-def _collect(root: Path, part: str, folders: dict[str, str], classes: tuple[str, ...], *, allow_empty: bool) -> Source:
-    every, labels, notes = Listing(), [], []
-    for folder, name in folders.items():
-        listing = list_images(root, os.path.join(part, folder))
+def _collect(
+    root: Path,
+    part: str,
+    listings: dict[str, Listing],
+    classes: tuple[str, ...],
+    every: Listing,
+    *,
+    allow_empty: bool,
+) -> Source:
+    labels, notes = [], []
+    for name, listing in listings.items():
         if not listing.keys:
             if not allow_empty:
                 raise DataError(
@@ -95,12 +114,9 @@ def _collect(root: Path, part: str, folders: dict[str, str], classes: tuple[str,
                     next_step="add images, or remove the folder",
                 )
             notes.append(f"class {name!r} has no images")
-        every.keys += listing.keys
-        every.sizes += listing.sizes
-        every.skipped += listing.skipped
+        every.add(listing)
         labels += [classes.index(name)] * len(listing.keys)
-    every.skipped += _loose_files(root / part)
-    if missing := [name for name in classes if name not in folders.values()]:
+    if missing := [name for name in classes if name not in listings]:
         notes.append(f"{root / part} has no images of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}")
     contents = Files(root, every.keys, np.array(every.sizes, np.int64))
     rows = np.arange(len(every.keys))
@@ -121,13 +137,29 @@ def _check_names(where: Path, names: Sequence[str]) -> None:
             )
 
 
-def _subfolders(root: Path) -> list[str]:
-    with os.scandir(root) as entries:
-        return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
-
-
-def _loose_files(root: Path) -> dict[str, int]:
-    """Files beside the class folders, which belong to no class."""
-    with os.scandir(root) as entries:
-        count = sum(1 for entry in entries if not entry.is_dir() and not entry.name.startswith("."))
-    return {"beside the class folders": count} if count else {}
+def _subfolders(where: Path, root: Path, follow_links: bool) -> tuple[list[str], Listing]:
+    """The folders in `where`, sorted, and what else is there. A link out of `root` is an error unless it is followed."""
+    folders, skipped, real = [], Listing(), os.path.realpath(root)
+    with os.scandir(where) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    places = [os.path.realpath(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
+    for entry in found:
+        hidden = entry.name.startswith((".", "__") if entry.is_dir() else ".")
+        target = os.path.realpath(entry.path)
+        if hidden:
+            continue
+        if not entry.is_dir():
+            skipped.skip("beside the class folders", entry.name)
+        elif not entry.is_symlink():
+            folders.append(entry.name)
+        elif not (follow_links or inside(target, real)):
+            raise DataError(
+                f"{key_of(entry.path)} is a link out of the folder, to {key_of(target)}",
+                next_step="copy or move that folder here, or call with follow_links=True",
+            )
+        elif any(inside(target, place) or inside(place, target) for place in places):
+            skipped.skip("links to what is listed already", entry.name)
+        else:
+            folders.append(entry.name)
+            places.append(target)
+    return folders, skipped

@@ -4,9 +4,12 @@ The first line names the columns. `path` (or `file`, `image`) is from the list's
 class, `labels` (or `classes`) several, separated by | or ;. A column `split` may say train, val or test.
 """
 
+import contextlib
 import csv
 import os
 import re
+import stat
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,21 +109,40 @@ def _check(path: Path, rows: list[Row]) -> tuple[Int64[np.ndarray, "N"], list[st
     sizes, problems = np.zeros(len(rows), np.int64), []
     for at, row in enumerate(rows):
         try:
-            sizes[at] = os.path.getsize(path.parent / path_of(row.key))
+            state = os.stat(path.parent / path_of(row.key))
         except (OSError, ValueError):
             problems.append(f"line {row.line}: there is no file {row.key!r}")
+            continue
+        sizes[at] = state.st_size
+        if not stat.S_ISREG(state.st_mode):
+            problems.append(f"line {row.line}: {row.key!r} is a folder, a pipe or a device, not a file")
         if "" in row.labels:
             problems.append(f"line {row.line}: no label for {row.key!r}")
-    problems += _repeated(rows)
+    problems += [*_repeated(path.parent, rows), *_alike(rows)]
     return sizes, problems + _wrong_splits(rows)
 
 
-def _repeated(rows: list[Row]) -> Iterator[str]:
+def _alike(rows: list[Row]) -> Iterator[str]:
+    """Labels that differ in case or in how an accent is written, as folders of two classes may not."""
+    spellings: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        for label in row.labels:
+            spellings[unicodedata.normalize("NFC", label).casefold()].setdefault(label, row.line)
+    for same in spellings.values():
+        if len(same) > 1:
+            at = ", ".join(map(str, same.values()))
+            yield f"lines {at}: one label in {len(same)} spellings, {', '.join(map(repr, same))}"
+
+
+def _repeated(folder: Path, rows: list[Row]) -> Iterator[str]:
+    """One file on several lines, by whatever path: `a.png`, `./a.png`, absolute, through a link."""
     lines: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        lines[row.key].append(row)
-    for key, same in lines.items():
+        with contextlib.suppress(OSError, ValueError):
+            lines[os.path.realpath(folder / path_of(row.key))].append(row)
+    for same in lines.values():
         if len(same) > 1:
+            key = same[0].key
             at = ", ".join(str(row.line) for row in same)
             labels = {row.labels for row in same}
             kind = "with different labels" if len(labels) > 1 else "twice" if len(same) == 2 else f"{len(same)} times"

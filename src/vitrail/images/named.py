@@ -14,6 +14,7 @@ from vitrail.errors import DataError
 from vitrail.images.files import Files, key_of
 from vitrail.images.idx import find_idx, open_idx
 from vitrail.images.samples import Source, Splits, from_arrays, split
+from vitrail.registry import Registry
 
 Opener = Callable[[str, float, int, bool], Splits]
 """(name, holdout, seed, download) -> Splits"""
@@ -190,7 +191,7 @@ _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _THREE = {part: {"split": part} for part in ("train", "val", "test")}
 _TRAINVAL = {"train": {"split": "trainval"}, "test": {"split": "test"}}
 
-NAMED: dict[str, Opener] = {
+NAMED = Registry[Opener]("named set", {
     "digits": _digits,
     "mnist": IdxSet("MNIST", tuple("0123456789")),
     "fashion-mnist": IdxSet("FashionMNIST", FASHION),
@@ -217,5 +218,5 @@ NAMED: dict[str, Opener] = {
     ),
     "eurosat": TorchvisionSet("EuroSAT", {"": {}}),
     "sun397": TorchvisionSet("SUN397", {"": {}}),
-}  # fmt: skip
+})  # fmt: skip
 """Sets that are known by name."""

@@ -1,6 +1,7 @@
 """Images that are numbers in a file and not a picture Pillow reads: .npy, and TIFFs of any number of channels."""
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,14 @@ def check_size(width: int, height: int, limit: int) -> None:
         raise DecodeError(f"{width}×{height} pixels declared")
 
 
+def check_values(width: int, height: int, channels: int, limit: int) -> None:
+    """Raises DecodeError for no channels, or more than four times `limit` values in all."""
+    if not 0 < width * height * channels <= 4 * limit:
+        raise DecodeError(
+            f"{width:,}×{height:,} pixels of {channels:,} channels", allowed=f"1 to {4 * limit:,} values in all"
+        )
+
+
 def check(content: bytes, limit: int) -> bool:
     """Whether this module reads it; raises DecodeError for a header that `load` would refuse."""
     if content.startswith(NPY):
@@ -59,10 +68,7 @@ def load(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"] | None:
 def _check_tags(tags: Any, limit: int) -> None:
     width, height, samples = tags[tiff.WIDTH], tags[tiff.HEIGHT], tags[tiff.SAMPLES]
     check_size(width, height, limit)
-    if width * height * samples > 4 * limit:
-        raise DecodeError(
-            f"{width:,}×{height:,} pixels of {samples:,} channels", allowed=f"{4 * limit:,} values in all"
-        )
+    check_values(width, height, samples, limit)
 
 
 def _channels_tags(content: bytes) -> Any:
@@ -86,3 +92,4 @@ def _npy_header(file: io.BytesIO, limit: int) -> None:
     if dtype not in (np.uint8, np.uint16, np.bool_) or len(shape) not in (2, 3):
         raise DecodeError(f"an array of {dtype} and shape {shape}", allowed="uint8, uint16 or bool of H W or H W C")
     check_size(shape[1], shape[0], limit)
+    check_values(shape[1], shape[0], math.prod(shape[2:]), limit)

@@ -4,6 +4,7 @@ Needs pyarrow (`pip install vitrail[parquet]`). A row group is read whole, so a 
 `vitrail data pack` makes shards of it, which can be read in any.
 """
 
+import hashlib
 import json
 import re
 from collections import OrderedDict
@@ -14,9 +15,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from vitrail.errors import DataError, DecodeError
+from vitrail.images.files import open_regular
 from vitrail.images.folders import SPLITS
 from vitrail.images.samples import Numbered, Source, Splits, split
 
+_HASHED, _SAMPLE = 1 << 30, 64 << 10  # bytes that a fingerprint reads
 _KEPT = 512 << 20  # bytes of row groups kept in memory
 _IMAGES = ("image", "img", "picture", "photo")
 _LABELS = ("label", "labels", "fine_label", "class", "target")
@@ -57,6 +60,8 @@ def _arrow() -> Any:
 def _read(paths: list[Path], name: str) -> Source:
     """Labels and sizes of all rows; the images stay where they are."""
     arrow = _arrow()
+    if odd := [path for path in paths if not path.is_file()]:
+        raise DataError(f"{odd[0]} is a folder, a pipe or a device", allowed="Parquet files")
     try:
         files = [arrow.ParquetFile(path) for path in paths]
         image, label = _columns(files[0].schema_arrow, paths[0])
@@ -119,6 +124,18 @@ class Rows:
     def sizes(self) -> Int64[np.ndarray, "N"]:
         """Not known without reading them all."""
         return np.full(int(self._ends[-1]), -1, np.int64)
+
+    def digest(self, rows: Int64[np.ndarray, "M"]) -> bytes:
+        """Over the files whole up to a GiB; of larger sets over 64 KiB at the beginning, middle and end of each."""
+        whole = sum(path.stat().st_size for path in self._paths) <= _HASHED
+        digest = hashlib.sha256()
+        for path in self._paths:
+            with open_regular(path) as file:
+                size = path.stat().st_size
+                for start in [0] if whole else [0, size // 2, max(0, size - _SAMPLE)]:
+                    file.seek(start)
+                    digest.update(file.read(-1 if whole else _SAMPLE))
+        return digest.digest()
 
     def read(self, index: int) -> bytes:
         group = int(np.searchsorted(self._ends, index, side="right"))

@@ -121,6 +121,11 @@ def _write_index(folder: Path, writer: _Writer, parts: dict[str, Source], splits
     (folder / INDEX).write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
 
 
+def is_packed(root: Path) -> bool:
+    """Whether this is a folder that `pack` wrote."""
+    return (root / INDEX).is_file() and (root / "index.npz").is_file()
+
+
 def open_shards(root: Path) -> Splits:
     """A folder that `pack` wrote, with the split it was packed with. Raises DataError where a shard is missing or cut."""
     facts, columns = _read_index(root)
@@ -154,7 +159,7 @@ def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for name, size in facts["shards"].items():
             if os.path.basename(name) != name or name in ("", ".", ".."):
                 raise DataError(f"{root / INDEX} names the shard {name!r}", allowed="files of its own folder")
-            if os.path.getsize(root / name) != size:
+            if not (root / name).is_file() or os.path.getsize(root / name) != size:
                 raise DataError(f"{root / name} does not have its {size:,} bytes", next_step="copy or pack it again")
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):

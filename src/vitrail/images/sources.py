@@ -1,8 +1,11 @@
-"""Opening data: whatever a person points at becomes a Source, or an error that says what it should have been."""
+"""Opening data: whatever a person names becomes a Source, or an error that says what it should have been.
+
+One table, SOURCES: to add a kind of data write a function from `Asked` to `Splits`, and register it with a test that knows it.
+"""
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,99 +13,162 @@ import numpy as np
 from vitrail.errors import DataError, suggest
 from vitrail.images.files import Files, key_of, list_images
 from vitrail.images.folders import open_folder
+from vitrail.images.hub import open_hub
 from vitrail.images.idx import find_idx, open_idx
+from vitrail.images.manifest import open_manifest
 from vitrail.images.named import NAMED
+from vitrail.images.parquet import open_parquet
 from vitrail.images.samples import Sample, Source, Splits
+from vitrail.images.shards import is_packed, open_shards
+from vitrail.registry import Registry, load_plugins
 
-__all__ = ["NAMED", "Sample", "Source", "Splits", "open_data", "open_images"]
+__all__ = ["NAMED", "SOURCES", "Asked", "DataKind", "Sample", "Source", "Splits", "open_data", "open_images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What `open_data` was asked for."""
+
+    text: str
+    holdout: float = 0.2
+    seed: int = 0
+    download: bool = False
+    allow_empty: bool = False
+    follow_links: bool = False
+
+    @property
+    def path(self) -> Path:
+        return Path(self.text).resolve()
+
+
+@dataclass(frozen=True)
+class DataKind:
+    """One kind of data: whether it is what was asked for, and how it is opened."""
+
+    matches: Callable[[Asked], bool]
+    open: Callable[[Asked], Splits]
+
+
+def _is_file(*suffixes: str) -> Callable[[Asked], bool]:
+    return lambda asked: asked.path.is_file() and asked.path.suffix.lower() in suffixes
+
+
+def _open_named(asked: Asked) -> Splits:
+    found = NAMED[asked.text](asked.text, asked.holdout, asked.seed, asked.download)
+    return replace(found, published=not found.drawn)
+
+
+def _has_parquet(asked: Asked) -> bool:
+    path = asked.path
+    return path.is_dir() and any(next(path.glob(f"{sub}*.parquet"), None) for sub in ("", "data/"))
+
+
+SOURCES = Registry[DataKind](
+    "kind of data",
+    {
+        "named set": DataKind(lambda asked: asked.text in list(NAMED), _open_named),
+        "hub": DataKind(
+            lambda asked: asked.text.startswith("hf:"),
+            lambda asked: open_hub(
+                asked.text.removeprefix("hf:"), holdout=asked.holdout, seed=asked.seed, download=asked.download
+            ),
+        ),
+        "shards": DataKind(lambda asked: is_packed(asked.path), lambda asked: open_shards(asked.path)),
+        "idx": DataKind(
+            lambda asked: asked.path.is_dir() and bool(find_idx(asked.path)),
+            lambda asked: open_idx(asked.path, holdout=asked.holdout, seed=asked.seed),
+        ),
+        "parquet": DataKind(
+            lambda asked: _has_parquet(asked) or _is_file(".parquet")(asked),
+            lambda asked: open_parquet(asked.path, holdout=asked.holdout, seed=asked.seed),
+        ),
+        "list": DataKind(
+            _is_file(".csv", ".tsv"),
+            lambda asked: open_manifest(asked.path, holdout=asked.holdout, seed=asked.seed),
+        ),
+    },
+)
+"""Kinds of data in the order they are tried; a folder that is none of them holds class folders."""
+
+
+def kind_of(asked: Asked) -> str | None:
+    """The name in SOURCES of what was asked for, "folder" for class folders, None where there is nothing of the name."""
+    try:
+        kind = next((name for name, kind in SOURCES.items() if kind.matches(asked)), None)
+    except OSError as error:
+        raise DataError(
+            f"the folder {key_of(asked.text)} cannot be listed ({error.strerror})", next_step="check permissions"
+        ) from None
+    return kind or ("folder" if asked.text and asked.path.is_dir() else None)
 
 
 def open_data(
-    spec: str | Path, *, holdout: float = 0.2, seed: int = 0, download: bool = False, allow_empty: bool = False
+    spec: str | Path,
+    *,
+    holdout: float = 0.2,
+    seed: int = 0,
+    download: bool = False,
+    allow_empty: bool = False,
+    follow_links: bool = False,
 ) -> Splits:
-    """Labelled images to learn from and held-out ones.
+    """Labelled images to train on and held-out ones.
 
     `spec` is a folder (class folders, with train, val and test above them or not; IDX files; shards; Parquet), a CSV, TSV
     or Parquet file, a named set, or `hf:owner/name`. `holdout` is the share of every class held out where the data has no
-    split of its own. Named sets are fetched only with `download`. Raises DataError.
+    split of its own. Named sets are fetched only with `download`, links out of a folder are followed only with
+    `follow_links`. Raises DataError.
     """
-    text = str(spec)
     if not 0 < holdout < 1:
         raise DataError(f"holdout = {holdout}", allowed="a share between 0 and 1")
-    if text in NAMED:
-        named = NAMED[text](text, holdout, seed, download)
-        return replace(named, published=not named.drawn)
-    if text.startswith("hf:"):
-        from vitrail.images.hub import open_hub
+    asked = Asked(
+        text=str(spec),
+        holdout=holdout,
+        seed=seed,
+        download=download,
+        allow_empty=allow_empty,
+        follow_links=follow_links,
+    )
+    kind = kind_of(asked)
+    if kind is None:
+        load_plugins()
+        kind = kind_of(asked)
+    if kind is None:
+        raise _unknown(asked)
+    if kind == "folder":
+        return open_folder(asked.path, holdout=holdout, seed=seed, allow_empty=allow_empty, follow_links=follow_links)
+    return SOURCES[kind].open(asked)
 
-        return open_hub(text.removeprefix("hf:"), holdout=holdout, seed=seed, download=download)
-    path = Path(spec)
-    if not text or not path.exists():
-        raise DataError(
-            f"there is no file or folder {key_of(text)!r}, and no set of this name",
-            allowed="a folder with a folder of images for each class, a CSV file, IDX files, shards, or one of "
-            + ", ".join(NAMED),
-            next_step=suggest(text, NAMED) or "check the path",
+
+def _unknown(asked: Asked) -> DataError:
+    path = asked.path
+    if asked.text and path.is_file():
+        packed = path.suffix.lower() in (".tar", ".zip", ".gz", ".tgz")
+        return DataError(
+            f"{path} is a file",
+            allowed="a folder, or a file that ends in .csv, .tsv or .parquet",
+            next_step="unpack it first" if packed else f"point at its folder, {path.parent}",
         )
-    if path.is_dir():
-        return _open_folder(path.resolve(), holdout, seed, allow_empty)
-    return _open_file(path.resolve(), holdout, seed)
+    if asked.text and path.exists():
+        return DataError(f"{path} is a pipe, a socket or a device", allowed="a file or a folder")
+    return DataError(
+        f"there is no file or folder {key_of(asked.text)!r}, and no set of this name",
+        allowed="a folder with a folder of images for each class, a CSV file, IDX files, shards, or one of "
+        + ", ".join(NAMED),
+        next_step=suggest(asked.text, NAMED) or "check the path",
+    )
 
 
-def _open_folder(root: Path, holdout: float, seed: int, allow_empty: bool) -> Splits:
-    if (root / "index.json").is_file() and (root / "index.npz").is_file():
-        from vitrail.images.shards import open_shards
-
-        return open_shards(root)
-    try:
-        names = os.listdir(root)
-    except OSError as error:
-        raise DataError(
-            f"the folder {root} cannot be listed ({error.strerror})", next_step="check permissions"
-        ) from None
-    if find_idx(root):
-        return open_idx(root, holdout=holdout, seed=seed)
-    if any(name.endswith(".parquet") for name in names) or list(root.glob("data/*.parquet")):
-        from vitrail.images.parquet import open_parquet
-
-        return open_parquet(root, holdout=holdout, seed=seed)
-    return open_folder(root, holdout=holdout, seed=seed, allow_empty=allow_empty)
-
-
-def _open_file(path: Path, holdout: float, seed: int) -> Splits:
-    kind = path.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        from vitrail.images.manifest import open_manifest
-
-        return open_manifest(path, holdout=holdout, seed=seed)
-    if kind == ".parquet":
-        from vitrail.images.parquet import open_parquet
-
-        return open_parquet(path, holdout=holdout, seed=seed)
-    raise DataError(
-        f"{path} is a file", allowed="a folder, or a file that ends in .csv, .tsv or .parquet",
-        next_step=f"point at its folder, {path.parent}" if kind not in (".tar", ".zip", ".gz", ".tgz") else "unpack it first",
-    )  # fmt: skip
-
-
-def open_all(paths: Sequence[str | Path]) -> dict[str, Source]:
+def open_all(paths: Sequence[str | Path], *, follow_links: bool = False) -> dict[str, Source]:
     """Everything there is to predict, by split: of shards, Parquet, IDX files or a named set all parts; else the files
     and folders as `open_images` takes them, without a split ("")."""
-    only = str(paths[0]) if len(paths) == 1 else ""
-    if only not in NAMED and not only.startswith("hf:") and not _is_stored(Path(only)):
-        return {"": open_images(paths)}
-    splits = open_data(only)
+    if len(paths) != 1 or kind_of(Asked(text=str(paths[0]))) in (None, "folder"):
+        return {"": open_images(paths, follow_links=follow_links)}
+    splits = open_data(paths[0])
     parts = {"train": splits.train, "test": splits.test, "val": splits.val}
     return {split: source for split, source in parts.items() if source is not None}
 
 
-def _is_stored(path: Path) -> bool:
-    if not path.is_dir():
-        return path.suffix in (".parquet", ".csv", ".tsv")
-    return (path / "index.npz").is_file() or bool(find_idx(path)) or any(path.glob("*.parquet"))
-
-
-def open_images(paths: Sequence[str | Path]) -> Source:
+def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> Source:
     """Unlabelled images to predict: files as named, folders searched at any depth. A missing path is an error."""
     keys: list[str] = []
     sizes: list[int] = []
@@ -112,7 +178,7 @@ def open_images(paths: Sequence[str | Path]) -> Source:
         if not os.path.exists(path):
             raise DataError(f"there is no file or folder {name!r}", next_step="check the path")
         if os.path.isdir(path):
-            listing = list_images(Path(path))
+            (listing,) = list_images(Path(path), follow_links=follow_links)
             keys += [os.path.join(name, key) for key in listing.keys]
             sizes += listing.sizes
             notes += [f"{name}: {note}" for note in listing.note]

@@ -33,6 +33,7 @@ def channels_tags(content: bytes) -> Any:
         raise DecodeError("a TIFF whose directory is cut off")
     file.seek(tags.next)
     tags.load(file)
+    _check_tiles(tags)
     samples, colours = tags.get(SAMPLES, 1), _COLOURS.get(tags.get(PHOTOMETRIC, 1))
     if colours is None or samples == 1:
         return None
@@ -41,6 +42,14 @@ def channels_tags(content: bytes) -> Any:
     if samples == colours or alpha:
         return tags if tags.get(PLANAR, 1) == 2 and not alpha else None
     return tags
+
+
+def _check_tiles(tags: Any) -> None:
+    """A tile is decoded whole, so none may be larger than the image, rounded up to the 16 pixels tiles are made of."""
+    for tile, side in ((TILE_WIDTH, WIDTH), (TILE_HEIGHT, HEIGHT)):
+        size, most = tags.get(tile, 1), -(-tags.get(side, 1) // 16) * 16
+        if not 0 < size <= max(most, 256):
+            raise DecodeError(f"a TIFF with tiles of {size:,} pixels", allowed=f"up to {max(most, 256):,}")
 
 
 def read_channels(content: bytes, tags: Any) -> UInt8[np.ndarray, "H W C"]:
