@@ -50,16 +50,17 @@ def vitrail_step(precision: str, batch: int) -> Callable[[], object]:
     from vitrail import hardware
     from vitrail.images.preprocess import Preprocess
     from vitrail.models import zoo
-    from vitrail.prediction.predict import Predictor
+    from vitrail.prediction.engine import TorchEngine
+    from vitrail.prediction.predict import best_classes
 
     device = hardware.device()
     model = zoo.build("vit-b/16").to(device)
     with torch.no_grad():
         model.head.weight.normal_(std=0.02)  # a new head is zero
     names = tuple(f"class {k}" for k in range(1000))
-    predictor = Predictor(model, Preprocess(), names, device, hardware.precision(precision, device))
+    predictor = TorchEngine(model, Preprocess(), names, device, hardware.precision(precision, device))
     images = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)
-    return lambda: predictor.best(images, 5)
+    return lambda: best_classes(predictor, images, 5)
 
 
 def run_contender(name: str, batch: int, seconds: float, one_thread: bool) -> None:
@@ -79,7 +80,7 @@ def agreement(photos: str, name: str, count: int) -> dict[str, float]:
     from vitrail import hardware
     from vitrail.images.sources import open_data
     from vitrail.models import zoo
-    from vitrail.prediction.predict import Predictor
+    from vitrail.prediction.engine import TorchEngine
 
     model, size = zoo.build(name), zoo.config(name).image
     splits = open_data(photos, holdout=0.5)
@@ -91,10 +92,12 @@ def agreement(photos: str, name: str, count: int) -> dict[str, float]:
         from vitrail.images.preprocess import Preprocess
         from vitrail.prediction.forward import answering, as_input
 
-        predictor = Predictor(model, Preprocess(size=size), source.classes, device, dtype)
+        predictor = TorchEngine(model, Preprocess(size=size), source.classes, device, dtype)
         rows = []
         for start in range(0, len(source), 16):
-            images = torch.stack([predictor.read(source[k]) for k in range(start, min(start + 16, len(source)))])
+            images = torch.stack(
+                [predictor.preprocess.read(source[k]) for k in range(start, min(start + 16, len(source)))]
+            )
             with answering(model, device, dtype):
                 inputs = as_input(model, images, device, predictor.preprocess)
                 rows.append(model.pool(model.features(inputs)).float().cpu())

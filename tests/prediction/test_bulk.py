@@ -26,7 +26,8 @@ from vitrail.images.shards import pack
 from vitrail.images.sources import open_all, open_data
 from vitrail.models import zoo
 from vitrail.prediction import bulk, parts
-from vitrail.prediction.predict import Predictor, predict
+from vitrail.prediction.engine import TorchEngine
+from vitrail.prediction.predict import predict
 from vitrail.weights.bundle import Record, load, save_bundle
 
 pytestmark = pytest.mark.fault
@@ -114,8 +115,8 @@ def test_killed_at_random_on_one_and_two_ranks(name: str, out: str, archive: Pat
     print(f"{kills} kills in {trials} jobs, all with the bytes of the untouched one")
 
 
-def predictor(root: Path) -> Predictor:
-    return Predictor.of(load(root / "m"), precision="fp32")
+def predictor(root: Path) -> TorchEngine:
+    return TorchEngine.of(load(root / "m"), precision="fp32")
 
 
 def written(root: Path, out: Path, **options) -> parts.Done | None:
@@ -150,7 +151,7 @@ def test_another_model_other_images_and_other_options_are_refused(archive: Path,
     with torch.no_grad():
         model.head.bias += 1
     with pytest.raises(ConfigError, match="another job: model"):
-        job = bulk.predictions(Predictor.of(model, precision="fp32"), open_all([archive / "photos"]), batch=4, part=8)
+        job = bulk.predictions(TorchEngine.of(model, precision="fp32"), open_all([archive / "photos"]), batch=4, part=8)
         job.write(out, bulk.Share(), quiet=True)
     shutil.copytree(archive / "photos", tmp_path / "photos")
     (tmp_path / "photos" / "right" / "more.png").write_bytes(b"")
@@ -233,7 +234,7 @@ def test_features_in_parts_are_those_of_one_pass(archive: Path, tmp_path: Path, 
     for row, key in list(enumerate(folder.keys))[::7]:
         source = splits.train if key in set(splits.train.keys) else splits.test
         sample = source[list(source.keys).index(key)]
-        pixels = model.record.preprocess.normalise(predictor(archive).read(sample)[None])
+        pixels = model.record.preprocess.normalise(predictor(archive).preprocess.read(sample)[None])
         with torch.no_grad():
             wanted = model.pool(model.features(pixels))[0]
         assert torch.allclose(folder.features[row], wanted, atol=1e-5)

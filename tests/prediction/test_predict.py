@@ -1,5 +1,6 @@
 """Predictions are the model's own softmax, in order, at any batch size; unreadable files are named, not skipped."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from vitrail.errors import ConfigError, DataError, DecodeError, NonFiniteError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import from_arrays
 from vitrail.models.zoo import build
+from vitrail.prediction.engine import Engine
 from vitrail.prediction.predict import predict
 
 CLASSES = ("cat", "dog", "owl", "fox", "bee", "ant")
@@ -150,3 +152,22 @@ def test_stdout_stays_clean(model, folder, capfd):
     assert out == "" and "Predicting 4/4" in err
     list(predict(model, folder, quiet=True))
     assert capfd.readouterr() == ("", "")
+
+
+class Counting:
+    """An engine that is no torch model: its answer is the mean brightness of each image."""
+
+    name, precision, digest = "counting on paper", "float32", "0"
+    preprocess, classes = Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,)), ("dark", "bright")
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        bright = images.float().mean((1, 2, 3)) / 255
+        return torch.stack([1 - bright, bright], dim=1)
+
+
+def test_any_engine_answers_through_predict(tmp_path: Path) -> None:
+    for shade in (0, 255):
+        Image.new("L", (20, 10), shade).save(tmp_path / f"{shade}.png")
+    assert isinstance(Counting(), Engine)
+    found = list(predict(Counting(), tmp_path, top_k=1, quiet=True))
+    assert [prediction.labels for prediction in found] == [("dark",), ("bright",)]

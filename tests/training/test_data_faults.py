@@ -19,7 +19,7 @@ from vitrail.images.folders import read_classes
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_images
 from vitrail.images.transforms import Augment
-from vitrail.prediction.predict import Predictor
+from vitrail.prediction.engine import TorchEngine
 from vitrail.training import loop
 from vitrail.training.setup import Setup
 
@@ -45,9 +45,9 @@ def test_all_eight_orientations_are_one_tensor_in_training_evaluation_and_predic
     (learnt,) = train_batches(source, preprocess=SMALL, augment=Augment(), seed=0, batch_size=8, start=0, stop=8)
     (scored,) = eval_batches(source, preprocess=SMALL, batch_size=8)
     model = vitrail.build("vit-ti/16", classes=2, depth=1, patch=(8, 8), image=SMALL.size)
-    predictor = Predictor(model, SMALL, (), torch.device("cpu"), torch.float32)
+    predictor = TorchEngine(model, SMALL, (), torch.device("cpu"), torch.float32)
     images = open_images([tmp_path])
-    asked = torch.stack([predictor.read(images[k]) for k in range(8)])
+    asked = torch.stack([predictor.preprocess.read(images[k]) for k in range(8)])
     for tensors in (learnt.images, scored.images, asked):
         assert all(torch.equal(image, wanted) for image in tensors)
 

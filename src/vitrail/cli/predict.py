@@ -13,8 +13,9 @@ from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError
 from vitrail.images.sources import open_all
 from vitrail.prediction.bulk import ROWS, Share, predictions
+from vitrail.prediction.engine import TorchEngine
 from vitrail.prediction.parts import told
-from vitrail.prediction.predict import Prediction, Predictor
+from vitrail.prediction.predict import Prediction
 from vitrail.prediction.views import Views, averaged
 from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.bundle import load
@@ -81,8 +82,8 @@ def in_parts(asked: Predict, out: Path) -> int:
     if out.suffix not in (".parquet", ""):
         raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
     share = Share.told()
-    predictor = Predictor.of(averaged(load(asked.model), asked.views), device=asked.device, precision=asked.precision)
-    job = predictions(predictor, open_all(asked.files), top_k=asked.top, batch=asked.batch, part=asked.part)
+    engine = TorchEngine.of(averaged(load(asked.model), asked.views), device=asked.device, precision=asked.precision)
+    job = predictions(engine, open_all(asked.files), top_k=asked.top, batch=asked.batch, part=asked.part)
     say(told(job.write(out, share), out))
     return 0
 

@@ -24,9 +24,9 @@ from vitrail.evaluation.layers import AtLayers, Pixels, Pool
 from vitrail.evaluation.store import About, Kept
 from vitrail.images.samples import Source, Splits
 from vitrail.prediction.bulk import ROWS, Bulk, job_of
+from vitrail.prediction.engine import TorchEngine
 from vitrail.prediction.forward import answering, as_input, place, preprocess_of
 from vitrail.prediction.parts import Part
-from vitrail.prediction.predict import Predictor
 from vitrail.reports.progress import Progress, progress
 
 PIXELS = "pixels"
@@ -109,17 +109,17 @@ def bulk(
     reader: Any = how.reader(model)
     about = about_of(model, reader, parts, name, how)
     where = place(reader, how.device)
-    predictor = Predictor(reader, about.preprocess, about.classes, where, hardware.precision(how.precision, where))
+    engine = TorchEngine(reader, about.preprocess, about.classes, where, hardware.precision(how.precision, where))
 
     def answer(images: UInt8[Tensor, "B C H W"]) -> Any:  # features, one row an image
-        with answering(reader, where, predictor.dtype):
+        with answering(reader, where, engine.dtype):
             features = reader.pool(reader.features(as_input(reader, images, where, about.preprocess)))
         if not torch.isfinite(features).all():
             raise NonFiniteError("the model's features are not finite", next_step="check its weights, or use fp32")
         return features.float().cpu()
 
     width = answer(torch.zeros(1, about.preprocess.channels, *about.preprocess.size, dtype=torch.uint8)).shape[1]
-    job = job_of(predictor, about.digest, parts, "features", about.layer, how.batch_size, part)
+    job = job_of(engine, about.digest, parts, "features", about.layer, how.batch_size, part)
 
     def table(span: Part, keys: Sequence[str], answers: Sequence[Any], errors: Sequence[str | None]) -> Any:
         rows = [torch.zeros(width) if row is None else row for row in answers]
@@ -128,7 +128,7 @@ def bulk(
         splits = torch.full((len(rows),), store.SPLITS.index(span.split))
         return store.table_of(Kept(about, torch.stack(rows), labels, splits, tuple(keys)), errors)
 
-    return Bulk(job, parts, predictor.read, answer, table)
+    return Bulk(job, parts, about.preprocess.read, answer, table)
 
 
 def every_part(splits: Splits) -> dict[str, Source]:

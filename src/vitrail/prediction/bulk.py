@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vitrail.errors import ConfigError, DecodeError
 from vitrail.images.sources import Source
-from vitrail.prediction.forward import model_digest
+from vitrail.prediction.engine import TorchEngine
 from vitrail.prediction.parts import Done, Job, Part, Parts, arrow, check_file
-from vitrail.prediction.predict import Predictor, by_shape, in_batches
+from vitrail.prediction.predict import best_classes, by_shape, in_batches
 from vitrail.reports.progress import Progress, progress
 
 ROWS = 1024
@@ -106,7 +106,7 @@ class Bulk:
 
 
 def job_of(
-    predictor: Predictor, digest: str, sources: Mapping[str, Source], kind: str, options: str, batch: int, part: int
+    engine: TorchEngine, digest: str, sources: Mapping[str, Source], kind: str, options: str, batch: int, part: int
 ) -> Job:
     """The job of a model (of this sha256) on these images. Raises ConfigError."""
     if batch < 1 or part < 1:
@@ -114,11 +114,11 @@ def job_of(
     return Job(
         kind=kind,
         model=digest,
-        preprocess=predictor.preprocess,
-        classes=tuple(predictor.classes),
+        preprocess=engine.preprocess,
+        classes=tuple(engine.classes),
         options=options,
-        device=predictor.device.type,
-        precision=str(predictor.dtype).removeprefix("torch."),
+        device=engine.device.type,
+        precision=engine.precision,
         batch=batch,
         part=part,
         images=tuple((split, len(source), source.fingerprint) for split, source in sources.items()),
@@ -126,7 +126,7 @@ def job_of(
 
 
 def predictions(
-    predictor: Predictor, sources: Mapping[str, Source], *, top_k: int = 5, batch: int = 32, part: int = ROWS
+    engine: TorchEngine, sources: Mapping[str, Source], *, top_k: int = 5, batch: int = 32, part: int = ROWS
 ) -> Bulk:
     """The likeliest classes of every image: columns split, key, label, probability (of the first), labels,
     probabilities (of all `top_k`) and error."""
@@ -146,7 +146,7 @@ def predictions(
             }
         )
 
-    views = getattr(predictor.model, "views", "one")
+    views = getattr(engine.model, "views", "one")
     options = f"top {top_k}" + (f", views {views}" if views != "one" else "")
-    job = job_of(predictor, model_digest(predictor.model), sources, "predictions", options, batch, part)
-    return Bulk(job, sources, predictor.read, lambda images: predictor.best(images, top_k), table)
+    job = job_of(engine, engine.digest, sources, "predictions", options, batch, part)
+    return Bulk(job, sources, engine.preprocess.read, lambda images: best_classes(engine, images, top_k), table)

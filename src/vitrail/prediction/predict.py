@@ -1,9 +1,8 @@
-"""Images in, labelled answers out: what the command, a server and an export's check all use."""
+"""Images in, labelled answers out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from vitrail import hardware
 from vitrail.batches.batch import groups
 from vitrail.errors import ConfigError, DecodeError, NonFiniteError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import Sample, Source, open_images
-from vitrail.prediction.forward import answering, as_input, cast_weights, class_names, place, preprocess_of
+from vitrail.prediction.engine import Engine, TorchEngine
 from vitrail.reports.progress import progress
 
 
@@ -36,7 +34,7 @@ class Prediction:
 
 
 def predict(
-    model: nn.Module,
+    model: nn.Module | Engine,
     images: Source | str | Path | Sequence[str | Path],
     *,
     top_k: int = 5,
@@ -51,79 +49,46 @@ def predict(
     """The `top_k` likeliest classes of every image (files, folders or a Source), in order, as they are computed.
 
     Preprocessing and class names are those of the model's record unless given. The model stays on its device unless
-    one is named. An unreadable image raises DecodeError that names it; with `on_error="skip"` it comes as a Prediction
-    with its `error` and no labels, so that there are as many predictions as images.
+    one is named; an Engine brings all of these itself. An unreadable image raises DecodeError that names it. With
+    `on_error="skip"` it comes as a Prediction with its `error` and no labels: as many predictions as images.
     """
     if top_k < 1 or batch_size < 1:
         raise ConfigError(f"top_k = {top_k}, batch_size = {batch_size}", allowed="1 or more")
     if isinstance(images, str | Path):
         images = [images]
     source = images if isinstance(images, Source) else open_images(images)
-    predictor = Predictor.of(model, device=device, precision=precision, preprocess=preprocess, classes=classes)
-    return _predict(predictor, source, top_k, batch_size, on_error, quiet)
+    if isinstance(model, nn.Module):
+        model = TorchEngine.of(model, device=device, precision=precision, preprocess=preprocess, classes=classes)
+    return _predict(model, source, top_k, batch_size, on_error, quiet)
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """A model with all it needs to answer for an image as it is stored."""
-
-    model: nn.Module
-    preprocess: Preprocess
-    classes: tuple[str, ...]
-    device: torch.device
-    dtype: torch.dtype
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        *,
-        device: str | torch.device | None = None,
-        precision: str = "auto",
-        preprocess: Preprocess | None = None,
-        classes: Sequence[str] | None = None,
-    ) -> "Predictor":
-        """On its device or the one named; preprocessing and class names are those of the model's record unless given."""
-        where = place(model, device)
-        names = tuple(classes or class_names(model))
-        return cls(model, preprocess_of(model, preprocess), names, where, hardware.precision(precision, where))
-
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        """Of the model as it is at the first answer."""
-        return cast_weights(self.model, self.dtype)
-
-    def read(self, sample: Sample) -> UInt8[Tensor, "C H W"]:
-        """The image upright and cut as the model's preprocessing says. Raises DecodeError that names it."""
-        return self.preprocess.read(sample)
-
-    def best(self, images: UInt8[Tensor, "B C H W"], top_k: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
-        """For each image the likeliest classes and their probabilities."""
-        with answering(self.model, self.device, self.dtype):
-            inputs = as_input(self.model, images, self.device, self.preprocess)
-            logits = functional_call(self.model, self.weights, (inputs,)).float().cpu()
-        names = self.classes or tuple(f"class {k}" for k in range(logits.shape[1]))
-        if len(names) != logits.shape[1]:
-            raise ConfigError(f"the model answers {logits.shape[1]} classes, but {len(names)} names are known")
-        if not torch.isfinite(logits).all():
-            raise NonFiniteError("the model's answers are not finite", next_step="check its weights, or use fp32")
-        best = logits.softmax(1).topk(min(top_k, len(names)))
-        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [(tuple(names[k] for k in row), tuple(values)) for row, values in rows]
+def best_classes(
+    engine: Engine, images: UInt8[Tensor, "B C H W"], top_k: int
+) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+    """For each image the likeliest classes and their probabilities. Raises NonFiniteError, or ConfigError for a wrong K."""
+    logits = engine.logits(images)
+    names = engine.classes or tuple(f"class {k}" for k in range(logits.shape[1]))
+    if len(names) != logits.shape[1]:
+        raise ConfigError(f"the model answers {logits.shape[1]} classes, but {len(names)} names are known")
+    if not torch.isfinite(logits).all():
+        raise NonFiniteError("the model's answers are not finite", next_step="check its weights, or use fp32")
+    best = logits.softmax(1).topk(min(top_k, len(names)))
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(tuple(names[k] for k in row), tuple(values)) for row, values in rows]
 
 
 def _predict(
-    predictor: Predictor, source: Source, top_k: int, batch_size: int, on_error: str, quiet: bool
+    engine: Engine, source: Source, top_k: int, batch_size: int, on_error: str, quiet: bool
 ) -> Iterator[Prediction]:
     done = 0
     with progress(len(source), "Predicting", quiet=quiet) as bar:
         ranges = [range(at, min(at + batch_size, len(source))) for at in range(0, len(source), batch_size)]
-        for read in in_batches(predictor.read, source, ranges):
+        for read in in_batches(engine.preprocess.read, source, ranges):
             failed = next((item for item in read if isinstance(item, DecodeError)), None)
             if failed is not None and on_error == "stop":
                 raise failed
             images = [item for item in read if isinstance(item, Tensor)]
-            found = iter(by_shape(lambda stack: predictor.best(stack, top_k), images))
+            found = iter(by_shape(lambda stack: best_classes(engine, stack, top_k), images))
             for index, item in enumerate(read, done):
                 error = str(item) if isinstance(item, DecodeError) else None
                 labels, probabilities = ((), ()) if error else next(found)
