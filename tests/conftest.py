@@ -79,20 +79,11 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder with golden data and references: `$VITRAIL_SHARED`, else `../shared` beside the checkout."""
-    folder = Path(os.environ.get("VITRAIL_SHARED") or Path(__file__).parents[2] / "shared")
-    if not folder.is_dir():
-        pytest.fail(
-            f"{folder} is missing: put the golden data there, or say where it is with VITRAIL_SHARED=/path/to/shared"
-        )
-    return folder
+def golden():
+    """`golden / case / variant` is a folder of numbers made by a published implementation; see tests/golden/README.md."""
+    from tests.support.golden import Golden
 
-
-@pytest.fixture(scope="session")
-def golden(shared: Path) -> Path:
-    """Numbers made by running the published implementations; its README says how."""
-    return shared / "golden"
+    return Golden()
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.golden import Golden
 from vitrail.cli import main
 
 HEADS = '{"heads": 4}'
 
 
-def test_show_says_origin_sizes_defaults_and_every_tensor(golden: Path, capsys: pytest.CaptureFixture) -> None:
+def test_show_says_origin_sizes_defaults_and_every_tensor(golden: Golden, capsys: pytest.CaptureFixture) -> None:
     path = golden / "timm_vit/token/checkpoint.pth"
     assert main(["weights", "show", str(path), "--config", HEADS, "--tensors", "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -22,9 +23,9 @@ def test_show_says_origin_sizes_defaults_and_every_tensor(golden: Path, capsys: 
     assert any(note.startswith("not in the file, the default of timm: activation gelu") for note in notes)
 
 
-def test_show_says_what_a_decoder_predicts(golden: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["weights", "show", str(golden / "hf_vitmae/norm_pix"), "--format", "json"]) == 0
-    assert "encoder and decoder, which predicts normalised pixels" in capsys.readouterr().out
+def test_show_says_what_a_decoder_predicts(golden: Golden, capsys: pytest.CaptureFixture) -> None:
+    assert main(["weights", "show", str(golden / "hf_vitmae/plain"), "--format", "json"]) == 0
+    assert "encoder and decoder, which predicts pixels" in capsys.readouterr().out
     path = golden / "mae_pretrain/plain/checkpoint.pth"
     meta = json.loads((path.parent / "meta.json").read_text())["model"]
     said = {"encoder": {"heads": meta["num_heads"]}, "decoder_heads": meta["decoder_num_heads"]}
@@ -32,7 +33,7 @@ def test_show_says_what_a_decoder_predicts(golden: Path, capsys: pytest.CaptureF
     assert "nobody says what" in capsys.readouterr().out
 
 
-def test_convert_and_check(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_convert_and_check(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path, out = str(golden / "google_vit/token/checkpoint.npz"), str(tmp_path / "made")
     assert main(["weights", "convert", path, out, "--to", "transformers"]) == 0
     said = capsys.readouterr()
@@ -40,11 +41,11 @@ def test_convert_and_check(golden: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert main(["weights", "check", path, out]) == 0
     assert "they say the same" in capsys.readouterr().err
     assert main(["weights", "check", path, out, "--config", '{"activation": "gelu"}']) == 0  # of both
-    other = str(golden / "google_vit/token_representation/checkpoint.npz")
+    other = str(golden / "google_vit/token_linen_names/checkpoint.npz")
     assert main(["weights", "check", path, other]) != 0
 
 
-def test_check_finds_one_changed_number(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_check_finds_one_changed_number(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     from vitrail.weights import bundle
     from vitrail.weights.convert import convert
 
@@ -57,10 +58,10 @@ def test_check_finds_one_changed_number(golden: Path, tmp_path: Path, capsys: py
     assert "head.bias by 0.001" in said.out and "they do not say the same" in said.err
 
 
-def test_a_resized_conversion_says_so(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path = str(golden / "hf_dinov2/model")
+def test_a_resized_conversion_says_so(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = str(golden / "hf_dinov2/model_interpolated")
     assert main(["weights", "convert", path, str(tmp_path / "made"), "--image", "84"]) == 0
-    assert "resized positions.table 1×17×48 → 1×37×48" in capsys.readouterr().err
+    assert "resized positions.table 1×26×32 → 1×37×32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_resized_conversion_says_so(golden: Path, tmp_path: Path, capsys: pyte
         (["weights", "show", "FILE", "--config", '{"hed": 1}'], "unknown key 'hed'"),
     ],
 )
-def test_mistakes_are_one_sentence(golden: Path, in_folder: Path, capsys, words: list[str], sentence: str) -> None:
+def test_mistakes_are_one_sentence(golden: Golden, in_folder: Path, capsys, words: list[str], sentence: str) -> None:
     file = str(golden / "torchvision_vit/plain/checkpoint.pth")
     heads = ["--config", HEADS] if "FILE" in words and "--config" not in words else []
     assert main([file if word == "FILE" else word for word in words] + heads) not in (0, 1)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
+from tests.support.golden import Golden
 from vitrail.errors import DataError, NonFiniteError
 from vitrail.evaluation.feature_set import Labelled, labelled
 from vitrail.evaluation.fewshot import BIAS, Sweep, choose, few_shot
@@ -26,7 +27,7 @@ def _golden(folder: Path) -> tuple[dict, Labelled, Labelled, dict]:
 
 
 @pytest.mark.parametrize("variant", ["small", "wide"])
-def test_every_cell_equals_big_vision(golden: Path, variant: str) -> None:
+def test_every_cell_equals_big_vision(golden: Golden, variant: str) -> None:
     meta, train, test, _ = _golden(golden / "fewshot_lsr" / variant)
     cells = few_shot(train, test, shots=meta["shots"], l2=meta["l2_reg"], seeds=meta["seeds"])
     found = {(cell.seed, cell.shots, cell.l2): cell for cell in cells}
@@ -39,7 +40,7 @@ def test_every_cell_equals_big_vision(golden: Path, variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["small", "wide"])
-def test_choice_and_scores_equal_big_vision(golden: Path, variant: str) -> None:
+def test_choice_and_scores_equal_big_vision(golden: Golden, variant: str) -> None:
     _, train, test, data = _golden(golden / "fewshot_lsr" / variant)
     scored = [name for name in data if name.startswith("scores_f64")]
     assert scored

@@ -2,14 +2,22 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.golden import assert_bit_equal, assert_equal_in_float64, case, loaded, randomise, read, tensors_of
+from tests.support.golden import (
+    Golden,
+    assert_bit_equal,
+    assert_equal_in_float64,
+    case,
+    loaded,
+    randomise,
+    read,
+    tensors_of,
+)
 from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
 from vitrail.models.conv_backbone import conv_same, same_padding
@@ -27,12 +35,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_equal_the_original_s(golden: Path, name: str) -> None:
+def test_outputs_equal_the_original_s(golden: Golden, name: str) -> None:
     assert_equal_in_float64(loaded(read(golden / name / CASES[name][0])), golden / name)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_stages_equal_the_original_s(golden: Path, name: str) -> None:
+def test_stages_equal_the_original_s(golden: Golden, name: str) -> None:
     """Each stage's map in float32, to the case's own tolerance: an error is found where it is made."""
     meta, io, images = case(golden / name)
     model = loaded(read(golden / name / CASES[name][0]))
@@ -51,7 +59,7 @@ def test_stages_equal_the_original_s(golden: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_files_are_written_back_bit_for_bit(golden: Path, name: str) -> None:
+def test_files_are_written_back_bit_for_bit(golden: Golden, name: str) -> None:
     file, style = CASES[name]
     theirs, foreign = tensors_of(golden / name / file), read(golden / name / file)
     assert_bit_equal(bit.write(foreign.tensors, foreign.config, style=style), theirs)
@@ -70,7 +78,7 @@ def test_every_style_reads_what_it_writes(style: str) -> None:
         assert_bit_equal(foreign.tensors, state)
 
 
-def test_published_files_that_number_one_layer_more(golden: Path) -> None:
+def test_published_files_that_number_one_layer_more(golden: Golden) -> None:
     theirs = tensors_of(golden / "bit_torch_tfnpz/r_half_width/checkpoint.npz")
     odd = {
         name.replace("a/proj/standardized_conv2d/", "a/proj/standardized_conv2d_3/"): t for name, t in theirs.items()
@@ -79,7 +87,7 @@ def test_published_files_that_number_one_layer_more(golden: Path) -> None:
     assert_bit_equal(bit.read(odd, where="odd").tensors, bit.read(theirs, where="even").tensors)
 
 
-def test_a_missing_key_is_named(golden: Path) -> None:
+def test_a_missing_key_is_named(golden: Golden) -> None:
     theirs = tensors_of(golden / "bit_torch_tfnpz/r_half_width/checkpoint.npz")
     del theirs["resnet/block3/unit02/b/group_norm/gamma"]
     with pytest.raises(WeightsError, match="missing resnet/block3/unit02/b/group_norm/gamma"):
@@ -168,7 +176,7 @@ def test_training_compute_reproduces_table_6_within_5_5_percent(name: str, epoch
     assert cost.exaflops(zoo.config(name), epochs * 303e6) == pytest.approx(published, rel=0.055)
 
 
-def test_parameters_and_macs_equal_bit_pytorch_s_to_the_unit(golden: Path) -> None:
+def test_parameters_and_macs_equal_bit_pytorch_s_to_the_unit(golden: Golden) -> None:
     facts = json.loads((golden / "model_facts/subset/facts.json").read_text())["bit_pytorch"]
     for name, row in facts.items():
         for classes in (1000, 21843):

@@ -1,12 +1,12 @@
 """Parameters and multiply-accumulates against published models, and training compute against the paper's Table 6."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.support.golden import Golden
 from vitrail.models import cost, zoo
 from vitrail.models.deit import DeiTConfig
 from vitrail.models.mae import MAEConfig, Masking
@@ -29,7 +29,7 @@ def test_training_compute_reproduces_table_6_within_3_percent(name: str, epochs:
     assert cost.exaflops(zoo.config(name), epochs * 303e6) == pytest.approx(published, rel=0.03)
 
 
-def test_parameters_and_macs_of_every_plain_vit_equal_timms_to_the_unit(golden: Path) -> None:
+def test_parameters_and_macs_of_every_plain_vit_equal_timms_to_the_unit(golden: Golden) -> None:
     facts = json.loads((golden / "model_facts/subset/facts.json").read_text())["timm"]
     plain = {name: row for name, row in facts.items() if name.startswith("ViT-") and name.lower() in zoo.ZOO}
     assert len(plain) >= 5
@@ -38,7 +38,7 @@ def test_parameters_and_macs_of_every_plain_vit_equal_timms_to_the_unit(golden: 
         assert (cost.count_parameters(config), cost.macs(config)) == (row["params"], row["macs"]), name
 
 
-def test_parameters_equal_vit_jax_with_either_head(golden: Path) -> None:
+def test_parameters_equal_vit_jax_with_either_head(golden: Golden) -> None:
     facts = json.loads((golden / "model_facts/subset/facts.json").read_text())["vit_jax_params"]
     for name, row in facts.items():
         if name.startswith("ViT-"):
@@ -81,12 +81,12 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_variants_of_the_vit_count_as_timm_s(golden: Path, name: str) -> None:
+def test_variants_of_the_vit_count_as_timm_s(golden: Golden, name: str) -> None:
     row = json.loads((golden / "model_facts/subset/facts.json").read_text())["timm"][name]
     assert (cost.count_parameters(OTHERS[name]), cost.macs(OTHERS[name])) == (row["params"], row["macs"])
 
 
-def test_mae_counts_as_the_original(golden: Path) -> None:
+def test_mae_counts_as_the_original(golden: Golden) -> None:
     facts = json.loads((golden / "model_facts/subset/facts.json").read_text())
     row, config = facts["mae_pretrain"]["MAE-B/16"], MAEConfig()
     assert cost.count_parameters(config) == row["params_trainable"]

@@ -8,7 +8,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.support.golden import assert_bit_equal, assert_equal_in_float64, case, loaded, randomise, read, tensors_of
+from tests.support.golden import (
+    Golden,
+    assert_bit_equal,
+    assert_equal_in_float64,
+    case,
+    loaded,
+    randomise,
+    read,
+    tensors_of,
+)
 from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
 from vitrail.models.hybrid import HybridConfig
@@ -32,13 +41,13 @@ SMALL = HybridConfig(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_equal_the_original_s(golden: Path, name: str) -> None:
+def test_outputs_equal_the_original_s(golden: Golden, name: str) -> None:
     file, told, _ = CASES[name]
     assert_equal_in_float64(loaded(read(golden / name / file, told)), golden / name)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_step_equals_the_original_s(golden: Path, name: str) -> None:
+def test_every_step_equals_the_original_s(golden: Golden, name: str) -> None:
     """The ResNet's stages, the embedding, each block and the last norm, in float32 to the case's own tolerances."""
     meta, io, images = case(golden / name)
     file, told, style = CASES[name]
@@ -65,7 +74,7 @@ def test_every_step_equals_the_original_s(golden: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_files_are_written_back_bit_for_bit(golden: Path, name: str) -> None:
+def test_files_are_written_back_bit_for_bit(golden: Golden, name: str) -> None:
     file, told, style = CASES[name]
     theirs, foreign = tensors_of(golden / name / file), read(golden / name / file, told)
     assert_bit_equal(hybrid.write(foreign.tensors, foreign.config, style=style), theirs)
@@ -79,7 +88,7 @@ def test_every_style_reads_what_it_writes(style: str) -> None:
     assert foreign.config.grid == SMALL.grid and foreign.config.heads == 3
 
 
-def test_what_a_file_cannot_say_is_asked_for(golden: Path) -> None:
+def test_what_a_file_cannot_say_is_asked_for(golden: Golden) -> None:
     with pytest.raises(WeightsError, match="6 positions make no square grid"):
         read(golden / "google_hybrid/r26_32_style_small/checkpoint.npz")
     with pytest.raises(WeightsError, match="does not say its heads"):
@@ -141,7 +150,7 @@ def test_training_compute_reproduces_table_6_within_3_percent(name: str, epochs:
     assert cost.exaflops(zoo.config(name), epochs * 303e6) == pytest.approx(published, rel=0.03)
 
 
-def test_parameters_and_macs_equal_the_published_to_the_unit(golden: Path) -> None:
+def test_parameters_and_macs_equal_the_published_to_the_unit(golden: Golden) -> None:
     facts = json.loads((golden / "model_facts/subset/facts.json").read_text())
     rows = {name.lower(): row for name, row in facts["timm"].items() if name.startswith("R")}
     assert set(rows) == {"r50+vit-b/16", "r26+vit-s/32"}
@@ -161,7 +170,7 @@ def test_r_ti_16_divides_by_32() -> None:
     assert config.grid == (7, 7) and config.resnet.stride * config.patch[0] == 32
 
 
-def test_heads_of_no_published_width_go_into_timm_s_file_with_a_note(golden: Path, tmp_path: Path) -> None:
+def test_heads_of_no_published_width_go_into_timm_s_file_with_a_note(golden: Golden, tmp_path: Path) -> None:
     path, heads = golden / "timm_hybrid/r_s8/checkpoint.pth", {"heads": 4}
     notes = convert(bundle.read(path, config=heads), tmp_path / "x.safetensors", "timm")
     assert "the file does not say heads = 4; tell whoever reads it" in notes

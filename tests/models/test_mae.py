@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.golden import Golden
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.models import zoo
 from vitrail.models.mae import MAEConfig, from_target, masking, patchify, pixel_target, unpatchify, visible_patches
@@ -55,7 +56,7 @@ def loaded(folder: Path, config: MAEConfig) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("variant", ORIGINAL)
-def test_latent_mask_prediction_loss_and_gradients_equal_the_originals(golden: Path, variant: str) -> None:
+def test_latent_mask_prediction_loss_and_gradients_equal_the_originals(golden: Golden, variant: str) -> None:
     folder = golden / "mae_pretrain" / variant
     meta, io = case(folder)
     config, limits = config_of(meta["model"]), meta["io"]["outputs"]
@@ -82,7 +83,7 @@ def test_latent_mask_prediction_loss_and_gradients_equal_the_originals(golden: P
 
 
 @pytest.mark.parametrize("variant", ORIGINAL)
-def test_patches_and_pictures_equal_the_originals(golden: Path, variant: str) -> None:
+def test_patches_and_pictures_equal_the_originals(golden: Golden, variant: str) -> None:
     meta, io = case(golden / "mae_pretrain" / variant)
     patch, grid = (meta["model"]["patch_size"],) * 2, (meta["model"]["img_size"] // meta["model"]["patch_size"],) * 2
     images = torch.from_numpy(io["input"])
@@ -93,7 +94,7 @@ def test_patches_and_pictures_equal_the_originals(golden: Path, variant: str) ->
     assert np.array_equal(picture.numpy(), io["unpatchified_pred"])
 
 
-def test_sincos_tables_equal_the_originals(golden: Path) -> None:
+def test_sincos_tables_equal_the_originals(golden: Golden) -> None:
     tables = dict(np.load(golden / "mae_sincos/tables/io.npz"))
     for name, table in tables.items():
         side = int(np.sqrt(len(table)))
@@ -102,7 +103,7 @@ def test_sincos_tables_equal_the_originals(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ("norm_pix", "plain"))
-def test_transformers_files_give_transformers_outputs(golden: Path, variant: str) -> None:
+def test_transformers_files_give_transformers_outputs(golden: Golden, variant: str) -> None:
     folder = golden / "hf_vitmae" / variant
     meta, io = case(folder)
     theirs = json.loads((folder / "config.json").read_text())
@@ -133,7 +134,7 @@ def test_transformers_files_give_transformers_outputs(golden: Path, variant: str
     assert all(torch.allclose(back[name], tensors[name], atol=1e-6) for name in tensors)
 
 
-def test_the_table_is_a_bijection_and_a_strange_key_is_named(golden: Path) -> None:
+def test_the_table_is_a_bijection_and_a_strange_key_is_named(golden: Golden) -> None:
     folder = golden / "mae_pretrain/plain"
     meta, _ = case(folder)
     config = config_of(meta["model"])

@@ -2,13 +2,21 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support.golden import assert_bit_equal, assert_equal_in_float64, case, loaded, randomise, read, tensors_of
+from tests.support.golden import (
+    Golden,
+    assert_bit_equal,
+    assert_equal_in_float64,
+    case,
+    loaded,
+    randomise,
+    read,
+    tensors_of,
+)
 from vitrail.errors import WeightsError
 from vitrail.models import cost, mbconv, zoo
 from vitrail.models.maxvit import MaxViTConfig, relative_bias, resize_bias
@@ -36,12 +44,12 @@ IDS = [f"{name} {file}" for name, file, *_ in CASES]
 
 
 @pytest.mark.parametrize(("name", "file", "told", "style"), CASES, ids=IDS)
-def test_outputs_equal_the_original_s(golden: Path, name: str, file: str, told: dict, style: str) -> None:
+def test_outputs_equal_the_original_s(golden: Golden, name: str, file: str, told: dict, style: str) -> None:
     assert_equal_in_float64(loaded(read(golden / name / file, told)), golden / name)
 
 
 @pytest.mark.parametrize(("name", "file", "told", "style"), CASES, ids=IDS)
-def test_stages_equal_the_original_s(golden: Path, name: str, file: str, told: dict, style: str) -> None:
+def test_stages_equal_the_original_s(golden: Golden, name: str, file: str, told: dict, style: str) -> None:
     meta, io, images = case(golden / name)
     model = loaded(read(golden / name / file, told))
     with torch.no_grad():
@@ -60,13 +68,13 @@ def test_stages_equal_the_original_s(golden: Path, name: str, file: str, told: d
 
 
 @pytest.mark.parametrize(("name", "file", "told", "style"), CASES, ids=IDS)
-def test_files_are_written_back_bit_for_bit(golden: Path, name: str, file: str, told: dict, style: str) -> None:
+def test_files_are_written_back_bit_for_bit(golden: Golden, name: str, file: str, told: dict, style: str) -> None:
     """Counts of batches as 0, torchvision's indices computed anew."""
     theirs, foreign = tensors_of(golden / name / file), read(golden / name / file, told)
     assert_bit_equal(source.write(foreign.tensors, foreign.config, style=style), theirs)
 
 
-def test_resized_biases_equal_tensorflow_s(golden: Path) -> None:
+def test_resized_biases_equal_tensorflow_s(golden: Golden) -> None:
     folder = golden / "maxvit/scale_ratio"
     stored, io = tensors_of(folder / "tf_variables.npz"), np.load(folder / "io.npz")
     keys = [key for key in io if key.startswith("resized_bias/")]
@@ -214,7 +222,7 @@ def test_fine_tuning_at_a_larger_image_resizes_the_biases() -> None:
     assert torch.allclose(kept(images), new.eval()(images), atol=1e-5)
 
 
-def test_parameters_macs_and_statistics_equal_the_published(golden: Path) -> None:
+def test_parameters_macs_and_statistics_equal_the_published(golden: Golden) -> None:
     facts = json.loads((golden / "model_facts/subset/facts.json").read_text())
     for name, published in facts["maxvit_tensorflow_params"].items():
         config, row = zoo.config(name.lower()), facts["timm"][name]

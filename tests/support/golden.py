@@ -1,17 +1,38 @@
-"""What the tests of ResNets, hybrids and MaxViT share: a golden case through our reader, in float64."""
+"""Golden cases: where they are, and one of them through our reader, in float64."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from vitrail.models import zoo
 from vitrail.weights.fit import fit
 from vitrail.weights.origins import read_foreign
 from vitrail.weights.origins.table import Foreign
+
+HERE = Path(__file__).parents[1] / "golden"
+
+
+class Golden:
+    """`golden / case / variant`: in this project, or in the whole set at `$VITRAIL_GOLDEN`; else the test is skipped."""
+
+    def __init__(self, *parts: str) -> None:
+        self.parts = parts
+
+    def __truediv__(self, name: str) -> "Golden | Path":
+        parts = (*self.parts, *name.split("/"))
+        if len(parts) < 2:
+            return Golden(*parts)
+        roots = [HERE, *map(Path, filter(None, [os.environ.get("VITRAIL_GOLDEN")]))]
+        for root in reversed(roots):
+            if root.joinpath(*parts[:2]).is_dir():
+                return root.joinpath(*parts)
+        pytest.skip(f"{'/'.join(parts[:2])} is in the whole set of golden data only: say where it is by VITRAIL_GOLDEN")
 
 
 def tensors_of(path: Path) -> dict[str, torch.Tensor]:

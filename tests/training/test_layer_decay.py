@@ -1,10 +1,10 @@
 """Learning-rate scale and weight decay of every parameter, equal to MAE's fine-tuning code."""
 
 import json
-from pathlib import Path
 
 import pytest
 
+from tests.support.golden import Golden
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
 from vitrail.training.optim import tune
@@ -13,7 +13,7 @@ from vitrail.training.run import Optim
 pytestmark = pytest.mark.oracle
 
 
-def test_scales_and_decays_equal_mae(golden: Path) -> None:
+def test_scales_and_decays_equal_mae(golden: Golden) -> None:
     for case in json.loads((golden / "mae_layer_decay/vit/lr_decay.json").read_text())["cases"]:
         config = ViTConfig(
             width=48,

@@ -1,17 +1,17 @@
 """Learning rates equal to those of vision_transformer, big_vision, BiT and MAE, step by step."""
 
 import json
-from pathlib import Path
 
 import pytest
 
+from tests.support.golden import Golden
 from vitrail.training.optim import Schedule, schedule
 from vitrail.training.run import Optim
 
 pytestmark = pytest.mark.oracle
 
 
-def cases(golden: Path, which: str) -> list[dict]:
+def cases(golden: Golden, which: str) -> list[dict]:
     return json.loads((golden / "lr_schedules" / which).read_text())["cases"]
 
 
@@ -35,7 +35,7 @@ def assert_equal_rates(rate: Schedule, case: dict) -> None:
     assert [rate(step) for step in case["step"]] == pytest.approx(case["lr"], rel=1e-5, abs=1e-9)
 
 
-def test_vision_transformer(golden: Path) -> None:
+def test_vision_transformer(golden: Golden) -> None:
     for case in cases(golden, "vision_transformer/schedules.json"):
         args = case["args"]
         if args["decay_type"] == "linear":
@@ -43,12 +43,12 @@ def test_vision_transformer(golden: Path) -> None:
         assert_equal_rates(ours(args, args["warmup_steps"]), case)
 
 
-def test_big_vision(golden: Path) -> None:
+def test_big_vision(golden: Golden) -> None:
     for case in cases(golden, "big_vision/schedules.json"):
         assert_equal_rates(ours(case["args"], case["warmup_steps_resolved"]), case)
 
 
-def test_bit_hyper_rule(golden: Path) -> None:
+def test_bit_hyper_rule(golden: Golden) -> None:
     for case in cases(golden, "bit_hyperrule/bit_hyperrule.json"):
         warmup, *drops, total = case["schedule"]
         # BiT falls after the step it names, big_vision at it
@@ -58,7 +58,7 @@ def test_bit_hyper_rule(golden: Path) -> None:
         assert [rate(step) for step in expected] == pytest.approx(list(expected.values()), rel=1e-6)
 
 
-def test_mae(golden: Path) -> None:
+def test_mae(golden: Golden) -> None:
     """MAE counts in fractional epochs; one of our steps is one of its epochs here."""
     for case in cases(golden, "mae/mae_lr_sched.json"):
         args = case["args"]

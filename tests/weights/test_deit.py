@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from tests.support.golden import Golden
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
@@ -60,14 +61,14 @@ def check(tensors: dict, config: DeiTConfig, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("origin", ["deit_official", "timm_deit"])
-def test_outputs_of_both_heads_equal_the_originals(golden: Path, origin: str) -> None:
+def test_outputs_of_both_heads_equal_the_originals(golden: Golden, origin: str) -> None:
     folder = golden / origin / "distilled"
     stored = torch.load(folder / "checkpoint.pth", weights_only=True)
     model = json.loads((folder / "meta.json").read_text())["model"]
     check(stored.get("model", stored), config_of(model), folder)
 
 
-def test_outputs_equal_transformers(golden: Path) -> None:
+def test_outputs_equal_transformers(golden: Golden) -> None:
     folder = golden / "hf_deit/with_teacher"
     theirs = json.loads((folder / "config.json").read_text())
     model = {

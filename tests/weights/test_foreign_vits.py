@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.golden import Golden
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
@@ -87,7 +88,7 @@ def outputs(model, x: torch.Tensor, masks: np.ndarray | None = None) -> dict[str
 
 
 @pytest.mark.parametrize("which", ALL)
-def test_outputs_equal_the_originals(golden: Path, which: str) -> None:
+def test_outputs_equal_the_originals(golden: Golden, which: str) -> None:
     path, meta, io = case(golden / which)
     model = bundle.load(path, config=told(meta))
     compared = set()
@@ -101,7 +102,7 @@ def test_outputs_equal_the_originals(golden: Path, which: str) -> None:
 
 
 @pytest.mark.parametrize("which", ALL)
-def test_back_to_their_names_bit_for_bit(golden: Path, which: str) -> None:
+def test_back_to_their_names_bit_for_bit(golden: Golden, which: str) -> None:
     path, meta, _ = case(golden / which)
     content = read_any(path)
     name, foreign = read_foreign(content.tensors, where="file", told=_told(path, meta), wrapped=content.wrapped)
@@ -123,7 +124,7 @@ def _told(path: Path, meta: dict) -> dict:
 
 @pytest.mark.parametrize("which", ["bigvision_vit/map", "bigvision_vit/map_scan", "timm_vit/layerscale_qknorm"])
 @pytest.mark.parametrize("change", ["missing", "unknown", "misshapen"])
-def test_each_single_mutated_key_is_caught_and_named(golden: Path, which: str, change: str) -> None:
+def test_each_single_mutated_key_is_caught_and_named(golden: Golden, which: str, change: str) -> None:
     path, meta, _ = case(golden / which)
     content = read_any(path)
     for key in content.tensors:
@@ -150,7 +151,7 @@ def test_each_single_mutated_key_is_caught_and_named(golden: Path, which: str, c
 @pytest.mark.parametrize(
     "which", ["bigvision_vit_resize/gap_4x4_to_6x6", "mae_finetune_vit/global_pool_resized_4x4_to_6x6"]
 )
-def test_finetuning_at_another_size_equals_the_original(golden: Path, which: str) -> None:
+def test_finetuning_at_another_size_equals_the_original(golden: Golden, which: str) -> None:
     path, meta, io = case(golden / which)
     old = bundle.read_record(path, config=told(meta)).config
     weight, bias = (
@@ -167,9 +168,9 @@ def test_finetuning_at_another_size_equals_the_original(golden: Path, which: str
     assert np.abs(logits - io["logits_f64"]).max() <= meta["io"]["outputs"]["logits_f64"]["atol"]
 
 
-def test_dinov2_s_chunks_of_blocks_are_its_blocks(golden: Path, tmp_path: Path) -> None:
+def test_dinov2_s_chunks_of_blocks_are_its_blocks(golden: Golden, tmp_path: Path) -> None:
     """Files of its training name each block behind its chunk: two blocks a chunk here."""
-    path, meta, _ = case(golden / "dinov2_official/mlp")
+    path, meta, _ = case(golden / "dinov2_official/masked")
     plain = read_any(path).tensors
     chunked = {
         re.sub(r"^blocks\.(\d+)", lambda at: f"blocks.{int(at[1]) // 2}.{at[1]}", n): t for n, t in plain.items()
@@ -181,7 +182,7 @@ def test_dinov2_s_chunks_of_blocks_are_its_blocks(golden: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("which", ["google_vit/token", "bigvision_vit/tok", "torchvision_vit/plain"])
-def test_missing_qkv_biases_are_missed_where_the_code_always_has_them(golden: Path, which: str) -> None:
+def test_missing_qkv_biases_are_missed_where_the_code_always_has_them(golden: Golden, which: str) -> None:
     path, meta, _ = case(golden / which)
     words = ("in_proj_bias", "query/bias", "key/bias", "value/bias")
     tensors = {name: tensor for name, tensor in read_any(path).tensors.items() if not name.endswith(words)}
@@ -221,7 +222,7 @@ MOVES = [
 
 
 @pytest.mark.parametrize(("which", "to", "say"), MOVES)
-def test_converted_files_say_the_same(golden: Path, tmp_path: Path, which: str, to: str, say: dict | None) -> None:
+def test_converted_files_say_the_same(golden: Golden, tmp_path: Path, which: str, to: str, say: dict | None) -> None:
     path, meta, io = case(golden / which)
     weights = bundle.read(path, config=told(meta))
     suffix = {"transformers": "", "vitrail": "", "google": ".npz", "big_vision": ".npz"}.get(to, ".safetensors")
@@ -242,7 +243,7 @@ def model_size(model) -> tuple[int, int]:
     return model.config.image
 
 
-def test_a_file_that_would_be_read_as_another_function_is_refused(golden: Path, tmp_path: Path) -> None:
+def test_a_file_that_would_be_read_as_another_function_is_refused(golden: Golden, tmp_path: Path) -> None:
     weights = bundle.read(golden / "timm_vit/token/checkpoint.pth", config={"heads": 4})
     with pytest.raises(WeightsError, match=r"google means activation='gelu-tanh', this model has activation='gelu'"):
         convert(weights, tmp_path / "x.npz", "google")
@@ -263,8 +264,8 @@ def test_a_file_that_would_be_read_as_another_function_is_refused(golden: Path, 
 MAE = {"encoder": {"heads": 4}, "decoder_heads": 2}
 
 
-def test_a_mask_token_stays_behind_aloud_where_there_is_no_name_for_it(golden: Path, tmp_path: Path) -> None:
-    path, meta, _ = case(golden / "dinov2_official/mlp")
+def test_a_mask_token_stays_behind_aloud_where_there_is_no_name_for_it(golden: Golden, tmp_path: Path) -> None:
+    path, meta, _ = case(golden / "dinov2_official/masked")
     notes = convert(bundle.read(path, config=told(meta)), tmp_path / "x.safetensors", "timm")
     assert "left out, as timm has no name for it: mask_token" in notes
     again = bundle.load(tmp_path / "x.safetensors", config=told(meta)).double()
@@ -275,7 +276,7 @@ def test_a_mask_token_stays_behind_aloud_where_there_is_no_name_for_it(golden: P
 # --- what nobody says
 
 
-def test_heads_of_no_published_width_must_be_said(golden: Path) -> None:
+def test_heads_of_no_published_width_must_be_said(golden: Golden) -> None:
     path = golden / "timm_vit/token/checkpoint.pth"
     with pytest.raises(WeightsError, match=r"does not say its heads.*\{\"heads\""):
         bundle.load(path)
@@ -294,7 +295,7 @@ def test_a_published_width_has_its_heads_and_it_is_said(tmp_path: Path, caplog: 
     assert any("heads 3" in note for note in loaded.record.notes)
 
 
-def test_an_oblong_grid_must_be_said_and_a_wrong_one_is_refused(golden: Path) -> None:
+def test_an_oblong_grid_must_be_said_and_a_wrong_one_is_refused(golden: Golden) -> None:
     content = read_any(golden / "timm_vit/token/checkpoint.pth")
     tensors = content.tensors
     tensors["pos_embed"] = tensors["pos_embed"][:, :13]  # class token and 12 patches

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.golden import Golden
 from vitrail.errors import WeightsError
 from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle
@@ -55,7 +56,7 @@ def check(model, images: np.ndarray, meta: dict, io: dict[str, np.ndarray]) -> i
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_outputs_equal_the_originals(golden: Path, variant: str) -> None:
+def test_outputs_equal_the_originals(golden: Golden, variant: str) -> None:
     folder = golden / "google_vit" / variant
     meta, io = case(folder)
     model = bundle.load(folder / "checkpoint.npz")
@@ -68,7 +69,7 @@ def test_outputs_equal_the_originals(golden: Path, variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", RESIZED)
-def test_finetuning_at_another_size_equals_the_original(golden: Path, variant: str) -> None:
+def test_finetuning_at_another_size_equals_the_original(golden: Golden, variant: str) -> None:
     folder = golden / "google_vit_resize" / variant
     meta, io = case(folder)
     old = bundle.load(folder / "checkpoint.npz")
@@ -96,7 +97,7 @@ def test_finetuning_at_another_size_equals_the_original(golden: Path, variant: s
 
 
 @pytest.mark.parametrize("variant", RESIZED[:2])
-def test_an_image_of_another_size_resizes_positions_on_the_way(golden: Path, variant: str) -> None:
+def test_an_image_of_another_size_resizes_positions_on_the_way(golden: Golden, variant: str) -> None:
     """No reload: features of a 6×6 image from a 4×4 table, as after the original's resize."""
     meta, io = case(golden / "google_vit_resize" / variant)
     model = bundle.load(golden / "google_vit_resize" / variant / "checkpoint.npz")
@@ -105,7 +106,7 @@ def test_an_image_of_another_size_resizes_positions_on_the_way(golden: Path, var
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_table_reads_both_ways_and_is_a_bijection(golden: Path, variant: str) -> None:
+def test_the_table_reads_both_ways_and_is_a_bijection(golden: Golden, variant: str) -> None:
     path = golden / "google_vit" / variant / "checkpoint.npz"
     theirs, model = read_npz(path).tensors, bundle.load(path)
     style = "linen" if "linen" in variant else "published"
@@ -117,7 +118,7 @@ def test_the_table_reads_both_ways_and_is_a_bijection(golden: Path, variant: str
     assert all(torch.equal(back[name], theirs[name]) for name in theirs)
 
 
-def test_every_missing_or_strange_key_is_named(golden: Path, tmp_path: Path) -> None:
+def test_every_missing_or_strange_key_is_named(golden: Golden, tmp_path: Path) -> None:
     arrays = dict(np.load(golden / "google_vit/token/checkpoint.npz"))
     bias = arrays.pop("Transformer/encoder_norm/bias")
     del arrays["Transformer/encoderblock_1/LayerNorm_0/scale"]
@@ -140,7 +141,7 @@ def test_an_array_that_would_need_unpickling_is_refused(tmp_path: Path) -> None:
         bundle.load(tmp_path / "evil.npz")
 
 
-def test_bfloat16_as_jax_writes_it(golden: Path, tmp_path: Path) -> None:
+def test_bfloat16_as_jax_writes_it(golden: Golden, tmp_path: Path) -> None:
     """numpy stores it as two bytes of "void"; some published files have it."""
     arrays = dict(np.load(golden / "google_vit/token/checkpoint.npz"))
     half = torch.from_numpy(arrays["cls"]).bfloat16()

