@@ -48,8 +48,8 @@ from vitrail.images.samples import Splits as Splits
 from vitrail.images.sources import open_data as open_data
 from vitrail.images.sources import open_images as open_images
 from vitrail.images.transforms import Augment as Augment
+from vitrail.models.backbone import Backbone as Backbone
 from vitrail.models.cost import count_parameters as count_parameters
-from vitrail.models.features import Backbone as Backbone
 from vitrail.models.features import Features as Features
 from vitrail.models.vit import ViT as ViT
 from vitrail.models.vit import ViTConfig as ViTConfig

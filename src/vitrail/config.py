@@ -1,16 +1,17 @@
-"""Frozen dataclasses to JSON and back. An unknown key stops with a suggestion; nothing is ever guessed.
+"""Frozen dataclasses to JSON and back. An unknown key stops with a suggestion; nothing is guessed.
 
-The only module that knows pydantic. Configs live beside the classes they configure; `__post_init__` may check, never assign.
+This is the only module that knows pydantic. A config stands next to the class that it configures. Its `__post_init__`
+may check values, and never assigns any.
 """
 
 import dataclasses
 import json
 import math
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -39,23 +40,52 @@ def _adapter(kind: Any) -> Any:  # a TypeAdapter, which the runtime type checker
     return TypeAdapter(kind)
 
 
+@dataclasses.dataclass(frozen=True)
+class OpenConfig:
+    """Base of configs that others may add kinds of. `family` tells them apart, in Python and in JSON.
+
+    A base, such as `ModelConfig`, defines `member`; its kinds set `family`. A field of the base's type holds any kind.
+    """
+
+    family: ClassVar[str] = ""
+
+    @classmethod
+    def member(cls, family: str) -> type["OpenConfig"]:
+        """The class of this family. ConfigError for an unknown one."""
+        raise NotImplementedError
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values that an earlier version wrote, under the names of today."""
+        return data
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as plain JSON values: dicts, lists, strings, numbers."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(_plain(config)))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        family = {"family": value.family} if isinstance(value, OpenConfig) else {}
+        return family | {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def from_dict(kind: type[T], data: Any, *, where: str = "config") -> T:
-    """A `kind` (a dataclass, or a union of them told apart by `family`) out of plain JSON values.
+    """A `kind` (a dataclass, or the base or union of several told apart by `family`) out of plain JSON values.
 
     Raises ConfigError that names every wrong key with its path, what was found and the nearest known key.
     """
-    problems = list(_unknown_keys(kind, data, ""))
+    problems: list[str] = []
+    made = _resolve(kind, data, "", problems)
     if not problems:
-        try:
-            return _adapter(kind).validate_python(data)
-        except ValidationError as error:
-            problems = [_explain(problem) for problem in error.errors()]
-    raise ConfigError(f"{where}: " + ", ".join(problems), next_step="mend the named keys")
+        made = _validate(kind, made, "", problems)
+    if problems:
+        raise ConfigError(f"{where}: " + ", ".join(problems), next_step="mend the named keys")
+    return made
 
 
 def with_changes(config: T, changes: Mapping[str, Any], *, where: str = "config") -> T:
@@ -89,23 +119,43 @@ def read_json(kind: type[T], path: Path) -> T:
     return from_dict(kind, data, where=str(path))
 
 
-def _unknown_keys(kind: Any, data: Any, path: str) -> Iterator[str]:
-    """Walks data and type side by side; pydantic alone would drop unknown keys of standard dataclasses in silence."""
-    kind = _member(kind, data)
-    if not dataclasses.is_dataclass(kind) or not isinstance(data, dict):
-        return
-    hints = get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind)]
+def _resolve(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
+    """The data in today's names, with the values of open configs already made. Unknown keys become problems.
+
+    The walk is ours because pydantic drops unknown keys of standard dataclasses without a word.
+    """
+    known_kind = _member(kind, data)
+    if not dataclasses.is_dataclass(known_kind) or not isinstance(data, dict):
+        return data
+    open_config = isinstance(known_kind, type) and issubclass(known_kind, OpenConfig)
+    if open_config:
+        data = dict(known_kind.upgrade(data))
+        if data.pop("family", known_kind.family) != known_kind.family:
+            problems.append(f"{path}family is not {known_kind.family!r}")
+    hints = get_type_hints(known_kind)
+    known = [field.name for field in dataclasses.fields(known_kind)]
+    found = {}
     for key, value in data.items():
         if key not in known:
             hint = suggest(str(key), known) or f"known: {', '.join(known)}"
-            yield f"unknown key {path + str(key)!r} ({hint})"
+            problems.append(f"unknown key {path + str(key)!r} ({hint})")
         else:
-            yield from _unknown_keys(hints[key], value, f"{path}{key}.")
+            found[key] = _resolve(hints[key], value, f"{path}{key}.", problems)
+    return _validate(known_kind, found, path, problems) if open_config and not problems else found
+
+
+def _validate(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
+    try:
+        return _adapter(kind).validate_python(data)
+    except ValidationError as error:
+        problems += [path + _explain(problem) for problem in error.errors()]
+        return None
 
 
 def _member(kind: Any, data: Any) -> Any:
-    """Of a union, the dataclass that `data` describes: by `family` where it has one, else the only one."""
+    """The dataclass that `data` describes: of an open config or a union by `family`, or the only one."""
+    if isinstance(kind, type) and issubclass(kind, OpenConfig) and "member" in vars(kind):
+        return kind.member(data.get("family", "")) if isinstance(data, dict) else kind
     if get_origin(kind) not in (Union, types.UnionType):
         return kind
     members = [member for member in get_args(kind) if dataclasses.is_dataclass(member)]

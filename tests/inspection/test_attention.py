@@ -1,7 +1,5 @@
 """Attention maps: exact, the published implementation's to its own noise; the model's answers stay the same bits."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,8 @@ from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, no
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.inspection.attention_hooks import watch
 from vitrail.inspection.maps import attention
+from vitrail.models import zoo
+from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import build
 
@@ -41,7 +41,7 @@ def by_hand(model, images):
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_maps_are_a_float64_reference_to_1e_5(changes):
-    model, images = lively(dataclasses.replace(VIT, **changes)), noise(2, 3, 224, 160)
+    model, images = lively(zoo.change(VIT, **changes)), noise(2, 3, 224, 160)
     maps = attention(model, images)
     exact = by_hand(model.double(), images.double())
     assert len(maps) == 3
@@ -55,7 +55,14 @@ def test_maps_are_those_of_transformers(golden):
     folder = golden / "hf_vit" / "classification"
     stored, arrays = load_file(folder / "model.safetensors"), np.load(folder / "io.npz")
     config = ViTConfig(
-        width=48, depth=3, heads=4, mlp_width=96, patch=(8, 8), image=(32, 32), classes=11, norm_eps=1e-12
+        width=48,
+        depth=3,
+        heads=4,
+        mlp_width=96,
+        patch=(8, 8),
+        image=(32, 32),
+        classes=11,
+        extras=Extras(norm_eps=1e-12),
     )
     model = build(config)
     model.load_state_dict(ours(stored, config.depth))

@@ -8,6 +8,7 @@ import torch
 from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.inspection.relevance import grad_cam, relevance
+from vitrail.models import zoo
 from vitrail.models.features import Features
 
 
@@ -22,7 +23,7 @@ def written_out(model, images, classes):
         maps.append(weights)
         tokens = tokens + block.ls1(attn.proj((weights @ v).transpose(1, 2).flatten(2)))
         tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))
-    if model.config.final_norm == "tokens":
+    if model.config.extras.final_norm == "tokens":
         tokens = model.norm(tokens)
     logits = model.head(model.pool(Features(tokens, model.config.prefix, model.config.grid)))
     slopes = torch.autograd.grad(logits[range(len(images)), classes].sum(), maps)
@@ -38,7 +39,7 @@ def written_out(model, images, classes):
     ids=str,
 )
 def test_relevance_is_the_papers_rule(changes):
-    config = dataclasses.replace(VIT, **changes)
+    config = zoo.change(VIT, **changes)
     model, images = lively(config).double(), noise(2, 3, 224, 160).double()
     flow = written_out(model, images, [3, 5])[:, :, config.prefix :]
     expected = flow[:, 0] if config.pool == "cls" else flow[:, config.prefix :].mean(1)

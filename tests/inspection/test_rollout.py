@@ -1,7 +1,5 @@
 """Rollout against ten lines of NumPy."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ import torch
 from tests.support.models import HYBRID, MASKED, MAXVIT, VIT, lively, noise
 from vitrail.errors import DoesNotApply
 from vitrail.inspection.maps import attention, rollout, rollout_of
+from vitrail.models import zoo
 
 
 def reference(maps):
@@ -42,7 +41,7 @@ def test_ten_lines_of_numpy_say_the_same():
 )
 def test_the_row_that_is_read_out_needs_no_matrix(changes, monkeypatch):
     monkeypatch.setattr("vitrail.inspection.attention_hooks.BLOCK_BYTES", 50_000)
-    config = dataclasses.replace(VIT, **changes)
+    config = zoo.change(VIT, **changes)
     model, images = lively(config), noise(2, 3, 224, 160)
     whole = rollout([layer.weights for layer in attention(model, images)])[:, :, config.prefix :]
     mean = whole[:, config.prefix :].mean(1)

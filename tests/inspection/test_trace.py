@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vitrail.inspection.trace import trace
+from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import build
 
@@ -76,7 +77,7 @@ def test_every_step_follows_from_the_one_before(images) -> None:
     ids=str,
 )
 def test_shapes_and_axes_agree_in_every_variant(changes, images) -> None:
-    config = ViTConfig(**{**SMALL.__dict__, **changes})
+    config = zoo.change(SMALL, **changes)
     model = lively(config)
     steps = trace(model, images)
     for step in steps:
@@ -84,7 +85,7 @@ def test_shapes_and_axes_agree_in_every_variant(changes, images) -> None:
         assert step.value is None or tuple(step.value.shape) == step.shape
     seen = {step.name: step.value for step in steps}
     features = model.features(images)
-    final = "pre-logits" if config.pre_logits else "y"
+    final = "pre-logits" if config.extras.pre_logits else "y"
     torch.testing.assert_close(seen[final], model.pool(features))
     torch.testing.assert_close(seen["logits"], model(images))
 

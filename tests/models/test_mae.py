@@ -120,7 +120,7 @@ def test_transformers_files_give_transformers_outputs(golden: Golden, variant: s
         "norm_pix_loss": theirs["norm_pix_loss"],
     }
     config = config_of(renamed)
-    config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, norm_eps=theirs["layer_norm_eps"]))
+    config = dataclasses.replace(config, encoder=zoo.change(config.encoder, norm_eps=theirs["layer_norm_eps"]))
     config = dataclasses.replace(config, decoder_mlp_width=theirs["decoder_intermediate_size"])
     tensors = load_file(folder / "model.safetensors")
     model = zoo.skeleton(config)
@@ -174,10 +174,15 @@ def test_any_size_channels_and_prefix(image, patch, channels, prefix) -> None:
         channels=channels,
         classes=0,
         positions="sincos-mae",
-        **prefix,
     )
     model = zoo.build(
-        MAEConfig(encoder=encoder, decoder_width=16, decoder_heads=2, decoder_depth=1, decoder_mlp_width=16)
+        MAEConfig(
+            encoder=zoo.change(encoder, **prefix),
+            decoder_width=16,
+            decoder_heads=2,
+            decoder_depth=1,
+            decoder_mlp_width=16,
+        )
     )
     images = torch.randn(3, channels, *image)
     (h, w) = encoder.grid

@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from vitrail.models import zoo
-from vitrail.models.layers import Attention, Block, initialise_layers
-from vitrail.models.positions import resize_table, sincos
+from vitrail.models.extras import Extras
+from vitrail.models.initialise import initialise_layers
+from vitrail.models.layers import Attention, Block
+from vitrail.models.positions import sincos
+from vitrail.models.resize import resize_table
 
 pytestmark = pytest.mark.oracle
 
@@ -132,7 +135,7 @@ def test_a_constant_table_stays_constant_at_any_grid(how: str) -> None:
 
 
 def test_initialisation_of_layers_reaches_every_parameter() -> None:
-    block = Block(32, 2, 64, layer_scale=0.1, qk_norm=True, relative_tokens=9)
+    block = Block(32, 2, 64, Extras(layer_scale=0.1, qk_norm=True), relative_tokens=9)
     for parameter in block.parameters():
         parameter.data.fill_(torch.nan)
     initialise_layers(block, torch.Generator().manual_seed(0))

@@ -15,6 +15,7 @@ from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError, DataError, Preempted
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
+from vitrail.models import zoo
 from vitrail.models.mae import MAE
 from vitrail.models.vit import ViT
 from vitrail.objectives.classify import Classify
@@ -75,7 +76,7 @@ def test_mae_goes_on_from_its_own_encoder_and_decoder(tmp_path: Path) -> None:
 def test_a_learned_table_starts_from_the_fixed_positions(tmp_path: Path) -> None:
     """As in MAE's fine-tuning, where positions are trained: the same features before the first step."""
     first = loop.train(TINY, out=tmp_path / "first", quiet=True)
-    learned = dataclasses.replace(ENCODER, positions="learned", position_resize="bicubic")
+    learned = zoo.change(ENCODER, positions="learned", position_resize="bicubic")
     setup = prepare(dataclasses.replace(TINY, model=learned, objective=Classify(), weights=str(first.folder)))
     images, mae = torch.randn(2, 1, 8, 8), load(first.folder)
     ours, theirs = (model.eval().features(images).tokens for model in (setup.model, mae))

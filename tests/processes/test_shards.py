@@ -18,7 +18,6 @@ from tests.support.runs import log, stop_after, weights
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.models.efficientnet import EfficientNetConfig
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.resnet import ResNetConfig
@@ -221,7 +220,6 @@ CASES = {
     "lamb": dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, name="lamb", lr=0.01)),
     "resnet": dataclasses.replace(LARGER, model=ResNetConfig(depths=(1,), widths=(128,), root_width=32)),
     "hybrid": dataclasses.replace(LARGER, model=HYBRID),
-    "efficientnet": dataclasses.replace(LARGER, model=EfficientNetConfig()),
     "maxvit": dataclasses.replace(
         LARGER, model=MaxViTConfig(depths=(1, 1), widths=(32, 32), stem=(32, 32), kinds="MT")
     ),

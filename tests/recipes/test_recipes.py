@@ -121,7 +121,7 @@ def test_augreg_is_its_seven_levels(level: str, randaugment: tuple[int, int] | N
     run = recipe(f"augreg:{level}")
     assert run.augment.randaugment == randaugment and run.mixing.mixup == mixup
     run = recipe(f"augreg:aug_{level}-wd_0.03-do_0.1-sd_0.1")
-    assert (run.optim.weight_decay, run.model.dropout, run.model.drop_path) == (0.03, 0.1, 0.1)
+    assert (run.optim.weight_decay, run.model.dropout, run.model.extras.drop_path) == (0.03, 0.1, 0.1)
 
 
 @pytest.mark.parametrize(("model", "level"), [("vit-ti/16", (2, 0)), ("vit-s/32", (2, 15)), ("vit-l/16", (2, 15))])
@@ -143,10 +143,10 @@ def test_the_other_papers_numbers() -> None:
         0.8,
         1.0,
     )
-    assert (deit.augment.erase, deit.objective.label_smoothing, deit.model.drop_path) == (0.25, 0.1, 0.1)
+    assert (deit.augment.erase, deit.objective.label_smoothing, deit.model.extras.drop_path) == (0.25, 0.1, 0.1)
     deit3 = recipe("deit3")
     assert (deit3.length, deit3.batch_size, deit3.objective.loss) == ("800 epochs", 2048, "sigmoid")
-    assert (deit3.preprocess.size, deit3.model.drop_path, deit3.augment.three_augment) == ((192, 192), 0.2, True)
+    assert (deit3.preprocess.size, deit3.model.extras.drop_path, deit3.augment.three_augment) == ((192, 192), 0.2, True)
     b16 = recipe("torchvision_b16")
     assert (b16.optim.lr, b16.optim.weight_decay, b16.optim.warmup, b16.batch_size) == (3e-3, 0.3, "30 epochs", 4096)
     assert (b16.objective.label_smoothing, b16.mixing.mixup, b16.mixing.cutmix) == (0.11, 0.2, 1.0)

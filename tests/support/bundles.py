@@ -4,11 +4,20 @@ import torch
 
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
+from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.bundle import Record
 
 CONFIG = ViTConfig(
-    width=32, depth=2, heads=2, mlp_width=48, patch=(4, 4), image=(8, 12), channels=1, classes=3, pre_logits=16
+    width=32,
+    depth=2,
+    heads=2,
+    mlp_width=48,
+    patch=(4, 4),
+    image=(8, 12),
+    channels=1,
+    classes=3,
+    extras=Extras(pre_logits=16),
 )
 
 

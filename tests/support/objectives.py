@@ -7,6 +7,7 @@ import torch
 
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
+from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.contrastive import Contrast
@@ -20,7 +21,14 @@ from vitrail.training.run import Hardware, Optim, Run
 from vitrail.weights.bundle import Record, save_bundle
 
 ENCODER = ViTConfig(
-    width=32, depth=2, heads=2, mlp_width=64, patch=(2, 2), positions="sincos-mae", pool="mean", drop_path=0.1
+    width=32,
+    depth=2,
+    heads=2,
+    mlp_width=64,
+    patch=(2, 2),
+    positions="sincos-mae",
+    pool="mean",
+    extras=Extras(drop_path=0.1),
 )
 
 

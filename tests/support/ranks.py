@@ -11,12 +11,13 @@ from pathlib import Path
 from tests.support.runs import TINY
 from vitrail import config
 from vitrail.batches.mixing import Mixing
+from vitrail.models import zoo
 from vitrail.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 PLAIN = dataclasses.replace(
     TINY,
-    model=dataclasses.replace(TINY.model, dropout=0.0, drop_path=0.0),
+    model=zoo.change(TINY.model, dropout=0.0, drop_path=0.0),
     mixing=Mixing(),
     length="50 steps",
     evaluate_every="25 steps",

@@ -11,6 +11,7 @@ import torch
 from vitrail.batches.mixing import Mixing
 from vitrail.checkpoints import read as checkpoints
 from vitrail.images.preprocess import Preprocess
+from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.objectives.classify import Classify
 from vitrail.training import loop
@@ -18,7 +19,7 @@ from vitrail.training.run import Hardware, Optim, Run
 
 TINY = Run(
     data="digits",
-    model=ViTConfig(width=32, depth=2, heads=2, mlp_width=64, patch=(4, 4), dropout=0.1, drop_path=0.1),
+    model=ViTConfig(width=32, depth=2, heads=2, mlp_width=64, patch=(4, 4), dropout=0.1, extras=Extras(drop_path=0.1)),
     preprocess=Preprocess(size=(8, 8), mean=(0.5,), std=(0.5,)),
     mixing=Mixing(mixup=0.2, cutmix=0.5),
     objective=Classify(label_smoothing=0.1),

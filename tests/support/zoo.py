@@ -5,7 +5,6 @@ import dataclasses
 import torch
 
 from vitrail.models import mbconv, zoo
-from vitrail.models.efficientnet import EfficientNetConfig
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.vit import ViTConfig
@@ -18,6 +17,7 @@ VARIANTS: dict[str, dict] = {
     "mean": {"pool": "mean"},
     "mean with class token, norm after": {"pool": "mean", "class_token": True, "final_norm": "pooled"},
     "map": {"pool": "map"},
+    "class token and mean": {"pool": "cls-mean"},
     "pre_logits": {"pre_logits": 24},
     "no positions": {"positions": "none"},
     "2-D": {"positions": "learned-2d"},
@@ -37,22 +37,17 @@ VARIANTS: dict[str, dict] = {
 
 def narrow(config: ViTConfig, **changes) -> ViTConfig:
     side = 2 * config.patch[0]
-    return dataclasses.replace(config, **{**TINY, "image": (side, side), **changes})
+    return zoo.change(config, **{**TINY, "image": (side, side), **changes})
 
 
 VITS = {name: narrow(zoo.config(name)) for name in zoo.list_models("vit-*")}
 VITS |= {name: narrow(zoo.config("vit-b/16"), **changes) for name, changes in VARIANTS.items()}
 
-LARGE = tuple(f"efficientnet-b{number}" for number in range(1, 8))  # which cannot be made narrow
 VIT = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 48}
 
 
 def narrow_family(config: ModelConfig, **changes) -> ModelConfig:
     """The row's stages and options at a width a test can bear."""
-    if isinstance(config, EfficientNetConfig):
-        return dataclasses.replace(
-            config, **{"image": (64, 64), "classes": 5, "dropout": 0.0, "drop_path": 0.0, **changes}
-        )
     if isinstance(config, MaxViTConfig):
         tiny = {"depths": (1, 2, 1, 1), "widths": (8, 16, 16, 24), "stem": (8, 8), "head_width": 8, "pre_logits": 24}
         return dataclasses.replace(config, **{**tiny, "image": (64, 64), "classes": 5, **changes})
@@ -60,7 +55,7 @@ def narrow_family(config: ModelConfig, **changes) -> ModelConfig:
     tiny = {"depths": depths, "widths": (128, 128, 128, 256)[: len(depths)], "root_width": 32, "classes": 5}
     if isinstance(config, HybridConfig):
         tiny |= VIT
-    return dataclasses.replace(config, **{**tiny, "image": (64, 64), **changes})
+    return zoo.change(config, **{**tiny, "image": (64, 64), **changes})
 
 
 ROWS = [name for name in zoo.list_models() if not name.startswith("vit-")]

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.golden import Golden
 from vitrail.models import zoo
+from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.training.optim import tune
 from vitrail.training.run import Optim
@@ -24,8 +25,7 @@ def test_scales_and_decays_equal_mae(golden: Golden) -> None:
             patch=(8, 8),
             classes=5,
             pool="mean" if case["global_pool"] else "cls",
-            class_token=True,
-            final_norm="pooled" if case["global_pool"] else "tokens",
+            extras=Extras(class_token=True, final_norm="pooled" if case["global_pool"] else "tokens"),
         )
         ours = tune(zoo.build(config), Optim(layer_decay=case["layer_decay"], weight_decay=case["weight_decay"]))
         theirs = case["params"].values()

@@ -69,7 +69,7 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(tmp_path: Path, monkeypatch: p
 def test_accumulation_keeps_the_gradient(tmp_path: Path) -> None:
     """Four micro-batches of 16 learn what one batch of 64 learns (no random regularisation, float64-free: 1e-5)."""
     plain = dataclasses.replace(
-        TINY, model=dataclasses.replace(TINY.model, dropout=0.0, drop_path=0.0), mixing=Mixing(), length="5 steps"
+        TINY, model=zoo.change(TINY.model, dropout=0.0, drop_path=0.0), mixing=Mixing(), length="5 steps"
     )
     parts = dataclasses.replace(plain, hardware=dataclasses.replace(plain.hardware, micro_batch=16))
     one = loop.train(plain, out=tmp_path / "one", quiet=True).folder
@@ -105,7 +105,7 @@ def test_nan_stops_before_the_weights_and_names_step_and_samples(
 def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
     run = dataclasses.replace(
         TINY,
-        model=dataclasses.replace(TINY.model, dropout=0.0, drop_path=0.0),
+        model=zoo.change(TINY.model, dropout=0.0, drop_path=0.0),
         mixing=Mixing(),
         objective=Classify(),
         holdout=0.995,  # 8 or so images to learn from

@@ -23,7 +23,7 @@ CONFIG = ViTConfig(width=24, depth=1, heads=3, mlp_width=16, patch=(8, 8), image
 
 
 def weights(**changes) -> Weights:
-    config = dataclasses.replace(CONFIG, **changes)
+    config = zoo.change(CONFIG, **changes)
     state = zoo.build(config, seed=1).state_dict()
     state = {name: tensor + 0.01 for name, tensor in state.items()}
     return Weights(state, Record(config=config, preprocess=Preprocess(size=config.image)))
@@ -60,7 +60,11 @@ def test_timm_s_own_config_gives_preprocessing_names_and_heads(timm_file: Path) 
         model_args={"num_heads": 3, "act_layer": "gelu_tanh"},
     )
     record = bundle.load(timm_file).record
-    assert record.config.heads == 3 and record.config.activation == "gelu-tanh" and record.classes == ("a", "b", "c")
+    assert (
+        record.config.heads == 3
+        and record.config.extras.activation == "gelu-tanh"
+        and record.classes == ("a", "b", "c")
+    )
     wanted = {"resize": "crop", "crop_fraction": 0.9, "interpolation": "bicubic", "size": (32, 32)}
     assert record.preprocess == Preprocess(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), **wanted)
     assert record.licence == "mit"
@@ -69,9 +73,9 @@ def test_timm_s_own_config_gives_preprocessing_names_and_heads(timm_file: Path) 
 
 def test_fields_of_our_config_beside_and_given_ones_go_first(timm_file: Path) -> None:
     write(timm_file.parent / "model.json", heads=3, norm_eps=1e-5)
-    assert bundle.load(timm_file).config.norm_eps == 1e-5
+    assert bundle.load(timm_file).config.extras.norm_eps == 1e-5
     both = bundle.load(timm_file, config={"norm_eps": 1e-4})
-    assert both.config.norm_eps == 1e-4 and both.config.heads == 3
+    assert both.config.extras.norm_eps == 1e-4 and both.config.heads == 3
     with pytest.raises(ConfigError, match=r"unknown key 'head' \(did you mean 'heads'"):
         bundle.load(timm_file, config={"head": 3})
     write(timm_file.parent / "model.json", hedas=3)

@@ -159,7 +159,7 @@ def test_each_single_mutated_key_is_caught(saved: Path) -> None:
 
 
 def test_finetuning_reports_every_tensor_once(saved: Path) -> None:
-    task = dataclasses.replace(CONFIG, image=(16, 16), classes=7, pre_logits=0, dropout=0.1)
+    task = zoo.change(CONFIG, image=(16, 16), classes=7, pre_logits=0, dropout=0.1)
     model, report = bundle.load_for_finetuning(task, saved)
     assert set(report.kept) | {"positions.table"} == {n for n in model.state_dict() if not n.startswith("head.")}
     assert report.resized == ("positions.table 1×7×32 → 1×17×32",)
@@ -192,7 +192,7 @@ def test_grey_weights_on_colour_and_back_give_the_same_tokens(saved: Path) -> No
 )
 def test_another_body_is_refused_even_where_shapes_agree(saved: Path, change: dict) -> None:
     with pytest.raises(WeightsError, match=f"trained in another model: {next(iter(change))}"):
-        bundle.load_for_finetuning(dataclasses.replace(CONFIG, **change), saved)
+        bundle.load_for_finetuning(zoo.change(CONFIG, **change), saved)
 
 
 # --- the header of a file that was made to harm

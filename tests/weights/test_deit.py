@@ -16,6 +16,7 @@ from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.deit import DeiTConfig
+from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.objectives.distill import Distill
 from vitrail.objectives.objective import Task
@@ -39,7 +40,7 @@ def config_of(model: dict, eps: float = 1e-6) -> DeiTConfig:
         patch=(model["patch_size"],) * 2,
         image=(model["img_size"],) * 2,
         classes=model["num_classes"],
-        norm_eps=eps,
+        extras=Extras(registers=1, norm_eps=eps),
     )
 
 
@@ -142,4 +143,4 @@ def test_a_teacher_that_does_not_fit_is_refused(teacher: Path) -> None:
     with pytest.raises(ConfigError, match="reads 3 channels, the student 1"):
         Distill(teacher=str(teacher)).build(zoo.build(STUDENT, channels=1), torch.Generator(), grey)
     with pytest.raises(ConfigError, match="one register or more"):
-        DeiTConfig(registers=0)
+        DeiTConfig(extras=Extras(registers=0))

@@ -9,7 +9,7 @@ import torch
 
 from tests.support.golden import Golden
 from vitrail.errors import WeightsError
-from vitrail.models.vit import ViTConfig
+from vitrail.models import zoo
 from vitrail.weights import bundle
 from vitrail.weights.files.readers import read_npz
 from vitrail.weights.origins import google
@@ -60,7 +60,7 @@ def test_outputs_equal_the_originals(golden: Golden, variant: str) -> None:
     folder = golden / "google_vit" / variant
     meta, io = case(folder)
     model = bundle.load(folder / "checkpoint.npz")
-    assert model.config.activation == "gelu-tanh" and model.record.licence == "Apache-2.0"
+    assert model.config.extras.activation == "gelu-tanh" and model.record.licence == "Apache-2.0"
     assert check(model, io["input"], meta, io) >= 7
     q, k, _ = model.blocks[0].attn.project(model.blocks[0].norm1(model.embed(nchw(io["input"]).double())))
     attention = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1).detach().numpy()
@@ -78,16 +78,14 @@ def test_finetuning_at_another_size_equals_the_original(golden: Golden, variant:
 
     classes = len(io["new_head_bias"])
     keeps = meta["model"]["representation_size"] or 0
-    config = ViTConfig(
-        **{**vars(old.config), "image": tuple(meta["model"]["image_hw"]), "classes": classes, "pre_logits": keeps}
-    )
+    config = zoo.change(old.config, image=tuple(meta["model"]["image_hw"]), classes=classes, pre_logits=keeps)
     model, report = bundle.load_for_finetuning(config, folder / "checkpoint.npz")
     assert not model.head.weight.any() and not model.head.bias.any()
     limit = meta["io"]["outputs"]["pos_embedding"]["atol"]
     assert np.abs(model.positions.table.detach().numpy() - io["pos_embedding"]).max() <= limit
     assert [line.split(" ")[0] for line in report.resized] == ["positions.table"]
     dropped = {"head.weight", "head.bias"} | (
-        {"pre_logits.weight", "pre_logits.bias"} if old.config.pre_logits and not keeps else set()
+        {"pre_logits.weight", "pre_logits.bias"} if old.config.extras.pre_logits and not keeps else set()
     )
     assert set(report.dropped) == dropped and set(report.new) == {"head.weight", "head.bias"}
 

@@ -269,7 +269,7 @@ def test_a_bare_transformers_model_and_its_pooler(tmp_path: Path) -> None:
     theirs = shaken(transformers.ViTModel(transformers.ViTConfig(**SMALL, **MLP)))
     theirs.save_pretrained(tmp_path)
     ours = bundle.load(tmp_path)
-    assert ours.config.pre_logits == 24 and not ours.config.classes
+    assert ours.config.extras.pre_logits == 24 and not ours.config.classes
     same(ours, lambda images: theirs.double()(images).pooler_output, limit=1e-6)
 
 

@@ -66,7 +66,7 @@ class AtLayers(nn.Module):
     def _norm(self, when: str) -> Any:
         """The model's own final norm, where it stands at this place."""
         vit: Any = getattr(self.model, "vit", self.model)
-        return vit.norm if vit.config.final_norm == when else nn.Identity()
+        return vit.norm if vit.config.extras.final_norm == when else nn.Identity()
 
 
 class Pixels(nn.Module):

@@ -22,7 +22,7 @@ from vitrail.inspection.patches import high_norms, nearest_patches, patch_compon
 from vitrail.inspection.positions import position_components, position_similarity, position_structure, position_table
 from vitrail.inspection.reconstruction import reconstruct
 from vitrail.inspection.relevance import grad_cam, relevance
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 from vitrail.prediction.forward import answering, class_names, place
 from vitrail.reports.tables import Column, Table
 

@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
+from vitrail.models.backbone import Backbone
 from vitrail.models.checks import patch_grid
-from vitrail.models.features import Backbone
 from vitrail.models.hybrid import Hybrid
 from vitrail.models.layers import Attention
 from vitrail.models.mae import MAE

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.inspection.attention_hooks import prepared
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 from vitrail.prediction.forward import answering, place
 
 

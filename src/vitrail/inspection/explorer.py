@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitrail.inspection.attention_hooks import Tap, picked, watch
 from vitrail.inspection.figures import HEAT, Pixels, fitted
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 
 MOST_CELLS = 7_000_000
 """Numbers a model's maps of one image may have; larger grids are shown coarser."""

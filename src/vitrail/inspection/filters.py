@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import DoesNotApply
 from vitrail.inspection.pca import Components, components
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 
 PAPER = 28
 """Components the paper shows."""

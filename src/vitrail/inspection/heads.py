@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.attention_hooks import Layout, Tap, prepared, watch
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,9 @@ from vitrail.inspection.attention_hooks import (
     trunk,
     watch,
 )
+from vitrail.models.backbone import Backbone
 from vitrail.models.deit import DeiT
-from vitrail.models.features import Backbone, Features
+from vitrail.models.features import Features
 from vitrail.models.layers import Attention, AttentionPool
 from vitrail.prediction.forward import answering, place
 

@@ -10,7 +10,7 @@ from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.attention_hooks import prepared
 from vitrail.inspection.pca import Components, components
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 from vitrail.prediction.forward import answering, place
 
 

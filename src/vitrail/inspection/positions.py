@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitrail.errors import DoesNotApply
 from vitrail.inspection.attention_hooks import family, trunk
 from vitrail.inspection.pca import Components, components
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 
 FREQUENCIES = 33
 """Frequencies tried along each axis, from 0 to half a wave a patch."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vitrail.errors import DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.attention_hooks import family, prepared
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 from vitrail.models.mae import MAE, from_target, masking, patchify, unpatchify
 from vitrail.prediction.forward import answering, place, preprocess_of
 

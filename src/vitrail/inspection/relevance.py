@@ -12,7 +12,8 @@ from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.attention_hooks import family, layout_of, prepared, trunk
 from vitrail.inspection.maps import readout
-from vitrail.models.features import Backbone, Features
+from vitrail.models.backbone import Backbone
+from vitrail.models.features import Features
 from vitrail.models.hybrid import Hybrid
 from vitrail.models.layers import Attention, Block
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 from vitrail.models.vit import ViT
 from vitrail.prediction.forward import answering, place
 
@@ -96,7 +96,7 @@ def _equation_1(model: ViT, images: Tensor, seen: Seen) -> Iterator[Step]:
         word
         for word, there in (
             ("class token", model.config.has_class_token),
-            (f"{model.config.registers} registers", model.config.registers),
+            (f"{model.config.extras.registers} registers", model.config.extras.registers),
         )
         if there
     ]
@@ -139,17 +139,21 @@ def _block(model: ViT, entered: Mapping[str, Tensor], left: Mapping[str, Tensor]
     yield _step(f"LN(z'_{number})", left[f"{name}.norm2"], "B N D", "3", "layer norm")
     hidden = entered[f"{name}.mlp.fc2"]
     yield _step(
-        f"GELU_{number}", hidden, "B N mlp", "3", f"{model.config.width} → {hidden.shape[2]}, {model.config.activation}"
+        f"GELU_{number}",
+        hidden,
+        "B N mlp",
+        "3",
+        f"{model.config.width} → {hidden.shape[2]}, {model.config.extras.activation}",
     )
     yield _step(f"z_{number}", left[name], "B N D", "3", f"MLP(LN(z'_{number})) + z'_{number}")
 
 
 def _equation_4(model: ViT, seen: Seen) -> Iterator[Step]:
     last, config = len(model.blocks), model.config
-    if config.final_norm == "tokens":
+    if config.extras.final_norm == "tokens":
         yield _step(f"LN(z_{last})", seen.left["norm"], "B N D", "4", "the final layer norm")
     pooled = {"cls": "the class token", "mean": "the mean of the patches", "map": "what a learned probe gathers"}
-    if config.final_norm == "pooled" or "pre_logits" in seen.left:
+    if config.extras.final_norm == "pooled" or "pre_logits" in seen.left:
         y = seen.entered.get("pre_logits", seen.left["norm"])
     else:
         y = seen.entered["head"]

@@ -23,7 +23,7 @@ import vitrail
 from vitrail.inspection.attention_hooks import Tap, watch
 from vitrail.inspection.figures import HEAT
 from vitrail.inspection.trace import Step, trace
-from vitrail.models.features import Backbone
+from vitrail.models.backbone import Backbone
 from vitrail.models.layers import Attention, Block, Mlp, PatchEmbed, attend
 from vitrail.models.vit import ViT
 from vitrail.reports.page import Html

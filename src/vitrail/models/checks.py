@@ -1,11 +1,13 @@
-"""What no model can be and no image may be: refused, with what was found and a way out."""
+"""Checks of configs and of image shapes. Errors say what was found and what would fit."""
 
 import math
 
 from torch import Tensor
 
 from vitrail.errors import ConfigError, ShapeError
-from vitrail.models.positions import Grid
+
+Grid = tuple[int, int]
+"""Rows and columns (h, w) of patches."""
 
 
 def at_least(config: object, least: int, *names: str) -> None:

@@ -7,27 +7,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vitrail.models.backbone import Backbone, C, Stage
 from vitrail.models.checks import check_images
 from vitrail.models.features import Features
-from vitrail.models.layers import zero_head
 
 Parts = Sequence[nn.Module | None]
 
 
-class MapBackbone(nn.Module):
+class MapBackbone(Backbone[C]):
     """A backbone whose last map is its features. A family has `stem`, `blocks`, `head`, and says what else it does."""
 
-    config: Any
     stem: Any
     blocks: nn.ModuleList
-    head: nn.Module
     unit_name = "stage {} block {}"
-    checkpoint_activations = False
-    """Keep no activations inside the blocks; recompute them in the backward pass. The outputs are the same bits."""
 
     def ends(self) -> tuple[Parts, Parts]:
         """What comes before the blocks, and what after them: the stages of stem and head."""
@@ -57,23 +54,16 @@ class MapBackbone(nn.Module):
     def features(self, images: Float[Tensor, "B C H W"]) -> Features:
         """The positions of the last map as tokens."""
         x = self.map(images)
-        return Features(x.flatten(2).transpose(1, 2), 0, (x.shape[2], x.shape[3]))
+        return Features(rearrange(x, "B D h w -> B (h w) D"), 0, (x.shape[2], x.shape[3]))
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """The mean over the map. What the head and every probe read."""
         return features.patches.mean(dim=1)
 
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        return self.head(self.pool(self.features(images)))
-
-    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
+    def stages(self) -> Sequence[Stage]:
         """Stem, one stage a block, head: every parameter in exactly one."""
         stem, head = ([part for part in parts if part is not None] for parts in self.ends())
         return [("stem", stem), *((name, [block]) for name, block in self.units()), ("head", head)]
-
-    def initialise_head(self) -> None:
-        """A zero head, as every family has here: all classes equally likely at first."""
-        zero_head(self.head, self.config.head_bias)
 
 
 class BatchNorm(nn.Module):

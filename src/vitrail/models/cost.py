@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitrail.models.zoo import ModelConfig, skeleton
+from vitrail.models.backbone import ModelConfig
+from vitrail.models.zoo import skeleton
 
 
 def count_parameters(model: nn.Module | ModelConfig) -> int:

@@ -4,45 +4,53 @@ Everything else is the ViT's: the token is its first register, with a position o
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
+from vitrail.models.backbone import FAMILIES
+from vitrail.models.extras import Extras
 from vitrail.models.features import Features
-from vitrail.models.layers import zero_head
+from vitrail.models.initialise import zero_head
 from vitrail.models.vit import ViT, ViTConfig
+
+DISTILLED = Extras(registers=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeiTConfig(ViTConfig):
     """A ViT with class token, distillation token and a head for each. The defaults are DeiT-B/16's at 224 pixels."""
 
-    family: Literal["deit"] = "deit"  # pyrefly: ignore[bad-override]  # what tells the two apart
-    registers: int = 1
+    family: ClassVar[str] = "deit"
+    extras: Extras = DISTILLED
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pool != "cls" or self.registers < 1 or self.pre_logits or self.final_norm != "tokens":
+        extras = self.extras
+        if self.pool != "cls" or extras.registers < 1 or extras.pre_logits or extras.final_norm != "tokens":
             raise ConfigError(
-                f"pool={self.pool!r}, registers={self.registers}, pre_logits={self.pre_logits} in a distilled DeiT",
+                f"pool={self.pool!r}, registers={extras.registers}, pre_logits={extras.pre_logits} in a distilled DeiT",
                 allowed="pool='cls', one register or more (the first is the distillation token), no pre_logits",
             )
 
 
+@FAMILIES.register("deit")
 class DeiT(ViT):
     """The ViT with two heads; a prediction is the mean of both, as the paper's late fusion."""
 
+    Config = DeiTConfig
+
     def __init__(self, config: DeiTConfig) -> None:
         super().__init__(config)
-        head = TwoHeads(config.width, config.classes) if config.classes else nn.Identity()
-        self.head = head  # pyrefly: ignore[bad-assignment]
+        self.head = TwoHeads(config.width, config.classes) if config.classes else nn.Identity()
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """Class token and distillation token side by side, 2 D wide."""
-        return features.tokens[:, :2].flatten(1)
+        return rearrange(features.tokens[:, :2], "B two D -> B (two D)")
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
@@ -52,7 +60,7 @@ class DeiT(ViT):
 
     def initialise_head(self) -> None:
         for head in self.head.children():
-            zero_head(head, self.config.head_bias)
+            zero_head(head, self.config.extras.head_bias)
 
 
 class TwoHeads(nn.Module):

@@ -1,12 +1,12 @@
-"""What every model family gives: tokens, and the small surface the rest of the house stands on."""
+"""Features: the tokens that every model family gives."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from vitrail.errors import ConfigError
 
 from vitrail.errors import ConfigError
 
@@ -40,25 +40,3 @@ class Features:
     @property
     def map(self) -> Float[Tensor, "B D h w"]:
         return rearrange(self.patches, "B (h w) D -> B D h w", h=self.grid[0], w=self.grid[1])
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """The contract of every family: four names, so that nothing else need ask which family it is."""
-
-    config: Any
-
-    def features(self, images: Float[Tensor, "B C H W"]) -> Features: ...
-
-    def pool(self, features: Features) -> Float[Tensor, "B P"]:
-        """What the head reads, and what probes and few-shot call "the features" of an image."""
-        ...
-
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]: ...
-
-    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
-        """(name, its modules and parameters), stem first and head last; every parameter in exactly one stage.
-
-        What layer decay, freezing and taps go by.
-        """
-        ...

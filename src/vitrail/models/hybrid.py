@@ -4,26 +4,30 @@ The ResNet is v1 with GroupNorm and TensorFlow's SAME padding. R50+ViT-B/16 take
 its three units are in stage 3, for a map four times as large. Both halves are models of their own, in their own files.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.errors import ShapeError
+from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig, Stage
+from vitrail.models.checks import Grid
+from vitrail.models.extras import PLAIN, Extras, nest
 from vitrail.models.features import Features
-from vitrail.models.positions import Grid, PositionKind, Resize
+from vitrail.models.positions import PositionKind
 from vitrail.models.resnet import ResNet, ResNetConfig, Standardise
 from vitrail.models.vit import ViT, ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class HybridConfig:
+class HybridConfig(ModelConfig):
     """All that makes one hybrid differ from another; the defaults are R50+ViT-B/16 at 224 pixels."""
 
-    family: Literal["hybrid"] = "hybrid"
+    family: ClassVar[str] = "hybrid"
     depths: tuple[int, ...] = (3, 4, 9)
     """Units of each stage of the ResNet; () leaves its root alone, as in R+ViT-Ti/16."""
     widths: tuple[int, ...] = (256, 512, 1024)
@@ -42,18 +46,26 @@ class HybridConfig:
     heads: int = 12
     mlp_width: int = 3072
     classes: int = 1000
-    pool: Literal["cls", "mean", "map"] = "cls"
+    pool: Literal["cls", "mean", "map", "cls-mean"] = "cls"
     positions: PositionKind = "learned"
-    position_resize: Resize = "bilinear"
-    activation: Literal["gelu", "gelu-tanh"] = "gelu"
-    norm_eps: float = 1e-6
-    pre_logits: int = 0
-    head_bias: float = 0.0
     dropout: float = 0.0
-    drop_path: float = 0.0
+    extras: Extras = PLAIN
+    """Of the ViT, as in ViTConfig."""
 
     def __post_init__(self) -> None:
         _ = self.resnet, self.vit  # both check their own
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return nest(data, cls.extras)
+
+    @property
+    def multiple(self) -> int:
+        return math.lcm(*self.patch) * self.resnet.stride
+
+    @property
+    def head_bias(self) -> float:
+        return self.extras.head_bias
 
     @property
     def resnet(self) -> ResNetConfig:
@@ -76,8 +88,7 @@ class HybridConfig:
     def vit(self) -> ViTConfig:
         """The half that reads the map: its image has the map's size, its channels are the ResNet's."""
         h, w = self.grid
-        names = ("width", "depth", "heads", "mlp_width", "patch", "classes", "pool", "positions", "position_resize")
-        names += ("activation", "norm_eps", "pre_logits", "head_bias", "dropout", "drop_path")
+        names = ("width", "depth", "heads", "mlp_width", "patch", "classes", "pool", "positions", "dropout", "extras")
         image = (h * self.patch[0], w * self.patch[1])
         return ViTConfig(image=image, channels=self.resnet.width, **{name: getattr(self, name) for name in names})
 
@@ -98,8 +109,11 @@ class HybridConfig:
         return h // p, w // q
 
 
-class Hybrid(nn.Module):
-    """Backbone of the hybrids. `zoo.build` makes one with initialised weights; the constructor alone draws none."""
+@FAMILIES.register("hybrid")
+class Hybrid(Backbone[HybridConfig]):
+    """Backbone of the hybrids. `vitrail.build` makes one with initialised weights; the constructor draws none."""
+
+    Config = HybridConfig
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
@@ -117,7 +131,7 @@ class Hybrid(nn.Module):
         self.resnet.checkpoint_activations = self.vit.checkpoint_activations = keep_none
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> nn.Module:  # pyrefly: ignore[bad-override]  # a module of the model inside
         """The ViT's."""
         return self.vit.head
 
@@ -130,10 +144,11 @@ class Hybrid(nn.Module):
         """y of equation 4, as in the ViT."""
         return self.vit.pool(features)
 
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        return self.head(self.pool(self.features(images)))
+    @property
+    def trunk(self) -> Backbone:
+        return self.vit
 
-    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
+    def stages(self) -> Sequence[Stage]:
         """The ResNet's root, its units, the ViT's embedding, its blocks, the head: every parameter in exactly one."""
         *convolutional, _ = self.resnet.stages()  # its head is empty
         (_, embedding), *blocks = self.vit.stages()
@@ -144,7 +159,3 @@ class Hybrid(nn.Module):
         """The originals' start, ResNet first."""
         self.resnet.initialise(generator)
         self.vit.initialise(generator)
-
-    def initialise_head(self) -> None:
-        """The ViT's zero head."""
-        self.vit.initialise_head()

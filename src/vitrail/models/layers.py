@@ -1,17 +1,17 @@
-"""What two or more families are built of: patches, attention, MLP, the pre-norm block, pooling by attention.
+"""Layers that several families share: patches, attention, MLP, the pre-norm block, pooling by attention.
 
 Names follow the paper (equations 1-4) and the field: B images, N tokens, D width, A heads, d = D / A.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.models.checks import check_images, patch_grid
-from vitrail.models.positions import Grid, resize_line
+from vitrail.models.checks import Grid, check_images, patch_grid
+from vitrail.models.extras import PLAIN, Extras
+from vitrail.models.resize import resize_line
 
 ACTIVATIONS = {
     "gelu": nn.GELU(),  # exact, with erf: the paper's text, timm, MAE, DeiT, DINOv2
@@ -21,7 +21,7 @@ ACTIVATIONS = {
 
 
 def dropout(probability: float) -> nn.Module:
-    """Dropout, or nothing at all: nn.Dropout(0) would still write a mask in training."""
+    """Dropout. Of probability 0 it is left out: nn.Dropout(0) would still write a mask in training."""
     return nn.Dropout(probability) if probability else nn.Identity()
 
 
@@ -36,12 +36,12 @@ class DropPath(nn.Module):
         if not self.training or not self.probability:
             return x
         keep = 1 - self.probability
-        kept = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        kept = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
         return x * kept.div_(keep)
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel on a branch (CaiT; DeiT III and DINOv2 have it)."""
+    """A trained factor per channel on a branch (CaiT, DeiT III, DINOv2)."""
 
     def __init__(self, width: int, start: float) -> None:
         super().__init__()
@@ -53,9 +53,9 @@ class LayerScale(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Equation 1's x_p E: each patch of pixels, flattened, through one linear map; `weight` is D C p q.
+    """Equation 1's x_p E: each patch of pixels, flattened, through one linear map. `weight` is D C p q.
 
-    It is a convolution whose stride is its kernel, computed as one matrix product: the tokens come out in memory order.
+    It equals a convolution whose stride is its kernel. One matrix product is faster on a CPU.
     """
 
     def __init__(self, patch: tuple[int, int], channels: int, width: int) -> None:
@@ -70,9 +70,9 @@ class PatchEmbed(nn.Module):
         return patch_grid((images.shape[2], images.shape[3]), self.patch)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
-        (h, w), (p, q) = self.grid(images), self.patch
-        patches = images.unflatten(3, (w, q)).unflatten(2, (h, p)).permute(0, 2, 4, 1, 3, 5)  # B h w C p q
-        return F.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
+        self.grid(images)  # raises for sizes that do not fit
+        x_p = rearrange(images, "B C (h p) (w q) -> B (h w) (C p q)", p=self.patch[0], q=self.patch[1])
+        return F.linear(x_p, rearrange(self.weight, "D C p q -> D (C p q)"), self.bias)
 
 
 class RelativeKeys(nn.Module):
@@ -99,10 +99,9 @@ def attend(
     v: Float[Tensor, "B A M d"],
     bias: Float[Tensor, "B A N M"] | None = None,
 ) -> Float[Tensor, "B A N d"]:
-    """softmax(q kᵀ / √d + bias) v, by torch's fused attention, but for bfloat16 on a CPU.
+    """softmax(q kᵀ / √d + bias) v, by torch's fused attention, except for bfloat16 on a CPU.
 
-    There the fused kernel is slow (its backward 2 to 12 times, at 17 to 1025 tokens: docs/concepts/speed.md), and
-    two matrix products with a float32 softmax between them say the same up to rounding.
+    There the fused kernel is slow (docs/concepts/speed.md): two matrix products replace it, with a float32 softmax.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -116,41 +115,36 @@ class Attention(nn.Module):
     """Multi-head self-attention, equations 5-8 (appendix A): softmax(q kᵀ / √d) v per head, then one projection."""
 
     def __init__(
-        self,
-        width: int,
-        heads: int,
-        *,
-        drop: float = 0.0,
-        qkv_bias: bool = True,
-        qk_norm_eps: float | None = None,
-        relative_tokens: int = 0,
+        self, width: int, heads: int, extras: Extras = PLAIN, *, drop: float = 0.0, relative_tokens: int = 0
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.qkv = nn.Linear(width, 3 * width, bias=extras.qkv_bias)
         self.proj = nn.Linear(width, width)
         self.drop = dropout(drop)
-        head_width = width // heads
-        self.q_norm = nn.LayerNorm(head_width, eps=qk_norm_eps) if qk_norm_eps else nn.Identity()
-        self.k_norm = nn.LayerNorm(head_width, eps=qk_norm_eps) if qk_norm_eps else nn.Identity()
-        self.relative = RelativeKeys(relative_tokens, head_width) if relative_tokens else None
+        d = width // heads
+        self.q_norm, self.k_norm = (
+            nn.LayerNorm(d, eps=extras.norm_eps) if extras.qk_norm else nn.Identity() for _ in range(2)
+        )
+        self.relative = RelativeKeys(relative_tokens, d) if relative_tokens else None
 
     def project(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v, each B A N d."""
-        # split before the transpose: the backward pass then joins the three gradients in memory order, without a copy
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)
-        return self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
+        """q, k, v of equation 5, each B A N d."""
+        # unbind before the axes are swapped: the backward pass then needs no copy
+        q, k, v = rearrange(self.qkv(x), "B N (three A d) -> B N three A d", three=3, A=self.heads).unbind(2)
+        q, k, v = (rearrange(y, "B N A d -> B A N d") for y in (self.q_norm(q), self.k_norm(k), v))
+        return q, k, v
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         q, k, v = self.project(x)
-        x = attend(q, k, v, self.relative(q) if self.relative is not None else None)
-        return self.drop(self.proj(x.transpose(1, 2).flatten(2)))
+        heads = attend(q, k, v, self.relative(q) if self.relative is not None else None)  # (6) (7)
+        return self.drop(self.proj(rearrange(heads, "B A N d -> B N (A d)")))  # (8)
 
 
 class Mlp(nn.Module):
     """Two dense layers with the activation between: D → mlp_width → D; dropout after both (B.1).
 
-    `swiglu` (DINOv2) makes both halves of a gate in the first layer: silu(a) ⊙ b.
+    With `swiglu` (DINOv2) the first layer gives two halves a and b: silu(a) ⊙ b.
     """
 
     def __init__(self, width: int, hidden: int, *, activation: str, drop: float = 0.0) -> None:
@@ -179,30 +173,19 @@ class Block(nn.Module):
         width: int,
         heads: int,
         mlp_width: int,
+        extras: Extras = PLAIN,
         *,
-        activation: str = "gelu",
-        eps: float = 1e-6,
         drop: float = 0.0,
         drop_path: float = 0.0,
-        layer_scale: float = 0.0,
-        qk_norm: bool = False,
-        qkv_bias: bool = True,
         relative_tokens: int = 0,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = Attention(
-            width,
-            heads,
-            drop=drop,
-            qkv_bias=qkv_bias,
-            qk_norm_eps=eps if qk_norm else None,
-            relative_tokens=relative_tokens,
-        )
-        self.ls1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = Mlp(width, mlp_width, activation=activation, drop=drop)
-        self.ls2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
+        self.norm1 = nn.LayerNorm(width, eps=extras.norm_eps)
+        self.attn = Attention(width, heads, extras, drop=drop, relative_tokens=relative_tokens)
+        self.ls1 = LayerScale(width, extras.layer_scale) if extras.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(width, eps=extras.norm_eps)
+        self.mlp = Mlp(width, mlp_width, activation=extras.activation, drop=drop)
+        self.ls2 = LayerScale(width, extras.layer_scale) if extras.layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
@@ -224,15 +207,14 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(width, mlp_width, activation=activation)
 
     def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
-        q = self.q(self.probe).unflatten(2, (self.heads, -1)).transpose(1, 2).expand(len(tokens), -1, -1, -1)
-        k, v = self.kv(tokens).unflatten(2, (2, self.heads, -1)).unbind(2)
-        x = attend(q, k.transpose(1, 2), v.transpose(1, 2))
-        x = self.proj(x.transpose(1, 2).flatten(2))
+        q = repeat(self.q(self.probe), "1 1 (A d) -> B A 1 d", A=self.heads, B=tokens.shape[0])
+        k, v = rearrange(self.kv(tokens), "B N (two A d) -> two B A N d", two=2, A=self.heads)
+        x = self.proj(rearrange(attend(q, k, v), "B A 1 d -> B 1 (A d)"))
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 
 class Head(nn.Linear):
-    """The last linear map, in its weights' precision under autocast too: bf16 logits of 8 to 16 are 1/16 apart, and tie."""
+    """The last linear map. Autocast does not touch it: bf16 rounds large logits so coarsely that classes tie."""
 
     def forward(self, input: Float[Tensor, "B P"]) -> Float[Tensor, "B K"]:
         kind = input.device.type
@@ -240,51 +222,3 @@ class Head(nn.Linear):
             return F.linear(input, self.weight, self.bias)
         with torch.autocast(kind, enabled=False):
             return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
-
-
-@torch.no_grad()
-def zero_head(head: nn.Module, bias: float) -> None:
-    """A zero head, in pre-training and fine-tuning alike (section 3.2): at the first step all classes are equal."""
-    if isinstance(head, nn.Linear):
-        head.weight.zero_()
-        if head.bias is not None:
-            head.bias.fill_(bias)
-
-
-@torch.no_grad()
-def initialise_layers(module: nn.Module, generator: torch.Generator) -> None:
-    """The original's start of all in this file, in the order of the modules; flax's defaults where it names none."""
-    for layer in module.modules():
-        if isinstance(layer, PatchEmbed):  # flax's Conv: LeCun normal, truncated at two sigma
-            lecun_normal_(layer.weight, generator)
-            layer.bias.zero_()
-        elif isinstance(layer, Attention | AttentionPool):
-            for linear in layer.children():
-                if isinstance(linear, nn.Linear):  # q, k, v are D → D each, also where one matrix holds them
-                    xavier_uniform_(linear.weight, linear.in_features, linear.in_features, generator)
-                    if linear.bias is not None:
-                        linear.bias.zero_()
-            if isinstance(layer, AttentionPool):
-                xavier_uniform_(layer.probe, 1, layer.probe.shape[2], generator)
-        elif isinstance(layer, Mlp):
-            for linear in (layer.fc1, layer.fc2):
-                xavier_uniform_(linear.weight, linear.in_features, linear.out_features, generator)
-                linear.bias.normal_(std=1e-6, generator=generator)
-        elif isinstance(layer, nn.LayerNorm):
-            layer.weight.fill_(1.0)
-            layer.bias.zero_()
-        elif isinstance(layer, LayerScale):
-            layer.gamma.fill_(layer.start)
-        elif isinstance(layer, RelativeKeys):
-            layer.table.normal_(std=0.02, generator=generator)
-
-
-def xavier_uniform_(weight: Tensor, fan_in: int, fan_out: int, generator: torch.Generator) -> None:
-    bound = math.sqrt(6 / (fan_in + fan_out))
-    weight.uniform_(-bound, bound, generator=generator)
-
-
-def lecun_normal_(weight: Tensor, generator: torch.Generator) -> None:
-    """Flax's default for kernels: a normal cut at two sigma, widened so that its variance is 1/fan_in again."""
-    std = weight[0].numel() ** -0.5 / 0.87962566103423978
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)

@@ -5,26 +5,30 @@ The encoder is a `ViT` as any other: after pre-training it is taken out and used
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.models.checks import at_least
+from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig, Stage
+from vitrail.models.checks import Grid, at_least
+from vitrail.models.extras import Extras
 from vitrail.models.features import Features
-from vitrail.models.layers import Block, initialise_layers, xavier_uniform_
-from vitrail.models.positions import Grid, SinCosPositions
+from vitrail.models.initialise import initialise_layers, xavier_uniform_
+from vitrail.models.layers import Block
+from vitrail.models.positions import SinCosPositions
 from vitrail.models.vit import ViT, ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAEConfig:
+class MAEConfig(ModelConfig):
     """An encoder and its decoder; the defaults of the decoder are the paper's."""
 
-    family: Literal["mae"] = "mae"
+    family: ClassVar[str] = "mae"
     encoder: ViTConfig = field(default_factory=lambda: ViTConfig(positions="sincos-mae", classes=0))
     decoder_width: int = 512
     decoder_depth: int = 8
@@ -39,7 +43,7 @@ class MAEConfig:
         for parts in (4, self.decoder_heads):
             if self.decoder_width % parts:
                 raise ConfigError(f"decoder_width = {self.decoder_width}", allowed=f"a multiple of {parts}")
-        if self.encoder.final_norm != "tokens":
+        if self.encoder.extras.final_norm != "tokens":
             raise ConfigError("final_norm='pooled' in a masked autoencoder", allowed="'tokens': the decoder reads them")
 
     @property
@@ -61,6 +65,14 @@ class MAEConfig:
     @property
     def classes(self) -> int:
         return self.encoder.classes
+
+    @property
+    def head_bias(self) -> float:
+        return self.encoder.head_bias
+
+    @property
+    def multiple(self) -> int:
+        return self.encoder.multiple
 
 
 @dataclass(frozen=True)
@@ -100,15 +112,13 @@ def visible_patches(patches: int, ratio: float) -> int:
 def patchify(images: Float[Tensor, "B C H W"], patch: tuple[int, int]) -> Float[Tensor, "B N P"]:
     """Each patch's pixels as one row, channels last: P = p·q·C, patches in raster order."""
     p, q = patch
-    tiles = images.unflatten(3, (-1, q)).unflatten(2, (-1, p))  # B C h p w q
-    return tiles.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return rearrange(images, "B C (h p) (w q) -> B (h w) (p q C)", p=p, q=q)
 
 
 def unpatchify(patches: Float[Tensor, "B N P"], patch: tuple[int, int], grid: Grid) -> Float[Tensor, "B C H W"]:
     """The images of which `patchify` made these."""
     (p, q), (h, w) = patch, grid
-    tiles = patches.unflatten(2, (p, q, -1)).unflatten(1, (h, w))  # B h w p q C
-    return tiles.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+    return rearrange(patches, "B (h w) (p q C) -> B C (h p) (w q)", h=h, w=w, p=p, q=q)
 
 
 def rows(table: Shaped[Tensor, "B N D"], index: Int[Tensor, "B n"]) -> Shaped[Tensor, "B n D"]:
@@ -116,8 +126,11 @@ def rows(table: Shaped[Tensor, "B N D"], index: Int[Tensor, "B n"]) -> Shaped[Te
     return table.gather(1, index[:, :, None].expand(-1, -1, table.shape[2]))
 
 
-class MAE(nn.Module):
+@FAMILIES.register("mae")
+class MAE(Backbone[MAEConfig]):
     """The pair. As a `Backbone` it is its encoder, on all patches: features for probes, fine-tuning and inspection."""
+
+    Config = MAEConfig
 
     def __init__(self, config: MAEConfig) -> None:
         super().__init__()
@@ -132,8 +145,7 @@ class MAE(nn.Module):
 
     def embed(self, patches: Float[Tensor, "B n P"], visible: Int[Tensor, "B n"], grid: Grid) -> Float[Tensor, "B T D"]:
         stem = self.encoder.patch_embed
-        # D pq C, as the pixels lie; by this way its gradient has the strides DDP wants, of one channel too
-        kernel = stem.weight.flatten(2).mT.flatten(1)
+        kernel = rearrange(stem.weight, "D C p q -> D (p q C)")
         return self.encoder.encode(self.encoder.place(F.linear(patches, kernel, stem.bias), grid, visible))
 
     def decode(self, latent: Float[Tensor, "B T D"], masking: Masking, grid: Grid) -> Float[Tensor, "B M d"]:
@@ -162,10 +174,16 @@ class MAE(nn.Module):
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         return self.encoder.pool(features)
 
-    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        return self.encoder(images)
+    @property
+    def head(self) -> nn.Module:  # pyrefly: ignore[bad-override]  # a module of the model inside
+        """The encoder's."""
+        return self.encoder.head
 
-    def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
+    @property
+    def trunk(self) -> Backbone:
+        return self.encoder
+
+    def stages(self) -> Sequence[Stage]:
         """The encoder's, with the decoder beside its head."""
         *body, (name, head) = self.encoder.stages()
         return [*body, (name, [*head, self.decoder])]
@@ -186,22 +204,15 @@ class Decoder(nn.Module):
 
     def __init__(self, config: MAEConfig) -> None:
         super().__init__()
-        width, eps = config.decoder_width, config.encoder.norm_eps
+        width, encoder = config.decoder_width, config.encoder.extras
+        extras = Extras(norm_eps=encoder.norm_eps, qkv_bias=encoder.qkv_bias)
         self.embed = nn.Linear(config.encoder.width, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = SinCosPositions(width, "sincos-mae")
         self.blocks = nn.ModuleList(
-            Block(
-                width,
-                config.decoder_heads,
-                config.decoder_mlp_width,
-                activation="gelu",
-                eps=eps,
-                qkv_bias=config.encoder.qkv_bias,
-            )
-            for _ in range(config.decoder_depth)
+            Block(width, config.decoder_heads, config.decoder_mlp_width, extras) for _ in range(config.decoder_depth)
         )
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = nn.LayerNorm(width, eps=extras.norm_eps)
         self.head = nn.Linear(width, config.patch[0] * config.patch[1] * config.channels)
 
     def forward(

@@ -9,7 +9,7 @@ padding is cut off again.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +17,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.models.checks import at_least, probabilities
+from vitrail.models.backbone import FAMILIES, ModelConfig
+from vitrail.models.checks import Grid, at_least, probabilities
 from vitrail.models.conv_backbone import BatchNorm, MapBackbone, Parts
 from vitrail.models.features import Features
 from vitrail.models.layers import DropPath, LayerScale, Mlp, attend
 from vitrail.models.mbconv import CONV_ACTIVATIONS, EXPANSION, GOOGLE, Conv, Dialect, MBConv, Shortcut, pool2
-from vitrail.models.positions import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxViTConfig:
+class MaxViTConfig(ModelConfig):
     """All that makes one MaxViT differ from another; the defaults are MaxViT-T at 224 pixels."""
 
-    family: Literal["maxvit"] = "maxvit"
+    family: ClassVar[str] = "maxvit"
     depths: tuple[int, ...] = (2, 2, 5, 2)
     """Blocks of each stage; the first of each halves the map."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -69,6 +69,10 @@ class MaxViTConfig:
         for kind, before, width in zip(self.kinds, (self.stem[1], *self.widths), self.widths, strict=False):
             if any(size % self.head_width for size in {"M": (width,), "T": (before, width), "C": ()}[kind]):
                 raise ConfigError(f"widths = {self.widths}", allowed=f"multiples of head_width = {self.head_width}")
+
+    @property
+    def multiple(self) -> int:
+        return 2 ** (len(self.depths) + 1)  # the stem halves the image, and each stage
 
     @property
     def width(self) -> int:
@@ -237,8 +241,11 @@ class Stem(nn.Module):
         return self.conv2(self.act(self.norm(self.conv1(images))))
 
 
-class MaxViT(MapBackbone):
-    """Backbone of MaxViT and CoAtNet. `zoo.build` makes one with initialised weights."""
+@FAMILIES.register("maxvit")
+class MaxViT(MapBackbone[MaxViTConfig]):
+    """Backbone of MaxViT. `vitrail.build` makes one with initialised weights; the constructor draws none."""
+
+    Config = MaxViTConfig
 
     def __init__(self, config: MaxViTConfig) -> None:
         super().__init__()

@@ -1,104 +1,90 @@
-"""Where a patch sits: none · learned 1-D · learned 2-D · sin-cos; and how a learned table follows a new grid.
+"""E_pos of equation 1: where a token sits. Kinds: none, learned 1-D, learned 2-D, sin-cos.
 
-The ViT paper's Table 8 compares none, 1-D, 2-D and relative; those act inside attention (`layers.RelativeKeys`).
-Each kind is called with the grid and a parameter `like` it must match in device and dtype, and gives a table to add.
+The paper's Table 8 compares none, 1-D, 2-D and relative. Relative positions act inside attention
+(`layers.RelativeKeys`). A learned table follows a new grid of patches by interpolation.
 """
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from einops import repeat
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Grid = tuple[int, int]
+from vitrail.models.checks import Grid
+from vitrail.models.resize import resize_line, resize_table
+
 PositionKind = Literal["none", "learned", "learned-2d", "sincos", "sincos-mae", "relative"]
-Resize = Literal["bilinear", "bicubic", "bicubic-corners", "bicubic-antialias", "dinov2", "dinov2-size"]
-
-RESIZES: dict[str, dict] = {
-    "bilinear": {"mode": "bilinear", "align_corners": True},  # vision_transformer, big_vision (scipy's zoom, order 1)
-    "bicubic": {"mode": "bicubic", "align_corners": False},  # MAE, DeiT, transformers
-    "bicubic-corners": {"mode": "bicubic", "align_corners": True},  # torchvision
-    "bicubic-antialias": {"mode": "bicubic", "align_corners": False, "antialias": True},  # timm, DINOv2 with registers
-    "dinov2": {"mode": "bicubic", "align_corners": False},  # samples with the scale (n + 0.1) / m, not n / m
-    "dinov2-size": {"mode": "bicubic", "align_corners": False},  # transformers' DINOv2: "bicubic", but in float32
-}
-SINGLE = ("bicubic-antialias", "dinov2", "dinov2-size")
-"""Whose code interpolates in float32, whatever the model computes in."""
 
 
-def resize_table(table: Float[Tensor, "1 m D"], old: Grid, new: Grid, how: str = "bilinear") -> Float[Tensor, "1 n D"]:
-    """A table of `old` (h, w) patches, without prefix tokens, sampled at `new`; `how` is a row of RESIZES."""
-    if old == new:
-        return table
-    maps = table.unflatten(1, old).permute(0, 3, 1, 2)
-    # half precision would round positions; float64 stays itself
-    maps = maps if maps.dtype == torch.float64 and how not in SINGLE else maps.float()
-    if how == "dinov2":
-        scale = tuple((n + 0.1) / m for n, m in zip(new, old, strict=True))
-        maps = F.interpolate(maps, scale_factor=scale, **RESIZES[how])
-    else:
-        maps = F.interpolate(maps, size=new, **RESIZES[how])
-    return maps.flatten(2).transpose(1, 2).to(table.dtype)
+class Positions(nn.Module):
+    """Adds nothing itself: gives the table that is added. `prefix` tokens come before the patches."""
 
-
-class LearnedPositions(nn.Module):
-    """One vector a token, in raster order (the paper's 1-D): E_pos of equation 1. The first `prefix` are no patches."""
-
-    def __init__(self, width: int, grid: Grid, *, prefix: int, resize: str) -> None:
+    def __init__(self, prefix: int) -> None:
         super().__init__()
-        self.grid, self.prefix, self.resize = grid, prefix, resize
-        self.table = nn.Parameter(torch.empty(1, prefix + grid[0] * grid[1], width))
+        self.prefix = prefix
 
-    def forward(self, grid: Grid, like: Tensor) -> Float[Tensor, "1 N D"]:
-        """The table at this grid. Resizing costs little beside a forward pass, so none is kept."""
-        if grid == self.grid:
-            return self.table
-        prefix, patches = self.table.split([self.prefix, self.table.shape[1] - self.prefix], dim=1)
-        return torch.cat([prefix, resize_table(patches, self.grid, grid, self.resize)], dim=1)
+    def parts(self, grid: Grid, like: Tensor) -> tuple[Float[Tensor, "1 p D"], Float[Tensor, "1 n D"]]:
+        """Rows of the first prefix tokens (perhaps of none), and of all patches of the grid."""
+        raise NotImplementedError
+
+    def forward(self, grid: Grid, like: Tensor, at: Int[Tensor, "B n"] | None = None) -> Float[Tensor, "_ N D"]:
+        """The table of the grid, in the device and dtype of `like`. Prefix tokens without a row get zeros.
+
+        `at` numbers the patches where only some of the grid are there (MAE's encoder sees a quarter of them).
+        """
+        first, patches = self.parts(grid, like)
+        if at is not None:
+            patches = patches[0, at]
+        blank = patches.new_zeros(1, self.prefix - first.shape[1], patches.shape[2])
+        before = torch.cat([first, blank], dim=1).expand(patches.shape[0], -1, -1)
+        return torch.cat([before, patches], dim=1)
+
+
+class LearnedPositions(Positions):
+    """The paper's 1-D positions: one vector a token, patches in raster order. The first `own` rows are prefix tokens'."""
+
+    def __init__(self, width: int, grid: Grid, *, prefix: int, own: int, resize: str) -> None:
+        super().__init__(prefix)
+        self.grid, self.own, self.resize = grid, own, resize
+        self.table = nn.Parameter(torch.empty(1, own + grid[0] * grid[1], width))
+
+    def parts(self, grid: Grid, like: Tensor) -> tuple[Float[Tensor, "1 p D"], Float[Tensor, "1 n D"]]:
+        return self.table[:, : self.own], resize_table(self.table[:, self.own :], self.grid, grid, self.resize)
 
     def initialise(self, generator: torch.Generator) -> None:
         self.table.data.normal_(std=0.02, generator=generator)
 
 
-class LearnedPositions2d(nn.Module):
+class LearnedPositions2d(Positions):
     """A learned vector of half the width per row and per column, concatenated [row | column] (paper D.4)."""
 
-    prefix = 0
-
-    def __init__(self, width: int, grid: Grid) -> None:
-        super().__init__()
+    def __init__(self, width: int, grid: Grid, *, prefix: int) -> None:
+        super().__init__(prefix)
         self.rows = nn.Parameter(torch.empty(1, grid[0], width // 2))
         self.columns = nn.Parameter(torch.empty(1, grid[1], width // 2))
 
-    def forward(self, grid: Grid, like: Tensor) -> Float[Tensor, "1 N D"]:
-        rows = resize_line(self.rows, grid[0])[:, :, None].expand(-1, -1, grid[1], -1)
-        columns = resize_line(self.columns, grid[1])[:, None].expand(-1, grid[0], -1, -1)
-        return torch.cat([rows, columns], dim=-1).flatten(1, 2)
+    def parts(self, grid: Grid, like: Tensor) -> tuple[Float[Tensor, "1 p D"], Float[Tensor, "1 n D"]]:
+        rows = repeat(resize_line(self.rows, grid[0]), "1 h D -> 1 (h w) D", w=grid[1])
+        columns = repeat(resize_line(self.columns, grid[1]), "1 w D -> 1 (h w) D", h=grid[0])
+        table = torch.cat([rows, columns], dim=2)
+        return table[:, :0], table
 
     def initialise(self, generator: torch.Generator) -> None:
         for table in (self.rows, self.columns):
             table.data.normal_(std=0.02, generator=generator)
 
 
-def resize_line(table: Float[Tensor, "1 m D"], length: int) -> Float[Tensor, "1 n D"]:
-    """A table along one axis, sampled linearly at `length` places, ends aligned."""
-    if table.shape[1] == length:
-        return table
-    return F.interpolate(table.transpose(1, 2), size=length, mode="linear", align_corners=True).transpose(1, 2)
+class SinCosPositions(Positions):
+    """Fixed sines and cosines of row and column, computed for each grid: exact at any size, none is stored."""
 
-
-class SinCosPositions(nn.Module):
-    """Fixed sines and cosines of row and column, computed for the grid at hand: any is exact, none is stored."""
-
-    prefix = 0
-
-    def __init__(self, width: int, kind: str) -> None:
-        super().__init__()
+    def __init__(self, width: int, kind: str, *, prefix: int = 0) -> None:
+        super().__init__(prefix)
         self.width, self.kind = width, kind
 
-    def forward(self, grid: Grid, like: Tensor) -> Float[Tensor, "1 N D"]:
-        return sincos(grid, self.width, self.kind, device=like.device).to(like.dtype)
+    def parts(self, grid: Grid, like: Tensor) -> tuple[Float[Tensor, "1 p D"], Float[Tensor, "1 n D"]]:
+        table = sincos(grid, self.width, self.kind, device=like.device).to(like.dtype)
+        return table[:, :0], table
 
 
 def sincos(
@@ -111,7 +97,6 @@ def sincos(
     quarter = width // 4
     last = quarter - 1 if kind == "sincos" else quarter
     omega = 10_000.0 ** -(torch.arange(quarter, device=device, dtype=torch.float64) / max(1, last))
-    y = torch.arange(grid[0], device=device)[:, None, None] * omega
-    x = torch.arange(grid[1], device=device)[None, :, None] * omega
-    parts = [wave(axis).expand(*grid, quarter) for axis in (x, y) for wave in (torch.sin, torch.cos)]
-    return torch.cat(parts, dim=-1).flatten(0, 1)[None].float()
+    y = repeat(torch.arange(grid[0], device=device)[:, None] * omega, "h k -> (h w) k", w=grid[1])
+    x = repeat(torch.arange(grid[1], device=device)[:, None] * omega, "w k -> (h w) k", h=grid[0])
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)[None].float()

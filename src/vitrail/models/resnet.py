@@ -6,7 +6,7 @@ the stem of its hybrids. Where the published codes disagree there is an option: 
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.models.checks import at_least
+from vitrail.models.backbone import FAMILIES, ModelConfig
+from vitrail.models.checks import Grid, at_least
 from vitrail.models.conv_backbone import MapBackbone, Parts, conv_same, same_padding
-from vitrail.models.layers import lecun_normal_
-from vitrail.models.positions import Grid
+from vitrail.models.initialise import lecun_normal_
 
 GROUPS = 32
 Padding = Literal["bit", "symmetric", "same"]
@@ -25,10 +25,10 @@ Standardise = Literal["variance", "deviation"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
+class ResNetConfig(ModelConfig):
     """All that makes one ResNet differ from another; the defaults are BiT's R50x1."""
 
-    family: Literal["resnet"] = "resnet"
+    family: ClassVar[str] = "resnet"
     depths: tuple[int, ...] = (3, 4, 6, 3)
     """Units of each stage; every stage but the first halves the map."""
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
@@ -61,6 +61,10 @@ class ResNetConfig:
                 f"root_width = {self.root_width} and widths = {self.widths}",
                 allowed=f"multiples of {GROUPS} and of {4 * GROUPS}: each norm has {GROUPS} groups",
             )
+
+    @property
+    def multiple(self) -> int:
+        return self.stride
 
     @property
     def stride(self) -> int:
@@ -174,9 +178,11 @@ def relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 
 
-class ResNet(MapBackbone):
-    """Backbone of the ResNets. `zoo.build` makes one with initialised weights; the constructor alone draws none."""
+@FAMILIES.register("resnet")
+class ResNet(MapBackbone[ResNetConfig]):
+    """Backbone of the ResNets. `vitrail.build` makes one with initialised weights; the constructor draws none."""
 
+    Config = ResNetConfig
     unit_name = "block {} unit {}"  # as in the published files
 
     def __init__(self, config: ResNetConfig) -> None:

@@ -7,35 +7,26 @@ A ViT may be named with any size of SIZES and any patch, also where the table ha
 
 import dataclasses
 import fnmatch
-import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from vitrail.errors import ConfigError, suggest
-from vitrail.models.deit import DeiT, DeiTConfig
-from vitrail.models.efficientnet import EfficientNet, EfficientNetConfig
+from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig
+from vitrail.models.deit import DeiT
+from vitrail.models.extras import NAMES, settings
 from vitrail.models.hybrid import Hybrid, HybridConfig
-from vitrail.models.mae import MAE, MAEConfig
+from vitrail.models.mae import MAE
 from vitrail.models.maxvit import MaxViT, MaxViTConfig
 from vitrail.models.resnet import ResNet, ResNetConfig
 from vitrail.models.vit import ViT, ViTConfig
 
-# told apart by `family`
-ModelConfig = ViTConfig | ResNetConfig | HybridConfig | MaxViTConfig | DeiTConfig | MAEConfig | EfficientNetConfig
-Model = ViT | ResNet | Hybrid | MaxViT | MAE | EfficientNet  # a DeiT is a ViT
+BUILT_IN = (ViT, ResNet, Hybrid, MaxViT, DeiT, MAE)
+"""The families of this package; each registers itself in `FAMILIES`, where plug-ins add theirs."""
 
-FAMILIES: dict[str, Any] = {
-    "vit": ViT,
-    "resnet": ResNet,
-    "hybrid": Hybrid,
-    "maxvit": MaxViT,
-    "deit": DeiT,
-    "mae": MAE,
-    "efficientnet": EfficientNet,
-}
+C = TypeVar("C", bound=ModelConfig)
 
 PAPER = "arXiv 2010.11929, Table 1"
 AUGREG = "arXiv 2106.10270, Table 2"
@@ -103,12 +94,7 @@ def _maxvit(stem: int, depths: tuple[int, ...], width: int, parameters: int) -> 
     return Entry(config, "arXiv 2204.01697, Table 1", parameters)
 
 
-def _efficientnet(size: str, image: int, dropout: float, parameters: int) -> Entry:
-    config = EfficientNetConfig(size=size, image=(image, image), dropout=dropout)  # pyrefly: ignore[bad-argument-type]
-    return Entry(config, "arXiv 1905.11946, Table 2", parameters)
-
-
-# At 224 pixels (EfficientNets at their own), 1000 classes; ViTs with class token, without pre_logits
+# At 224 pixels, 1000 classes; ViTs with class token, without pre_logits
 ZOO: dict[str, Entry] = {
     "vit-mu/16": _row("mu", 16, 76_712),
     "vit-ti/16": _row("ti", 16, 5_717_416),
@@ -150,50 +136,58 @@ ZOO: dict[str, Entry] = {
     "maxvit-b": _maxvit(64, (2, 6, 14, 2), 96, 119_467_708),
     "maxvit-l": _maxvit(128, (2, 6, 14, 2), 128, 211_785_560),
     "maxvit-xl": _maxvit(192, (2, 6, 14, 2), 192, 474_951_952),
-    "efficientnet-b0": _efficientnet("b0", 224, 0.2, 5_288_548),
-    "efficientnet-b1": _efficientnet("b1", 240, 0.2, 7_794_184),
-    "efficientnet-b2": _efficientnet("b2", 260, 0.3, 9_109_994),
-    "efficientnet-b3": _efficientnet("b3", 300, 0.3, 12_233_232),
-    "efficientnet-b4": _efficientnet("b4", 380, 0.4, 19_341_616),
-    "efficientnet-b5": _efficientnet("b5", 456, 0.4, 30_389_784),
-    "efficientnet-b6": _efficientnet("b6", 528, 0.5, 43_040_704),
-    "efficientnet-b7": _efficientnet("b7", 600, 0.5, 66_347_960),
 }
 
 
 def config(name: str, **changes: Any) -> ModelConfig:
     """The config called `name`, with `changes`; `image` and `patch` may be one number. Unknown names: ConfigError."""
-    return _changed(_named(name), changes)
+    return change(_named(name), **changes)
 
 
 def build(
     model: str | ModelConfig, *, generator: torch.Generator | None = None, seed: int = 0, **changes: Any
-) -> Model:
+) -> Backbone:
     """A newly initialised model, on the CPU in float32, every bit given by `generator` (or `seed`).
 
-        vitrail.build("vit-b/16", classes=10, image=(384, 384), pool="mean")
+        vitrail.build("vit-b/16", classes=10, image=(384, 384), pool="mean", qk_norm=True)
 
     `model` is a name (`vitrail.list_models()` lists them) or a config; `changes` are fields of its config. Raises ConfigError for
     a name or a field that is not there, and for values that do not go together.
     """
-    if not hasattr(model, "family") and not isinstance(model, str):
+    if not isinstance(model, str | ModelConfig):
         raise ConfigError(f"a model {model!r}", allowed="a name, such as 'vit-b/16', or a config")
-    chosen = config(model, **changes) if isinstance(model, str) else _changed(model, changes)
-    built = skeleton(chosen)
+    built = skeleton(change(_named(model) if isinstance(model, str) else model, **changes))
     built.to_empty(device="cpu")
     built.initialise(generator or torch.Generator().manual_seed(seed))
     return built
 
 
-def skeleton(config: ModelConfig) -> Model:
+def skeleton(config: ModelConfig) -> Backbone:
     """The model without memory, on the meta device: to count it, or to load weights into it."""
     with torch.device("meta"):
-        return FAMILIES[config.family](config)
+        return FAMILIES[config.family](config)  # pyrefly: ignore[bad-instantiation]
 
 
 def list_models(pattern: str = "*") -> tuple[str, ...]:
     """Names of the table that match a shell pattern, in the order of the table."""
     return tuple(name for name in ZOO if fnmatch.fnmatchcase(name, pattern))
+
+
+def change(config: C, **changes: Any) -> C:
+    """The config with other values. Names of its extras may be given like its own fields; ConfigError for any other."""
+    known = settings(config).keys()
+    for name in changes:
+        if name not in known and name != "extras":
+            hint = suggest(name, known) or f"known: {', '.join(known)}"
+            raise ConfigError(f"a {config.family} has no {name!r}", next_step=hint)
+    for name in ("image", "patch"):
+        if isinstance(changes.get(name), int):
+            changes[name] = (changes[name],) * 2
+    extras: Any = getattr(config, "extras", None)
+    if extras is not None:
+        inner = {name: changes.pop(name) for name in NAMES & changes.keys()}
+        changes["extras"] = dataclasses.replace(changes.get("extras", extras), **inner)
+    return dataclasses.replace(config, **changes)
 
 
 def _named(name: str) -> ModelConfig:
@@ -207,24 +201,3 @@ def _named(name: str) -> ModelConfig:
         allowed=f"{', '.join(ZOO)}; or vit-SIZE/PATCH with a size of {', '.join(SIZES)}",
         next_step=suggest(name.lower(), ZOO) or "`vitrail models` lists them",
     )
-
-
-def _changed(config: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
-    known = [field.name for field in dataclasses.fields(config)]
-    for name in changes:
-        if name not in known:
-            hint = suggest(name, known) or f"known: {', '.join(known)}"
-            raise ConfigError(f"a {config.family} has no {name!r}", next_step=hint)
-    squares: dict[str, Any] = {
-        name: (changes[name],) * 2 for name in ("image", "patch") if isinstance(changes.get(name), int)
-    }
-    return dataclasses.replace(config, **{**changes, **squares})  # pyrefly: ignore[bad-argument-type]
-
-
-def multiple(model: ModelConfig) -> int:
-    """What the height and width of images should be multiples of."""
-    if isinstance(model, HybridConfig):
-        return math.lcm(*model.patch) * model.resnet.stride
-    if isinstance(model, ResNetConfig | MaxViTConfig | EfficientNetConfig):
-        return 32  # they halve the image five times
-    return math.lcm(*model.patch)

@@ -128,7 +128,7 @@ def _pooled_width(backbone: Any) -> int:
     config = backbone.config
     if config.family not in ("vit", "deit"):
         raise ConfigError(f"contrastive learning of a {config.family}", allowed="a plain ViT")
-    return config.pre_logits or config.pooled_width
+    return config.extras.pre_logits or config.pooled_width
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

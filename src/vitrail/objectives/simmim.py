@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
+from vitrail.models.checks import Grid
 from vitrail.models.mae import patchify
-from vitrail.models.positions import Grid
 from vitrail.objectives.masked_tokens import MaskedTokens
 from vitrail.objectives.objective import Loss, Objective, Task, unwrapped
 from vitrail.objectives.reconstruct import check_ratio

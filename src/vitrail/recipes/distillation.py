@@ -1,6 +1,6 @@
 """Learning from a teacher."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from vitrail.models.deit import DeiTConfig
@@ -38,9 +38,9 @@ def distill_small(given: Given) -> Run:
 def distilled(model: ModelConfig) -> DeiTConfig:
     """The ViT with a second class token and head."""
     vit = as_vit(model)
-    values: dict[str, Any] = {name: getattr(vit, name) for name in vit.__dataclass_fields__ if name != "family"}
-    values |= {"pool": "cls", "class_token": None, "registers": 1, "pre_logits": 0}
-    return DeiTConfig(**values)
+    values: dict[str, Any] = {field.name: getattr(vit, field.name) for field in fields(vit)}
+    extras = replace(vit.extras, class_token=None, registers=1, pre_logits=0)
+    return DeiTConfig(**values | {"pool": "cls", "extras": extras})
 
 
 def _objective(given: Given, smoothing: float) -> Distill:

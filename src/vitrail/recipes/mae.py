@@ -7,6 +7,7 @@ from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.images.transforms import Augment
+from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
@@ -91,7 +92,7 @@ def mae_finetune(given: Given) -> Run:
     big = config.width in FINETUNE
     lr, decay, drop_path, epochs, _ = FINETUNE.get(config.width, (1e-3, 0.75, 0.0, 20, 0.0))
     return Run(
-        model=replace(
+        model=zoo.change(
             config, pool="mean", class_token=config.has_class_token, final_norm="pooled", drop_path=drop_path
         ),
         weights=start.path,
@@ -133,7 +134,7 @@ def mae_probe(given: Given) -> Run:
     config, many = start.config, given.images >= 100_000
     epochs, _ = PROBED.get(config.width, (90, 0.0))
     return Run(
-        model=replace(config, pool="cls" if config.has_class_token else "mean", dropout=0.0, drop_path=0.0),
+        model=zoo.change(config, pool="cls" if config.has_class_token else "mean", dropout=0.0, drop_path=0.0),
         weights=start.path,
         preprocess=start.preprocess,
         augment=Augment(crop_area=(0.08, 1.0), flip=True, interpolation="bicubic")

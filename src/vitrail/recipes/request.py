@@ -1,7 +1,7 @@
 """The facts that a recipe decides by (number and shape of the images, model, weights), and how they are found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vitrail import hardware
@@ -9,6 +9,7 @@ from vitrail.errors import ConfigError, DecodeError, suggest
 from vitrail.images.preprocess import INCEPTION, Preprocess
 from vitrail.images.samples import Source, Splits
 from vitrail.models import zoo
+from vitrail.models.extras import settings
 from vitrail.models.zoo import ModelConfig
 from vitrail.weights.bundle import read_record
 from vitrail.weights.encoder import encoder_config
@@ -47,8 +48,8 @@ class Given:
         if not self.model:
             return zoo.config(name, **changes)
         chosen = zoo.config(self.model)
-        known = {part.name for part in fields(chosen)}
-        return replace(chosen, **{key: value for key, value in changes.items() if key in known})
+        known = settings(chosen).keys()
+        return zoo.change(chosen, **{key: value for key, value in changes.items() if key in known})
 
     def preprocess(self, size: tuple[int, int], **changes: Any) -> Preprocess:
         """At `size`, with mean and deviation 0.5 (the ViT paper's) for as many channels as the images have."""
@@ -68,7 +69,7 @@ class Given:
 
 def fitted(side: int, model: ModelConfig) -> int:
     """The size nearest to `side` that fits: 384 is 384 for patch 16 and 378 for patch 14."""
-    step = zoo.multiple(model)
+    step = model.multiple
     return max(1, round(side / step)) * step
 
 

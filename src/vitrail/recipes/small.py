@@ -2,6 +2,7 @@
 
 from vitrail.batches.mixing import Mixing
 from vitrail.images.transforms import Augment
+from vitrail.models.extras import Extras
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
@@ -136,7 +137,7 @@ def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_
         heads=heads,
         mlp_width=4 * width,
         pool="mean",
-        drop_path=drop_path,
+        extras=Extras(drop_path=drop_path),
     )
 
 
@@ -153,7 +154,7 @@ def _behind_a_root(*, width: int, depth: int, heads: int) -> HybridConfig:
         heads=heads,
         mlp_width=4 * width,
         pool="mean",
-        drop_path=0.05,
+        extras=Extras(drop_path=0.05),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.images.sources import Splits, open_data
+from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.flops import flops, steps_for
 from vitrail.objectives.reconstruct import Reconstruct
@@ -145,7 +146,7 @@ def narrow(model: Any) -> Any:
 def classifier(pre: Run, asked: FewLabels, labelled: int) -> Run:
     """Fine-tuning of the encoder: MAE's, at small size, with milder layer decay since so few epochs teach the lower layers
     less."""
-    model: Any = dataclasses.replace(pre.model, drop_path=0.1)  # pyrefly: ignore[bad-argument-type, unexpected-keyword]
+    model = zoo.change(pre.model, drop_path=0.1)
     return dataclasses.replace(
         pre,
         model=model,

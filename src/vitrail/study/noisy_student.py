@@ -16,6 +16,8 @@ from vitrail.evaluation.features import extract
 from vitrail.images.chain import chain
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
+from vitrail.models import zoo
+from vitrail.models.extras import settings
 from vitrail.recipes import Given, choose, recipe
 from vitrail.storage import write_whole
 from vitrail.study.progress import claim, trained
@@ -145,9 +147,9 @@ def noisy_student(
 
 def _deeper(model: Any, drop_path: float) -> Any:
     """The config with this stochastic depth at least, in families that have it."""
-    if not hasattr(model, "drop_path"):
+    if "drop_path" not in (known := settings(model)):
         return model
-    return dataclasses.replace(model, drop_path=max(model.drop_path, drop_path))
+    return zoo.change(model, drop_path=max(known["drop_path"], drop_path))
 
 
 def labelled_by(teacher: Path, known: Source, unlabelled: Source, how: PseudoLabels) -> Source:

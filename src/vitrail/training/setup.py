@@ -168,7 +168,7 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         )
     preprocess = run.preprocess
     if preprocess.resize == "native":
-        preprocess = dataclasses.replace(preprocess, multiple=zoo.multiple(run.model))
+        preprocess = dataclasses.replace(preprocess, multiple=run.model.multiple)
         if run.hardware.deterministic and not world.alone:
             raise ConfigError(
                 "--preprocess.resize native with --hardware.deterministic on several processes",

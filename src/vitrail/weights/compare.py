@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ShapeError
 from vitrail.models import zoo
+from vitrail.models.mae import MAEConfig
 from vitrail.weights.fit import fit, shape
 from vitrail.weights.record import Record, Weights
 
@@ -78,7 +79,7 @@ def _fields(one: object, two: object) -> Iterator[str]:
 def contents(record: Record) -> str:
     """What is inside, in words: encoder, decoder and what it predicts, head."""
     config = record.config
-    if config.family == "mae":
+    if isinstance(config, MAEConfig):
         target = {"normalised": "normalised pixels", "pixels": "pixels"}.get(config.target, "nobody says what")
         return f"encoder and decoder, which predicts {target}"
     head = f"head of {config.classes:,} outputs" if config.classes else "no head"

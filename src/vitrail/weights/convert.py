@@ -14,6 +14,7 @@ from torch import Tensor
 from vitrail import config as configs
 from vitrail.errors import ConfigError, WeightsError, suggest
 from vitrail.models import zoo
+from vitrail.models.extras import settings, value_of
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.mbconv import GOOGLE, TORCHVISION
@@ -53,7 +54,6 @@ TARGETS: dict[str, dict[str, tuple[str, str]]] = {
     "torchvision": {
         "vit": ("torchvision", ""),
         "maxvit": ("maxvit", "torchvision"),
-        "efficientnet": ("efficientnet", ""),
     },
     "dinov2": {"vit": ("dinov2", "")},
     "mae": {"mae": ("mae", "original")},
@@ -152,7 +152,7 @@ def _told(config: Any) -> dict[str, Any]:
             else {}
         )
     words = ("heads", "activation", "norm_eps", "pool", *(("positions",) if config.positions == "none" else ()))
-    return {name: getattr(config, name) for name in words} | {"image": list(config.image)}
+    return {name: value_of(config, name) for name in words} | {"image": list(config.image)}
 
 
 def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: str, told: dict[str, Any]) -> Iterator[str]:
@@ -181,8 +181,8 @@ def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: str, told: dict[s
 
 
 def _differing(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
-    names = [field.name for field in dataclasses.fields(one) if field.name not in HARMLESS]
-    pairs = [(name, getattr(one, name), getattr(other, name, None)) for name in names]
+    ours, theirs = settings(one), settings(other)
+    pairs = [(name, ours[name], theirs.get(name)) for name in ours if name not in HARMLESS]
     return [pair for pair in pairs if pair[1] != pair[2] and not _differ_harmlessly(pair[1], pair[2])]
 
 

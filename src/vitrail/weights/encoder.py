@@ -1,12 +1,12 @@
 """Of a pre-trained pair, the encoder: what fine-tuning, probes and further pre-training start from."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vitrail.models import zoo
 from vitrail.models.mae import MAEConfig
 from vitrail.models.positions import sincos
 from vitrail.models.zoo import ModelConfig
@@ -21,9 +21,7 @@ def encoder_config(config: ModelConfig) -> Any:
         return config
     if config.encoder.positions != "sincos-mae":
         return config.encoder
-    return dataclasses.replace(
-        config.encoder, positions="learned", positions_on="all", position_resize="bicubic", classes=0
-    )
+    return zoo.change(config.encoder, positions="learned", positions_on="all", position_resize="bicubic", classes=0)
 
 
 def encoder_of(tensors: Mapping[str, Tensor], config: ModelConfig) -> tuple[dict[str, Tensor], Any]:

@@ -1,6 +1,5 @@
 """Tensors into a model: all of them or none, or, where fine-tuning asks for it, adapted with a line for each change."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.errors import WeightsError
+from vitrail.models.extras import settings
 from vitrail.models.maxvit import resize_bias
-from vitrail.models.positions import resize_line, resize_table
+from vitrail.models.resize import resize_line, resize_table
 from vitrail.models.zoo import ModelConfig
 
 # What a new task may change of a config; in all else the model must be the one the weights were trained in
@@ -109,8 +109,8 @@ def at_size(tensors: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -
 
 def _same_body(old: ModelConfig, new: ModelConfig, where: str) -> None:
     """Heads, activation and epsilon leave no trace in a shape: without this check they would be wrong in silence."""
-    fields = [field.name for field in dataclasses.fields(old) if field.name not in FREE]
-    found = [(name, getattr(old, name), getattr(new, name, None)) for name in fields]
+    ours, theirs = ({"family": config.family, **settings(config)} for config in (new, old))
+    found = [(name, theirs[name], ours.get(name)) for name in theirs if name not in FREE]
     differing = [f"{name} is {there}, the model has {here}" for name, there, here in found if there != here]
     if differing:
         raise WeightsError(
@@ -153,7 +153,7 @@ def _positions(table: Tensor, old: Any, new: Any) -> Tensor:
     rows = table.new_zeros(1, new.positioned_prefix, table.shape[2])
     both = min(old.positioned_prefix, new.positioned_prefix)
     rows[:, :both] = prefix[:, :both]
-    return torch.cat([rows, resize_table(patches, old.grid, new.grid, new.position_resize)], dim=1)
+    return torch.cat([rows, resize_table(patches, old.grid, new.grid, new.extras.position_resize)], dim=1)
 
 
 def shape(tensor: Tensor | Sequence[int]) -> str:

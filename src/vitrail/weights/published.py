@@ -33,18 +33,6 @@ def _paper(size: str, model: str, top1: float) -> Checkpoint:
     )
 
 
-# torchvision's files, with the accuracy and the image size torchvision gives
-_EFFICIENTNETS = (
-    ("b0_rwightman-7f5810bc", 77.69, 224),
-    ("b1_rwightman-bac287d4", 78.64, 240),
-    ("b1-c27df63c", 79.84, 240),
-    ("b2_rwightman-c35c1473", 80.61, 288),
-    ("b3_rwightman-b3899882", 82.01, 300),
-    ("b4_rwightman-23ab8bcd", 83.38, 380),
-    ("b5_lukemelas-1a07897c", 83.44, 456),
-    ("b6_lukemelas-24a108a5", 84.01, 528),
-    ("b7_lukemelas-c5b4e57e", 84.12, 600),
-)
 _MAE = "CC-BY-NC-4.0"
 
 PUBLISHED: tuple[Checkpoint, ...] = (
@@ -82,18 +70,6 @@ PUBLISHED: tuple[Checkpoint, ...] = (
     Checkpoint("deit_3_large_224_1k.pth", "vit-l/16", "ImageNet-1k", "Apache-2.0", "timm", 84.9),
     Checkpoint("deit_3_huge_224_1k.pth", "vit-h/14", "ImageNet-1k", "Apache-2.0", "timm", 85.2),
     Checkpoint("vit_b_16-c867db91.pth", "vit-b/16", "ImageNet-1k", "BSD-3-Clause", "torchvision", 81.07),
-    *(
-        Checkpoint(
-            f"efficientnet_{file}.pth",
-            f"efficientnet-{file[:2]}",
-            "ImageNet-1k",
-            "BSD-3-Clause",
-            "efficientnet",
-            top1,
-            image,
-        )
-        for file, top1, image in _EFFICIENTNETS
-    ),
     Checkpoint("dinov2_vits14_pretrain.pth", "vit-s/14", "LVD-142M", "Apache-2.0", "dinov2", image=518),
     Checkpoint("dinov2_vitb14_pretrain.pth", "vit-b/14", "LVD-142M", "Apache-2.0", "dinov2", image=518),
     Checkpoint("dinov2_vitl14_pretrain.pth", "vit-l/14", "LVD-142M", "Apache-2.0", "dinov2", image=518),

@@ -71,7 +71,7 @@ def _classes(name: str, origin: str, foreign: Foreign, around: Beside) -> tuple[
         return around.classes if len(around.classes) == outputs else ()
     facts = published.known(name)
     imagenet = (
-        origin in ("torchvision", "efficientnet")
+        origin == "torchvision"
         or name.startswith("maxvit_t-")
         or "imagenet2012" in name
         or (facts is not None and facts.data == "ImageNet-1k")

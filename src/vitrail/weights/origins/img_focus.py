@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
+from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.origins import transformers
 from vitrail.weights.origins.origin import present
@@ -29,9 +30,7 @@ _CONFIG = ViTConfig(
     patch=(14, 14),
     image=(518, 518),
     classes=0,
-    positions_on="class",
-    position_resize="dinov2-size",
-    layer_scale=1.0,
+    extras=Extras(positions_on="class", position_resize="dinov2-size", layer_scale=1.0),
 )
 
 

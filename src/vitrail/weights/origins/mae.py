@@ -123,7 +123,7 @@ def write(state: Mapping[str, Tensor], config: MAEConfig, *, style: str = "origi
 def rows(config: MAEConfig, style: str) -> list[Row]:
     encoder, decoder = _table(style)
     both = rows_of(encoder, config.encoder.depth) + rows_of(decoder, config.decoder_depth)
-    return [row for row in both if config.encoder.qkv_bias or not row.ours.endswith("qkv.bias")]
+    return [row for row in both if config.encoder.extras.qkv_bias or not row.ours.endswith("qkv.bias")]
 
 
 def config_of(tensors: Mapping[str, Tensor], style: str, where: str, told: Mapping[str, Any]) -> MAEConfig:

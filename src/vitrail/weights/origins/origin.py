@@ -7,7 +7,7 @@ beside the file, else it is the origin's habit, and that is said.
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -16,8 +16,9 @@ from vitrail import config as configs
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.deit import DeiTConfig
+from vitrail.models.extras import settings, value_of
 from vitrail.models.vit import ViTConfig
-from vitrail.models.zoo import skeleton
+from vitrail.models.zoo import change, skeleton
 from vitrail.weights.origins.table import Foreign, Row, one_of_ours, rows_of, stacked, to_ours, to_theirs, unstacked
 
 KINDS: dict[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
@@ -124,15 +125,14 @@ class Origin:
     def write(self, state: Mapping[str, Tensor], config: ViTConfig, *, style: str = "") -> dict[str, Tensor]:
         """A state of ours as their tensors, under `style` (the first by default). WeightsError for what has no name."""
         chosen = self.styles[style or next(iter(self.styles))]
-        if not (config.qkv_bias or chosen.biases_free):
+        if not (config.extras.qkv_bias or chosen.biases_free):
             raise WeightsError(f"{self.NAME} has no models without qkv biases", next_step="nothing was written")
-        on = chosen.habits.get("positions_on", config.positions_on)
-        if (
-            config.positions == "learned"
-            and replace(config, positions_on=on).positioned_prefix != config.positioned_prefix
-        ):
+        given = config.extras.positions_on
+        on = chosen.habits.get("positions_on", given)
+        there = change(config, positions_on=on).positioned_prefix == config.positioned_prefix
+        if config.positions == "learned" and not there:
             raise WeightsError(
-                f"{self.NAME} has positions_on {on!r} and not {config.positions_on!r}", next_step="nothing was written"
+                f"{self.NAME} has positions_on {on!r} and not {given!r}", next_step="nothing was written"
             )
         rows = present(chosen.table, config)
         nameless = sorted(state.keys() - {row.ours for row in rows})
@@ -146,7 +146,7 @@ class Origin:
         """The config, and sentences about where what is in no shape came from."""
         seen = seen_in(style.table, tensors, where)
         kind = KINDS[seen.get("family", told.get("family", "vit"))]
-        known = {field.name for field in fields(kind)}
+        known = settings(kind()).keys() | {"family"}
         if not told.keys() <= known:  # before anything is missed for want of the word that was misspelt
             configs.from_dict(kind, _plain_values(told), where=where)
         if not style.biases_free:
@@ -185,7 +185,7 @@ def present(table: Sequence[Row], config: ViTConfig) -> list[Row]:
     """The rows a model of this config has, blocks written out."""
     names = skeleton(config).state_dict().keys()
     rows = [row for row in rows_of(table, config.depth) if row.ours in names]
-    return [row for row in rows if row.when is None or getattr(config, row.when[0]) == row.when[1]]
+    return [row for row in rows if row.when is None or value_of(config, row.when[0]) == row.when[1]]
 
 
 def seen_in(table: Sequence[Row], tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Published:
 
 def published(name: str) -> Published | None:
     """What torchvision's own table has for a file of that name; None for another file."""
-    if not re.match(r"(vit|maxvit|efficientnet)_\w+-[0-9a-f]{8}\.pth$", name):
+    if not re.match(r"(vit|maxvit)_\w+-[0-9a-f]{8}\.pth$", name):
         return None
     from torchvision.models import get_model_weights, list_models
 

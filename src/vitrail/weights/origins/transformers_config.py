@@ -23,9 +23,9 @@ _HEADS = ("classifier", "cls_classifier", "distillation_classifier")
 
 def style_of(config: ViTConfig) -> str:
     """The style that has names for such a model."""
-    if config.layer_scale:
-        return "DINOv2 with registers" if config.registers else "DINOv2"
-    return "DeiT" if config.registers else "ViT"
+    if config.extras.layer_scale:
+        return "DINOv2 with registers" if config.extras.registers else "DINOv2"
+    return "DeiT" if config.extras.registers else "ViT"
 
 
 def prefixed(tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def _of_vit(config: ViTConfig) -> dict[str, Any]:
     }
     if kind.startswith("dinov2"):
         return about | _of_dinov2(config)
-    pooler = {"pooler_output_size": config.pre_logits, "pooler_act": "tanh"} if config.pre_logits else {}
+    pooler = {"pooler_output_size": config.extras.pre_logits, "pooler_act": "tanh"} if config.extras.pre_logits else {}
     return about | {"intermediate_size": config.mlp_width} | pooler
 
 
@@ -75,9 +75,9 @@ def _of_encoder(config: ViTConfig) -> dict[str, Any]:
         "patch_size": _one(config.patch),
         "image_size": _one(config.image),
         "num_channels": config.channels,
-        "layer_norm_eps": config.norm_eps,
-        "hidden_act": {"gelu-tanh": "gelu_pytorch_tanh"}.get(config.activation, "gelu"),
-        "qkv_bias": config.qkv_bias,
+        "layer_norm_eps": config.extras.norm_eps,
+        "hidden_act": {"gelu-tanh": "gelu_pytorch_tanh"}.get(config.extras.activation, "gelu"),
+        "qkv_bias": config.extras.qkv_bias,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
@@ -117,14 +117,14 @@ def _of_bit(config: ResNetConfig) -> dict[str, Any]:
 
 
 def _of_dinov2(config: ViTConfig) -> dict[str, Any]:
-    gated = config.activation == "swiglu"
+    gated = config.extras.activation == "swiglu"
     return {
         "mlp_ratio": _ratio(config.width, config.mlp_width, gated),
         "use_swiglu_ffn": gated,
-        "use_mask_token": config.mask_token,
-        "layerscale_value": config.layer_scale,
+        "use_mask_token": config.extras.mask_token,
+        "layerscale_value": config.extras.layer_scale,
         "apply_layernorm": True,
-        **({"num_register_tokens": config.registers} if config.registers else {}),
+        **({"num_register_tokens": config.extras.registers} if config.extras.registers else {}),
     }
 
 

@@ -1,0 +1,114 @@
+"""The contract of every model family. All that the rest of the package asks of a model is here."""
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitrail.config import OpenConfig
+from vitrail.models.features import Features
+from vitrail.models.initialise import zero_head
+from vitrail.registry import Registry
+
+Stage = tuple[str, Sequence[nn.Module | nn.Parameter]]
+"""A name, and the modules and parameters that belong to it."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(OpenConfig):
+    """Base of all model configs: each has a `family`, the three values below, and those of its own."""
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Height and width in pixels the model is made for; most families take any other too."""
+        raise NotImplementedError
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the head; 0 for a model without one."""
+        raise NotImplementedError
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of images should be multiples of this number of pixels."""
+        raise NotImplementedError
+
+    @property
+    def head_bias(self) -> float:
+        """Start value of the head's bias; -log K suits sigmoid losses."""
+        return 0.0
+
+    @classmethod
+    def member(cls, family: str) -> type["ModelConfig"]:
+        return FAMILIES[family].Config
+
+
+C = TypeVar("C", bound=ModelConfig)
+
+
+class Backbone(nn.Module, abc.ABC, Generic[C]):
+    """A model: images to tokens, tokens to one vector an image, the vector to logits.
+
+    A family is one subclass in one file, with its config, and `@FAMILIES.register(name)` above it.
+    """
+
+    Config: ClassVar[type[ModelConfig]]
+    """The class of the family's configs."""
+    config: C
+    head: nn.Module
+    """From pooled features to logits, or Identity in a model without classes."""
+    checkpoint_activations = False
+    """True: activations inside the blocks are not kept but computed again in the backward pass. The bits are the same."""
+
+    @abc.abstractmethod
+    def features(self, images: Float[Tensor, "B C H W"]) -> Features:
+        """The tokens after the last norm."""
+
+    @abc.abstractmethod
+    def pool(self, features: Features) -> Float[Tensor, "B P"]:
+        """One vector an image: the head, probes and few-shot classifiers read it."""
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        return self.head(self.pool(self.features(images)))
+
+    @abc.abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """Stem first, head last; every parameter is in exactly one stage.
+
+        Layer decay, freezing and inspection go by the stages.
+        """
+
+    @abc.abstractmethod
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draws all weights: the same state of the generator gives the same bits."""
+
+    def initialise_head(self) -> None:
+        """A zero head, in pre-training and fine-tuning alike (section 3.2): at the first step all classes are equal."""
+        zero_head(self.head, self.config.head_bias)
+
+    @property
+    def trunk(self) -> "Backbone":
+        """The part whose blocks have self-attention over all tokens: the model itself, or a model inside."""
+        return self
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of images should be multiples of this number of pixels."""
+        return self.config.multiple
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+FAMILIES = Registry[type[Backbone]]("model family")
+"""All families by name. A plug-in adds its own with `FAMILIES.register`."""

@@ -1,0 +1,79 @@
+"""Settings of a ViT that the paper does not have: of later methods, and of weights that others published.
+
+The paper's own settings are `ViTConfig`. Each field here is read in one place of `vit.py`, `layers.py` or `positions.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from vitrail.models.checks import at_least, probabilities
+from vitrail.models.resize import Resize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """The defaults change nothing: they are the ViT of the paper."""
+
+    class_token: bool | None = None
+    """None: the model has one if `pool` reads it. True with pool="mean" is MAE's fine-tuning."""
+    registers: int = 0
+    """Trained tokens between class token and patches (DINOv2)."""
+    mask_token: bool = False
+    """Keeps the vector that replaced hidden patches in pre-training (DINOv2): `features(images, masked)` reads it."""
+    positions_on: Literal["all", "class", "patches"] = "all"
+    """Tokens before the patches that have rows in the learned 1-D table: all, the class token, or none."""
+    position_resize: Resize = "bilinear"
+    """How the learned table follows a new grid; a row of `positions.RESIZES`."""
+    activation: Literal["gelu", "gelu-tanh", "swiglu"] = "gelu"
+    """The JAX originals compute GELU with tanh; SwiGLU is DINOv2's."""
+    norm_eps: float = 1e-6
+    final_norm: Literal["tokens", "pooled"] = "tokens"
+    """Equation 4's LN: on all tokens before pooling, or on the pooled vector (MAE's fc_norm)."""
+    qk_norm: bool = False
+    """A norm on the queries and keys of each head (arXiv 2302.05442)."""
+    qkv_bias: bool = True
+    layer_scale: float = 0.0
+    """Start value of a trained factor per channel on each branch (CaiT, DeiT III, DINOv2); 0: no such factor."""
+    pre_logits: int = 0
+    """Width of the dense layer with tanh before the head (the paper's pre-training, section 3.1); 0: no such layer."""
+    head_bias: float = 0.0
+    """Start value of the head's bias; -log K suits sigmoid losses."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last block (arXiv 1603.09382). Earlier blocks rise to it linearly from 0."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "registers", "pre_logits")
+        probabilities(self, "drop_path")
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLPs of the blocks multiply two halves of their first layer."""
+        return self.activation == "swiglu"
+
+
+PLAIN = Extras()
+"""The paper's ViT."""
+NAMES = frozenset(field.name for field in fields(Extras))
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """All values of a model config by name, those of its extras among them."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    extras = values.pop("extras", None)
+    return values | ({field.name: getattr(extras, field.name) for field in fields(extras)} if extras else {})
+
+
+def value_of(config: Any, name: str) -> Any:
+    """A value of a model config, or of its extras, or of a property."""
+    extras = getattr(config, "extras", None)
+    return getattr(extras, name) if hasattr(extras, name) else getattr(config, name)
+
+
+def nest(values: Mapping[str, Any], default: Extras) -> dict[str, Any]:
+    """Plain values in which names of extras may stand at the top, as version 0.1.0 wrote them: moved into `extras`."""
+    flat = {name: values[name] for name in NAMES & values.keys()}
+    rest = {name: value for name, value in values.items() if name not in NAMES}
+    if not flat:
+        return rest
+    return rest | {"extras": {**settings(default), **rest.get("extras", {}), **flat}}
