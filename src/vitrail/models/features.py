@@ -8,8 +8,6 @@ from torch import Tensor
 
 from vitrail.errors import ConfigError
 
-from vitrail.errors import ConfigError
-
 
 @dataclass(frozen=True)
 class Features:
