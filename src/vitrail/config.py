@@ -11,11 +11,12 @@ import types
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from vitrail.errors import ConfigError, suggest
+from vitrail.registry import OpenConfig
 
 T = TypeVar("T")
 
@@ -38,26 +39,6 @@ def check_ranges(config: Any, **ranges: Range) -> None:
 @cache
 def _adapter(kind: Any) -> Any:  # a TypeAdapter, which the runtime type checker of the tests cannot read
     return TypeAdapter(kind)
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenConfig:
-    """Base of configs that others may add kinds of. `family` tells them apart, in Python and in JSON.
-
-    A base, such as `ModelConfig`, defines `member`; its kinds set `family`. A field of the base's type holds any kind.
-    """
-
-    family: ClassVar[str] = ""
-
-    @classmethod
-    def member(cls, family: str) -> type["OpenConfig"]:
-        """The class of this family. ConfigError for an unknown one."""
-        raise NotImplementedError
-
-    @classmethod
-    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Values that an earlier version wrote, under the names of today."""
-        return data
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Open tables: name to value, filled by this package and by the plug-ins a user installs."""
+"""Open tables and open configs: this package fills them, and so do the plug-ins a user installs."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from vitrail.errors import ConfigError, suggest
 
@@ -98,3 +99,23 @@ def _load(point: EntryPoint) -> None:
             f"the plug-in {point.name!r} ({point.value}) failed: {type(error).__name__}: {error}",
             next_step="update or uninstall the package that brings it",
         ) from error
+
+
+@dataclass(frozen=True)
+class OpenConfig:
+    """Base of configs that others may add kinds of. `family` tells them apart, in Python and in JSON.
+
+    A base, such as `ModelConfig`, defines `member`; its kinds set `family`. A field of the base's type holds any kind.
+    """
+
+    family: ClassVar[str] = ""
+
+    @classmethod
+    def member(cls, family: str) -> type["OpenConfig"]:
+        """The class of this family. ConfigError for an unknown one."""
+        raise NotImplementedError
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values that an earlier version wrote, under the names of today."""
+        return data

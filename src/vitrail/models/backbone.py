@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.config import OpenConfig
 from vitrail.models.features import Features
 from vitrail.models.initialise import zero_head
-from vitrail.registry import Registry
+from vitrail.registry import OpenConfig, Registry
 
 Stage = tuple[str, Sequence[nn.Module | nn.Parameter]]
 """A name, and the modules and parameters that belong to it."""
