@@ -107,7 +107,7 @@ def test_a_pass_that_was_stopped_goes_on(models: Path, capsys, monkeypatch) -> N
 def test_what_cannot_be_measured_says_so_and_writes_nothing(models: Path, capsys) -> None:
     said = {
         ("probe", "a"): (78, "no images were named"),
-        ("probe", "a", "digits", "--protocols", "svm"): (78, "protocol 'svm' is unknown"),
+        ("probe", "a", "digits", "--protocols", "svm"): (78, "no protocol is called 'svm'"),
         ("probe", "a", "digits", "--protocols", "fewshot", "--shots", "500"): (65, "too few for 500 shots"),
         ("probe", "a", "digits", "--layer", "5"): (78, "layer 5 of a model of 4 blocks"),
         ("probe", "a", "digits", "--layer", "3", "--protocols", "linear-4"): (78, "4 blocks that end with layer 3"),

@@ -135,3 +135,12 @@ def test_a_photograph_saved_again_smaller_is_nearly_the_same(tmp_path: Path) -> 
 def test_digits_have_no_copies_and_are_too_small_for_near_ones() -> None:
     audit = check(open_data("digits"))
     assert not audit.groups and not audit.unreadable and len(audit.mean) == 1
+
+
+def test_a_mirrored_copy_is_nearly_the_same(tmp_path: Path) -> None:
+    for k in range(6):
+        put(tmp_path / "train/a" / f"{k}.png", Image.fromarray(scene(k)))
+    mirrored = Image.fromarray(scene(3)).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    put(tmp_path / "test/a/mirrored.jpg", mirrored, "JPEG")
+    put(tmp_path / "test/a/other.png", Image.fromarray(scene(99)))
+    assert names(check(open_data(tmp_path)).leaks) == [{"train: train/a/3.png", "test: test/a/mirrored.jpg"}]

@@ -244,3 +244,32 @@ def test_a_set_of_the_hub_that_is_not_here_says_so(sets: Path, monkeypatch: pyte
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match=r"cannot be opened.*--download"):
         open_data("hf:nobody/nothing")
+
+
+DAMAGES = {
+    "classes a number": lambda facts, columns: facts.update(classes=3),
+    "index a list": lambda facts, columns: facts.update(shards=[]),
+    "a shape that is a number": lambda facts, columns: facts.update(shape=8),
+    "a part missing": lambda facts, columns: facts["parts"].pop("test"),
+    "a negative part": lambda facts, columns: facts["parts"].update(test=-1),
+    "too few keys": lambda facts, columns: columns.update(keys=columns["keys"][:30]),
+    "keys not UTF-8": lambda facts, columns: columns.update(keys=np.full(9, 255, np.uint8)),
+    "labels too few": lambda facts, columns: columns.update(labels=columns["labels"][:-1]),
+    "labels out of range": lambda facts, columns: columns.update(labels=columns["labels"] + 9),
+    "labels with a point": lambda facts, columns: columns.update(labels=columns["labels"] + 0.5),
+    "an offset behind the end": lambda facts, columns: columns.update(offsets=columns["offsets"] + 10**9),
+    "a shard that is not there": lambda facts, columns: columns.update(shards=columns["shards"] + 7),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_index_that_does_not_fit_is_a_typed_error(folder: Path, tmp_path: Path, damage: str) -> None:
+    out = pack(open_data(folder), tmp_path / "packed")
+    facts = json.loads((out / "index.json").read_text())
+    with np.load(out / "index.npz") as stored:
+        columns = dict(stored)
+    DAMAGES[damage](facts, columns)
+    (out / "index.json").write_text(json.dumps(facts))
+    np.savez(out / "index.npz", **columns)
+    with pytest.raises(DataError, match=r"index\.json|not whole"):
+        open_data(out)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from vitrail.errors import ConfigError, DataError, suggest
+from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.classification import wilson
 from vitrail.evaluation.feature_set import Labelled
 from vitrail.evaluation.fewshot import L2, SHOTS, few_shot
@@ -14,6 +14,7 @@ from vitrail.evaluation.logistic import logistic
 from vitrail.evaluation.nearest_mean import nearest_mean
 from vitrail.evaluation.statistics import Spread, spread
 from vitrail.evaluation.store import Kept
+from vitrail.registry import Registry
 from vitrail.reports.tables import Column, Table
 
 
@@ -89,14 +90,17 @@ def _logistic(train: Labelled, test: Labelled, asked: Settings) -> Iterator[Row]
     yield row_of("logistic regression", "45 values of C", [found.right], len(train), len(test), note)
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    "fewshot": _few_shot,
-    "knn": _knn,
-    "nearest-mean": _nearest_mean,
-    "linear": _linear,
-    "linear-4": _linear_4,
-    "logistic": _logistic,
-}
+PROTOCOLS = Registry[Protocol](
+    "protocol",
+    {
+        "fewshot": _few_shot,
+        "knn": _knn,
+        "nearest-mean": _nearest_mean,
+        "linear": _linear,
+        "linear-4": _linear_4,
+        "logistic": _logistic,
+    },
+)
 WIDE = {"linear-4": 4}
 """Protocols that read the last so many blocks side by side."""
 
@@ -124,14 +128,11 @@ def probe(kept: Kept, protocols: Sequence[str], asked: Settings | None = None, *
 
 def check_protocols(names: Sequence[str], *more: str) -> None:
     """Raises ConfigError for a name that is neither in PROTOCOLS nor in `more`."""
-    allowed = [*PROTOCOLS, *more]
     if not names:
-        raise ConfigError("no protocol was named", allowed=", ".join(allowed))
+        raise ConfigError("no protocol was named", allowed=", ".join([*PROTOCOLS, *more]))
     for name in names:
-        if name not in allowed:
-            raise ConfigError(
-                f"protocol {name!r} is unknown", allowed=", ".join(allowed), next_step=suggest(name, allowed)
-            )
+        if name not in more:
+            _ = PROTOCOLS[name]
 
 
 def table(rows: Sequence[tuple[str, Row]], title: str = "") -> Table:

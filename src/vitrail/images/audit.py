@@ -70,7 +70,8 @@ class Look:
     shape: tuple[int, int, int]
     sums: Float64[np.ndarray, "2 C"]
     """Mean and mean square of each channel, 0 … 1."""
-    hash: int
+    hashes: tuple[int, int]
+    """Difference hash of the image, and of its mirror image."""
     thumbnail: UInt8[np.ndarray, "3 16 16"]
     misnamed: str = ""
 
@@ -120,11 +121,19 @@ def _look(source: Source, member: Member) -> Look | str:
     shares = np.stack([np.bincount(channel.reshape(-1), minlength=256) for channel in np.moveaxis(image, 2, 0)], 1)
     sums = _LEVELS @ shares / shares[:, 0].sum()
     grey = resize(as_channels(rgb, 1), (8, 9), "bilinear")[0].numpy().astype(int)
-    bits = np.packbits((grey[:, 1:] > grey[:, :-1]).reshape(-1))
     thumbnail = resize(rgb, (16, 16), "bilinear").numpy()
     return Look(
-        tuple(image.shape), sums, int.from_bytes(bits.tobytes(), "big"), thumbnail, _misnamed(content, member.key)
+        tuple(image.shape),
+        sums,
+        (_difference_hash(grey), _difference_hash(grey[:, ::-1])),
+        thumbnail,
+        _misnamed(content, member.key),
     )
+
+
+def _difference_hash(grey: Int64[np.ndarray, "8 9"]) -> int:
+    """64 bits: whether each pixel is brighter than its left neighbour."""
+    return int.from_bytes(np.packbits((grey[:, 1:] > grey[:, :-1]).reshape(-1)).tobytes(), "big")
 
 
 def _misnamed(content: bytes | np.ndarray, key: str) -> str:
@@ -151,14 +160,15 @@ def _moments(looks: Sequence[Look]) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def _near(looks: dict[Member, Look]) -> list[tuple[Member, ...]]:
-    """Groups whose difference hashes are within NEAR_BITS and whose thumbnails are within NEAR_LEVELS.
+    """Groups whose difference hashes are within NEAR_BITS and whose thumbnails are within NEAR_LEVELS, mirrored or not.
 
     Hashes that differ in at most 3 bits agree in at least one of their four 16-bit quarters: only those are compared.
     """
     members = list(looks)
-    hashes = np.array([looks[member].hash for member in members], np.uint64)
+    count = len(members)
+    hashes = np.array([look.hashes[side] for side in (0, 1) for look in looks.values()], np.uint64)
     thumbnails = np.stack([look.thumbnail for look in looks.values()]).astype(np.int16) if members else np.zeros(0)
-    leader = list(range(len(members)))
+    leader = list(range(count))
 
     def root(at: int) -> int:
         while leader[at] != at:
@@ -166,13 +176,16 @@ def _near(looks: dict[Member, Look]) -> list[tuple[Member, ...]]:
             at = leader[at]
         return at
 
+    def thumbnail(at: int) -> np.ndarray:
+        return thumbnails[at] if at < count else thumbnails[at - count][..., ::-1]
+
     for block in _candidates(hashes):
-        for at, first in enumerate(block[:-1]):
+        for at, first in enumerate(block[:-1].tolist()):
             rest = block[at + 1 :]
             close = np.bitwise_count(hashes[rest] ^ hashes[first]) <= NEAR_BITS
-            for other in rest[close]:
-                if np.abs(thumbnails[first] - thumbnails[other]).mean() <= NEAR_LEVELS:
-                    leader[root(int(other))] = root(int(first))
+            for other in rest[close].tolist():
+                if np.abs(thumbnail(first) - thumbnail(other)).mean() <= NEAR_LEVELS:
+                    leader[root(other % count)] = root(first % count)
     groups: defaultdict[int, list[Member]] = defaultdict(list)
     for at, member in enumerate(members):
         groups[root(at)].append(member)

@@ -156,16 +156,58 @@ def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             raise DataError(f"{root / INDEX} has the format {facts['format']!r}", allowed=repr(_FORMAT))
         with open(root / "index.npz", "rb") as file, np.load(file, allow_pickle=False) as stored:
             columns = {name: stored[name] for name in ("shards", "offsets", "sizes", "sums", "labels", "keys")}
+        _check_index(facts, columns, root)
         for name, size in facts["shards"].items():
             if os.path.basename(name) != name or name in ("", ".", ".."):
                 raise DataError(f"{root / INDEX} names the shard {name!r}", allowed="files of its own folder")
             if not (root / name).is_file() or os.path.getsize(root / name) != size:
                 raise DataError(f"{root / name} does not have its {size:,} bytes", next_step="copy or pack it again")
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RecursionError, zlib.error, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the shards in {root} are not whole ({error})", next_step="copy or pack them again") from None
     return facts, columns
+
+
+_FACTS: dict[str, type] = {"name": str, "classes": list, "parts": dict, "how": str, "notes": list, "shards": dict}
+
+
+def _check_index(facts: Any, columns: dict[str, np.ndarray], root: Path) -> None:
+    """Raises DataError unless all that is read later has its type, its length and its range."""
+    problems = [f"{name!r} is no {kind.__name__}" for name, kind in _FACTS.items() if not isinstance(facts[name], kind)]
+    if problems:
+        raise DataError(f"{root / INDEX} is damaged: {'; '.join(problems)}", next_step="copy or pack the shards again")
+    counts, sizes, classes = facts["parts"], facts["shards"], facts["classes"]
+    whole = [*counts.values(), *sizes.values()]
+    images = sum(whole[: len(counts)]) if all(type(number) is int and number >= 0 for number in whole) else -1
+    labels = columns["labels"]
+    keys = bytes(columns["keys"]).decode().split("\n")
+    several = labels.ndim == 2 and labels.shape[1] == len(classes)
+    wrong = {
+        "parts": images < 0 or not {"train", "test"} <= counts.keys(),
+        "classes": not all(isinstance(name, str) for name in [*classes, *facts["notes"]]),
+        "shape": facts.get("shape") is not None and not _is_shape(facts["shape"]),
+        "lengths": {len(keys), *(len(columns[name]) for name in columns if name != "keys")} != {images},
+        "places": images > 0 and not _are_places(columns, list(sizes.values())),
+        "labels": not several
+        and (labels.ndim != 1 or labels.dtype.kind != "i" or bool(((labels < -1) | (labels >= len(classes))).any())),
+    }
+    if found := [name for name, is_wrong in wrong.items() if is_wrong]:
+        raise DataError(f"{root / INDEX} does not fit its shards: {', '.join(found)}", next_step="copy them again")
+
+
+def _is_shape(found: Any) -> bool:
+    return isinstance(found, list) and len(found) == 3 and all(type(side) is int and side > 0 for side in found)
+
+
+def _are_places(columns: dict[str, np.ndarray], sizes: list[int]) -> bool:
+    """Whether each image lies inside a shard."""
+    shards, offsets, lengths = (columns[name] for name in ("shards", "offsets", "sizes"))
+    if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in (shards, offsets, lengths, columns["sums"])):
+        return False
+    if shards.min() < 0 or shards.max() >= len(sizes) or offsets.min() < 0 or lengths.min() < 0:
+        return False
+    return bool((offsets.astype(np.int64) + lengths <= np.array(sizes)[shards]).all())
 
 
 class Shards:
