@@ -67,17 +67,21 @@ def train_batches(
         yield batch
 
 
-def eval_batches(source: Source, *, preprocess: Preprocess, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+def eval_batches(
+    source: Source, *, preprocess: Preprocess, batch_size: int, workers: int = 0, strict: bool = True
+) -> Iterator[Batch]:
     """Every image once, in the source's order, as evaluation sees it; the last batch may be short.
 
     `workers` -1 chooses. An image that cannot be read raises DecodeError: what is scored is exactly what there is.
+    Without `strict` it is left out and named in `dropped`.
     """
     if batch_size < 1:  # said here, at the call, and not at the first batch
         raise ConfigError(f"batch_size = {batch_size}", allowed="1 or more", next_step="try --batch 32")
     starts = range(0, len(source), batch_size)
     shares = (Numbers(None, np.arange(first, min(first + batch_size, len(source)))) for first in starts)
     maker = Maker(source, preprocess, Augment(), 0)
-    return _strictly(_batches(maker, shares, _workers(workers, maker, len(source)), pin=False))
+    batches = _batches(maker, shares, _workers(workers, maker, len(source)), pin=False)
+    return _strictly(batches) if strict else batches
 
 
 def _strictly(batches: Iterator[Batch]) -> Iterator[Batch]:

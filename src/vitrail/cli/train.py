@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,22 @@ def _lines(result: Result):
         "held-out accuracy",
         f"{result.scores.top1:.2%} of {result.scores.images:,} images (95 % interval {low:.1%} to {high:.1%})",
     )
+    yield from _beside(result.scores.top1, result.baselines)
     for name, about in (("predictions.png", "predictions"), ("report.html", "report")):
         if (result.folder / name).exists():
             yield about, (result.folder / name).as_posix()
     yield "run folder", result.folder.as_posix()
     yield "next", f"vitrail predict {result.folder} FILES…"
+
+
+def _beside(top1: float, baselines: Mapping[str, float]):
+    """The cheap answers, and a sentence where one of them is better than the model."""
+    if not baselines:
+        return
+    yield "cheap answers", ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in baselines.items())
+    best = max(baselines, key=lambda name: baselines[name])
+    if top1 < baselines[best]:
+        yield "warning", f"the model is worse than {best} ({top1:.1%} against {baselines[best]:.1%})"
 
 
 def _spread(results: Sequence[Result]) -> tuple[str, str]:
@@ -157,5 +168,9 @@ def _figure(result: Result) -> str:
     return f"{result.scores.top1:.2%}"
 
 
+def _json(result: Result) -> dict[str, Any]:
+    return {"baselines": dict(result.baselines)} if result.baselines else {}
+
+
 def _facts(result: Result) -> dict[str, Any]:
-    return {"folder": result.folder.as_posix(), "seed": result.setup.run.seed, **dict(result.scores)}
+    return {"folder": result.folder.as_posix(), "seed": result.setup.run.seed, **dict(result.scores), **_json(result)}

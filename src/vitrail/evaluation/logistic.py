@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -40,8 +40,12 @@ class Fit:
     bias: Float[Tensor, "K"]
     converged: bool
 
+    def answers(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
+        """The logits, in float64."""
+        return features.to(self.weight) @ self.weight + self.bias
+
     def right(self, data: Labelled) -> int:
-        return int(((data.features.to(self.weight) @ self.weight + self.bias).argmax(1) == data.labels).sum())
+        return int((self.answers(data.features).argmax(1) == data.labels).sum())
 
 
 def logistic(
@@ -58,6 +62,40 @@ def logistic(
     return Logistic(
         right=last.right(test), tested=len(test), c=best, validation=tuple(validation), converged=last.converged
     )
+
+
+FOLDS = 5
+MANY = 2_000
+"""Images from which on one fold is enough to choose C by."""
+
+
+def cross_validated(data: Labelled, *, seed: int = 0) -> tuple[Fit, float]:
+    """The head with the C of the smallest loss on images left out, fitted on all; and its accuracy on those images.
+
+    Five folds, every class spread over them. C is tried from 1e-3 to 10 over the variance of the features, so that it
+    means the same for every model.
+    """
+    path = [10 ** (step / 2) / float(data.features.double().var()) for step in range(-6, 3)]
+    fold = _folds(data, seed)
+    losses, hits, left_out = torch.zeros(len(path)).double(), torch.zeros(len(path)).double(), 0
+    for number in range(FOLDS if len(data) < MANY else 1):
+        kept, held = data.rows(fold != number), data.rows(fold == number)
+        left_out += len(held)
+        for row, fit in enumerate(fit_path(kept, path, iterations=200, tolerance=1e-7)):
+            losses[row] += cross_entropy(fit.answers(held.features), held.labels, reduction="sum")
+            hits[row] += fit.right(held)
+    best = int(losses.argmin())
+    *_, chosen = fit_path(data, path[: best + 1])
+    return chosen, float(hits[best]) / left_out
+
+
+def _folds(data: Labelled, seed: int) -> Int[Tensor, "N"]:
+    """A fold for each image: those of a class are dealt out in turn, in random order."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(data.labels[order].cpu(), stable=True)]
+    fold = torch.empty(len(data), dtype=torch.long)
+    fold[order] = torch.arange(len(data)) % FOLDS
+    return fold
 
 
 def fit_path(data: Labelled, c: Sequence[float], iterations: int = 1000, tolerance: float = 1e-9) -> Iterator[Fit]:

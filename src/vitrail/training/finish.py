@@ -107,8 +107,10 @@ def write_report(
     setup: Setup, scores: Scores, pictures: Callable[[int], np.ndarray], folder: RunFolder, journal: Journal
 ) -> None:
     """report.html: what ran, how it went, how good it is, where it is wrong."""
+    baselines = [(name, f"{accuracy:.2%}") for name, accuracy in folder.baselines.items()]
     sections = [
         *classification_sections(scores, pictures, setup.classes),
+        *([Facts("Cheap answers on the same images", baselines)] if baselines else []),
         FigureSection("Training", figures.curves(read(journal.path))),
         Facts("Run", list(run_facts(setup))),
     ]

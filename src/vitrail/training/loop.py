@@ -6,8 +6,8 @@ are this loop with another world.
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from vitrail.reports.journal import Journal, TensorBoard
 from vitrail.reports.progress import Progress, progress
 from vitrail.training import finish, optim
 from vitrail.training.data_check import look_over
+from vitrail.training.head_start import HeadStart, head_start
 from vitrail.training.ledger import unreadable
 from vitrail.training.nan_guard import FiniteGuard
 from vitrail.training.pretraining import Measured
@@ -56,6 +57,8 @@ class Result:
     """Of the held-out images: the last weights, or the best on the validation split where the data has one of its own.
     Without labels, the objective's own numbers."""
     setup: Setup
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy of cheap answers on the same images: majority class, neighbours, logistic regression."""
 
 
 def train(
@@ -93,13 +96,15 @@ def train(
         splits = without_trained(splits or open_for(wanted.objective, wanted.data, wanted.holdout), start)
         setup = prepare(wanted, ranks, splits)
         seen = () if resume or not check else look_over(setup, allow_leaks=allow_leaks, quiet=quiet)
+        before = HeadStart() if resume else head_start(setup)
         state = setup.state()
         folder.check_room(state.size)
-        said = [*setup.notes, *changes, *seen]
+        said = [*setup.notes, *changes, *seen, *before.notes]
         if resume and (snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks)):
             check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
             state.restore(snapshot, ranks)
         with StopSignals() as stop:  # until now there was nothing to lose
+            folder.save_baselines(before.baselines)
             folder.save(setup.run)  # after all that may refuse a changed run, and before any other file of a new one
             if ranks.leads and (accept_data_change or not (folder.path / TRAINED_KEYS).exists()):
                 save_trained_keys(folder.path, setup.splits.train, start, quiet=quiet)
@@ -117,7 +122,7 @@ def train(
                 fit = Fit(setup, state, folder, journal, bar, stop, saver)
                 fit.run()
                 scores = fit.finish()
-    return Result(folder.path, scores, setup)
+    return Result(folder.path, scores, setup, folder.baselines)
 
 
 @dataclass

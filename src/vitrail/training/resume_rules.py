@@ -20,6 +20,7 @@ KEYS: dict[str, Kind] = {
     "holdout": "trajectory",
     "model": "trajectory",
     "weights": "safe",  # read once, at the start
+    "head": "trajectory",
     "preprocess": "trajectory",
     "augment": "trajectory",
     "mixing": "trajectory",

@@ -115,6 +115,9 @@ class Run:
     """Share of the images kept for evaluation where the data has no split of its own."""
     model: ModelConfig = field(default_factory=ViTConfig)
     weights: str | None = None
+    head: Literal["zero", "logistic"] = "zero"
+    """What a new head on given weights starts from: zero, as in the ViT paper, or logistic regression on the features of
+    the frozen weights (LP-FT, arXiv 2202.10054)."""
     preprocess: Preprocess = field(default_factory=Preprocess)
     augment: Augment = field(default_factory=Augment)
     mixing: Mixing = field(default_factory=Mixing)
@@ -134,6 +137,8 @@ class Run:
             check_length(getattr(self, name), name, some=True)
         if "%" in self.length:
             raise ConfigError(f"length = {self.length!r} of itself", allowed="'90 epochs' or '10000 steps'")
+        if self.head == "logistic" and not self.weights:
+            raise ConfigError("head = 'logistic' without weights", allowed="head = 'zero', or weights to start from")
         check_ranges(self, batch_size=COUNT, seed=NOT_NEGATIVE, ema=DECAY)
         if not 0 < self.holdout < 1:
             raise ConfigError(

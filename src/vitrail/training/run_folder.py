@@ -4,6 +4,7 @@ run.json        the Run, resolved: what was asked, with every measured choice wr
 metrics.jsonl   one JSON object a line
 checkpoints/    step-XXXXXXXX/, the newest two
 best/  last/    model.safetensors + record.json, what `vitrail.load` reads
+baselines.json  accuracy of cheap answers on the held-out images
 report.html     predictions.png
 """
 
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +24,8 @@ from vitrail.images.files import SUFFIXES
 from vitrail.processes.world import World
 from vitrail.storage import write_whole
 from vitrail.training.run import Run
+
+BASELINES = "baselines.json"
 
 
 class RunFolder:
@@ -119,6 +123,16 @@ class RunFolder:
         self.run = run
         write_whole(self.path / "run.json", json.dumps(config.to_dict(run), indent=1))
 
+    def save_baselines(self, found: Mapping[str, float]) -> None:
+        """Writes baselines.json, where there are any."""
+        if found:
+            write_whole(self.path / BASELINES, json.dumps(found, indent=1))
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        path = self.path / BASELINES
+        return json.loads(path.read_text()) if path.is_file() else {}
+
     def check_room(self, checkpoint: int) -> None:
         """Raises StorageError unless two checkpoints of so many bytes fit on the disk, or one beside those that are there."""
         free, more = shutil.disk_usage(self.path).free, 1 if steps_in(self.checkpoints) else 2
@@ -159,6 +173,9 @@ class Follower(RunFolder):
 
     def check_room(self, checkpoint: int) -> None:
         """The first rank asks."""
+
+    def save_baselines(self, found: Mapping[str, float]) -> None:
+        """The first rank writes."""
 
     def save(self, run: Run) -> None:
         self.run = run

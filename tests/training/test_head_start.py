@@ -1,0 +1,95 @@
+"""Fine-tuning starts from logistic regression on frozen features; cheap answers stand beside the result."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.runs import TINY, assert_same_run, stop_after
+from vitrail.errors import ConfigError, Preempted
+from vitrail.evaluation.feature_set import labelled
+from vitrail.evaluation.logistic import cross_validated
+from vitrail.training import loop
+from vitrail.training.head_start import head_start
+from vitrail.training.setup import prepare
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = dataclasses.replace(TINY, length="60 steps", evaluate_every="60 steps", save_every="60 steps")
+    return loop.train(run, out=tmp_path_factory.mktemp("start") / "run", quiet=True).folder
+
+
+@pytest.fixture(scope="module")
+def tuned(trained: Path) -> object:
+    return dataclasses.replace(TINY, weights=str(trained), head="logistic")
+
+
+def test_the_head_answers_as_logistic_regression_on_the_frozen_features(tuned) -> None:
+    """scikit-learn, with the C that was chosen, finds the same weights."""
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    setup = prepare(tuned)
+    start = head_start(setup)
+    assert "cross-validation" in start.notes[0]
+    images = torch.from_numpy(setup.splits.train.in_memory.transpose(0, 3, 1, 2).copy())
+    model = setup.model.eval()
+    with torch.no_grad():
+        pixels = tuned.preprocess.normalise(images)
+        features = model.pool(model.features(pixels))
+        answers = model(pixels)
+    fit, _ = cross_validated(labelled(features, setup.splits.train.labels, 10), seed=tuned.seed)
+    theirs = sklearn.LogisticRegression(C=fit.c, tol=1e-8, max_iter=5000).fit(
+        features.double().numpy(), setup.splits.train.labels
+    )
+    assert np.abs(theirs.predict_proba(features.double().numpy()) - answers.softmax(1).numpy()).max() < 1e-3
+
+
+def test_the_chosen_c_is_that_of_the_smallest_loss_on_images_left_out() -> None:
+    """On noise the strongest regularisation wins, on well separated classes a weak one."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    noise = torch.randn(90, 8, generator=random)
+    clear = noise + 8 * torch.eye(8)[labels]
+    weak, strong = (cross_validated(labelled(features, labels, 3)) for features in (clear, noise))
+    assert weak[0].c * clear.var() > 50 * strong[0].c * noise.var()
+    assert weak[1] == 1.0
+    assert strong[1] < 0.6
+
+
+def test_resumed_is_the_same_run(tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = loop.train(tuned, out=tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patched:
+        stop_after(5, patched)
+        with pytest.raises(Preempted):
+            loop.train(tuned, out=tmp_path / "run", quiet=True)
+    resumed = loop.train(None, out=tmp_path / "run", resume=True, quiet=True)
+    assert_same_run(whole.folder, resumed.folder)
+    assert resumed.baselines == whole.baselines == json.loads((whole.folder / "baselines.json").read_text())
+    assert set(whole.baselines) == {
+        "majority class", "nearest neighbour, raw pixels", "kNN on frozen features", "logistic on frozen features",
+    }  # fmt: skip
+
+
+def test_without_weights_the_baselines_are_majority_and_pixels() -> None:
+    """The neighbour against an exhaustive search in numpy."""
+    setup = prepare(TINY)
+    found = head_start(setup).baselines
+    train, test = (
+        source.in_memory.reshape(len(source), -1).astype(np.float64)
+        for source in (setup.splits.train, setup.splits.test)
+    )
+    train, test = train - train.mean(0), test - train.mean(0)
+    cosine = (test @ train.T) / np.linalg.norm(train, axis=1)
+    labels, truth = setup.splits.train.labels, setup.splits.test.labels
+    assert found == {
+        "majority class": pytest.approx((truth == np.bincount(labels).argmax()).mean()),
+        "nearest neighbour, raw pixels": pytest.approx((labels[cosine.argmax(1)] == truth).mean()),
+    }
+
+
+def test_a_logistic_head_needs_weights() -> None:
+    with pytest.raises(ConfigError, match="without weights"):
+        dataclasses.replace(TINY, head="logistic")
