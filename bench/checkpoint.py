@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     step, setup, state = stepper(asked.batch)
-    from vitrail import hardware
+    from vitrail import machine
     from vitrail.checkpoints.background import Saver
 
     kinds = {"waiting": waiting, "behind": behind}
@@ -107,7 +107,7 @@ def main() -> int:
             "stall_s": stall, "steps_lost_s": lost, "on_disk_after_s": whole, "share_at_one_a_minute": cost / MINUTE,
             "cost_of_each_s": [row[0] + row[1] for row in rows],
         }  # fmt: skip
-    found["machine"] = hardware.describe(setup.device)
+    found["machine"] = machine.describe(setup.device)
     held = found["behind"]["share_at_one_a_minute"] < CLAIM
     if asked.json:
         print(json.dumps({**found, "holds": held}, indent=1))

@@ -152,13 +152,13 @@ def main() -> int:
         return int(found["agreement"] < 0.995)
     import torch
 
-    from vitrail import hardware
+    from vitrail import hardware, machine
 
     claims = CUDA_CLAIMS if torch.cuda.is_available() else CLAIMS
     names = list(dict.fromkeys(name for ours, peer, _ in claims for name in (peer, ours)))
     options = ["--batch", str(asked.batch), "--seconds", str(asked.seconds), *["--one-thread"] * asked.one_thread]
     turns = take_turns(__file__, names, asked.rounds, options)
-    return report(turns, claims, as_json=asked.json, machine=hardware.describe(hardware.device()))
+    return report(turns, claims, as_json=asked.json, machine=machine.describe(hardware.device()))
 
 
 if __name__ == "__main__":

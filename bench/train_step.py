@@ -70,7 +70,7 @@ def vitrail_step(size: str, precision: str, compiled: str) -> tuple[Callable[[],
     from vitrail.cli import settle_threads
 
     settle_threads()  # before torch is imported, as the command line does
-    from vitrail import hardware
+    from vitrail import machine
     from vitrail.images.preprocess import Preprocess
     from vitrail.models.vit import ViTConfig
     from vitrail.processes.signals import StopSignals
@@ -94,9 +94,9 @@ def vitrail_step(size: str, precision: str, compiled: str) -> tuple[Callable[[],
 
     def step() -> None:
         learn(setup, state, next(batches), guard, stop)
-        hardware.synchronise(setup.device)
+        machine.synchronise(setup.device)
 
-    peak = hardware.peak_flops(setup.device, setup.dtype)
+    peak = machine.peak_flops(setup.device, setup.dtype)
     return step, {"tflops_per_image": setup.flops_per_image / 1e12, "measured_peak_tflops": peak / 1e12}
 
 
@@ -128,7 +128,7 @@ def main() -> int:
         return 0
     import torch
 
-    from vitrail import hardware
+    from vitrail import hardware, machine
 
     cuda = torch.cuda.is_available()
     size = asked.size or ("b16" if cuda else "fashion")
@@ -139,7 +139,7 @@ def main() -> int:
     turns = take_turns(__file__, names, asked.rounds, options)
     if cuda:
         print(json.dumps(mfu(turns)), file=sys.stderr)
-    return report(turns, claims, as_json=asked.json, size=size, machine=hardware.describe(hardware.device()))
+    return report(turns, claims, as_json=asked.json, size=size, machine=machine.describe(hardware.device()))
 
 
 def mfu(turns) -> dict[str, float]:

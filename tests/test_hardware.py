@@ -7,16 +7,22 @@ import time
 import pytest
 import torch
 
-from vitrail import hardware
+from vitrail import hardware, machine
 from vitrail.errors import ConfigError
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _threads_as_before():
+def _threads_as_before(monkeypatch):
+    """No variable limits the threads, and none were measured yet."""
     before = torch.get_num_threads()
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    measure = hardware._fastest_threads
+    measure.cache_clear()
     yield
+    measure.cache_clear()
     torch.set_num_threads(before)
 
 
@@ -25,7 +31,7 @@ def test_resolve_leaves_no_auto_and_a_second_time_changes_nothing():
     assert once.device == "cpu"
     assert once.precision in ("fp32", "bf16")
     assert once.compile == "off"
-    assert 1 <= once.threads <= hardware.cores()
+    assert 1 <= once.threads <= machine.cores()
     assert hardware.resolve(once) == once
 
 
@@ -36,7 +42,7 @@ def test_what_is_asked_for_is_kept():
 
 
 def test_several_processes_share_the_cores():
-    assert hardware.resolve(hardware.Hardware(device="cpu"), processes=hardware.cores()).threads == 1
+    assert hardware.resolve(hardware.Hardware(device="cpu"), processes=machine.cores()).threads == 1
 
 
 @pytest.mark.parametrize(
@@ -48,14 +54,14 @@ def test_several_processes_share_the_cores():
     ],
 )
 def test_the_fewest_threads_within_five_percent_of_the_fastest(monkeypatch, seconds, chosen):
-    monkeypatch.setattr(hardware, "cores", lambda: 6)
+    monkeypatch.setattr(machine, "cores", lambda: 6)
     monkeypatch.setattr(hardware, "_seconds_each", lambda work: seconds[torch.get_num_threads()])
     assert hardware.threads(0) == chosen
 
 
 def test_a_count_that_loses_by_far_is_tried_once(monkeypatch):
     tried = []
-    monkeypatch.setattr(hardware, "cores", lambda: 2)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.setattr(hardware, "_seconds_each", lambda work: tried.append(torch.get_num_threads()) or tried[-1] ** 3)
     hardware.threads(0)
     assert tried.count(2) == 1
@@ -65,6 +71,38 @@ def test_measuring_threads_draws_no_random_number():
     before = torch.random.get_rng_state()
     hardware.threads(0)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_threads_that_the_environment_names_are_taken(monkeypatch):
+    monkeypatch.setattr(hardware, "_fastest_threads", lambda tokens, width: pytest.fail("measured"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
+    assert hardware.threads(0) == hardware.resolve(hardware.Hardware(device="cpu")).threads == 3
+    assert hardware.threads(2) == 2  # asked for by name
+    assert hardware.resolve(hardware.Hardware(device="cpu"), processes=2).threads == 3
+
+
+def test_torchruns_one_thread_does_not_count_as_asked(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+    assert hardware.resolve(hardware.Hardware(device="cpu"), processes=2).threads == 4
+
+
+def test_what_slurm_gave_is_the_limit(monkeypatch):
+    there = machine.cores()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert machine.cores() == 1 and hardware.threads(0) == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000")
+    assert machine.cores() == there
+
+
+def test_the_same_work_is_measured_once(monkeypatch):
+    tried = []
+    monkeypatch.setattr(hardware, "_seconds_each", lambda work: tried.append(1) or 1.0)
+    once = hardware.threads(0, tokens=64, width=32)
+    count = len(tried)
+    assert hardware.threads(0, tokens=64, width=32) == once and len(tried) == count
+    hardware.threads(0, tokens=64, width=48)
+    assert len(tried) > count
 
 
 def test_autocast_of_float32_is_none_and_of_bfloat16_multiplies_in_it():
@@ -98,24 +136,24 @@ def test_a_setting_that_means_nothing_says_what_would(call, message):
 
 
 def test_peak_is_positive_measured_once_and_no_dearer_than_asked():
-    first = hardware.peak_flops(CPU, torch.float32, 0.05)
+    first = machine.peak_flops(CPU, torch.float32, 0.05)
     began = time.perf_counter()
-    assert hardware.peak_flops(CPU, torch.float32, 0.05) == first > 0
+    assert machine.peak_flops(CPU, torch.float32, 0.05) == first > 0
     assert time.perf_counter() - began < 0.01
 
 
 def test_memory_is_within_the_machine():
-    memory = hardware.memory()
+    memory = machine.memory()
     assert 0 < memory.available <= memory.total
-    assert 0 < hardware.peak_memory(CPU) < memory.total
+    assert 0 < machine.peak_memory(CPU) < memory.total
 
 
 def test_kept_memory_is_soon_used_again_without_page_faults():
     """In a process of its own, for the C library cannot be told to forget it."""
     code = """
 import resource, torch
-from vitrail import hardware
-kept = hardware.keep_freed_memory()
+from vitrail import machine
+kept = machine.keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(48 * 2**20, dtype=torch.uint8)  # above the largest threshold glibc ever chooses by itself

@@ -9,11 +9,15 @@ and a rename replaces a link itself. Two processes that write one path at once n
 """
 
 import contextlib
+import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 from vitrail.errors import StorageError
 
@@ -52,7 +56,7 @@ def _write_new(path: Path, content: Content) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | Path, *, aside: Path | None = None, next_step: str = ADVICE) -> Iterator[Path]:
+def whole_folder(path: str | Path, *, aside: Path | None = None, next_step: str = ADVICE) -> Generator[Path]:
     """A new folder to fill, named `aside` until it is whole; every file in it is synced before it becomes `path`.
 
     A folder that has this name already is replaced. Raises StorageError; then, and when the block raises, nothing is left.
@@ -82,7 +86,7 @@ def _sync_all(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _moved_away(path: Path) -> Iterator[None]:
+def _moved_away(path: Path) -> Generator[None]:
     """Frees the name `path`; what had it is removed at the end."""
     old = path.with_name(f".{path.name}.old")
     if path.exists() or path.is_symlink():
@@ -90,6 +94,37 @@ def _moved_away(path: Path) -> Iterator[None]:
         path.rename(old)
     yield
     remove(old)
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Opens a regular file for reading. OSError for a link, which may lead elsewhere, and for a pipe, which may never end."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(os.open(path, flags), "rb")  # noqa: SIM115  # the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, *, wait: bool = False) -> Generator[bool]:
+    """Holds the lock file `path`; yields False where another process holds it, unless told to `wait` for it.
+
+    The lock ends with the process, however that ends. Raises StorageError where the file cannot be made, or is a link.
+    """
+    with storage_errors(path):
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link")
+        lock = FileLock(path, timeout=-1 if wait else 0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def remove(path: Path) -> None:
@@ -118,7 +153,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def storage_errors(path: str | Path, next_step: str = ADVICE) -> Iterator[None]:
+def storage_errors(path: str | Path, next_step: str = ADVICE) -> Generator[None]:
     """Inside, an OSError becomes a StorageError: `path could not be written (reason); next_step`."""
     try:
         yield

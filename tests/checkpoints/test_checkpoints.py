@@ -6,13 +6,15 @@ import random
 import shutil
 import subprocess
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.checkpoints import GROUPS, forked, traced, write
-from vitrail.checkpoints.read import newest, read, steps_in
+from vitrail.checkpoints.read import newest, read
+from vitrail.checkpoints.write import list_steps
 from vitrail.errors import CheckpointError, StorageError
 
 pytestmark = pytest.mark.fault
@@ -29,7 +31,7 @@ def test_round_trip_is_bit_equal(tmp_path: Path) -> None:
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3, 4, keep=2)
-    assert steps_in(tmp_path) == [3, 4]
+    assert list_steps(tmp_path) == [3, 4]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 
@@ -45,14 +47,22 @@ def damage(content: bytes, rng: random.Random) -> bytes:
     return content[:place] + bytes([content[place] ^ (1 << rng.randrange(8))]) + content[place + 1 :]
 
 
+def with_crc32(checkpoint: Path) -> None:
+    """The manifest as 0.1.0 wrote it for files of 64 MiB and more."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"] = {
+        name: {"size": line["size"], "crc32": f"{zlib.crc32((checkpoint / name).read_bytes()):08x}"}
+        for name, line in manifest["files"].items()
+    }
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize("kind", ["sha256", "crc32"])
-def test_every_flip_and_cut_is_seen_and_the_one_before_used(
-    kind: str, tmp_path: Path, sweep: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """CI tries 1,100 with the checksum of small files and of large ones; `make deep` 11,000."""
-    if kind == "crc32":
-        monkeypatch.setattr("vitrail.checkpoints.write.LARGE", 0)
+def test_every_flip_and_cut_is_seen_and_the_one_before_used(kind: str, tmp_path: Path, sweep: int) -> None:
+    """CI tries 1,100 with today's checksum and with that of 0.1.0's large files; `make deep` 11,000."""
     write(tmp_path, 1, 2)
+    if kind == "crc32":
+        with_crc32(tmp_path / "step-00000002")
     last, rng = tmp_path / "step-00000002", random.Random(0)
     whole = {path: path.read_bytes() for path in sorted(last.iterdir())}
     missed = 0
@@ -78,6 +88,30 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     (tmp_path / "step-00000001" / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="all 1 checkpoints"):
         newest(tmp_path, say=lambda text: None)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json", "model.safetensors"])
+def test_a_pipe_in_a_checkpoint_is_damage_and_no_wait(name: str, tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "step-00000001" / name).unlink()
+    os.mkfifo(tmp_path / "step-00000001" / name)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        read(tmp_path / "step-00000001")
+
+
+def test_a_checkpoint_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "step-00000001").rename(tmp_path / "elsewhere")
+    (tmp_path / "step-00000001").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="is a link"):
+        read(tmp_path / "step-00000001")
+
+
+def test_a_manifest_nested_too_deep_is_damage(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "step-00000001" / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="does not parse"):
+        read(tmp_path / "step-00000001")
 
 
 def test_a_link_in_a_checkpoint_is_not_followed(tmp_path: Path) -> None:

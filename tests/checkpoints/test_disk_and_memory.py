@@ -19,6 +19,7 @@ from tests.support.checkpoints import forked, traced, write
 from tests.support.runs import TINY, assert_same_run
 from tests.support.trials import ended, in_child, train_to_the_end
 from vitrail.checkpoints import read as checkpoints
+from vitrail.checkpoints.write import list_steps
 from vitrail.cli import explain
 from vitrail.errors import MemoryRanOut, StorageError, translate_errors
 from vitrail.training import finish, loop
@@ -142,7 +143,7 @@ def test_memory_that_runs_out_in_a_step_leaves_the_checkpoint(whole_run, memory:
 
     assert ended(in_child(work)) == MemoryRanOut.exit_code == 71
     assert "the memory ran out while training" in said.read_text() and "--hardware.micro-batch" in said.read_text()
-    assert checkpoints.steps_in(folder / "checkpoints")[-1] == 3
+    assert list_steps(folder / "checkpoints")[-1] == 3
     assert ended(in_child(train_to_the_end(folder))) == 0
     assert_same_run(reference, folder)
 

@@ -167,9 +167,9 @@ def test_a_model_without_attention_and_no_images_are_clear_errors():
 
 
 def test_maps_that_would_not_fit_are_refused_before_they_are_made(monkeypatch):
-    from vitrail.hardware import Memory
+    from vitrail.machine import Memory
 
-    monkeypatch.setattr("vitrail.hardware.memory", lambda: Memory(1 << 20, 100_000))
+    monkeypatch.setattr("vitrail.machine.memory", lambda: Memory(1 << 20, 100_000))
     with pytest.raises(ConfigError, match="name layers, heads or queries"):
         attention(lively(VIT), noise(1, 3, 224, 160))
     assert len(attention(lively(VIT), noise(1, 3, 224, 160), queries=[0])) == 3

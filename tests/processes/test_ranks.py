@@ -11,6 +11,7 @@ import torch
 from tests.support.ranks import ORDERED, PLAIN, launch, train_on
 from tests.support.runs import log, weights
 from vitrail.checkpoints import read as checkpoints
+from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError
 from vitrail.processes.world import World
 
@@ -55,7 +56,7 @@ def test_a_rank_that_dies_or_stalls_ends_all_and_nothing_is_lost(how: int, tmp_p
     folder = tmp_path / "run"
     processes = launch(dataclasses.replace(ORDERED, length="400 steps"), folder, 2)
     try:
-        while not checkpoints.steps_in(folder / "checkpoints"):
+        while not list_steps(folder / "checkpoints"):
             assert all(process.poll() is None for process in processes)
             time.sleep(0.01)
         processes[1].send_signal(how)

@@ -16,6 +16,8 @@ import vitrail
 from tests.support.ranks import PLAIN, free_port
 from tests.support.runs import log, stop_after, weights
 from vitrail.checkpoints import read as checkpoints
+from vitrail.checkpoints import sharded
+from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.hybrid import HybridConfig
@@ -127,7 +129,7 @@ def test_nothing_of_a_checkpoint_is_held_twice(two: Path) -> None:
     """Each rank's file has its share: two halves, every tensor once."""
     newest = two / "checkpoints" / "step-00000012"
     assert sorted(path.name for path in newest.iterdir()) == [
-        "manifest.json", "shard-00000.safetensors", "shard-00001.safetensors", "shards.json", "state.json",
+        "manifest.json", "shard-00000.safetensors", "shard-00001.safetensors", "state.json",
     ]  # fmt: skip
     sizes = [path.stat().st_size for path in sorted(newest.glob("shard-*"))]
     assert max(sizes) < 0.6 * sum(sizes)
@@ -162,7 +164,7 @@ def test_saved_on_some_ranks_resumed_on_others(
     if sweep == 1 and (saved, goes_on) not in SOME:
         pytest.skip("under make deep")
     shutil.copytree(stopped[saved], tmp_path / "run")
-    assert checkpoints.steps_in(tmp_path / "run" / "checkpoints")[-1] == 7
+    assert list_steps(tmp_path / "run" / "checkpoints")[-1] == 7
     trained(on(SHORT, parallel), tmp_path / "run", size)
     assert_same_curve(alone, tmp_path / "run")
 
@@ -293,19 +295,43 @@ def test_held_out_scores_count_each_image_once_on_any_number_of_ranks(tmp_path: 
         assert vitrail.load(folder / "last").record.scores["images"] == 359
 
 
+STATE = {
+    "model/a": torch.arange(12.0).reshape(3, 4),
+    "model/b": torch.tensor(7),
+    "ema/c": torch.ones(5, dtype=torch.bfloat16),
+    "ema/none": torch.zeros(0, 3),
+}
+
+
 @pytest.mark.filterwarnings("ignore:torch.distributed is")
-def test_torch_saves_and_loads_through_our_storage(tmp_path: Path) -> None:
-    """The reader and the writer are DCP's interface: its own `save` and `load` run on them, without a process group."""
+def test_torch_loads_what_we_write(tmp_path: Path) -> None:
+    """The files are those of torch's Hugging Face storage: its own `load` reads them, cut anywhere along the first dimension."""
     import torch.distributed.checkpoint as dcp
 
-    from vitrail.checkpoints.sharded import ShardReader, ShardWriter
+    whole = sharded.list_parts({"": STATE}, leads=True)
+    assert {name: tuple(part.shape) for name, (part, _) in whole.items()} == {
+        f"/{name}": tuple(tensor.shape) for name, tensor in STATE.items()
+    }
+    rows = {name: part for name, (part, _) in whole.items() if part.ndim and len(part)}
+    first = {name: (part[:2].clone(), [0] * part.ndim) for name, part in rows.items()}
+    second = {name: (part[2:].clone(), [2] + [0] * (part.ndim - 1)) for name, part in rows.items()}
+    rest = {name: found for name, found in whole.items() if name not in rows}
+    sharded.write_parts(tmp_path / "shard-00000.safetensors", {**first, **rest})
+    sharded.write_parts(tmp_path / "shard-00001.safetensors", second)
+    found = {f"/{name}": torch.full_like(tensor, 9) for name, tensor in STATE.items()}
+    dcp.load(found, storage_reader=dcp.HuggingFaceStorageReader(str(tmp_path)), no_dist=True)
+    assert all(torch.equal(found[f"/{name}"], tensor) for name, tensor in STATE.items())
 
-    state = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(7), "c": torch.ones(5, dtype=torch.bfloat16)}
-    dcp.save(state, storage_writer=ShardWriter(tmp_path), no_dist=True)
-    found = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    dcp.load(found, storage_reader=ShardReader(tmp_path), no_dist=True)
-    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is")
+def test_we_read_what_torch_writes(tmp_path: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    dcp.save(
+        dict(STATE), storage_writer=dcp.HuggingFaceStorageWriter(str(tmp_path), save_distributed=True), no_dist=True
+    )
+    found = sharded.open_groups(tmp_path)
+    assert all(torch.equal(found[name[: name.index("/")]][name[name.index("/") + 1 :]], STATE[name]) for name in STATE)
 
 
 @pytest.mark.parametrize("run", ["two", "alone"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from vitrail.checkpoints.read import commit
+from vitrail.checkpoints.write import commit
 
 GROUPS = {
     "model": {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.tensor(7)},

@@ -11,7 +11,7 @@ import torch
 
 from tests.support.runs import TINY, assert_same_run, log, stop_after, weights
 from vitrail.batches.mixing import Mixing
-from vitrail.checkpoints import read as checkpoints
+from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError, NonFiniteError, Preempted, RunInUse
 from vitrail.images.preprocess import Preprocess
 from vitrail.objectives.classify import Classify
@@ -63,7 +63,7 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(tmp_path: Path, monkeypatch: p
     with pytest.raises(Preempted) as stopped:
         loop.train(TINY, out=tmp_path / "run", quiet=True)
     assert stopped.value.exit_code == 130
-    assert checkpoints.steps_in(tmp_path / "run" / "checkpoints")[-1] == 4
+    assert list_steps(tmp_path / "run" / "checkpoints")[-1] == 4
 
 
 def test_accumulation_keeps_the_gradient(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_nan_stops_before_the_weights_and_names_step_and_samples(
     assert seen["keys"][0] in str(stopped.value)
     assert json.loads((tmp_path / "run/nonfinite.json").read_text()) == {"step": 7, "samples": list(seen["keys"])}
     assert all(torch.equal(a, b) for a, b in zip(seen["before"], seen["state"].model.parameters(), strict=True))
-    assert checkpoints.steps_in(tmp_path / "run/checkpoints")[-1] == 6
+    assert list_steps(tmp_path / "run/checkpoints")[-1] == 6
 
 
 def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from vitrail import config
 from vitrail.batches.mixing import Mixing
 from vitrail.batches.order import Order
 from vitrail.checkpoints import read as checkpoints
+from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError, NonFiniteError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
@@ -67,7 +68,7 @@ def test_a_nan_on_one_of_two_ranks_stops_both_at_that_step(tmp_path: Path) -> No
         for process in launch(run, folder, 2, "--poison", str(step), "1"):
             _, said = process.communicate(timeout=300)
             assert process.returncode == 70 and f"not finite at step {step}".encode() in said, said.decode()[-2000:]
-        assert checkpoints.steps_in(folder / "checkpoints")[-1:] == ([step // 3 * 3] if step >= 3 else [])
+        assert list_steps(folder / "checkpoints")[-1:] == ([step // 3 * 3] if step >= 3 else [])
 
 
 # --- T9
@@ -83,7 +84,7 @@ def test_a_rank_lost_at_any_moment_ends_all(how: int, times: int, tmp_path: Path
         folder = tmp_path / str(trial)
         processes = launch(run, folder, 2)
         try:
-            while not checkpoints.steps_in(folder / "checkpoints"):
+            while not list_steps(folder / "checkpoints"):
                 assert all(process.poll() is None for process in processes)
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 1))

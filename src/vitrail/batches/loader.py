@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from vitrail import hardware
+from vitrail import machine
 from vitrail.batches.batch import Batch, groups
 from vitrail.batches.draws import Draws
 from vitrail.batches.order import Order
@@ -221,7 +221,7 @@ def _workers(asked: int, maker: Maker, images: int) -> int:
         return asked
     if quick or images < 512:
         return 0
-    return max(1, hardware.cores() - 1)
+    return max(1, machine.cores() - 1)
 
 
 def _batches(maker: Maker, shares: Iterator[Numbers], workers: int, pin: bool) -> Iterator[Batch]:

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import UInt8
 
 from vitrail.errors import DataError, MemoryRanOut, VitrailError
+from vitrail.processes.signals import FOR_THE_GROUP, block_signals
 
 AHEAD = 3
 """Tasks each worker has been given and not yet delivered."""
@@ -201,23 +202,17 @@ def _no_main() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _shielded() -> Iterator[None]:
-    """Signals for the whole group wait until the worker is started, and never reach it, nor the server it is forked from:
-    both inherit that they are blocked. Ignoring them, as a worker does too, would come a moment too late."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_GROUP)
-    try:
-        multiprocessing.resource_tracker.ensure_running()  # which unblocks two of them here
-        signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_GROUP)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_FOR_THE_GROUP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+def _shielded() -> Generator[None]:
+    """Blocks the signals of the group before a worker starts: it could be killed before it installs its own handlers."""
+    with block_signals(*FOR_THE_GROUP):
+        if os.name != "nt":
+            multiprocessing.resource_tracker.ensure_running()  # it unblocks two of them here
+        with block_signals(*FOR_THE_GROUP):
+            yield
 
 
 def _serve(pipe: multiprocessing.connection.Connection, job: Job, slots: Slots) -> None:
-    for number in _FOR_THE_GROUP:
+    for number in FOR_THE_GROUP:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):  # the parent is done, or gone

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from vitrail import hardware
+from vitrail import machine
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.attention_hooks import (
@@ -82,7 +82,7 @@ def attention(
 
 
 def _check_memory(numbers: int) -> None:
-    needed, there = 4 * numbers, hardware.memory().available
+    needed, there = 4 * numbers, machine.memory().available
     if needed > there:
         raise ConfigError(
             f"these attention maps are {needed / 2**30:.1f} GiB, of {there / 2**30:.1f} GiB of free memory",

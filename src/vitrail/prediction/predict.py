@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from vitrail import hardware
+from vitrail import hardware, machine
 from vitrail.batches.batch import groups
 from vitrail.errors import ConfigError, DecodeError, NonFiniteError
 from vitrail.images.preprocess import Preprocess
@@ -120,7 +120,7 @@ def in_batches(
         except DecodeError as error:
             return error
 
-    with ThreadPoolExecutor(hardware.cores()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         coming = [pool.submit(attempt, k) for span in ranges[:1] for k in span]
         try:
             for at in range(len(ranges)):

@@ -1,38 +1,45 @@
-"""Being asked to stop: the handler only raises a flag, and the loop looks at it between micro-steps and batches."""
+"""Being asked to stop: the handler only raises a flag, and the loop looks at it between micro-steps and batches.
 
+Windows has neither SIGUSR1, SIGHUP nor signal masks; there Ctrl-C and SIGTERM work, and `block_signals` does nothing.
+"""
+
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+def _known(*names: str) -> tuple[signal.Signals, ...]:
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+ASKED = _known("SIGTERM", "SIGINT", "SIGUSR1")
+FOR_THE_GROUP = _known("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+"""Signals that a scheduler or a terminal sends to all processes of a group."""
 AGAIN = 1.0
-"""Seconds within which a second signal is the first once more: a scheduler tells the whole group, torchrun and a study tell
-their children too."""
+"""A repeated signal within so many seconds is ignored: schedulers, torchrun and studies send it twice."""
 
 
 class Interrupted(Exception):
-    """Raised between batches, so that an evaluation ends at once and the loop can write its checkpoint."""
+    """Raised between batches: an evaluation ends at once, and the loop writes its checkpoint."""
 
 
 class Stopped(BaseException):
-    """Raised where the program is when it is told to stop: a KeyboardInterrupt of ours.
-
-    With Python's own, an interpreter that was in an `exec` just then (imports are, often) would not leave with our exit code.
-    """
+    """Raised wherever the program is when a signal asks it to stop. KeyboardInterrupt would lose the exit code during imports."""
 
 
 class StopSignals:
     """While entered, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 set `asked`, or raise Stopped; one more ends the process at once.
 
-    One that was entered within another begins with what that was asked, and leaves it what it was asked itself: a signal that
-    finds a run at its report stops the next run. Outside the main thread, which alone gets signals, it does nothing.
+    Nested uses share one request: a signal during a report stops the next run too. Only the main thread gets signals; in
+    another thread this does nothing.
     """
 
     def __init__(self, *, raising: bool = False) -> None:
@@ -51,7 +58,7 @@ class StopSignals:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # whatever stood there before
+            signal.signal(number, handler)
         if self._outer:
             self._outer.asked, self._outer._when = self.asked, self._when
 
@@ -62,12 +69,12 @@ class StopSignals:
                 raise Stopped
         elif time.monotonic() - self._when > AGAIN:
             if sys.stderr.isatty():
-                os.write(2, b"\x1b[?25h\n")  # a live bar hides the cursor, and nobody is left to show it again
+                os.write(2, b"\x1b[?25h\n")  # shows the cursor, which a live bar hides
             os._exit(128 + number)
 
     @property
     def exit_code(self) -> int:
-        """130 on Ctrl-C, else 143: pre-empted, or told by another rank."""
+        """130 on Ctrl-C, else 143: preempted, or told by another rank."""
         return 130 if self.asked == signal.SIGINT else 143
 
     def watch(self, items: Iterable[T]) -> Iterator[T]:
@@ -76,3 +83,16 @@ class StopSignals:
             if self.asked is not None:
                 raise Interrupted
             yield item
+
+
+@contextlib.contextmanager
+def block_signals(*numbers: signal.Signals) -> Generator[None]:
+    """Signals of these numbers wait until the block ends. Processes started inside it inherit that they are blocked."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

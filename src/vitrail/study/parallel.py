@@ -1,6 +1,5 @@
 """Independent tasks, several at a time, each in a process of its own: small models use one core best."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from vitrail.errors import Preempted, VitrailError
-from vitrail.processes.signals import Stopped, StopSignals
+from vitrail.processes.signals import Stopped, StopSignals, block_signals
 
 Task = TypeVar("Task")
 Found = TypeVar("Found")
@@ -28,7 +27,7 @@ def each(function: Callable[[Task], Found], tasks: Sequence[Task], at_once: int)
     pool = ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn"), initializer=_follow)
     with StopSignals(raising=True) as stop:
         try:
-            with _deaf_to_ctrl_c():
+            with block_signals(signal.SIGINT):  # Ctrl-C reaches the group; this process asks the others to stop
                 futures = {pool.submit(function, task): task for task in tasks}
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -45,16 +44,6 @@ def each(function: Callable[[Task], Found], tasks: Sequence[Task], at_once: int)
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started meanwhile leave Ctrl-C, which goes to the whole group, to this one: it asks them to stop."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _follow() -> None:

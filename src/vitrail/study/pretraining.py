@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail import hardware
+from vitrail import hardware, machine
 from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.images.sources import Splits, open_data
 from vitrail.models import cost
@@ -131,7 +131,7 @@ def at_once(asked: Arena) -> int:
     """Runs side by side: as many as asked for, else one a core where they use one thread each."""
     if asked.at_once:
         return asked.at_once
-    return hardware.cores() if hardware.device(asked.hardware.device).type == "cpu" else 1
+    return machine.cores() if hardware.device(asked.hardware.device).type == "cpu" else 1
 
 
 def worked(asked: Arena, runs: Path, job: Job) -> list[Cell]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from vitrail import hardware
+from vitrail import machine
 from vitrail.batches.loader import Batch, eval_batches
 from vitrail.evaluation.classification import Scores
 from vitrail.evaluation.classification import scores as scores_of
@@ -119,7 +119,7 @@ def write_report(
 
 def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     """What a reader needs to judge the numbers or to run them again."""
-    run, computer = setup.run, hardware.describe(setup.device)
+    run, computer = setup.run, machine.describe(setup.device)
     yield "data", f"{setup.splits.train.name}: {len(setup.splits.train):,} images to learn from; {setup.splits.how}"
     yield (
         "model",

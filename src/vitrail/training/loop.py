@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from vitrail import hardware
+from vitrail import hardware, machine
 from vitrail.batches.draws import generator, seed_of
 from vitrail.batches.loader import Batch
 from vitrail.batches.mixing import mix
@@ -292,7 +292,7 @@ class Speed:
 
     def __init__(self, setup: Setup) -> None:
         self._setup, self._flops = setup, setup.flops_per_image
-        self._peak = hardware.peak_flops(setup.device, setup.dtype) * setup.world.size
+        self._peak = machine.peak_flops(setup.device, setup.dtype) * setup.world.size
         self._since, self._steps = time.perf_counter(), 0
 
     def step(self) -> None:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from vitrail import hardware
+from vitrail import machine
 from vitrail.images.findings import counted
 from vitrail.images.samples import Splits
 from vitrail.models import cost
@@ -133,7 +133,7 @@ def probe(setup: Setup) -> tuple[float, int]:
     while state.step < setup.total_steps and (len(times) < 4 or not setup.world.any(expired(began))):
         start = time.perf_counter()
         learn(still, state, next(batches), FiniteGuard(setup.device, None), StopSignals())
-        hardware.synchronise(setup.device)
+        machine.synchronise(setup.device)
         times.append(time.perf_counter() - start)
         if len(times) == 1:
             began = time.perf_counter()
@@ -142,4 +142,4 @@ def probe(setup: Setup) -> tuple[float, int]:
     for name, buffer in setup.model.named_buffers():
         buffer.copy_(buffers[name])
     counted = sorted(times[1:] or times)
-    return counted[len(counted) // 2], hardware.peak_memory(setup.device)
+    return counted[len(counted) // 2], machine.peak_memory(setup.device)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vitrail import hardware
+from vitrail import hardware, machine
 from vitrail.batches.draws import generator
 from vitrail.batches.loader import Batch, eval_batches
 from vitrail.images.sources import Source
@@ -124,4 +124,4 @@ def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     yield "compute", f"{setup.flops_per_step * setup.total_steps / 1e18:.3g} exaFLOP"
     yield "optimiser", f"{run.optim.name}, learning rate {setup.schedule.peak:.3g}, decay {run.optim.weight_decay:g}"
     yield "precision", f"{run.hardware.precision}, compile {run.hardware.compile}"
-    yield "machine", ", ".join(f"{name} {value}" for name, value in hardware.describe(setup.device).items())
+    yield "machine", ", ".join(f"{name} {value}" for name, value in machine.describe(setup.device).items())

@@ -8,21 +8,20 @@ baselines.json  accuracy of cheap answers on the held-out images
 report.html     predictions.png
 """
 
-import fcntl
+import contextlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from vitrail import config
-from vitrail.checkpoints.read import steps_in
+from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError, RunInUse, StorageError
 from vitrail.images.files import SUFFIXES
 from vitrail.processes.world import World
-from vitrail.storage import write_whole
+from vitrail.storage import hold_lock, write_whole
 from vitrail.training.run import Run
 
 BASELINES = "baselines.json"
@@ -33,7 +32,7 @@ class RunFolder:
 
     def __init__(self, path: Path, run: Run) -> None:
         self.path, self.run = path, run
-        self._lock: IO[str] | None = None
+        self._lock = contextlib.ExitStack()
         self._new = False
 
     @classmethod
@@ -94,27 +93,23 @@ class RunFolder:
         return config.read_json(Run, path / "run.json")
 
     def __enter__(self) -> "RunFolder":
-        try:
-            self._lock = open(self.path / ".lock", "w")  # held as long as the folder is
-        except OSError as error:
-            raise StorageError(
-                f"{self.path} cannot be written ({error.strerror})", next_step="check its permissions"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise RunInUse(
-                f"another process is training in {self.path}", next_step="wait for it, or choose another --out"
-            ) from None
-        if self._new:  # another process may have come and gone since this one looked
-            self._refuse_a_second_run()
+        for entry in self.path.iterdir():
+            if entry.is_symlink():
+                raise StorageError(
+                    f"{entry} is a link: a run writes inside its own folder only", next_step="remove the link"
+                )
+        with contextlib.ExitStack() as stack:
+            if not stack.enter_context(hold_lock(self.path / ".lock")):
+                raise RunInUse(
+                    f"another process is training in {self.path}", next_step="wait for it, or choose another --out"
+                )
+            if self._new:  # another process may have come and gone since this one looked
+                self._refuse_a_second_run()
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not self._lock:
-            return
-        if self._new and {path.name for path in self.path.iterdir()} == {".lock"}:  # it never began
+        if self._new and {path.name for path in self.path.iterdir()} <= {".lock"}:  # it never began
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
@@ -135,7 +130,7 @@ class RunFolder:
 
     def check_room(self, checkpoint: int) -> None:
         """Raises StorageError unless two checkpoints of so many bytes fit on the disk, or one beside those that are there."""
-        free, more = shutil.disk_usage(self.path).free, 1 if steps_in(self.checkpoints) else 2
+        free, more = shutil.disk_usage(self.path).free, 1 if list_steps(self.checkpoints) else 2
         if free < more * checkpoint:
             raise StorageError(
                 f"{self.path} has {free / 1e6:,.1f} MB left for {more} more checkpoints of {checkpoint / 1e6:,.1f} MB",
@@ -164,12 +159,15 @@ class RunFolder:
 
 
 class Follower(RunFolder):
-    """The folder as ranks other than the first hold it: they read, and write nothing."""
+    """The folder for all ranks but the first: they read, and write nothing."""
 
     def __enter__(self) -> "RunFolder":
         if (self.path / "run.json").is_file():
             self.run = config.read_json(Run, self.path / "run.json")
         return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is locked."""
 
     def check_room(self, checkpoint: int) -> None:
         """The first rank asks."""

@@ -5,7 +5,7 @@ data → model (its classes, channels and image size follow from data and prepro
 
 import copy
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,15 +185,16 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
             "deterministic with parallel = 'fsdp'",
             allowed="'auto' or 'ddp': gradients in shards are added in the order of the network",
         )
-    settings = hardware.resolve(run.hardware, processes=world.here, work=_layer(model, micro))
+    tokens, width = _work(model, micro)
+    settings = hardware.resolve(run.hardware, processes=world.here, tokens=tokens, width=width)
     return dataclasses.replace(run, model=model, preprocess=preprocess, hardware=settings)
 
 
-def _layer(model: zoo.ModelConfig, images: int) -> Callable[[], object]:
-    """Work of the model's size, to measure threads with; a network without width and patch counts as tokens of 16×16."""
+def _work(model: zoo.ModelConfig, images: int) -> tuple[int, int]:
+    """(tokens, width) to measure threads with; a network without width and patch counts as tokens of 16×16."""
     encoder = getattr(model, "encoder", model)
     (H, W), (p, q) = model.image, getattr(encoder, "patch", (16, 16))
-    return hardware.layer(images * max(1, H // p) * max(1, W // q), getattr(encoder, "width", 256))
+    return images * max(1, H // p) * max(1, W // q), getattr(encoder, "width", 256)
 
 
 def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[Any, tuple[str, ...]]:
