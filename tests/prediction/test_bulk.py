@@ -28,6 +28,7 @@ from vitrail.models import zoo
 from vitrail.prediction import bulk, parts
 from vitrail.prediction.engine import TorchEngine
 from vitrail.prediction.predict import predict
+from vitrail.processes.world import World
 from vitrail.weights.bundle import Record, load, save_bundle
 
 pytestmark = pytest.mark.fault
@@ -121,7 +122,7 @@ def predictor(root: Path) -> TorchEngine:
 
 def written(root: Path, out: Path, **options) -> parts.Done | None:
     job = bulk.predictions(predictor(root), open_all([root / "photos"]), **{"batch": 4, "part": 8} | options)
-    return job.write(out, bulk.Share(), quiet=True)
+    return job.write(out, World(), quiet=True)
 
 
 def test_rows_are_the_answers_of_predict_and_unreadable_images_say_why(archive: Path, tmp_path: Path) -> None:
@@ -152,12 +153,12 @@ def test_another_model_other_images_and_other_options_are_refused(archive: Path,
         model.head.bias += 1
     with pytest.raises(ConfigError, match="another job: model"):
         job = bulk.predictions(TorchEngine.of(model, precision="fp32"), open_all([archive / "photos"]), batch=4, part=8)
-        job.write(out, bulk.Share(), quiet=True)
+        job.write(out, World(), quiet=True)
     shutil.copytree(archive / "photos", tmp_path / "photos")
     (tmp_path / "photos" / "right" / "more.png").write_bytes(b"")
     with pytest.raises(ConfigError, match="another job: images"):
         job = bulk.predictions(predictor(archive), open_all([tmp_path / "photos"]), batch=4, part=8)
-        job.write(out, bulk.Share(), quiet=True)
+        job.write(out, World(), quiet=True)
     assert content(out) == before
 
 
@@ -176,10 +177,10 @@ def test_a_file_or_folder_of_something_else_is_left_alone(archive: Path, tmp_pat
 def test_two_jobs_of_one_rank_do_not_meet_in_a_folder(archive: Path, tmp_path: Path) -> None:
     job = bulk.predictions(predictor(archive), open_all([archive / "photos"]), batch=4, part=8)
     with (
-        parts.Parts(tmp_path / "out", job.job).held(0),
+        parts.Parts(tmp_path / "out", job.job).hold(0),
         pytest.raises(ConfigError, match="another process is at work"),
     ):
-        job.write(tmp_path / "out", bulk.Share(), quiet=True)
+        job.write(tmp_path / "out", World(), quiet=True)
 
 
 def test_a_damaged_part_is_made_again_and_rotten_bytes_are_found(archive: Path, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_a_full_disk_keeps_what_is_finished(archive: Path, tmp_path: Path, monke
 def test_shards_are_read_as_they_are(archive: Path, tmp_path: Path) -> None:
     shards = pack(open_data(archive / "photos"), tmp_path / "shards")
     job = bulk.predictions(predictor(archive), open_all([shards]), batch=4, part=8)
-    assert job.write(tmp_path / "labels.parquet", bulk.Share(), quiet=True).images == IMAGES
+    assert job.write(tmp_path / "labels.parquet", World(), quiet=True).images == IMAGES
     rows = parquet.read_table(tmp_path / "labels.parquet").to_pylist()
     assert {row["split"] for row in rows} == {"train", "test"}
     assert len({(row["split"], row["key"]) for row in rows}) == IMAGES

@@ -15,8 +15,9 @@ from vitrail.evaluation.layers import Pool
 from vitrail.evaluation.store import save
 from vitrail.images.samples import Splits
 from vitrail.images.sources import open_data, open_images
-from vitrail.prediction.bulk import ROWS, Share
-from vitrail.prediction.parts import told
+from vitrail.prediction.bulk import ROWS
+from vitrail.prediction.parts import describe
+from vitrail.processes.world import World
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ def main(words: Sequence[str]) -> int:
         workers=asked.workers,
     )
     if asked.out.suffix != ".safetensors":
-        share = Share.told()
+        world = World.from_environment()
         job = bulk(model, every_part(splits), name=asked.model, how=how, part=asked.part)
-        say(told(job.write(asked.out, share), asked.out))
+        say(describe(job.write(asked.out, world), asked.out))
         return 0
     parts = parts_of(splits) if len(splits.train) else {"test": splits.test}
     kept = embed(model, parts, name=asked.model, how=how)

@@ -12,11 +12,12 @@ from vitrail.api.predict import predict
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError
 from vitrail.images.sources import open_all
-from vitrail.prediction.bulk import ROWS, Share, predictions
+from vitrail.prediction.bulk import ROWS, predictions
 from vitrail.prediction.engine import TorchEngine
-from vitrail.prediction.parts import told
+from vitrail.prediction.parts import describe
 from vitrail.prediction.predict import Prediction
 from vitrail.prediction.views import Views, averaged
+from vitrail.processes.world import World
 from vitrail.reports.tables import Column, Output, Table, show
 from vitrail.weights.bundle import load
 
@@ -81,10 +82,10 @@ def main(words: Sequence[str]) -> int:
 def in_parts(asked: Predict, out: Path) -> int:
     if out.suffix not in (".parquet", ""):
         raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
-    share = Share.told()
+    world = World.from_environment()
     engine = TorchEngine.of(averaged(load(asked.model), asked.views), device=asked.device, precision=asked.precision)
     job = predictions(engine, open_all(asked.files), top_k=asked.top, batch=asked.batch, part=asked.part)
-    say(told(job.write(out, share), out))
+    say(describe(job.write(out, world), out))
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from vitrail import hardware
+from vitrail import machine
 from vitrail.errors import DataError, DecodeError
 from vitrail.images.decode import decode
 from vitrail.images.samples import Source
@@ -35,7 +35,7 @@ def keys_of(source: Source, tick: Callable[[int], object] = lambda done: None) -
     """
     starts = range(0, len(source), _CHUNK)
     rows: list[tuple[bytes, bytes]] = []
-    with ThreadPoolExecutor(hardware.cores()) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         for found in pool.map(lambda start: _keys_in(source, range(start, min(start + _CHUNK, len(source)))), starts):
             rows += found
             tick(len(rows))

@@ -1,12 +1,10 @@
 """One job over many images, by one process or several: read, answered in batches, written part by part."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -15,25 +13,11 @@ from vitrail.images.sources import Source
 from vitrail.prediction.engine import TorchEngine
 from vitrail.prediction.parts import Done, Job, Part, Parts, arrow, check_file
 from vitrail.prediction.predict import best_classes, by_shape, in_batches
+from vitrail.processes.world import World
 from vitrail.reports.progress import Progress, progress
 
 ROWS = 1024
 """Images of a part: what a kill can cost each process."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which of how many processes this is; torchrun says it in the environment."""
-
-    rank: int = 0
-    size: int = 1
-
-    @classmethod
-    def told(cls) -> "Share":
-        share = cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-        if share.size > 1 and torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        return share
 
 
 @dataclass(frozen=True)
@@ -50,10 +34,10 @@ class Bulk:
     table: Callable[[Part, Sequence[str], Sequence[Any], Sequence[str | None]], Any]
     """The rows of a part out of its keys, answers (None where there is none) and errors, as a pyarrow table."""
 
-    def write(self, out: Path, share: Share, *, quiet: bool = False) -> Done | None:
-        """Makes this process's parts of the folder, or file, `out`; None while others still make theirs.
+    def write(self, out: Path, world: World, *, quiet: bool = False) -> Done | None:
+        """Makes this process's parts of the folder, or file, `out`; None while other processes still make theirs.
 
-        The folder of a file's parts lies beside it until it is whole.
+        A file is joined from a folder of parts, `out`.parts, which then goes.
         """
         arrow()
         whole = out.suffix == ".parquet"
@@ -61,18 +45,18 @@ class Bulk:
         if whole and out.exists():
             check_file(out, self.job)
             return parts.join(out)
-        with parts.held(share.rank):
-            self._make(parts, share, quiet or share.rank > 0)
+        with parts.hold(world.rank):
+            self._make(parts, world, quiet or world.rank > 0)
         done = parts.finish({split: source.keys for split, source in self.sources.items()})
         if whole and (done or out.exists()):  # another process may have come first
             return parts.join(out)
         return done
 
-    def _make(self, parts: Parts, share: Share, quiet: bool) -> None:
+    def _make(self, parts: Parts, world: World, quiet: bool) -> None:
         said: list[str] = []
-        todo = parts.mine(share.rank, share.size, said.append)
-        title = self.job.kind.capitalize() + (f" (process 1 of {share.size})" if share.size > 1 else "")
-        of_all = len(range(share.rank, len(self.job.parts), share.size))
+        todo = parts.mine(world.rank, world.size, said.append)
+        title = self.job.kind.capitalize() + (f" (process 1 of {world.size})" if world.size > 1 else "")
+        of_all = len(range(world.rank, len(self.job.parts), world.size))
         with progress(sum(map(len, todo)), title, quiet=quiet) as bar:
             for sentence in said:
                 bar.note(sentence)

@@ -12,20 +12,19 @@ over names that begin with `_` or `.`, so the folder is one table to them.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from vitrail import config as configs
-from vitrail.errors import ConfigError, StorageError
+from vitrail.errors import ConfigError, RunInUse, StorageError
 from vitrail.images.preprocess import Preprocess
-from vitrail.storage import write_whole
+from vitrail.storage import hold_lock, storage_errors, write_whole
 
 JOB, DONE = "_job.json", "_done.json"
 AGAIN = "finished parts are kept: make room or repair the folder, and start the same command again"
@@ -104,19 +103,15 @@ class Parts:
         """Stands in every part, and in the file they are joined to."""
 
     @contextlib.contextmanager
-    def held(self, rank: int) -> Iterator[None]:
-        """The folder, made and found to be this job's, with one process at most as number `rank`. Raises ConfigError."""
-        try:
+    def hold(self, rank: int) -> Generator[None]:
+        """The folder, made and checked to be this job's; at most one process has the number `rank`. Raises ConfigError."""
+        with storage_errors(self.folder, AGAIN):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / ".lock", "a")  # noqa: SIM115  # closed below
-        except OSError as error:
-            raise StorageError(f"{self.folder} could not be written ({error.strerror})", next_step=AGAIN) from error
-        with lock, _locked(self.folder / f".process-{rank}", wait=False) as free:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._enter()
-            fcntl.flock(lock, fcntl.LOCK_UN)
+        with hold_lock(self.folder / f".process-{rank}") as free:
+            with hold_lock(self.folder / ".lock", wait=True):
+                self._enter()
             if not free:
-                raise ConfigError(
+                raise RunInUse(
                     f"another process is at work in {self.folder}", next_step="wait for it, or choose another --out"
                 )
             yield
@@ -162,11 +157,13 @@ class Parts:
 
         `keys` are those of the images of each split. Raises StorageError where a part is damaged or holds other rows.
         """
-        with contextlib.ExitStack() as lock:
+        with contextlib.ExitStack() as stack:
             try:
-                lock.enter_context(_locked(self.folder / ".lock", wait=True))
-            except FileNotFoundError:  # another process has joined the parts already
-                return None
+                stack.enter_context(hold_lock(self.folder / ".lock", wait=True))
+            except StorageError:
+                if self.folder.is_dir():
+                    raise
+                return None  # another process has joined the parts already
             if any(not (self.folder / part.name).exists() for part in self.job.parts):
                 return None
             counts = [self._count(part, keys[part.split][part.start : part.stop]) for part in self.job.parts]
@@ -196,7 +193,7 @@ class Parts:
     def join(self, file: Path) -> Done:
         """One Parquet file of all parts, a row group each, where it is not there yet; the folder goes."""
         self.folder.mkdir(exist_ok=True)
-        with _locked(self.folder / ".lock", wait=True):
+        with hold_lock(self.folder / ".lock", wait=True):
             if not file.exists():
                 self._join(file)
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -214,7 +211,7 @@ class Parts:
         write_whole(file, write, next_step=AGAIN)
 
 
-def told(done: Done | None, out: Path) -> str:
+def describe(done: Done | None, out: Path) -> str:
     """A sentence on what a job came to, or that this process has done its share."""
     if done is None:
         return f"this process has made its parts of {out}; others are still to come"
@@ -267,15 +264,3 @@ def arrow() -> tuple[Any, Any]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:28]} … {text[-28:]}"
-
-
-@contextlib.contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether the lock was free; it goes with the process, however that ends."""
-    with open(path, "a") as file:
-        free = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            free = False
-        yield free

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from vitrail import hardware, machine
+from vitrail import machine
 from vitrail.batches.batch import groups
 from vitrail.errors import ConfigError, DecodeError, NonFiniteError
 from vitrail.images.preprocess import Preprocess

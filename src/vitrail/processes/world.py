@@ -33,6 +33,13 @@ class World:
     rank: int = 0
     size: int = 1
 
+    @classmethod
+    def from_environment(cls) -> "World":
+        """What torchrun says in the environment, without joining a group. Takes this process's GPU where there is one."""
+        if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
     @property
     def alone(self) -> bool:
         return self.size == 1
@@ -113,12 +120,10 @@ def world(device: torch.device, *, parallel: str = "auto") -> Iterator[World]:
 
     An engine that is asked for by name gets its group also where it is of one.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = World.from_environment().size
     if size == 1 and parallel == "auto":
         yield World()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # gloo carries the flags of the host, nccl the gradients of the GPUs
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if size == 1:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from vitrail.checkpoints.write import STATE, folder_of, steps_in
+from vitrail.checkpoints.write import STATE, folder_of, list_steps
 from vitrail.errors import ConfigError, DataError
 from vitrail.images.content_keys import NO_KEYS, Keys, contained, keys_of, unique_keys, write_keys
 from vitrail.images.heldout import join_split
@@ -185,7 +185,7 @@ def _seen_before_keys(folder: Path) -> Seen:
     """The training images of a run of 0.1.0, which kept no keys: found again by its settings and its fingerprint."""
     run = RunFolder.stored(folder)
     unknown = Seen(note=f"which images {folder} was trained on is not known: its data {run.data!r} cannot be found")
-    steps = steps_in(folder / "checkpoints")
+    steps = list_steps(folder / "checkpoints")
     wanted = None
     if steps:
         wanted = json.loads((folder_of(folder / "checkpoints", steps[-1]) / STATE).read_text("utf-8")).get("data")
