@@ -26,7 +26,7 @@ def macs(model: nn.Module | ModelConfig, image: tuple[int, int] | None = None) -
 
 @lru_cache(maxsize=256)
 def _macs(config: ModelConfig, image: tuple[int, int]) -> int:
-    model = skeleton(config).eval()
+    model = skeleton(config).to("meta").eval()
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.empty(1, config.channels, *image))
     return counter.get_total_flops() // 2  # the counter has two operations in a multiply-accumulate

@@ -2,7 +2,8 @@
 
     zoo.build("vit-b/16", classes=10, image=384)    zoo.list_models("vit-*/16")    zoo.config("vit-s/8", pool="mean")
 
-A ViT may be named with any size of SIZES and any patch, also where the table has no row for it.
+A ViT may be named with any size of SIZES and any patch, also where the table has no row for it. `timm:NAME` is a model
+of timm.
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ from vitrail.models.hybrid import Hybrid, HybridConfig
 from vitrail.models.mae import MAE
 from vitrail.models.maxvit import MaxViT, MaxViTConfig
 from vitrail.models.resnet import ResNet, ResNetConfig
+from vitrail.models.timm_model import PREFIX, TimmModel, config_of
 from vitrail.models.vit import ViT, ViTConfig
 
-BUILT_IN = (ViT, ResNet, Hybrid, MaxViT, DeiT, MAE)
+BUILT_IN = (ViT, ResNet, Hybrid, MaxViT, DeiT, MAE, TimmModel)
 """The families of this package; each registers itself in `FAMILIES`, where plug-ins add theirs."""
 
 C = TypeVar("C", bound=ModelConfig)
@@ -193,11 +195,13 @@ def change(config: C, **changes: Any) -> C:
 def _named(name: str) -> ModelConfig:
     if name in ZOO:
         return ZOO[name].config
+    if name.startswith(PREFIX):
+        return config_of(name.removeprefix(PREFIX))
     match = re.fullmatch(r"vit-(.+)/([1-9]\d{0,3})", name)
     if match and match[1] in SIZES:
         return _vit(match[1], int(match[2]))
     raise ConfigError(
         f"no model is called {name!r}",
-        allowed=f"{', '.join(ZOO)}; or vit-SIZE/PATCH with a size of {', '.join(SIZES)}",
+        allowed=f"{', '.join(ZOO)}; or vit-SIZE/PATCH with a size of {', '.join(SIZES)}; or timm:NAME",
         next_step=suggest(name.lower(), ZOO) or "`vitrail models` lists them",
     )

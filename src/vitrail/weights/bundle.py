@@ -29,6 +29,7 @@ from vitrail.weights.fit import Report, adapt, at_size, fit
 from vitrail.weights.origins.table import laid
 from vitrail.weights.published_file import read_file
 from vitrail.weights.record import Record, Told, Weights
+from vitrail.weights.timm_pretrained import is_timm_name, read_pretrained
 
 TENSORS, RECORD, NEXT = "model.safetensors", "record.json", "record.next.json"
 
@@ -130,7 +131,7 @@ def load_for_finetuning(
 
 def read_record(path: str | Path, *, config: Told = None) -> Record:
     """What the weights at `path` say of themselves."""
-    if not is_hub_name(path):
+    if not is_hub_name(path) and not is_timm_name(path):
         folder = find_bundle(Path(path))
         if folder is not None and (folder / RECORD).is_file():
             return configs.read_json(Record, _no_link(folder / RECORD))
@@ -139,6 +140,8 @@ def read_record(path: str | Path, *, config: Told = None) -> Record:
 
 def read(path: str | Path, *, config: Told = None) -> Weights:
     """Tensors and record of a run folder, a bundle folder, a published file or a name of the hub."""
+    if is_timm_name(path):
+        return read_pretrained(path)
     path = fetch(str(path)) if is_hub_name(path) else Path(path)
     folder = find_bundle(path)
     if folder is not None:

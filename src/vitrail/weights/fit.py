@@ -11,6 +11,7 @@ from vitrail.errors import WeightsError
 from vitrail.models.extras import settings
 from vitrail.models.maxvit import resize_bias
 from vitrail.models.resize import resize_line, resize_table
+from vitrail.models.timm_model import resize_positions
 from vitrail.models.zoo import ModelConfig
 
 # What a new task may change of a config; in all else the model must be the one the weights were trained in
@@ -20,8 +21,6 @@ FREE = {
 }  # fmt: skip
 # Modules a new task may leave behind or bring along
 TASK = ("head", "pre_logits", "attention_pool", "cls_token", "registers", "positions")
-# What reads pixels, in each family
-FIRST = ("patch_embed.weight", "root.weight", "resnet.root.weight", "stem.conv1.weight", "stem.0.weight")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def adapt(
             fresh_ones.append(name)
             continue
         tensor = given[name]
-        fitted = _resized(name, tensor, old, new)
+        fitted = _spread(_resized(name, tensor, old, new), want, old.channels, new.channels)
         if fitted.shape != want.shape and _plain(name).startswith(TASK):
             fresh_ones.append(name)
             continue
@@ -134,10 +133,16 @@ def _resized(name: str, tensor: Tensor, old: Any, new: Any) -> Tensor:
         return resize_line(tensor, 2 * (new.prefix + new.grid[0] * new.grid[1]) - 1)
     if name.endswith("attn.table"):
         return resize_bias(tensor, new.table_window(int(name.split(".")[1])))
-    if name in FIRST and old.channels != new.channels:
-        # a grey picture gives the same tokens whether it is fed as one channel or as three equal ones
-        return (tensor.sum(1, keepdim=True) / new.channels).expand(-1, new.channels, -1, -1)
+    if name == "body.pos_embed":  # a ViT of timm
+        return resize_positions(tensor, old, new)
     return tensor
+
+
+def _spread(tensor: Tensor, want: Tensor, old: int, new: int) -> Tensor:
+    """The kernel that reads pixels for another number of channels: a grey picture gives the same tokens."""
+    if old == new or tensor.ndim != 4 or (tensor.shape[1], want.shape[1]) != (old, new):
+        return tensor
+    return (tensor.sum(1, keepdim=True) / new).expand(-1, new, -1, -1)
 
 
 def _plain(name: str) -> str:
