@@ -9,7 +9,7 @@ from torch import nn
 from vitrail.errors import ConfigError, DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
-from vitrail.weights.bundle import Record, load, save_bundle
+from vitrail.weights.bundle import Record, is_remote, load, save_bundle
 
 Model = str | Path | nn.Module
 """A module with a record, or what `vitrail.load` takes."""
@@ -28,7 +28,7 @@ def open_model(model: Model, size: Size = None) -> nn.Module:
 
 def open_or_build(model: Model) -> tuple[nn.Module, bool]:
     """The model, and whether it is newly initialised: a name of the zoo is."""
-    if isinstance(model, nn.Module) or Path(model).exists() or str(model).startswith("hf:"):
+    if isinstance(model, nn.Module) or is_remote(model) or Path(model).exists():
         return open_model(model), False
     name = str(model)
     if name not in zoo.list_models() and not name.startswith("vit-"):

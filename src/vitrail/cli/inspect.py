@@ -9,6 +9,7 @@ import tyro
 
 from vitrail.api.inspect import inspect
 from vitrail.cli.arguments import parse, say
+from vitrail.weights.bundle import is_remote
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Inspect:
 def main(words: Sequence[str]) -> int:
     asked = parse(Inspect, words, command="inspect")
     for name in (asked.model, *([asked.against] if asked.against else [])):
-        if not Path(name).exists() and not name.startswith("hf:"):
+        if not Path(name).exists() and not is_remote(name):
             say(f"{name} is newly initialised: its figures show chance")
     found = inspect(
         asked.model, asked.images, against=asked.against, layers=asked.layers, heads=asked.heads, size=asked.size,

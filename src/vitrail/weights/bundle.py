@@ -20,6 +20,8 @@ from torch import nn
 from vitrail import config as configs
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.models import zoo
+from vitrail.models.timm_model import PREFIX as TIMM
+from vitrail.models.timm_model import config_of
 from vitrail.models.zoo import ModelConfig
 from vitrail.storage import remove, write_whole
 from vitrail.weights.encoder import encoder_of
@@ -29,7 +31,7 @@ from vitrail.weights.fit import Report, adapt, at_size, fit
 from vitrail.weights.origins.table import laid
 from vitrail.weights.published_file import read_file
 from vitrail.weights.record import Record, Told, Weights
-from vitrail.weights.timm_pretrained import is_timm_name, read_pretrained
+from vitrail.weights.timm_pretrained import is_timm_name, read_pretrained, record_of
 
 TENSORS, RECORD, NEXT = "model.safetensors", "record.json", "record.next.json"
 
@@ -130,8 +132,10 @@ def load_for_finetuning(
 
 
 def read_record(path: str | Path, *, config: Told = None) -> Record:
-    """What the weights at `path` say of themselves."""
-    if not is_hub_name(path) and not is_timm_name(path):
+    """The record of the weights at `path`, without reading tensors where that is possible."""
+    if is_timm_name(path):
+        return record_of(config_of(str(path).removeprefix(TIMM)))
+    if not is_hub_name(path):
         folder = find_bundle(Path(path))
         if folder is not None and (folder / RECORD).is_file():
             return configs.read_json(Record, _no_link(folder / RECORD))
@@ -160,8 +164,13 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     return read_file(path, config)
 
 
+def is_remote(path: str | Path) -> bool:
+    """Whether weights are named by where they are published, `hf:owner/name` or `timm:NAME`, and not by a path."""
+    return is_hub_name(path) or is_timm_name(path)
+
+
 def find_bundle(path: Path) -> Path | None:
-    """The folder of the bundle: `path` itself, or the one a run in `path` reports. None: there is no bundle.
+    """Where the bundle of this path lies: itself, or in a run folder. None: it is none of ours.
 
     A run reports last/ if it has final scores. Without a validation split, the test images chose best/.
     """

@@ -18,6 +18,8 @@ def read_trained_keys(path: str | Path) -> Keys | None:
 
     `path` is a run folder, a bundle, a file in one, or a name of the hub.
     """
+    if str(path).startswith("timm:"):
+        return None
     folder = fetch(str(path)) if is_hub_name(path) else Path(path)
     folder = folder if folder.is_dir() else folder.parent
     file = folder / TRAINED_KEYS

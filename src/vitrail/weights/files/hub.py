@@ -11,7 +11,7 @@ from vitrail.errors import WeightsError
 PREFIX = "hf:"
 _NAME = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[\w./-]+?))?(@(?P<revision>[\w./-]+))?")
 _BESIDE = ["config.json", "preprocessor_config.json"]
-_TENSORS = ["model.safetensors", "record.json", "model.safetensors.index.json", "model-*-of-*.safetensors"]
+_TENSORS = ["model.safetensors", "record.json", "trained.keys", "model.safetensors.index.json", "model-*-of-*.safetensors"]
 
 
 def is_hub_name(path: str | Path) -> bool:
@@ -44,7 +44,7 @@ def fetch(name: str) -> Path:
             next_step="check the name; a gated model needs `hf auth login`",
         ) from error
     path = folder / file if file else folder
-    if not path.exists() or (path.is_dir() and not any((path / name).is_file() for name in (_TENSORS[0], _TENSORS[2]))):
+    if not path.exists() or (path.is_dir() and not any((path / name).is_file() for name in _TENSORS[::3])):
         raise WeightsError(
             f"{name} has no {file or _TENSORS[0]}", next_step="name one of its files: hf:owner/name/file"
         )
