@@ -170,7 +170,7 @@ def is_remote(path: str | Path) -> bool:
 
 
 def find_bundle(path: Path) -> Path | None:
-    """Where the bundle of this path lies: itself, or in a run folder. None: it is none of ours.
+    """The folder of the bundle: `path` itself, or the one that a run in `path` reports; None without a bundle.
 
     A run reports last/ if it has final scores. Without a validation split, the test images chose best/.
     """
