@@ -67,7 +67,7 @@ def test_every_parameter_is_in_one_stage(name: str) -> None:
     parts = [part for _, stage in model.stages() for part in stage]
     found = [p for part in parts for p in (part.parameters() if isinstance(part, torch.nn.Module) else [part])]
     assert len(found) == len({id(p) for p in found}) and {id(p) for p in found} == {id(p) for p in model.parameters()}
-    assert [name for name, _ in model.stages()][0] == "stem" and model.stages()[-1] == ("head", [model.head])
+    assert next(name for name, _ in model.stages()) == "stem" and model.stages()[-1] == ("head", [model.head])
 
 
 def test_one_seed_gives_the_same_bits_and_leaves_torch_s_own_state_alone() -> None:
@@ -172,9 +172,7 @@ def test_a_vit_of_timm_for_another_size_has_its_positions_resized_as_timm_does()
     assert torch.equal(resized, wanted)
 
 
-def test_without_weights_and_network_the_error_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_weights_and_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants as constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -185,7 +183,10 @@ def test_without_weights_and_network_the_error_says_what_to_do(
 
 @pytest.mark.parametrize(
     ("name", "match"),
-    [("resnet81", r"no model 'resnet81'; did you mean 'resnet"), ("deit_tiny_distilled_patch16_224", "no single linear")],
+    [
+        ("resnet81", r"no model 'resnet81'; did you mean 'resnet"),
+        ("deit_tiny_distilled_patch16_224", "no single linear"),
+    ],
 )
 def test_names_that_are_none_and_models_with_two_heads(name: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):

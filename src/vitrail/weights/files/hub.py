@@ -11,7 +11,13 @@ from vitrail.errors import WeightsError
 PREFIX = "hf:"
 _NAME = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[\w./-]+?))?(@(?P<revision>[\w./-]+))?")
 _BESIDE = ["config.json", "preprocessor_config.json"]
-_TENSORS = ["model.safetensors", "record.json", "trained.keys", "model.safetensors.index.json", "model-*-of-*.safetensors"]
+_TENSORS = [
+    "model.safetensors",
+    "record.json",
+    "trained.keys",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+]
 
 
 def is_hub_name(path: str | Path) -> bool:
