@@ -52,6 +52,7 @@ class TimmModel(Backbone[TimmConfig]):
     """A model of timm: `body` is timm's module without its classifier, `head` the linear map behind it."""
 
     Config = TimmConfig
+    body: Any
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
@@ -95,7 +96,8 @@ class TimmModel(Backbone[TimmConfig]):
 
         matcher = self.body.group_matcher(coarse=False)
         groups = group_with_matcher(self.body.named_parameters(), matcher, return_values=True)
-        number = {id(parameter): at for at, (_, group) in enumerate(sorted(groups.items())) for parameter in group}
+        ordered: list[tuple[Any, Any]] = sorted(groups.items())
+        number = {id(parameter): at for at, (_, group) in enumerate(ordered) for parameter in group}
         parts: dict[int, list[nn.Module | nn.Parameter]] = {at: [] for at in range(len(groups))}
         for at, part in _whole_parts(self.body, number):
             parts[at].append(part)
@@ -136,9 +138,9 @@ def config_of(name: str) -> TimmConfig:
         near = suggest(name.partition(".")[0], package.list_models())
         raise ConfigError(f"timm has no model {name!r}", next_step=near or "`timm.list_models()` gives all names")
     about = package.get_pretrained_cfg(name)
-    channels, *image = about.input_size if about else (3, 224, 224)
+    channels, height, width = about.input_size if about else (3, 224, 224)
     classes = getattr(about, "num_classes", None) or 0
-    return TimmConfig(name=name, image=tuple(image), channels=channels, classes=classes)
+    return TimmConfig(name=name, image=(height, width), channels=channels, classes=classes)
 
 
 def create(config: TimmConfig, *, pretrained: bool = False, seed: int = 0) -> nn.Module:

@@ -47,7 +47,7 @@ def record_of(config: TimmConfig) -> Record:
     found = timm_model.timm().get_pretrained_cfg(config.name)
     about: dict[str, Any] = {key: value for key, value in dataclasses.asdict(found).items() if value is not None}
     notes = ["timm's crop mode 'border' becomes a centre crop"] if about.get("crop_mode") == "border" else []
-    prepared = {"interpolation": "bicubic", **timm_config.preprocess(about), "size": config.image}
+    prepared: dict[str, Any] = {"interpolation": "bicubic", **timm_config.preprocess(about), "size": config.image}
     if config.channels != len(prepared["mean"]):
         prepared |= {"mean": (0.5,) * config.channels, "std": (0.5,) * config.channels}
     return Record(
