@@ -67,6 +67,7 @@ def test_every_step_follows_from_the_one_before(images) -> None:
     [
         {"pool": "mean"},
         {"pool": "map"},
+        {"pool": "cls-mean"},
         {"pool": "mean", "final_norm": "pooled"},
         {"pre_logits": 11},
         {"pool": "mean", "final_norm": "pooled", "pre_logits": 11},

@@ -65,7 +65,7 @@ class AtLayers(nn.Module):
 
     def _norm(self, when: str) -> Any:
         """The model's own final norm, where it stands at this place."""
-        vit: Any = getattr(self.model, "vit", self.model)
+        vit: Any = self.model.trunk
         return vit.norm if vit.config.extras.final_norm == when else nn.Identity()
 
 
@@ -119,5 +119,5 @@ def _number(layer: int, depth: int) -> int:
 
 def _config(model: nn.Module) -> Any:
     """The config of the transformer: a hybrid's is inside."""
-    transformer: Any = getattr(model, "vit", model)
-    return transformer.config
+    inner: Any = getattr(model, "trunk", model)
+    return inner.config

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.errors import DoesNotApply
 from vitrail.inspection import figures
@@ -79,7 +79,6 @@ class Finding:
 def seen_attention(subject: Subject) -> Finding:
     """Where the class token looks, layer by layer and head by head."""
     few = subject.few
-    assert isinstance(subject.model, nn.Module)
     attention_layers(subject.model)  # a model without any says so
     prefix = layout_of(subject.model, few).prefix
     maps = attention(subject.model, few, layers=subject.layers, heads=subject.heads, queries=[0] if prefix else None)
@@ -394,7 +393,6 @@ def _peak(values: Tensor) -> tuple[float, int, int, float]:
 
 def _answers(subject: Subject) -> list[str]:
     """What the model says to each shown image; nothing for one without a head."""
-    assert isinstance(subject.model, nn.Module)
     if not subject.model.config.classes:
         return [""] * len(subject.few)
     with answering(subject.model, place(subject.model), torch.float32):

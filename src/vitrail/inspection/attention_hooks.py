@@ -19,12 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.backbone import Backbone
-from vitrail.models.checks import patch_grid
-from vitrail.models.hybrid import Hybrid
 from vitrail.models.layers import Attention
-from vitrail.models.mae import MAE
 from vitrail.models.maxvit import MapBlock, WindowBlock, relative_bias
-from vitrail.models.vit import ViT
 from vitrail.prediction.forward import answering, as_input, place
 
 BLOCK_BYTES = 8 << 20
@@ -111,7 +107,6 @@ def watch(
     8-bit images are normalised by the model's own preprocessing. Raises DoesNotApply where the model has no attention,
     ConfigError for layers it has not.
     """
-    assert isinstance(model, nn.Module)
     found = attention_layers(model)
     chosen = picked(layers, len(found), "layer")
     where = place(model)
@@ -131,13 +126,9 @@ def prepared(model: nn.Module, images: Tensor, preprocess: Preprocess | None = N
     return as_input(model, images, parameter.device, preprocess).to(parameter.dtype)
 
 
-def attention_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def attention_layers(model: Backbone) -> list[tuple[str, nn.Module]]:
     """Names and modules of all self-attention, in the order of the network. Raises DoesNotApply where there is none."""
-    inner = trunk(model)
-    kinds = (Attention, WindowBlock, MapBlock)
-    found: list[tuple[str, nn.Module]] = [
-        (name, module) for name, module in inner.named_modules() if isinstance(module, kinds)
-    ]
+    found = model.attention_layers()
     if not found:
         raise DoesNotApply(
             f"a {family(model)} has no attention", next_step="look at its filters, features and Grad-CAM instead"
@@ -145,15 +136,9 @@ def attention_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def trunk(model: nn.Module) -> nn.Module:
-    """The part that is a model of tokens: the encoder of an MAE, the ViT of a hybrid, else the model itself."""
-    return model.encoder if isinstance(model, MAE) else model.vit if isinstance(model, Hybrid) else model
-
-
 def family(model: nn.Module) -> str:
-    """What people call it."""
-    name = getattr(getattr(model, "config", None), "family", "") or type(model).__name__
-    return {"vit": "ViT", "resnet": "ResNet", "maxvit": "MaxViT", "deit": "DeiT", "mae": "MAE"}.get(name, name)
+    """The name of its class, as people know it: ViT, ResNet, MaxViT."""
+    return type(model).__name__
 
 
 def picked(wanted: Iterable[int] | None, count: int, what: str, *, first: int = 1) -> list[int]:
@@ -174,13 +159,12 @@ def picked(wanted: Iterable[int] | None, count: int, what: str, *, first: int = 
 
 def layout_of(model: Backbone, images: Shaped[Tensor, "B C H W"]) -> Layout:
     """Prefix and grid of the tokens a ViT, or the ViT in a model, has for images of this size. Nothing is computed."""
-    assert isinstance(model, nn.Module)
-    inner, (height, width) = trunk(model), images.shape[2:]
-    if not isinstance(inner, ViT):
+    height, width = images.shape[2:]
+    layers = model.attention_layers()
+    if not layers or not isinstance(layers[0][1], Attention):
         raise DoesNotApply(f"the layers of a {family(model)} attend in windows of their own, or not at all")
-    size = (height, width)
-    grid = model.config.grid_at(size) if isinstance(model, Hybrid) else patch_grid(size, inner.config.patch)
-    return Layout(inner.config.prefix, grid, (height / grid[0], width / grid[1]))
+    grid = model.config.grid_at((height, width))
+    return Layout(model.config.prefix, grid, (height / grid[0], width / grid[1]))
 
 
 @contextmanager

@@ -30,7 +30,6 @@ class Lines:
 
 def embedding_filters(model: Backbone) -> Float[Tensor, "D C p q"]:
     """The filters that meet the pixels first: E of a ViT as D patches, or the first convolution of another family."""
-    assert isinstance(model, nn.Module)
     for parameter in model.parameters():
         if parameter.ndim == 4 and parameter.shape[1] == model.config.channels and max(parameter.shape[2:]) > 1:
             return parameter.detach().float().cpu()

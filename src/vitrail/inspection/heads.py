@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.attention_hooks import Layout, Tap, prepared, watch
@@ -54,7 +54,6 @@ def heads(
 
     The paper uses 128 images. Windows of one image (MaxViT) are averaged. Raises DoesNotApply without attention.
     """
-    assert isinstance(model, nn.Module)
     layers = None if layers is None else list(layers)
     parts: dict[int, list[Heads]] = {}
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail import machine
 from vitrail.errors import ConfigError, DoesNotApply
@@ -17,11 +18,9 @@ from vitrail.inspection.attention_hooks import (
     layout_of,
     picked,
     prepared,
-    trunk,
     watch,
 )
 from vitrail.models.backbone import Backbone
-from vitrail.models.deit import DeiT
 from vitrail.models.features import Features
 from vitrail.models.layers import Attention, AttentionPool
 from vitrail.prediction.forward import answering, place
@@ -63,7 +62,6 @@ def attention(
     ConfigError for a layer, head or query it has not, and where the maps would not fit in memory (`taps.watch` streams
     them).
     """
-    assert isinstance(model, nn.Module)
     layers, heads, queries = (None if wanted is None else list(wanted) for wanted in (layers, heads, queries))
     found: list[AttentionMap] = []
 
@@ -111,7 +109,6 @@ def rollout_of(
     The rows sum to 1 together with what stays on the prefix tokens. q and k of all layers are kept, their maps never:
     from the last layer to the first a single row of the product is carried.
     """
-    assert isinstance(model, nn.Module)
     taps: list[Tap] = []
     pixels = prepared(model, images, preprocess)
     if any(not isinstance(module, Attention) for _, module in attention_layers(model)):
@@ -133,17 +130,16 @@ def _carried(flow: Float[Tensor, "B N"], tap: Tap) -> Float[Tensor, "B N"]:
     return (flow + passed) / 2
 
 
-def readout(model: nn.Module, features: Features) -> Float[Tensor, "B N"]:
-    """How much of each token the head reads: class token, mean of the patches, or what a learned probe gathers."""
-    inner = trunk(model)
+def readout(model: Backbone, features: Features) -> Float[Tensor, "B N"]:
+    """How much of each token the head reads: class token, mean of the patches, or what a trained probe gathers."""
+    inner = model.trunk
     weights = features.tokens.new_zeros(features.tokens.shape[:2])
     if isinstance(pool := getattr(inner, "attention_pool", None), AttentionPool):
-        q = pool.q(pool.probe).unflatten(2, (pool.heads, -1)).transpose(1, 2)
-        k = pool.kv(features.patches).unflatten(2, (2, pool.heads, -1))[:, :, 0].transpose(1, 2)
+        q = rearrange(pool.q(pool.probe), "1 1 (A d) -> 1 A 1 d", A=pool.heads)
+        k, _ = rearrange(pool.kv(features.patches), "B N (two A d) -> two B A N d", two=2, A=pool.heads)
         weights[:, features.prefix :] = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1).mean(1)[:, 0]
         return weights
-    kind = "distilled" if isinstance(inner, DeiT) else getattr(inner.config, "pool", "mean")
-    tokens, patches = READ[kind]
+    tokens, patches = READ[inner.config.reads]
     weights[:, : len(tokens)] = weights.new_tensor(tokens)
     weights[:, features.prefix :] += patches / (features.tokens.shape[1] - features.prefix)
     return weights

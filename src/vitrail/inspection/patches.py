@@ -45,7 +45,6 @@ def patch_features(
     batch_size: int = 16,
 ) -> Float[Tensor, "B h w D"]:
     """The features of every patch after the last norm, laid out as the image, on the CPU. Any family."""
-    assert isinstance(model, nn.Module)
     found = []
     for batch in images.split(batch_size) if len(images) else [images]:
         pixels = prepared(model, batch, preprocess)

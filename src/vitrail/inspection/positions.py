@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.errors import DoesNotApply
-from vitrail.inspection.attention_hooks import family, trunk
+from vitrail.inspection.attention_hooks import family
 from vitrail.inspection.pca import Components, components
 from vitrail.models.backbone import Backbone
 
@@ -42,8 +42,7 @@ def position_table(model: Backbone, grid: tuple[int, int] | None = None) -> Floa
 
     Raises DoesNotApply for a model that adds none.
     """
-    assert isinstance(model, nn.Module)
-    inner = trunk(model)
+    inner = model.trunk
     positions = getattr(inner, "positions", None)
     if not isinstance(positions, nn.Module):
         kind = getattr(inner.config, "positions", "")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Shaped, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.errors import DoesNotApply
 from vitrail.images.preprocess import Preprocess
@@ -39,7 +39,6 @@ def reconstruct(
     A decoder that predicts normalised patches is given the true patches' mean and deviation, as in the paper's figures.
     The mask depends on `seed` and the image's number alone. Raises DoesNotApply for anything but a masked autoencoder.
     """
-    assert isinstance(model, nn.Module)
     if not isinstance(model, MAE):
         raise DoesNotApply(f"a {family(model)} paints nothing: only a masked autoencoder with its decoder does")
     if model.config.target == "unknown":

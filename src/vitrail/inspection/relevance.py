@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.attention_hooks import family, layout_of, prepared, trunk
+from vitrail.inspection.attention_hooks import family, layout_of, prepared
 from vitrail.inspection.maps import readout
 from vitrail.models.backbone import Backbone
 from vitrail.models.features import Features
-from vitrail.models.hybrid import Hybrid
 from vitrail.models.layers import Attention, Block
 
 
@@ -31,8 +30,7 @@ def relevance(
     `classes` are the answers to explain, by default the likeliest. ∇A follows from the fused path's own output O = A V,
     as ∇O Vᵀ. Blocks are run again one at a time, last first, so one block's activations are held at most.
     """
-    assert isinstance(model, nn.Module)
-    blocks = [module for module in trunk(model).modules() if isinstance(module, Block)]
+    blocks = [module for module in model.trunk.modules() if isinstance(module, Block)]
     if not blocks:
         raise DoesNotApply(f"a {family(model)} has no blocks as a ViT's", next_step="use grad_cam")
     _check_head(model)
@@ -61,18 +59,17 @@ def grad_cam(
     `classes` are the answers to explain, by default the likeliest. Raises DoesNotApply for a model whose answer reads
     no position of that map: a ViT with a class token (its relevance says more).
     """
-    assert isinstance(model, nn.Module)
     _check_head(model)
     pixels = prepared(model, images, preprocess).detach().clone().requires_grad_()
     last: list[Tensor] = []
     with _explaining(model), ExitStack() as stack:
-        if isinstance(model, Hybrid):
-            keep = model.vit.patch_embed.register_forward_pre_hook(lambda _, entered: last.append(entered[0]))
+        if model.map_reader is not None:
+            keep = model.map_reader.register_forward_pre_hook(lambda _, entered: last.append(entered[0]))
             stack.callback(keep.remove)
         features = model.features(pixels)
         last.append(features.tokens)
         (gradient,) = torch.autograd.grad(_answer(_head(model, features), classes), last[0])
-    if isinstance(model, Hybrid):
+    if model.map_reader is not None:
         channels = last[0]
     else:
         channels, gradient = (_as_map(tokens, features) for tokens in (last[0], gradient))

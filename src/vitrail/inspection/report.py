@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.errors import DoesNotApply, StorageError
 from vitrail.inspection.analyses import ANALYSES, Finding, Subject
@@ -97,7 +97,6 @@ def inspect(
 
 def _check(subject: Subject) -> None:
     """A layer or head that is not there is the caller's mistake, not a reason to leave something out."""
-    assert isinstance(subject.model, nn.Module)
     with contextlib.suppress(DoesNotApply):
         found = attention_layers(subject.model)
         picked(subject.layers, len(found), "layer")
@@ -161,7 +160,6 @@ def _figures(heading: str, finding: Finding) -> Iterator[Section]:
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:
     model = subject.model
-    assert isinstance(model, nn.Module)
     config = getattr(model.config, "encoder", model.config)
     record = getattr(model, "record", None)
     facts = [

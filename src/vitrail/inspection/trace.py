@@ -152,7 +152,9 @@ def _equation_4(model: ViT, seen: Seen) -> Iterator[Step]:
     last, config = len(model.blocks), model.config
     if config.extras.final_norm == "tokens":
         yield _step(f"LN(z_{last})", seen.left["norm"], "B N D", "4", "the final layer norm")
-    pooled = {"cls": "the class token", "mean": "the mean of the patches", "map": "what a learned probe gathers"}
+    pooled = {"cls": "the class token", "mean": "the mean of the patches", "map": "what a trained probe gathers"} | {
+        "cls-mean": "the class token and the mean of the patches, side by side"
+    }
     if config.extras.final_norm == "pooled" or "pre_logits" in seen.left:
         y = seen.entered.get("pre_logits", seen.left["norm"])
     else:

@@ -1,16 +1,19 @@
 """The contract of every model family. All that the rest of the package asks of a model is here."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.models.checks import Grid
+from vitrail.models.extras import nest
 from vitrail.models.features import Features
 from vitrail.models.initialise import zero_head
+from vitrail.models.layers import Attention
 from vitrail.registry import OpenConfig, Registry
 
 Stage = tuple[str, Sequence[nn.Module | nn.Parameter]]
@@ -44,7 +47,28 @@ class ModelConfig(OpenConfig):
     @property
     def head_bias(self) -> float:
         """Start value of the head's bias; -log K suits sigmoid losses."""
-        return 0.0
+        extras = getattr(self, "extras", None)
+        return extras.head_bias if extras else 0.0
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before those of the grid: class token, registers."""
+        return 0
+
+    @property
+    def reads(self) -> str:
+        """What the head reads of the tokens: "cls", "mean", "map", "cls-mean" or "distilled"."""
+        return getattr(self, "pool", "mean")
+
+    def grid_at(self, image: tuple[int, int]) -> Grid:
+        """Rows and columns (h, w) of tokens for an image of H×W pixels. ShapeError for a size that does not fit."""
+        return -(-image[0] // self.multiple), -(-image[1] // self.multiple)
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The names of extras stood among the others in version 0.1.0."""
+        extras = getattr(cls, "extras", None)
+        return nest(data, extras) if extras else data
 
     @classmethod
     def member(cls, family: str) -> type["ModelConfig"]:
@@ -96,8 +120,17 @@ class Backbone(nn.Module, abc.ABC, Generic[C]):
 
     @property
     def trunk(self) -> "Backbone":
-        """The part whose blocks have self-attention over all tokens: the model itself, or a model inside."""
+        """The model of tokens: the encoder of an MAE, the ViT of a hybrid, else the model itself."""
         return self
+
+    @property
+    def map_reader(self) -> nn.Module | None:
+        """The layer that reads the last map of convolutions where more layers follow (hybrids); None elsewhere."""
+        return None
+
+    def attention_layers(self) -> list[tuple[str, nn.Module]]:
+        """(name, layer) of all self-attention in the order of the network; empty in a model without any."""
+        return [(name, layer) for name, layer in self.trunk.named_modules() if isinstance(layer, Attention)]
 
     @property
     def multiple(self) -> int:

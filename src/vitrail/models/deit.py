@@ -28,6 +28,10 @@ class DeiTConfig(ViTConfig):
     family: ClassVar[str] = "deit"
     extras: Extras = DISTILLED
 
+    @property
+    def reads(self) -> str:
+        return "distilled"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         extras = self.extras

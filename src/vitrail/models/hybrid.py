@@ -5,9 +5,9 @@ its three units are in stage 3, for a map four times as large. Both halves are m
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vitrail.errors import ShapeError
 from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig, Stage
 from vitrail.models.checks import Grid
-from vitrail.models.extras import PLAIN, Extras, nest
+from vitrail.models.extras import PLAIN, Extras
 from vitrail.models.features import Features
 from vitrail.models.positions import PositionKind
 from vitrail.models.resnet import ResNet, ResNetConfig, Standardise
@@ -55,17 +55,9 @@ class HybridConfig(ModelConfig):
     def __post_init__(self) -> None:
         _ = self.resnet, self.vit  # both check their own
 
-    @classmethod
-    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        return nest(data, cls.extras)
-
     @property
     def multiple(self) -> int:
         return math.lcm(*self.patch) * self.resnet.stride
-
-    @property
-    def head_bias(self) -> float:
-        return self.extras.head_bias
 
     @property
     def resnet(self) -> ResNetConfig:
@@ -91,6 +83,10 @@ class HybridConfig(ModelConfig):
         names = ("width", "depth", "heads", "mlp_width", "patch", "classes", "pool", "positions", "dropout", "extras")
         image = (h * self.patch[0], w * self.patch[1])
         return ViTConfig(image=image, channels=self.resnet.width, **{name: getattr(self, name) for name in names})
+
+    @property
+    def prefix(self) -> int:
+        return self.vit.prefix
 
     @property
     def grid(self) -> Grid:
@@ -147,6 +143,10 @@ class Hybrid(Backbone[HybridConfig]):
     @property
     def trunk(self) -> Backbone:
         return self.vit
+
+    @property
+    def map_reader(self) -> nn.Module:
+        return self.vit.patch_embed
 
     def stages(self) -> Sequence[Stage]:
         """The ResNet's root, its units, the ViT's embedding, its blocks, the head: every parameter in exactly one."""

@@ -58,6 +58,13 @@ class MAEConfig(ModelConfig):
     def grid(self) -> Grid:
         return self.encoder.grid
 
+    def grid_at(self, image: tuple[int, int]) -> Grid:
+        return self.encoder.grid_at(image)
+
+    @property
+    def prefix(self) -> int:
+        return self.encoder.prefix
+
     @property
     def channels(self) -> int:
         return self.encoder.channels
@@ -221,7 +228,7 @@ class Decoder(nn.Module):
         tokens = self.embed(latent)
         table = self.positions(grid, self.mask_token)
         places = masking.visible[:, :, None].expand(-1, -1, tokens.shape[2])
-        blank = self.mask_token.to(tokens.dtype).expand(len(tokens), grid[0] * grid[1], -1)
+        blank = self.mask_token.to(tokens.dtype).expand(tokens.shape[0], grid[0] * grid[1], -1)
         patches = blank.scatter(1, places, tokens[:, prefix:]) + table
         x = torch.cat([tokens[:, :prefix], patches], dim=1)
         for block in self.blocks:

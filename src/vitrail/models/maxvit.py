@@ -120,8 +120,8 @@ class RelativeAttention(nn.Module):
         bias = relative_bias(self.table, window).to(q.dtype)
         if real is not None:
             bias = bias + torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, -torch.inf)[:, None, None]
-            bias = bias.repeat(len(x) // len(real), 1, 1, 1)
-        x = attend(q * self.scale if self.scale != 1 else q, k, v, bias.expand(len(x), -1, -1, -1))
+            bias = bias.repeat(x.shape[0] // real.shape[0], 1, 1, 1)
+        x = attend(q * self.scale if self.scale != 1 else q, k, v, bias.expand(x.shape[0], -1, -1, -1))
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -260,6 +260,10 @@ class MaxViT(MapBackbone[MaxViTConfig]):
 
     def ends(self) -> tuple[Parts, Parts]:
         return (self.stem,), (self.norm, self.pre_logits, self.head)
+
+    def attention_layers(self) -> list[tuple[str, nn.Module]]:
+        """The blocks whose tokens attend in windows, in a grid, or over the whole map."""
+        return [(name, part) for name, part in self.named_modules() if isinstance(part, WindowBlock | MapBlock)]
 
     def finish(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """The final norm, where it is not the pooled vector's."""

@@ -5,9 +5,9 @@ What later methods and published weights add is in `extras.py`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import repeat
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from vitrail.errors import ConfigError
 from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig, Stage
 from vitrail.models.checks import Grid, at_least, patch_grid, probabilities
-from vitrail.models.extras import PLAIN, Extras, nest
+from vitrail.models.extras import PLAIN, Extras
 from vitrail.models.features import Features
 from vitrail.models.initialise import initialise_vit
 from vitrail.models.layers import AttentionPool, Block, Head, PatchEmbed, dropout
@@ -64,22 +64,17 @@ class ViTConfig(ModelConfig):
             raise ConfigError(f"pool={self.pool!r} without a class token", next_step=next_step)
         patch_grid(self.image, self.patch)
 
-    @classmethod
-    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        return nest(data, cls.extras)
-
     @property
     def grid(self) -> Grid:
         """Patch rows and columns (h, w) at `image`."""
-        return patch_grid(self.image, self.patch)
+        return self.grid_at(self.image)
 
     @property
     def multiple(self) -> int:
         return math.lcm(*self.patch)
 
-    @property
-    def head_bias(self) -> float:
-        return self.extras.head_bias
+    def grid_at(self, image: tuple[int, int]) -> Grid:
+        return patch_grid(image, self.patch)
 
     @property
     def has_class_token(self) -> bool:

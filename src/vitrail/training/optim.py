@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from vitrail.errors import ConfigError
+from vitrail.models.backbone import Backbone
 from vitrail.processes.world import is_shard
 from vitrail.training.lars_lamb import LAMB, LARS
 from vitrail.training.run import Optim, steps
@@ -132,16 +133,16 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def freeze_backbone(model: Any, last_blocks: int = 0) -> None:
-    """Leaves only the head trainable, every parameter called head…: a linear probe. With `last_blocks`, so many of the last
-    blocks too, and what is behind them. Raises ConfigError for more blocks than there are.
+def freeze_backbone(model: Backbone, last_blocks: int = 0) -> None:
+    """Leaves only the head trainable: a linear probe. With `last_blocks`, that many of the last blocks too, and all
+    behind them. Raises ConfigError for more blocks than there are.
     """
     stages = model.stages()
     blocks = len(stages) - 2  # between stem and head
     if not 0 <= last_blocks <= blocks:
         raise ConfigError(f"last_blocks = {last_blocks}", allowed=f"0 … {blocks}, the blocks of this model")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("head"))
+    model.requires_grad_(False)
+    model.head.requires_grad_(True)
     if last_blocks:
         for _, content in stages[-1 - last_blocks :]:
             for parameter in stage_parameters(content):
