@@ -39,7 +39,6 @@ _MODULES = {
         "VitrailError",
         "WeightsError",
     ),
-    "evaluation.classification": ("Scores",),
     "hardware": ("Hardware",),
     "images.preprocess": ("Preprocess",),
     "images.samples": ("Source", "Splits"),
@@ -54,6 +53,7 @@ _MODULES = {
     "objectives.objective": ("Loss",),
     "prediction.predict": ("Prediction",),
     "recipes": ("RECIPES", "recipe"),
+    "scores.classification": ("Scores",),
     "training.run": ("Optim", "Run"),
     "weights.bundle": ("load", "load_for_finetuning"),
     "weights.push": ("push",),
@@ -62,7 +62,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = (
     "api", "batches", "checkpoints", "evaluation", "images", "inspection", "models", "objectives", "prediction", "processes",
-    "recipes", "reports", "study", "training", "weights",
+    "recipes", "reports", "scores", "study", "training", "weights",
 )  # fmt: skip
 
 __all__ = sorted(_HOMES)  # pyrefly: ignore[unsupported-operation]

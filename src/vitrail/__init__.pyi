@@ -40,7 +40,6 @@ from vitrail.errors import ShapeError as ShapeError
 from vitrail.errors import StorageError as StorageError
 from vitrail.errors import VitrailError as VitrailError
 from vitrail.errors import WeightsError as WeightsError
-from vitrail.evaluation.classification import Scores as Scores
 from vitrail.hardware import Hardware as Hardware
 from vitrail.images.preprocess import Preprocess as Preprocess
 from vitrail.images.samples import Source as Source
@@ -60,6 +59,7 @@ from vitrail.objectives.objective import Loss as Loss
 from vitrail.prediction.predict import Prediction as Prediction
 from vitrail.recipes import RECIPES as RECIPES
 from vitrail.recipes import recipe as recipe
+from vitrail.scores.classification import Scores as Scores
 from vitrail.training.run import Optim as Optim
 from vitrail.training.run import Run as Run
 from vitrail.weights.bundle import load as load

@@ -89,14 +89,18 @@ def with_changes(config: T, changes: Mapping[str, Any], *, where: str = "config"
     return from_dict(type(config), tree, where=where)
 
 
-def read_json(kind: type[T], path: Path) -> T:
-    """Reads a config file; a damaged or unknown one raises ConfigError that names the file."""
+def read_json(kind: type[T], path: Path, *, missing: Mapping[str, Any] | None = None) -> T:
+    """Reads a config file; a damaged or unknown one raises ConfigError that names the file.
+
+    `missing` are values of keys that the file may lack: those of an older version, where they are not today's defaults.
+    """
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path} is not a readable JSON file ({error})", next_step="check the path, or write it anew"
         ) from None
+    data = {**(missing or {}), **data} if isinstance(data, dict) else data
     return from_dict(kind, data, where=str(path))
 
 

@@ -5,7 +5,7 @@ import torch
 
 from vitrail.batches.draws import generator
 from vitrail.batches.loader import Batch
-from vitrail.batches.mixing import Mixing, mix
+from vitrail.batches.mixing import Mixing, mix, pair, partners
 from vitrail.errors import ConfigError
 
 
@@ -71,3 +71,24 @@ def test_soft_targets_mix_too() -> None:
 def test_numbers_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Mixing(**wrong)
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 6, 7, 24, 25, 64])
+def test_partners_swap_places_and_are_never_copies(count: int, repeats: int) -> None:
+    found, places = partners(count, repeats), torch.arange(count)
+    assert sorted(found) == places.tolist()
+    apart = {1: 1, 2: 2, 3: 4}[repeats]
+    whole = count - count % (2 * apart)
+    assert (found[found[:whole]] == places[:whole].numpy()).all()
+    assert (found[:whole] // repeats != places[:whole].numpy() // repeats).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_the_size_of_parts_does_not_change_what_is_mixed(size: int) -> None:
+    mixing = Mixing(mixup=0.2, cutmix=1.0)
+    for step in range(20):
+        whole, *more = [mix(part, mixing, generator(5, step), 8, other) for part, other in pair(batch(), 8, 1)]
+        parts = [mix(part, mixing, generator(5, step), 8, other) for part, other in pair(batch(), size, 1)]
+        assert not more and torch.equal(whole.images, torch.cat([part.images for part in parts]))
+        assert torch.equal(whole.targets, torch.cat([part.targets for part in parts]))

@@ -52,7 +52,7 @@ def test_train_says_which_recipe_and_why_and_what_it_will_cost(in_folder: Path, 
     assert "recipe digits: all images are 8×8 pixels" in said.err
     assert "1,438 to learn from, 359 held out, 10 classes" in said.err
     assert "exaFLOP" in said.err
-    assert "held-out accuracy" in said.out and "of 359 images" in said.out
+    assert "held-out accuracy" in said.out and "on 359 images" in said.out
     assert "runs/digits-1/predictions.png" in said.out
     assert (in_folder / "runs/digits-1/run.json").is_file()
 

@@ -162,7 +162,7 @@ def test_a_model_with_a_record_is_asked_by_class_name(model):
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     shuffled = from_arrays("digits", source.in_memory, np.argsort(order)[source.labels], tuple(TEN[k] for k in order))
     scores, _ = evaluate(model, shuffled, workers=0)
-    assert dict(scores) == dict(expected) and (scores.confusion == expected.confusion).all()
+    assert scores.numbers == expected.numbers and (scores.confusion == expected.confusion).all()
     low = source.subset(np.flatnonzero(source.labels < 4))
     few = from_arrays("low", low.in_memory, low.labels, TEN[:4])
     scores, _ = evaluate(model, few, workers=0)

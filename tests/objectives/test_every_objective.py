@@ -94,7 +94,7 @@ from vitrail.training.setup import build_model
 torch.manual_seed(0)
 for name, stored in json.loads(sys.argv[1]).items():
     run = config.from_dict(Run, stored)
-    classes = tuple("0123456789") if run.objective.labelled else ()
+    classes = tuple("0123456789") if run.objective.reads_labels else ()
     model = zoo.change(run.model, image=(8, 8), channels=1, classes=len(classes), drop_path=0.0)
     learner, _ = build_model(dataclasses.replace(run, model=model), classes)
     learner.train()

@@ -92,7 +92,7 @@ def test_it_learns_and_every_parameter_gets_a_gradient(kind: str) -> None:
         optimizer.zero_grad()
         losses.append(float(loss.value.detach()))
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
-    assert objective.kept(learner) is learner.backbone
+    assert objective.model_of(learner) is learner.backbone
 
 
 def test_what_cannot_be_asked_for() -> None:

@@ -39,7 +39,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 def test_it_trains_stops_resumes_to_the_same_bits_and_its_weights_go_on(name: str, tmp_path: Path) -> None:
     run = dataclasses.replace(TINY, objective=OBJECTIVES[name])
     whole = loop.train(run, out=tmp_path / "whole", quiet=True)
-    assert whole.scores.images == 359 and np.isfinite(whole.scores.loss)
+    assert whole.scores.images == 359 and np.isfinite(whole.scores.headline.value)
     with stopped_at(3), pytest.raises(Preempted):
         loop.train(run, out=tmp_path / "halved", quiet=True)
     loop.train(None, out=tmp_path / "halved", resume=True, quiet=True)

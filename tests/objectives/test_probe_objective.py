@@ -40,7 +40,7 @@ def test_the_kept_model_answers_as_the_probe_does_and_nothing_else_moved() -> No
         sgd.step()
     learner.eval()
     images = torch.randn(7, 1, 8, 8, generator=random)
-    kept = Probe().kept(learner)
+    kept = Probe().model_of(learner)
     torch.testing.assert_close(kept(images), learner(images), atol=1e-4, rtol=1e-4)
     moved = [name for name, tensor in kept.state_dict().items() if not torch.equal(tensor, before[name])]
     assert moved == ["head.weight", "head.bias"]

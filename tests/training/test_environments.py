@@ -23,10 +23,10 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from vitrail import config
-from vitrail.training import finish
+from vitrail.training import outcome
 from vitrail.training.loop import train
 from vitrail.training.run import Run
-finish.write_report, finish.sheet = lambda *nothing: None, lambda *nothing: b""
+outcome.write_report = lambda *nothing: None
 train(config.from_dict(Run, json.loads(sys.argv[2])), out=Path(sys.argv[1]), quiet=True)
 """
 

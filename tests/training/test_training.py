@@ -5,9 +5,11 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from tests.support.runs import TINY, assert_same_run, log, stop_after, weights
 from vitrail.batches.mixing import Mixing
@@ -18,6 +20,7 @@ from vitrail.objectives.classify import Classify
 from vitrail.training import loop
 from vitrail.training.run import Optim
 from vitrail.training.run_folder import RunFolder
+from vitrail.training.setup import build_model
 
 pytestmark = pytest.mark.flow
 
@@ -166,3 +169,60 @@ def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         loop.train(dataclasses.replace(TINY, preprocess=Preprocess(size=(9, 9))), out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+MIXED = dataclasses.replace(
+    TINY,
+    model=dataclasses.replace(TINY.model, dropout=0.0, drop_path=0.0),
+    mixing=Mixing(mixup=0.2, cutmix=1.0),
+    length="20 steps",
+)
+
+
+def test_mixing_is_the_same_for_every_micro_batch(tmp_path: Path) -> None:
+    """Old rules mixed within micro-batches: another size was another training."""
+    losses = {}
+    for rules in (1, 2):
+        for micro in (64, 16):
+            hardware = dataclasses.replace(TINY.hardware, micro_batch=micro)
+            run = dataclasses.replace(MIXED, hardware=hardware, rules=rules)
+            loop.train(run, out=tmp_path / f"{rules}-{micro}", quiet=True)
+            losses[rules, micro] = [row["loss"] for row in log(tmp_path / f"{rules}-{micro}") if "loss" in row]
+    assert losses[2, 16] == pytest.approx(losses[2, 64], rel=1e-5)
+    assert losses[1, 16] != pytest.approx(losses[1, 64], rel=1e-3)
+
+
+def test_the_first_step_learns_but_not_by_old_rules(tmp_path: Path) -> None:
+    for rules in (1, 2):
+        run = dataclasses.replace(TINY, length="1 step", save_every="1 step", evaluate_every="1 step", rules=rules)
+        result = loop.train(run, out=tmp_path / str(rules), quiet=True)
+        before = build_model(result.setup.run)[0].state_dict()
+        after = weights(tmp_path / str(rules))
+        assert all(torch.equal(after[f"model/{name}"], tensor) for name, tensor in before.items()) == (rules == 1)
+
+
+def test_old_runs_keep_old_rules(tmp_path: Path) -> None:
+    loop.train(TINY, out=tmp_path / "run", quiet=True)
+    path = tmp_path / "run" / "run.json"
+    stored = json.loads(path.read_text())
+    assert stored.pop("rules") == 2
+    path.write_text(json.dumps(stored))
+    assert RunFolder.stored(tmp_path / "run").rules == 1
+
+
+def test_a_batch_without_a_readable_image_is_passed_over(tmp_path: Path) -> None:
+    """Batch size 1: the unreadable image was a KeyError 'loss', and again at every resume."""
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(600):
+            value = index + 600 * (name == "b")
+            path = tmp_path / "photos" / name / f"{index}.png"
+            Image.fromarray(np.array([[value % 251, value // 251]] * 2, np.uint8)).save(path)
+    (tmp_path / "photos" / "a" / "broken.png").write_bytes(b"no image" * 9)
+    run = dataclasses.replace(
+        TINY, data=str(tmp_path / "photos"), batch_size=1, length="1 epoch", evaluate_every="1 epoch",
+        save_every="1 epoch", mixing=Mixing(), holdout=0.1,
+    )  # fmt: skip
+    result = loop.train(run, out=tmp_path / "run", quiet=True)
+    left_out = (tmp_path / "run" / "bad_samples.jsonl").read_text()
+    assert "broken.png" in left_out and result.setup.total_steps == len(result.setup.splits.train)

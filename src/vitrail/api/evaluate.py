@@ -9,14 +9,15 @@ import numpy as np
 from vitrail.api.models import Model, Size, open_model
 from vitrail.errors import ConfigError
 from vitrail.evaluation import robustness as corrupted
-from vitrail.evaluation.classification import Scores
 from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from vitrail.evaluation.evaluate import evaluate as score
-from vitrail.evaluation.report import classification_sections
-from vitrail.evaluation.statistics import McNemar, mcnemar
+from vitrail.evaluation.evaluate import evaluate_classes
 from vitrail.images.sources import Splits, open_data
 from vitrail.prediction.views import Views, averaged
 from vitrail.reports.page import write_page
+from vitrail.scores.classification import Scores
+from vitrail.scores.multilabel import MultiLabelScores
+from vitrail.scores.statistics import McNemar, mcnemar
 from vitrail.training.unseen import Part, Split, choose_part
 
 Say = Callable[[str], object]
@@ -36,8 +37,10 @@ def evaluate(
     download: bool = False,
     html: str | Path | None = None,
     say: Say = lambda text: None,
-) -> Scores:
+) -> Scores | MultiLabelScores:
     """The scores of a classifier on labelled images: top-1 with its 95 % interval, top-5, each class, calibration.
+
+    Images with several labels give mean average precision, and F1 at the threshold of the model's record.
 
         vitrail.evaluate("runs/photos-1", "./photos").top1
 
@@ -51,7 +54,7 @@ def evaluate(
     )  # fmt: skip
     if html is not None:
         title = f"{model if isinstance(model, str | Path) else type(model).__name__} on {part.source.name}"
-        write_page(html, title, classification_sections(scores, part.source.picture, scores.classes))
+        write_page(html, title, scores.sections(part.source.picture))
     return scores
 
 
@@ -118,7 +121,7 @@ def open_part(
 
 def _right(model: Model, part: Part, options: dict[str, Any]) -> np.ndarray:
     """Which images the model answers as they are labelled."""
-    scores, _ = score(open_model(model), part.source, **options)
+    scores = evaluate_classes(open_model(model), part.source, **options)
     if scores.images != len(part.source):
         raise ConfigError(f"{model} answered {scores.images} of {len(part.source)} images")
     named = np.array(scores.classes, dtype=object)  # the models may list their classes in another order

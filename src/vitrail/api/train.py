@@ -12,6 +12,7 @@ from torch import nn
 from vitrail.api.request import choose_run
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits
+from vitrail.scores.outcome import Outcome
 from vitrail.training import loop
 from vitrail.training.loop import Result
 from vitrail.training.run import Run
@@ -29,7 +30,7 @@ class Trained:
     """The recipe, and why it was chosen."""
 
     @property
-    def scores(self) -> Any:
+    def scores(self) -> Outcome:
         """The scores of the held-out images; of several seeds, the first's."""
         return self.results[0].scores
 
@@ -70,8 +71,8 @@ class Trained:
 
 def headline(result: Result) -> tuple[str, float]:
     """The one number that a run is known by, and its name."""
-    scores: Any = result.scores
-    return ("held-out accuracy", scores.top1) if hasattr(scores, "top1") else ("held-out loss", scores.loss)
+    found = result.scores.headline
+    return f"held-out {found.name}", found.value
 
 
 def train(
@@ -134,7 +135,7 @@ def train_seeds(
         folder = out / f"seed-{seed}" if out and seeds > 1 else out
         results.append(
             loop.train(
-                replace(run, seed=seed), out=folder, splits=splits, check=True,
+                replace(run, seed=seed), out=folder, splits=splits,
                 announce=None if results else announce, **options,
             )
         )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from vitrail.batches.loader import Batch
@@ -24,6 +24,10 @@ class Mixing:
     probability: float = 1.0
     """That a batch is mixed at all."""
 
+    @property
+    def on(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             if getattr(self, name) < 0:
@@ -33,19 +37,49 @@ class Mixing:
                 raise ConfigError(f"{name} = {getattr(self, name)}", allowed="a probability, 0 … 1")
 
 
-def mix(batch: Batch, mixing: Mixing, generator: torch.Generator, classes: int) -> Batch:
-    """The batch with float images mixed; its targets become soft, B K. A mixing that is off gives the batch itself."""
-    if mixing.mixup == mixing.cutmix == 0 or len(batch.images) < 2:
+def mix(batch: Batch, mixing: Mixing, generator: torch.Generator, classes: int, partner: Batch | None = None) -> Batch:
+    """The batch with float images mixed; its targets become soft, B K. A mixing that is off gives the batch itself.
+
+    `partner` holds the other image of each pair; without it, that is an image half a batch away.
+    """
+    if not mixing.on or (partner is None and len(batch.images) < 2):
         return batch
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     targets = one_hot(batch.targets, classes)
     if random.random() >= mixing.probability:
         return dataclasses.replace(batch, targets=targets)
+    other_images = _half_away(batch.images) if partner is None else partner.images
+    other_targets = _half_away(targets) if partner is None else one_hot(partner.targets, classes)
     cut = mixing.mixup == 0 or (mixing.cutmix > 0 and random.random() < mixing.switch)
     alpha = mixing.cutmix if cut else mixing.mixup
     share = float(random.beta(alpha, alpha))
-    images, share = _cutmix(batch.images, share, random) if cut else (_lerp(batch.images, share), share)
-    return dataclasses.replace(batch, images=images, targets=_lerp(targets, share))
+    if cut:
+        images, share = _cutmix(batch.images, other_images, share, random)
+    else:
+        images = share * batch.images + (1 - share) * other_images
+    return dataclasses.replace(batch, images=images, targets=share * targets + (1 - share) * other_targets)
+
+
+def pair(batch: Batch, size: int, repeats: int) -> list[tuple[Batch, Batch]]:
+    """Parts of at most `size` images, as `Batch.split` makes them, each with the partners of its images.
+
+    Partners are 1, 2, 4, … places apart, as few as copies of repeated augmentation allow, and swap places. So pairs are the
+    same for all sizes of micro-batches, and for all numbers of processes whose shares are multiples of twice that distance.
+    """
+    parts = []
+    for _, group in batch.apart():
+        at = torch.from_numpy(partners(len(group), repeats)).to(group.images.device)
+        other = dataclasses.replace(group, images=group.images[at], targets=group.targets[at.to(group.targets.device)])
+        parts += zip(group.split(size), other.split(size), strict=True)
+    return parts
+
+
+def partners(count: int, repeats: int) -> Int64[np.ndarray, "N"]:
+    """The place of each image's partner: its twin in a block of twice the distance; half away in the rest."""
+    apart = 1 << (repeats - 1).bit_length()
+    whole = count - count % (2 * apart)
+    rest = np.roll(np.arange(whole, count), -max(1, (count - whole) // 2))
+    return np.concatenate([np.arange(whole) ^ apart, rest])
 
 
 def one_hot(targets: Int[Tensor, "B"] | Float[Tensor, "B K"], classes: int) -> Float[Tensor, "B K"]:
@@ -53,17 +87,13 @@ def one_hot(targets: Int[Tensor, "B"] | Float[Tensor, "B K"], classes: int) -> F
     return F.one_hot(targets.long(), classes).float() if targets.ndim == 1 else targets.float()
 
 
-def _partner(x: Tensor) -> Tensor:
-    """Half a batch away, so that the copies of repeated augmentation, which are neighbours, do not meet themselves."""
+def _half_away(x: Tensor) -> Tensor:
+    """So that the copies of repeated augmentation, which are neighbours, do not meet themselves."""
     return x.roll(max(1, len(x) // 2), 0)
 
 
-def _lerp(x: Tensor, share: float) -> Tensor:
-    return share * x + (1 - share) * _partner(x)
-
-
 def _cutmix(
-    images: Float[Tensor, "B C H W"], share: float, random: np.random.Generator
+    images: Float[Tensor, "B C H W"], others: Float[Tensor, "B C H W"], share: float, random: np.random.Generator
 ) -> tuple[Float[Tensor, "B C H W"], float]:
     """A box of area 1 - share around a uniform centre is the partner's; where the border cuts it, its share is less."""
     height, width = images.shape[-2:]
@@ -72,5 +102,5 @@ def _cutmix(
     top, bottom = (int(np.clip(round(edge), 0, height)) for edge in (y - box_h / 2, y + box_h / 2))
     left, right = (int(np.clip(round(edge), 0, width)) for edge in (x - box_w / 2, x + box_w / 2))
     mixed = images.clone()
-    mixed[..., top:bottom, left:right] = _partner(images)[..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = others[..., top:bottom, left:right]
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)

@@ -9,8 +9,8 @@ import tyro
 
 from vitrail.api.evaluate import compare
 from vitrail.cli.arguments import Switch, parse, say
-from vitrail.evaluation.statistics import McNemar
 from vitrail.reports.tables import Column, Table, show
+from vitrail.scores.statistics import McNemar
 from vitrail.training.unseen import Split
 
 

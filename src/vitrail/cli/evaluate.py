@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,10 +11,9 @@ import tyro
 from vitrail.api.evaluate import evaluate
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.errors import ConfigError
-from vitrail.evaluation.classification import Scores
-from vitrail.evaluation.report import headline, per_class_table
 from vitrail.prediction.views import Views
 from vitrail.reports.tables import show
+from vitrail.scores.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -72,18 +71,17 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def report(scores: Scores, asked: Evaluate) -> None:
-    classes = per_class_table(scores)
+def report(scores: Outcome, asked: Evaluate) -> None:
+    classes = scores.table()
     if asked.json:
         print(json.dumps(facts(scores, asked), ensure_ascii=False, indent=1))
-    elif asked.csv:
+    elif asked.csv and classes:
         show(classes, "csv")
     else:
-        show(pairs(headline(scores)), "table")
-        show(classes, "table")
+        show(pairs(scores.facts()), "table")
+        if classes:
+            show(classes, "table")
 
 
-def facts(scores: Scores, asked: Evaluate) -> dict[str, Any]:
-    per_class = [asdict(row) for row in scores.per_class]
-    found = {"model": asked.model, "data": asked.data, "views": asked.views, **dict(scores)}
-    return {**found, "per_class": per_class, "confusion": scores.confusion.tolist()}
+def facts(scores: Outcome, asked: Evaluate) -> dict[str, Any]:
+    return {"model": asked.model, "data": asked.data, "views": asked.views, **scores.numbers, **scores.details()}

@@ -93,9 +93,14 @@ def as_table(found: Sequence[Prediction]) -> None:
     """A line per image: the answer, how sure, and what else it might be."""
     columns = Column("file"), Column("answer"), Column("probability", "{:.1%}"), Column("then")
     rows = tuple(
-        (one.key, one.labels[0], one.probabilities[0], ", ".join(map(_also, one.labels[1:], one.probabilities[1:])))
+        (
+            one.key,
+            one.labels[0] if one.labels else "no label",
+            one.probabilities[0] if one.labels else None,
+            ", ".join(map(_also, one.labels[1:], one.probabilities[1:])),
+        )
         for one in found
-        if one.labels
+        if not one.error
     )
     show(Table(columns, rows), "table")
 

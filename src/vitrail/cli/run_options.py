@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -21,6 +21,7 @@ class Settings(Run):
     """A Run whose data is named by position."""
 
     data: tyro.conf.Suppress[str] = ""
+    rules: tyro.conf.Suppress[Literal[1, 2]] = 2
 
 
 @dataclass(frozen=True)

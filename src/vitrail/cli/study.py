@@ -131,7 +131,7 @@ def self_training(words: Sequence[str]) -> int:
     results = []
     for result in noisy_student.self_train(asked, asked.out):
         results.append(result)
-        say(f"{result.folder.name}: {result.scores.top1:.2%} of {result.scores.images:,} held-out images")  # pyrefly: ignore
+        say(f"{result.folder.name}: {result.scores}")
     page = report.write_self_train(asked, results, asked.out / "report.html")
     show(report.self_train_table(results), "json" if asked.json else "table")
     say(f"report: {page}")

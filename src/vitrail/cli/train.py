@@ -14,7 +14,6 @@ from vitrail.errors import ConfigError
 from vitrail.reports.tables import show
 from vitrail.training.loop import Result, train
 from vitrail.training.plan import plan_of
-from vitrail.training.pretraining import Measured
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup
@@ -116,56 +115,41 @@ def report(results: Sequence[Result], asked: Train) -> int:
     elif len(results) == 1:
         show(pairs(list(_lines(results[0]))), "table")
     else:
-        each = [(f"seed {result.setup.run.seed}", _figure(result)) for result in results]
+        each = [(f"seed {result.setup.run.seed}", str(result.scores.headline)) for result in results]
         show(pairs([*each, _spread(results), *list(_lines(results[0]))[1:]]), "table")
     return 0
 
 
 def _lines(result: Result):
-    if isinstance(result.scores, Measured):
-        for name, value in result.scores.numbers.items():
-            yield f"held-out {name}", f"{value:.4g}, over {result.scores.images:,} images"
-        yield "report", (result.folder / "report.html").as_posix()
-        yield "run folder", result.folder.as_posix()
-        yield "next", f"vitrail train DATA --weights {result.folder}"
-        return
-    low, high = result.scores.interval
-    yield (
-        "held-out accuracy",
-        f"{result.scores.top1:.2%} of {result.scores.images:,} images (95 % interval {low:.1%} to {high:.1%})",
-    )
-    yield from _beside(result.scores.top1, result.baselines)
+    yield f"held-out {result.scores.headline.name}", str(result.scores)
+    yield from _beside(result.scores.headline.value, result.baselines)
     for name, about in (("predictions.png", "predictions"), ("report.html", "report")):
         if (result.folder / name).exists():
             yield about, (result.folder / name).as_posix()
     yield "run folder", result.folder.as_posix()
-    yield "next", f"vitrail predict {result.folder} FILES…"
+    labelled = result.setup.run.objective.reads_labels
+    command = f"predict {result.folder} FILES…" if labelled else f"train DATA --weights {result.folder}"
+    yield "next", f"vitrail {command}"
 
 
-def _beside(top1: float, baselines: Mapping[str, float]):
+def _beside(accuracy: float, baselines: Mapping[str, float]):
     """The cheap answers, and a sentence where one of them is better than the model."""
     if not baselines:
         return
-    yield "cheap answers", ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in baselines.items())
+    yield "cheap answers", ", ".join(f"{name} {value:.1%}" for name, value in baselines.items())
     best = max(baselines, key=lambda name: baselines[name])
-    if top1 < baselines[best]:
-        yield "warning", f"the model is worse than {best} ({top1:.1%} against {baselines[best]:.1%})"
+    if accuracy < baselines[best]:
+        yield "warning", f"the model is worse than {best} ({accuracy:.1%} against {baselines[best]:.1%})"
 
 
 def _spread(results: Sequence[Result]) -> tuple[str, str]:
     name = f"held out, mean of {len(results)} seeds"
-    losses = [result.scores.loss for result in results if isinstance(result.scores, Measured)]
-    if losses:
-        return name, f"loss {statistics.mean(losses):.4g} ± {statistics.stdev(losses):.2g}"
-    values = [100 * result.scores.top1 for result in results if not isinstance(result.scores, Measured)]
-    return name, f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %"
-
-
-def _figure(result: Result) -> str:
-    """The one number a run is known by."""
-    if isinstance(result.scores, Measured):
-        return f"loss {result.scores.loss:.4g}"
-    return f"{result.scores.top1:.2%}"
+    headlines = [result.scores.headline for result in results]
+    values = [100 * one.value if one.percent else one.value for one in headlines]
+    mean, spread = statistics.mean(values), statistics.stdev(values)
+    if headlines[0].percent:
+        return name, f"{mean:.2f} ± {spread:.2f} %"
+    return name, f"{headlines[0].name} {mean:.4g} ± {spread:.2g}"
 
 
 def _json(result: Result) -> dict[str, Any]:
@@ -173,4 +157,4 @@ def _json(result: Result) -> dict[str, Any]:
 
 
 def _facts(result: Result) -> dict[str, Any]:
-    return {"folder": result.folder.as_posix(), "seed": result.setup.run.seed, **dict(result.scores), **_json(result)}
+    return {"folder": result.folder.as_posix(), "seed": result.setup.run.seed, **result.scores.numbers, **_json(result)}

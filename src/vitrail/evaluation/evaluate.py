@@ -1,20 +1,19 @@
-"""Numbers about a model: one pass over the images, then any number of scores from what it gave."""
+"""Numbers about a model: one pass over the images, then the scores of its answers."""
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from vitrail.batches.loader import Batch, eval_batches
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluation.classification import Scores, scores
 from vitrail.evaluation.features import Extracted, extract
 from vitrail.images.preprocess import Preprocess
-from vitrail.images.sources import Source
+from vitrail.images.samples import Source
 from vitrail.prediction.forward import class_names, preprocess_of
 from vitrail.reports.progress import track
+from vitrail.scores.classification import Scores, index_labels, score_classes
+from vitrail.scores.multilabel import MultiLabelScores, score_labels
 
 
 def evaluate(
@@ -27,44 +26,35 @@ def evaluate(
     precision: str = "auto",
     workers: int = -1,
     watch: Callable[[Iterable[Batch]], Iterable[Batch]] | None = None,
-) -> tuple[Scores, Extracted]:
-    """The scores of a classifier on every image of `source`, each exactly once, and the logits they come from.
+) -> tuple[Scores | MultiLabelScores, Extracted]:
+    """Scores a classifier on every image of `source`, each once; gives the logits too.
 
-    A model with a record is asked by name: a class of the data must be one of the model's, in any order. `watch` wraps
-    the batches instead of the progress on stderr. Raises DataError for unlabelled images and for classes the model does
-    not know, DecodeError for an image that cannot be read, NonFiniteError for answers that are not numbers.
+    The images decide: with one label each they give `Scores` (top-1), with several `MultiLabelScores` (mean average precision;
+    labels at the threshold of the model's record). Classes are matched by name with the model's record, in any order. `watch`
+    wraps the batches in place of the progress on stderr.
+    Raises DataError for unlabelled images and for classes the model does not know, DecodeError for an image that cannot be
+    read, NonFiniteError for answers that are not finite numbers.
     """
     if getattr(getattr(model, "config", None), "classes", 1) == 0:
         raise ConfigError("the model has no head: it names no classes", next_step="measure its features: vitrail probe")
+    if not len(source):
+        raise DataError(f"{source.name} has no images to score", next_step="check the data you named")
     classes = class_names(model) or source.classes
-    targets = in_classes(torch.from_numpy(source.labels), source.classes, classes)  # before hours of work, not after
+    labels = index_labels(source.labels, source.classes, classes)  # before hours of work, not after
     batches = eval_batches(source, preprocess=preprocess_of(model, preprocess), batch_size=batch_size, workers=workers)
     watched = watch(batches) if watch else track(batches, -(-len(source) // batch_size), "Evaluating")
     found = extract(model, watched, preprocess=preprocess, device=device, precision=precision)
-    assert found.logits is not None or not len(source)
-    if found.logits is None:
-        raise DataError(f"{source.name} has no images to score", next_step="check the data you named")
-    return scores(found.logits, targets, classes), found
+    assert found.logits is not None
+    if labels.ndim == 2:
+        threshold = getattr(getattr(model, "record", None), "threshold", None)
+        return score_labels(found.logits, labels, classes, threshold=threshold), found
+    return score_classes(found.logits, labels, classes), found
 
 
-def in_classes(targets: Tensor, given: tuple[str, ...], classes: tuple[str, ...]) -> Int[Tensor, "N"]:
-    """Labels that index into `given` as labels that index into `classes`, by name; DataError for a name not there."""
-    if targets.ndim != 1:
-        raise DataError("images with several labels have no top-1 accuracy", allowed="one label an image")
-    if given == classes or not given:
-        return targets.long()
-    used = [given[k] for k in torch.unique(targets[targets >= 0]).tolist()]
-    unknown = [name for name in used if name not in classes]
-    if unknown:
-        raise DataError(
-            f"the model does not know {len(unknown)} of the data's {len(used)} classes: {_some(unknown)}",
-            allowed=_some(list(classes)),
-            next_step="name the folders as the model's classes, or evaluate a model trained on these",
-        )
-    index = {name: k for k, name in enumerate(classes)}
-    table = torch.tensor(np.array([index.get(name, -1) for name in given] + [-1]))  # the last is for the label -1
-    return table[targets.long()]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def evaluate_classes(model: nn.Module, source: Source, **options) -> Scores:
+    """`evaluate` for what needs one label an image: comparisons and robustness. Raises DataError for several."""
+    if source.multi_label:
+        raise DataError(f"the images of {source.name} have several labels", allowed="one label an image")
+    scores, _ = evaluate(model, source, **options)
+    assert isinstance(scores, Scores)
+    return scores

@@ -5,17 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluation.classification import wilson
 from vitrail.evaluation.feature_set import Labelled
 from vitrail.evaluation.fewshot import L2, SHOTS, few_shot
 from vitrail.evaluation.knn import K, knn
 from vitrail.evaluation.linear import linear_probe
 from vitrail.evaluation.logistic import logistic
 from vitrail.evaluation.nearest_mean import nearest_mean
-from vitrail.evaluation.statistics import Spread, spread
 from vitrail.evaluation.store import Kept
 from vitrail.registry import Registry
 from vitrail.reports.tables import Column, Table
+from vitrail.scores.statistics import Spread, spread, wilson
 
 
 @dataclass(frozen=True, kw_only=True)

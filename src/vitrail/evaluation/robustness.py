@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from torch import nn
 
 from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES, check, corrupt
-from vitrail.evaluation.evaluate import evaluate
+from vitrail.evaluation.evaluate import evaluate_classes
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Contents, Source
@@ -75,12 +75,12 @@ def robustness(
         for severity in severities:
             check(name, severity)
     preprocess = preprocess_of(model, options.pop("preprocess", None))
-    clean, _ = evaluate(model, source, preprocess=preprocess, **options)
+    clean = evaluate_classes(model, source, preprocess=preprocess, **options)
     yield Robustness("none", 0, clean.top1, clean.interval)
     for name in corruptions:
         for severity in severities:
             made = corrupted(source, preprocess, name, severity, seed=seed)
-            scores, _ = evaluate(model, made, preprocess=at_size(preprocess), **options)
+            scores = evaluate_classes(model, made, preprocess=at_size(preprocess), **options)
             yield Robustness(name, severity, scores.top1, scores.interval)
 
 

@@ -1,7 +1,7 @@
 """Supervised classification: softmax or sigmoid cross-entropy, with label smoothing and soft targets."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,37 +10,47 @@ from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
-from vitrail.objectives.objective import Loss, Objective
+from vitrail.objectives.objective import OBJECTIVES, Loss, Supervised
 
 
+@OBJECTIVES.register("classify")
 @dataclass(frozen=True, kw_only=True)
-class Classify(Objective):
+class Classify(Supervised):
     """Cross-entropy against class targets.
 
-    `softmax` is the ViT paper's; `sigmoid` (one yes-or-no question per class, summed over classes) is what big_vision and
-    DeiT III pre-train with. Soft targets (mixup, cutmix, several labels) are read as they are.
+    `softmax` is the ViT paper's loss. `sigmoid` asks one yes-or-no question per class and sums over classes: big_vision and
+    DeiT III pre-train with it, and images with several labels need it. `auto` is softmax for one label an image, sigmoid for
+    several. Soft targets (mixup, cutmix, pseudo-labels) are read as they are.
     """
 
-    family: Literal["classify"] = "classify"
-    loss: Literal["softmax", "sigmoid"] = "softmax"
+    family: ClassVar[str] = "classify"
+    loss: Literal["auto", "softmax", "sigmoid"] = "auto"
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(f"label_smoothing = {self.label_smoothing}", allowed="0 ≤ label_smoothing < 1")
 
-    def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        return self.of(model(batch.images).float(), batch.targets)
+    def for_labels(self, *, several: bool) -> "Classify":
+        if several and self.loss == "softmax":
+            raise ConfigError(
+                "the softmax loss for images with several labels: its probabilities sum to one",
+                allowed="loss = 'sigmoid', or 'auto'",
+            )
+        return replace(self, loss="sigmoid" if several else "softmax") if self.loss == "auto" else self
 
-    def of(self, logits: Float[Tensor, "B K"], targets: Int[Tensor, "B"] | Float[Tensor, "B K"]) -> Loss:
-        """The loss of these answers."""
+    def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
+        return self.loss_of(model(batch.images).float(), batch.targets)
+
+    def loss_of(self, logits: Float[Tensor, "B K"], targets: Int[Tensor, "B"] | Float[Tensor, "B K"]) -> Loss:
+        """The loss of these answers; `auto` is softmax here."""
         targets = soft_targets(targets, logits.shape[1], self.label_smoothing)
-        if self.loss == "softmax":
-            value = -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
-        else:
+        if self.loss == "sigmoid":
             value = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1).mean()
-        # with mixed images the larger share counts as the answer
-        right = logits.argmax(1) == targets.argmax(1)
+        else:
+            value = -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
+        # the surest answer is right if it is a label: of a mixed image the larger share, of several labels any
+        right = targets.gather(1, logits.argmax(1, keepdim=True)) == targets.amax(1, keepdim=True)
         return Loss(value, {"loss": value.detach(), "accuracy": right.float().mean()})
 
 

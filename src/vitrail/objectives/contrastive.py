@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.objectives.objective import Learner, Loss, Objective, Task, draw, unwrapped
+from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Pretraining, Task, draw, unwrapped
 from vitrail.objectives.views import ViewSettings, draws_of, view
 
 
+@OBJECTIVES.register("contrast")
 @dataclass(frozen=True, kw_only=True)
-class Contrast(Objective):
+class Contrast(Pretraining):
     """InfoNCE between a learner with projector and predictor, and a teacher that follows it slowly. The patch embedding
     stays as it was drawn (section 4.1). Negatives are the other images of the micro-batch.
     """
 
-    labelled: ClassVar[bool] = False
-    family: Literal["contrast"] = "contrast"
+    family: ClassVar[str] = "contrast"
     temperature: float = 0.2
     momentum: float = 0.99
     """Of the teacher, rising to 1 as a half cosine."""
@@ -58,9 +58,6 @@ class Contrast(Objective):
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Contrasting":
         return Contrasting(backbone, self.hidden, self.width, generator, task or _shapes(backbone.config))
-
-    def kept(self, learner: Any) -> nn.Module:
-        return learner.backbone
 
     @torch.no_grad()
     def after_step(self, learner: Any, progress: float) -> None:

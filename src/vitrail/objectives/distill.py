@@ -15,18 +15,18 @@ from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.objective import Learner, Loss, Objective, Task
+from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Supervised, Task
 from vitrail.weights import bundle
 
 
+@OBJECTIVES.register("distill")
 @dataclass(frozen=True, kw_only=True)
-class Distill(Objective):
+class Distill(Supervised):
     """Cross-entropy to the labels and to the teacher. A student with a distillation token (family `deit`) answers the
     teacher with that token's head; any other with its only one.
     """
 
-    labelled: ClassVar[bool] = True
-    family: Literal["distill"] = "distill"
+    family: ClassVar[str] = "distill"
     teacher: str = ""
     """A run folder, a bundle or a published file."""
     kind: Literal["hard", "soft"] = "hard"
@@ -55,12 +55,12 @@ class Distill(Objective):
         task = task or Task()
         return Distilling(backbone, load_teacher(self.teacher, task, backbone.config.classes))
 
-    def kept(self, learner: Any) -> nn.Module:
+    def model_of(self, learner: Any) -> nn.Module:
         return learner.backbone
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
         label, follower, teacher = (logits.float() for logits in model(batch.images))
-        base = Classify(label_smoothing=self.label_smoothing).of(label, batch.targets)
+        base = Classify(label_smoothing=self.label_smoothing).loss_of(label, batch.targets)
         value = (1 - self.weight) * base.value + self.weight * self.teaching(follower, teacher)
         agreement = (follower.argmax(1) == teacher.argmax(1)).float().mean()
         report = {"loss": value.detach(), "accuracy": base.report["accuracy"], "agreement": agreement}

@@ -12,19 +12,19 @@ from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.models.mae import masking, patchify, rows
 from vitrail.objectives.masked_tokens import MaskedTokens
-from vitrail.objectives.objective import Loss, Objective, Task, unwrapped
+from vitrail.objectives.objective import OBJECTIVES, Loss, Pretraining, Task, unwrapped
 from vitrail.objectives.reconstruct import check_ratio, patch_noise
 
 LEVELS = 8
 """3 bits a channel."""
 
 
+@OBJECTIVES.register("masked_patches")
 @dataclass(frozen=True, kw_only=True)
-class MaskedPatches(Objective):
+class MaskedPatches(Pretraining):
     """Half of the patch embeddings are corrupted; their mean colour is to be told. The defaults are the paper's."""
 
-    labelled: ClassVar[bool] = False
-    family: Literal["masked_patches"] = "masked_patches"
+    family: ClassVar[str] = "masked_patches"
     target: Literal["mean-colour", "downsized", "pixels"] = "mean-colour"
     """The mean colour in 3 bits a channel, one of 512 classes; the same of a 4×4 version, 16 predictions; or the whole
     patch by its squared error. The paper found the first two alike and the third a little worse."""
@@ -56,9 +56,6 @@ class MaskedPatches(Objective):
         if config.channels > 4:
             raise ConfigError(f"colour classes of {config.channels} channels", next_step="use target='pixels'")
         return LEVELS**config.channels * (16 if self.target == "downsized" else 1)
-
-    def kept(self, learner: Any) -> nn.Module:
-        return learner.backbone
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
         learner, images = unwrapped(model), batch.images

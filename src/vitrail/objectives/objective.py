@@ -1,10 +1,12 @@
-"""What a model learns from: the one thing that differs between ways of training.
+"""What a model learns from and how it is judged: the one thing that differs between ways of training.
 
-An objective is a frozen dataclass of plain values, told apart by `family`, and a callable
-`(learner, batch, generator) -> Loss`. It knows nothing of devices, DDP, precision or files. The learner is the backbone
-itself, or the backbone and what the objective adds to it (`build`); what is measured and kept in the end is `kept`.
+An objective is a frozen dataclass of plain values, named by `family` in the table `OBJECTIVES`. It gives the loss of a batch,
+the answers to held-out images and the `Outcome` that those answers make. It knows nothing of devices, DDP, precision or files.
+
+The learner is the backbone itself, or the backbone and what the objective adds to it (`build`).
 """
 
+import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,13 +15,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.batches.loader import Batch
+from vitrail.batches.batch import Batch
+from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
+from vitrail.images.samples import Source
+from vitrail.registry import OpenConfig, Registry
+from vitrail.reports.page import Section
+from vitrail.scores.calibration import Calibration, fit_temperature
+from vitrail.scores.classification import index_labels, score_classes
+from vitrail.scores.measured import Measured
+from vitrail.scores.multilabel import choose_threshold, score_labels
+from vitrail.scores.outcome import Outcome
+
+Answers = Mapping[str, Tensor]
+"""Named tensors with one row for each judged image, in the order of the images."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The scalar to minimise, a mean over images, and named numbers beside it (detached scalars, means over images)."""
+    """The scalar to minimise, a mean over images, and named numbers for the log (detached scalars, means over images)."""
 
     value: Float[Tensor, ""]
     report: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
@@ -27,7 +41,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What an objective may know of the run around it when it builds its learner."""
+    """What an objective may know of the run when it builds its learner."""
 
     weights: str | None = None
     """Where the backbone came from: a file may hold more than that."""
@@ -37,25 +51,125 @@ class Task:
     seed: int = 0
 
 
-class Objective:
-    """What every objective offers; the answers here are those of one that trains the backbone alone, with labels."""
+@dataclass(frozen=True, kw_only=True)
+class Objective(OpenConfig, abc.ABC):
+    """The contract. `Supervised` and `Pretraining` below answer most of it for two kinds of objectives.
 
-    labelled: ClassVar[bool] = True
-    """Whether it makes a classifier out of labelled images, so that accuracy is what it is known by."""
+    An objective of your own derives from one of these; it is a frozen dataclass with a `family`, and with
+    `@OBJECTIVES.register("its family")` above it.
+    """
+
+    reads_labels: ClassVar[bool] = True
+    """Whether it needs labelled images; the model then has one output for each class."""
+
+    @classmethod
+    def member(cls, family: str) -> type["Objective"]:
+        return OBJECTIVES[family]
+
+    @abc.abstractmethod
+    def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
+        """The loss of a batch of normalised images. All random numbers come from `generator`."""
+
+    @abc.abstractmethod
+    def answer(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """What `judge` needs of each image of a batch: named tensors with B rows. `model` is `model_to_judge(learner)`."""
+
+    @abc.abstractmethod
+    def judge(
+        self,
+        answers: Answers,
+        source: Source,
+        classes: Sequence[str],
+        calibration: Calibration = Calibration(),  # noqa: B008
+    ) -> Outcome:
+        """How good the answers to all images of `source` are. `classes` are those the model was trained on."""
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> nn.Module:
-        """The module that the loop trains. `generator` draws what is new; without one, shapes alone, to be counted."""
+        """The module that trains. `generator` draws new weights; without one, only shapes are needed, to be counted."""
         return backbone
 
-    def kept(self, learner: Any) -> Any:
-        """Of a learner, the model that is measured and saved."""
+    def model_of(self, learner: Any) -> Any:
+        """The model that is saved."""
         return learner
 
-    def after_step(self, learner: Any, progress: float) -> None:
-        """What moves without a gradient, such as a teacher that follows; `progress` is the share of the run done."""
+    def model_to_judge(self, learner: Any) -> Any:
+        """The model that answers held-out images."""
+        return self.model_of(learner)
 
-    def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        raise NotImplementedError
+    def for_labels(self, *, several: bool) -> "Objective":
+        """The objective for images of one label each, or of several. ConfigError if it cannot learn from them."""
+        if several and self.reads_labels:
+            raise ConfigError(
+                f"the objective {self.family!r} reads one label an image; these images have several",
+                allowed="objective=Classify()",
+                next_step="keep one label an image, or train with Classify",
+            )
+        return self
+
+    def calibrate(self, answers: Answers, source: Source, classes: Sequence[str]) -> Calibration:
+        """The numbers that answers to validation images choose."""
+        return Calibration()
+
+    def show(self, learner: Any, batch: Batch, preprocess: Preprocess, generator: torch.Generator) -> Sequence[Section]:
+        """Sections of a report that show some held-out images (8-bit) and what the learner makes of them."""
+        return ()
+
+    def after_step(self, learner: Any, progress: float) -> None:  # most objectives move nothing
+        """Moves what has no gradient, such as a teacher that follows; `progress` is the share of the run done."""
+
+
+OBJECTIVES = Registry[type[Objective]]("objective")
+"""All objectives by `family`: what run.json may name. A plug-in adds its own."""
+
+
+class Supervised(Objective):
+    """Objectives that make a classifier: judged by top-1 accuracy, or by mean average precision for several labels."""
+
+    def answer(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"logits": model(batch.images).float()}
+
+    def judge(
+        self,
+        answers: Answers,
+        source: Source,
+        classes: Sequence[str],
+        calibration: Calibration = Calibration(),  # noqa: B008
+    ) -> Outcome:
+        logits, labels = answers["logits"], index_labels(source.labels, source.classes, classes)
+        if labels.ndim == 2:
+            return score_labels(logits, labels, classes, threshold=calibration.threshold)
+        return score_classes(logits, labels, classes)
+
+    def calibrate(self, answers: Answers, source: Source, classes: Sequence[str]) -> Calibration:
+        logits, labels = answers["logits"], index_labels(source.labels, source.classes, classes)
+        if labels.ndim == 2:
+            return Calibration(threshold=choose_threshold(logits.double().sigmoid().numpy(), labels.numpy() > 0))
+        return Calibration(temperature=fit_temperature(logits, labels))
+
+
+class Pretraining(Objective):
+    """Objectives without labels: judged by their own numbers on held-out images."""
+
+    reads_labels: ClassVar[bool] = False
+
+    def model_of(self, learner: Any) -> Any:
+        return learner.backbone
+
+    def model_to_judge(self, learner: Any) -> Any:
+        return learner
+
+    def answer(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        report = self(model, batch, generator).report
+        return {name: value.double().expand(len(batch)) for name, value in report.items()}
+
+    def judge(
+        self,
+        answers: Answers,
+        source: Source,
+        classes: Sequence[str],
+        calibration: Calibration = Calibration(),  # noqa: B008
+    ) -> Outcome:
+        return Measured(len(source), {name: float(rows.mean()) for name, rows in answers.items()})
 
 
 class Learner(nn.Module):

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,28 +11,28 @@ from torch import Tensor, nn
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.objective import Learner, Loss, Objective, Task
+from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Supervised, Task
 
 
+@OBJECTIVES.register("probe")
 @dataclass(frozen=True, kw_only=True)
-class Probe(Objective):
+class Probe(Supervised):
     """Cross-entropy of a linear map on frozen features, each brought to mean 0 and variance 1 by running statistics.
 
     What is kept is the backbone with an ordinary head: the normalisation is folded into its weights.
     """
 
-    labelled: ClassVar[bool] = True
-    family: Literal["probe"] = "probe"
+    family: ClassVar[str] = "probe"
     label_smoothing: float = 0.0
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Probing":
         return Probing(backbone, generator)
 
-    def kept(self, learner: Any) -> nn.Module:
+    def model_of(self, learner: Any) -> nn.Module:
         return learner.folded()
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        return Classify(label_smoothing=self.label_smoothing).of(model(batch.images).float(), batch.targets)
+        return Classify(label_smoothing=self.label_smoothing).loss_of(model(batch.images).float(), batch.targets)
 
 
 class Probing(Learner):

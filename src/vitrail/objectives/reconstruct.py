@@ -1,8 +1,10 @@
 """Masked autoencoding (MAE, arXiv 2111.06377): hide most of an image, paint it from the rest."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -21,17 +23,18 @@ from vitrail.models.mae import (
     unpatchify,
     visible_patches,
 )
-from vitrail.objectives.objective import Learner, Loss, Objective, Task, unwrapped
+from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Pretraining, Task, unwrapped
+from vitrail.reports.page import Gallery, Picture, Section
 from vitrail.weights import bundle
 from vitrail.weights.fit import fit
 
 
+@OBJECTIVES.register("reconstruct")
 @dataclass(frozen=True, kw_only=True)
-class Reconstruct(Objective):
+class Reconstruct(Pretraining):
     """The mean squared error of the hidden patches. The defaults are the paper's; the decoder's too (section 4)."""
 
-    labelled: ClassVar[bool] = False
-    family: Literal["reconstruct"] = "reconstruct"
+    family: ClassVar[str] = "reconstruct"
     mask_ratio: float = 0.75
     """Of the patches, so many are hidden: int(N·(1 - ratio)) are left (Figure 5)."""
     target: Literal["normalised", "pixels"] = "normalised"
@@ -71,15 +74,31 @@ class Reconstruct(Objective):
             target=self.target,
         )
 
-    def kept(self, learner: Any) -> MAE:
-        return learner.backbone
-
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
         config = unwrapped(model).backbone.config
         noise = patch_noise(batch.images, config.patch, generator)
         prediction, pixels = model(batch.images, masking(noise, self.mask_ratio))
         value = (prediction.float() - pixel_target(pixels.float(), self.target)).square().mean()
         return Loss(value, {"loss": value.detach()})
+
+    def show(self, learner: Any, batch: Batch, preprocess: Preprocess, generator: torch.Generator) -> Sequence[Section]:
+        """Each image three times: with hidden patches grey, painted by the model, true."""
+        seen, painted = pictures(learner.backbone.eval(), batch.images, preprocess, self.mask_ratio, generator)
+        shown = [
+            Picture(_as_picture(images[at]), word, batch.keys[at] if word == "true" else "")
+            for at in range(len(batch))
+            for word, images in (("seen", seen), ("painted", painted), ("true", batch.images))
+        ]
+        note = f"{self.mask_ratio:.0%} of the patches are hidden."
+        if self.target == "normalised":
+            note += " The model predicts patches without their mean and contrast; those are taken from the true image."
+        return [Gallery("Reconstructions of held-out images", shown, note)]
+
+
+def _as_picture(image: UInt8[Tensor, "C H W"]) -> UInt8[np.ndarray, "H W c"]:
+    """One or three channels, as the page shows them."""
+    channels = 3 if len(image) >= 3 else 1
+    return np.ascontiguousarray(image[:channels].permute(1, 2, 0).numpy())
 
 
 class Reconstructing(Learner):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -13,16 +13,16 @@ from vitrail.errors import ConfigError
 from vitrail.models.checks import Grid
 from vitrail.models.mae import patchify
 from vitrail.objectives.masked_tokens import MaskedTokens
-from vitrail.objectives.objective import Loss, Objective, Task, unwrapped
+from vitrail.objectives.objective import OBJECTIVES, Loss, Pretraining, Task, unwrapped
 from vitrail.objectives.reconstruct import check_ratio
 
 
+@OBJECTIVES.register("simmim")
 @dataclass(frozen=True, kw_only=True)
-class SimMIM(Objective):
+class SimMIM(Pretraining):
     """The mean absolute error of hidden pixels. The paper's defaults: 60 % in blocks of 2×2 patches of 16 pixels."""
 
-    labelled: ClassVar[bool] = False
-    family: Literal["simmim"] = "simmim"
+    family: ClassVar[str] = "simmim"
     mask_ratio: float = 0.6
     block: int = 2
     """Patches along a side of what is hidden at once: the paper's 32 pixels at a patch of 16."""
@@ -35,9 +35,6 @@ class SimMIM(Objective):
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> MaskedTokens:
         config = backbone.config
         return MaskedTokens(backbone, config.patch[0] * config.patch[1] * config.channels, generator)
-
-    def kept(self, learner: Any) -> nn.Module:
-        return learner.backbone
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
         stem = unwrapped(model).backbone.patch_embed

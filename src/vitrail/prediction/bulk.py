@@ -12,7 +12,7 @@ from vitrail.errors import ConfigError, DecodeError
 from vitrail.images.sources import Source
 from vitrail.prediction.engine import TorchEngine
 from vitrail.prediction.parts import Done, Job, Part, Parts, arrow, check_file
-from vitrail.prediction.predict import best_classes, by_shape, in_batches
+from vitrail.prediction.predict import Decision, best_classes, by_shape, in_batches
 from vitrail.processes.world import World
 from vitrail.reports.progress import Progress, progress
 
@@ -122,8 +122,8 @@ def predictions(
             {
                 "split": pa.array([part.split or None] * len(keys), pa.string()),
                 "key": pa.array(list(keys), pa.string()),
-                "label": pa.array([row and row[0] for row in labels], pa.string()),
-                "probability": pa.array([row and row[0] for row in probabilities], pa.float32()),
+                "label": pa.array([row[0] if row else None for row in labels], pa.string()),
+                "probability": pa.array([row[0] if row else None for row in probabilities], pa.float32()),
                 "labels": pa.array(labels, pa.list_(pa.string())),
                 "probabilities": pa.array(probabilities, pa.list_(pa.float32())),
                 "error": pa.array(errors, pa.string()),
@@ -131,6 +131,7 @@ def predictions(
         )
 
     views = getattr(engine.model, "views", "one")
-    options = f"top {top_k}" + (f", views {views}" if views != "one" else "")
+    decision = Decision.of(engine, top_k)
+    options = f"{decision}" + (f", views {views}" if views != "one" else "")
     job = job_of(engine, engine.digest, sources, "predictions", options, batch, part)
-    return Bulk(job, sources, engine.preprocess.read, lambda images: best_classes(engine, images, top_k), table)
+    return Bulk(job, sources, engine.preprocess.read, lambda images: best_classes(engine, images, decision), table)

@@ -27,7 +27,7 @@ class Prediction:
     key: str
     """Which image: its path."""
     labels: tuple[str, ...]
-    """The likeliest first."""
+    """The likeliest first. Of a model that gives several labels those above its threshold, perhaps none."""
     probabilities: tuple[float, ...]
     error: str | None = None
     """Why there is no answer: the file could not be read."""
@@ -43,11 +43,14 @@ def predict(
     precision: str = "auto",
     preprocess: Preprocess | None = None,
     classes: Sequence[str] | None = None,
+    calibrated: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
     quiet: bool = False,
 ) -> Iterator[Prediction]:
     """The `top_k` likeliest classes of every image (files, folders or a Source), in order, as they are computed.
 
+    A model that was trained on several labels an image gives all labels above the threshold of its record, whatever `top_k`.
+    `calibrated` divides logits by the temperature of the record, so that probabilities can be believed (Guo et al. 2017).
     Preprocessing and class names are those of the model's record unless given. The model stays on its device unless
     one is named; an Engine brings all of these itself. An unreadable image raises DecodeError that names it. With
     `on_error="skip"` it comes as a Prediction with its `error` and no labels: as many predictions as images.
@@ -57,28 +60,62 @@ def predict(
     if isinstance(images, str | Path):
         images = [images]
     source = images if isinstance(images, Source) else open_images(images)
+    decision = Decision.of(model, top_k, calibrated=calibrated)
     if isinstance(model, nn.Module):
         model = TorchEngine.of(model, device=device, precision=precision, preprocess=preprocess, classes=classes)
-    return _predict(model, source, top_k, batch_size, on_error, quiet)
+    return _predict(model, source, decision, batch_size, on_error, quiet)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How logits become labels."""
+
+    top_k: int = 5
+    """The likeliest classes, so many."""
+    threshold: float | None = None
+    """Of a model that gives several labels: all with this probability or more, in place of `top_k`."""
+    temperature: float = 1.0
+    """The logits are divided by it."""
+
+    @classmethod
+    def of(cls, model: Any, top_k: int, *, calibrated: bool = False) -> "Decision":
+        """As the record of a model or engine says. Raises ConfigError for `calibrated` where it has no temperature."""
+        record = getattr(getattr(model, "model", model), "record", None)
+        temperature = getattr(record, "temperature", None) if calibrated else 1.0
+        if temperature is None:
+            raise ConfigError(
+                "the model's record has no temperature",
+                allowed="calibrated=False",
+                next_step="train the model with this version: it fits a temperature on validation images",
+            )
+        return cls(top_k, getattr(record, "threshold", None), temperature)
+
+    def __str__(self) -> str:
+        given = f"top {self.top_k}" if self.threshold is None else f"labels from {self.threshold:g}"
+        return given + (f", temperature {self.temperature:g}" if self.temperature != 1 else "")
 
 
 def best_classes(
-    engine: Engine, images: UInt8[Tensor, "B C H W"], top_k: int
+    engine: Engine, images: UInt8[Tensor, "B C H W"], decision: Decision
 ) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
-    """For each image the likeliest classes and their probabilities. Raises NonFiniteError, or ConfigError for a wrong K."""
+    """For each image the classes decided for, and their probabilities. NonFiniteError, or ConfigError for a wrong K."""
     logits = engine.logits(images)
     names = engine.classes or tuple(f"class {k}" for k in range(logits.shape[1]))
     if len(names) != logits.shape[1]:
         raise ConfigError(f"the model answers {logits.shape[1]} classes, but {len(names)} names are known")
     if not torch.isfinite(logits).all():
         raise NonFiniteError("the model's answers are not finite", next_step="check its weights, or use fp32")
-    best = logits.softmax(1).topk(min(top_k, len(names)))
-    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [(tuple(names[k] for k in row), tuple(values)) for row, values in rows]
+    if decision.threshold is None:
+        best, least = (logits / decision.temperature).softmax(1).topk(min(decision.top_k, len(names))), -1.0
+    else:
+        best, least = (logits / decision.temperature).sigmoid().sort(descending=True, stable=True), decision.threshold
+    counts = (best.values >= least).sum(1).tolist()
+    rows = zip(best.indices.tolist(), best.values.tolist(), counts, strict=True)
+    return [(tuple(names[k] for k in row[:count]), tuple(values[:count])) for row, values, count in rows]
 
 
 def _predict(
-    engine: Engine, source: Source, top_k: int, batch_size: int, on_error: str, quiet: bool
+    engine: Engine, source: Source, decision: Decision, batch_size: int, on_error: str, quiet: bool
 ) -> Iterator[Prediction]:
     done = 0
     with progress(len(source), "Predicting", quiet=quiet) as bar:
@@ -88,7 +125,7 @@ def _predict(
             if failed is not None and on_error == "stop":
                 raise failed
             images = [item for item in read if isinstance(item, Tensor)]
-            found = iter(by_shape(lambda stack: best_classes(engine, stack, top_k), images))
+            found = iter(by_shape(lambda stack: best_classes(engine, stack, decision), images))
             for index, item in enumerate(read, done):
                 error = str(item) if isinstance(item, DecodeError) else None
                 labels, probabilities = ((), ()) if error else next(found)

@@ -37,11 +37,16 @@ class Averaged(nn.Module):
         super().__init__()
         self.model, self.views, self.preprocess = model, views, preprocess
         self.config: Any = getattr(model, "config", None)
+        self.several = getattr(getattr(model, "record", None), "threshold", None) is not None
         record: Any = getattr(model, "record", None)
         self.record = record and dataclasses.replace(record, preprocess=larger(preprocess, views))
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Logarithms of the mean probabilities: their softmax is that mean."""
+        """Logarithms of the mean probabilities: their softmax is that mean. Of several labels, the sigmoid is the mean."""
+        if self.several:
+            return (
+                torch.stack([self.model(view).float().sigmoid() for view in self.cut(images)]).mean(0).logit(eps=1e-7)
+            )
         answers = [self.model(view).float().log_softmax(1) for view in self.cut(images)]
         return torch.stack(answers).logsumexp(0) - math.log(len(answers))
 

@@ -199,9 +199,12 @@ class OrderedGradients:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def add(self) -> None:
-        """Puts the ordered sum of everybody's gradients back."""
-        own = torch.stack(self._kept)
+    def add(self, *, parts: int) -> None:
+        """Puts the ordered sum of all ranks' gradients back. A rank that could not read all its images may have kept fewer
+        than `parts`; the missing ones are zero.
+        """
+        zero = torch.zeros_like(self._kept[0])
+        own = torch.stack([*self._kept, *[zero] * (parts - len(self._kept))])
         self._kept = []
         every = torch.cat(self._world.gather(own))  # ranks hold contiguous shares, so this is the order of the batch
         total = every[0].clone()

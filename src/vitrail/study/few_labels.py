@@ -161,7 +161,7 @@ def classifier(pre: Run, asked: FewLabels, labelled: int) -> Run:
 
 def _sized(run: Run, given: Given) -> Any:
     """The model as the run will build it."""
-    classes = given.classes if run.objective.labelled else 0
+    classes = given.classes if run.objective.reads_labels else 0
     return dataclasses.replace(run.model, channels=run.preprocess.channels, classes=classes)  # pyrefly: ignore
 
 
@@ -180,8 +180,8 @@ def measured(
         weights = str(result.folder)
     assert result is not None
     seconds = time.perf_counter() - since
-    top1: Any = result.scores.top1  # pyrefly: ignore[missing-attribute]
-    return Arm(way=way, seed=seed, labelled=labelled, flops=spent, seconds=seconds, accuracy=top1)
+    accuracy = result.scores.headline.value
+    return Arm(way=way, seed=seed, labelled=labelled, flops=spent, seconds=seconds, accuracy=accuracy)
 
 
 def verdict(arms: Sequence[Arm]) -> str:

@@ -51,7 +51,7 @@ def trained(run: Run, folder: Path, splits: Splits, *, quiet: bool = False) -> R
     """The run in `folder` to its end: begun, or gone on with where an earlier study was stopped."""
     begun = (folder / "run.json").is_file()
     try:
-        return train(None if begun else run, out=folder, resume=begun, quiet=quiet, splits=splits)
+        return train(None if begun else run, out=folder, resume=begun, quiet=quiet, splits=splits, check_images=False)
     except Preempted as error:
         stopped = Preempted(error.found, next_step="the same command goes on from there")
         stopped.exit_code = error.exit_code

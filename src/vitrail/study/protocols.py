@@ -54,8 +54,8 @@ def finetuned(run: Run, share: float, splits: Splits, folder: Path) -> float:
         evaluate_every=TUNING,
         save_every=TUNING,
     )
-    result: Any = trained(tuned, folder / "tuned", Splits(few, splits.test, splits.how), quiet=True)
-    return result.scores.top1
+    result = trained(tuned, folder / "tuned", Splits(few, splits.test, splits.how), quiet=True)
+    return result.scores.headline.value
 
 
 def label_share(source: Source, share: float, seed: int) -> Source:

@@ -131,11 +131,10 @@ def self_train_table(results: Sequence[Result]) -> Table:
     """One row a model: what it learnt from, and how good it is."""
     rows = []
     for result in results:
-        train, scores = result.setup.splits.train, result.scores
-        low, high = scores.interval  # pyrefly: ignore[missing-attribute]
-        top1 = f"{100 * scores.top1:.2f} ({100 * low:.1f} to {100 * high:.1f})"  # pyrefly: ignore[missing-attribute]
-        rows.append((result.folder.name, f"{len(train):,}", train.notes[0] if train.multi_label else "labels", top1))
-    names = ("model", "images", "taught by", "held-out accuracy, % (95 % interval)")
+        train = result.setup.splits.train
+        taught_by = train.notes[0] if train.multi_label else "labels"
+        rows.append((result.folder.name, f"{len(train):,}", taught_by, str(result.scores)))
+    names = ("model", "images", "taught by", "held-out accuracy")
     return Table(tuple(Column(name) for name in names), tuple(rows), "Self-training")
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitrail.errors import ConfigError
-from vitrail.evaluation.classification import Scores
 from vitrail.evaluation.probing import Row, row_of
 from vitrail.evaluation.suite import Opened
 from vitrail.evaluation.suite_file import FineTune, ModelEntry
 from vitrail.hardware import Hardware
 from vitrail.images.samples import Splits, split
 from vitrail.recipes import Given, Pretrained, recipe
+from vitrail.scores.outcome import Outcome
 from vitrail.training.loop import train
 from vitrail.training.run import Run, steps
 from vitrail.weights.bundle import read_record
@@ -43,10 +43,10 @@ class Tuner:
         right, tested = [], len(splits.test)
         for seed in range(self.seeds):
             self.say(f"  trains on {len(splits.train):,} images, lr {lr:g}, seed {seed}")
-            scores = self.scored(
+            scores = self.train(
                 replace(run, seed=seed, optim=replace(run.optim, lr=lr)), splits, folder / f"seed-{seed}"
             )
-            right.append(round(scores.top1 * scores.images))
+            right.append(round(scores.headline.value * scores.images))
         if not self.settings.keep:
             self.clear(folder)
         total = steps(run.length, steps_per_epoch=len(splits.train) / run.batch_size)
@@ -59,15 +59,14 @@ class Tuner:
         found = {}
         for lr in rates:
             self.say(f"  tries lr {lr:g} on {len(splits.train):,} images, judged by {len(splits.test):,}")
-            found[lr] = self.scored(replace(run, optim=replace(run.optim, lr=lr)), splits, folder / f"lr-{lr:g}").top1
+            tuned = replace(run, optim=replace(run.optim, lr=lr))
+            found[lr] = self.train(tuned, splits, folder / f"lr-{lr:g}").headline.value
         return max(found, key=found.__getitem__)
 
-    def scored(self, run: Run, splits: Splits, folder: Path) -> Scores:
+    def train(self, run: Run, splits: Splits, folder: Path) -> Outcome:
         """Trains, or goes on where a training of this folder stopped."""
         started = (folder / "run.json").is_file()
-        result = train(None if started else run, out=folder, resume=started, splits=splits)
-        assert isinstance(result.scores, Scores)
-        return result.scores
+        return train(None if started else run, out=folder, resume=started, splits=splits, check_images=False).scores
 
     def clear(self, folder: Path) -> None:
         """Takes the weights away once nothing will go on from them; what was measured stays."""

@@ -16,7 +16,7 @@ def look_over(setup: Setup, *, allow_leaks: bool = False, quiet: bool = False) -
 
     Raises DataError for what stops a training (`Audit.stops`). One rank looks, all stop.
     """
-    if not setup.run.objective.labelled:
+    if not setup.run.objective.reads_labels:
         return ()
     sentences, error = _look(setup, allow_leaks, quiet) if setup.world.leads else ((), None)
     if setup.world.any(error is not None):

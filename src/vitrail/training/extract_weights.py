@@ -33,11 +33,12 @@ def export(path: Path, out: Path, *, say=print) -> int:
     found = snapshot.tensors.get("ema") or snapshot.tensors["model"]
     refuse_misfits(misfits("", found, learner.state_dict()))
     take(found, learner.state_dict())
-    kept = run.objective.kept(learner)
-    fresh.load_state_dict(kept.state_dict())
+    fresh.load_state_dict(run.objective.model_of(learner).state_dict())
     splits = open_for(run.objective, run.data, run.holdout)
-    classes = splits.train.classes if run.objective.labelled else ()
+    classes = splits.train.classes if run.objective.reads_labels else ()
     source = f"trained by vitrail on {splits.train.name}, step {snapshot.step} of {run.length}"
-    save_bundle(out, fresh, Record(config=fresh.config, preprocess=run.preprocess, classes=classes, source=source))
+    threshold = 0.5 if splits.test.multi_label else None
+    record = Record(config=fresh.config, preprocess=run.preprocess, classes=classes, source=source, threshold=threshold)
+    save_bundle(out, fresh, record)
     carry_trained_keys(path, out)
     return snapshot.step

@@ -12,7 +12,6 @@ from torch import nn
 
 from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError
-from vitrail.evaluation.evaluate import in_classes
 from vitrail.evaluation.feature_set import Labelled, labelled
 from vitrail.evaluation.features import extract
 from vitrail.evaluation.knn import knn
@@ -20,6 +19,7 @@ from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.logistic import Fit, cross_validated
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
+from vitrail.scores.classification import index_labels
 from vitrail.training.setup import Setup
 
 SIDE = 32
@@ -42,7 +42,7 @@ def head_start(setup: Setup) -> HeadStart:
     """Sets the head of `setup.model` where the run asks for it, and measures the baselines on the held-out images."""
     run, splits = setup.run, setup.splits
     wanted = run.head == "logistic"
-    if not run.objective.labelled or splits.train.multi_label or (not wanted and len(splits.train) > MOST):
+    if not run.objective.reads_labels or splits.train.multi_label or (not wanted and len(splits.train) > MOST):
         return HeadStart()
     found = {"majority class": _majority(setup), "nearest neighbour, raw pixels": _pixels(setup)}
     if not run.weights:
@@ -74,7 +74,9 @@ def _features(setup: Setup, model: nn.Module, source: Source, preprocess: Prepro
         source, preprocess=preprocess, batch_size=2 * setup.micro_batch, workers=settings.workers, strict=False
     )
     found = extract(model, batches, what="features", preprocess=preprocess, precision=settings.precision)
-    return labelled(found.features, in_classes(found.targets, source.classes, setup.classes), len(setup.classes))
+    return labelled(
+        found.features, index_labels(found.targets.numpy(), source.classes, setup.classes), len(setup.classes)
+    )
 
 
 def _pixels(setup: Setup) -> float:
@@ -95,5 +97,5 @@ def _neighbours(train: Labelled, test: Labelled, k: int) -> float:
 
 def _majority(setup: Setup) -> float:
     splits = setup.splits
-    targets = in_classes(torch.from_numpy(splits.test.labels), splits.test.classes, setup.classes)
+    targets = index_labels(splits.test.labels, splits.test.classes, setup.classes)
     return float((targets == int(splits.train.counts.argmax())).float().mean())

@@ -37,9 +37,11 @@ class Schedule:
     total: int
     warmup: int
     cooldown: int = 0
+    head_start: int = 0
+    """Steps that the warm-up is ahead. With 0, as published, the first step has rate 0 and changes nothing."""
 
     def __call__(self, step: float) -> float:
-        warm = min(1.0, step / self.warmup) if self.warmup else 1.0
+        warm = min(1.0, (step + self.head_start) / self.warmup) if self.warmup else 1.0
         cool = min(1.0, (self.total - step) / self.cooldown) if self.cooldown else 1.0
         return warm * cool * self._decayed(step)
 
@@ -58,14 +60,14 @@ class Schedule:
         return peak
 
 
-def schedule(optim: Optim, *, batch_size: int, steps_per_epoch: float, total: int) -> Schedule:
+def schedule(optim: Optim, *, batch_size: int, steps_per_epoch: float, total: int, head_start: int = 0) -> Schedule:
     """The schedule of a run of `total` steps; `lr` is scaled by batch_size / lr_batch where the recipe asks for it."""
 
     def length(text: str) -> int:
         return steps(text, steps_per_epoch=steps_per_epoch, total=total)
 
     peak = optim.lr * (batch_size / optim.lr_batch if optim.lr_batch else 1.0)
-    return Schedule(optim, peak, total, length(optim.warmup), length(optim.cooldown))
+    return Schedule(optim, peak, total, length(optim.warmup), length(optim.cooldown), head_start)
 
 
 @dataclass(frozen=True)

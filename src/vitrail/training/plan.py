@@ -62,7 +62,7 @@ class Plan:
         accumulated = f" as {parts} × {micro}" if parts > 1 else ""
         hardware = run.hardware
         height, width = run.preprocess.size
-        classes = f"{self.classes} classes" + ("" if run.objective.labelled else ", which nobody looks at")
+        classes = f"{self.classes} classes" + ("" if run.objective.reads_labels else " (not used)")
         return [
             ("images", f"{self.images:,} to learn from, {self.held_out:,} held out, {classes}"),
             (

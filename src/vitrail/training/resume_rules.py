@@ -32,6 +32,7 @@ KEYS: dict[str, Kind] = {
     "evaluate_every": "safe",
     "save_every": "safe",
     "seed": "trajectory",
+    "rules": "trajectory",
     "hardware.device": "rounding",
     "hardware.precision": "rounding",
     "hardware.compile": "rounding",

@@ -5,8 +5,11 @@ Values that can be derived are derived, never stored: number of classes, steps, 
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+import vitrail.objectives.table  # noqa: F401  # fills the table that run.json is read by
+from vitrail import config
 from vitrail.batches.mixing import Mixing
 from vitrail.config import ABOVE_ZERO, COUNT, DECAY, NOT_NEGATIVE, check_ranges
 from vitrail.errors import ConfigError
@@ -16,15 +19,10 @@ from vitrail.images.transforms import Augment
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.contrastive import Contrast
-from vitrail.objectives.distill import Distill
-from vitrail.objectives.masked_patches import MaskedPatches
-from vitrail.objectives.probe import Probe
-from vitrail.objectives.reconstruct import Reconstruct
-from vitrail.objectives.simmim import SimMIM
+from vitrail.objectives.objective import Objective
 
-AnyObjective = Classify | Reconstruct | MaskedPatches | SimMIM | Contrast | Distill | Probe  # told apart by `family`
-
+OLDEST = {"rules": 1}
+"""Values of keys that run.json of Vitrail 0.1.0 lacks."""
 _LENGTH = re.compile(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*(epochs?|steps?|%)\s*")
 
 
@@ -43,6 +41,11 @@ def steps(length: str, *, steps_per_epoch: float, total: int = 0) -> int:
     assert match is not None
     number, unit = float(match[1]), match[2][0]
     return round(number * {"e": steps_per_epoch, "s": 1.0, "%": total / 100}[unit])
+
+
+def read_run(path: Path) -> "Run":
+    """The Run in a file run.json. Raises ConfigError for one that is damaged or unknown."""
+    return config.read_json(Run, path, missing=OLDEST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ class Run:
     preprocess: Preprocess = field(default_factory=Preprocess)
     augment: Augment = field(default_factory=Augment)
     mixing: Mixing = field(default_factory=Mixing)
-    objective: AnyObjective = field(default_factory=Classify)
+    objective: Objective = field(default_factory=Classify)
     optim: Optim = field(default_factory=Optim)
     ema: float | None = None
     """Decay of the moving average of the weights; evaluation and the saved best then use the average."""
@@ -130,6 +133,9 @@ class Run:
     evaluate_every: str = "1 epoch"
     save_every: str = "1 epoch"
     seed: int = 0
+    rules: Literal[1, 2] = 2
+    """Version of the rules of training, so that an old run resumes to the same bits. 1 is Vitrail 0.1.0: the first step has
+    learning rate 0, and each micro-batch mixes its own images. 2: the first step learns, and mixing is that of the whole batch."""
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:

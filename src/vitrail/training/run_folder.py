@@ -22,7 +22,7 @@ from vitrail.errors import ConfigError, RunInUse, StorageError
 from vitrail.images.files import SUFFIXES
 from vitrail.processes.world import World
 from vitrail.storage import hold_lock, write_whole
-from vitrail.training.run import Run
+from vitrail.training.run import Run, read_run
 
 BASELINES = "baselines.json"
 
@@ -90,7 +90,7 @@ class RunFolder:
             raise ConfigError(
                 f"{path} is no run folder: it has no run.json", next_step="name the folder a training printed"
             )
-        return config.read_json(Run, path / "run.json")
+        return read_run(path / "run.json")
 
     def __enter__(self) -> "RunFolder":
         for entry in self.path.iterdir():
@@ -163,7 +163,7 @@ class Follower(RunFolder):
 
     def __enter__(self) -> "RunFolder":
         if (self.path / "run.json").is_file():
-            self.run = config.read_json(Run, self.path / "run.json")
+            self.run = read_run(self.path / "run.json")
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -114,7 +114,7 @@ class Setup:
 def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> Setup:  # noqa: B008  # frozen
     """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
     splits = splits or open_for(run.objective, run.data, run.holdout)
-    if run.objective.labelled and len(splits.train.classes) < 2:
+    if run.objective.reads_labels and len(splits.train.classes) < 2:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
     run = resolve(run, splits, world)
     model, notes = build_model(run, splits.train.classes)  # an nn.Module and a Backbone: Python has no name for both
@@ -135,7 +135,9 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
         forward=forward_of(model, run, world),
         unsharded=unsharded,
         optimizer=optim.optimiser(optim.tune(model, run.optim), run.optim),
-        schedule=optim.schedule(run.optim, batch_size=run.batch_size, steps_per_epoch=per_epoch, total=total),
+        schedule=optim.schedule(
+            run.optim, batch_size=run.batch_size, steps_per_epoch=per_epoch, total=total, head_start=run.rules - 1
+        ),
         total_steps=total,
         steps_per_epoch=per_epoch,
         device=device,
@@ -150,7 +152,7 @@ def open_for(objective: Objective, data: str, holdout: float, *, download: bool 
     try:
         return open_data(data, holdout=holdout, download=download)
     except DataError as error:
-        if objective.labelled or not Path(data).is_dir():
+        if objective.reads_labels or not Path(data).is_dir():
             raise
         splits = split(open_images([data]), holdout, 0)
         return dataclasses.replace(splits, how=f"{splits.how}; no labels are read ({error.found})")
@@ -177,7 +179,7 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     derived: dict[str, Any] = {
         "image": run.preprocess.size,
         "channels": run.preprocess.channels,
-        "classes": len(splits.train.classes) if run.objective.labelled else 0,
+        "classes": len(splits.train.classes) if run.objective.reads_labels else 0,
     }
     model = dataclasses.replace(run.model, **derived)
     if run.hardware.parallel == "fsdp" and run.hardware.deterministic:
@@ -187,7 +189,8 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         )
     tokens, width = _work(model, micro)
     settings = hardware.resolve(run.hardware, processes=world.here, tokens=tokens, width=width)
-    return dataclasses.replace(run, model=model, preprocess=preprocess, hardware=settings)
+    objective = run.objective.for_labels(several=splits.test.multi_label)
+    return dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)
 
 
 def _work(model: zoo.ModelConfig, images: int) -> tuple[int, int]:

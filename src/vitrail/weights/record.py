@@ -26,6 +26,10 @@ class Record:
     scores: dict[str, float] = field(default_factory=dict)
     training: dict[str, str | float] = field(default_factory=dict)
     """How they were trained, where a published name says it."""
+    temperature: float | None = None
+    """Divides the logits so that probabilities can be believed; fitted on validation images. None: not fitted."""
+    threshold: float | None = None
+    """Of a model that gives several labels: the least probability (sigmoid) of a label. None: one label an image."""
     notes: tuple[str, ...] = ()
     """What the file did not say, and who said it instead."""
     sha256: str = ""

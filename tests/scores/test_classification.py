@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from vitrail.errors import DataError, NonFiniteError
-from vitrail.evaluation.classification import BINS, Z95, scores, wilson
+from vitrail.scores.calibration import BINS
+from vitrail.scores.classification import score_classes
+from vitrail.scores.statistics import Z95, wilson
 
 
 def some(images: int = 500, classes: int = 7, seed: int = 0):
@@ -22,7 +24,7 @@ def some(images: int = 500, classes: int = 7, seed: int = 0):
 @pytest.mark.parametrize(("images", "classes"), [(500, 7), (20_000, 10), (300, 100), (50, 2)])
 def test_everything_scikit_learn_knows_is_equal(images, classes):
     logits, targets, names = some(images, classes)
-    ours = scores(logits, targets, names)
+    ours = score_classes(logits, targets, names)
     p, labels = logits.double().softmax(1).numpy(), range(classes)
     answers = p.argmax(1)
     assert ours.top1 == metrics.accuracy_score(targets, answers)
@@ -46,10 +48,10 @@ def test_everything_scikit_learn_knows_is_equal(images, classes):
 def test_brier_of_two_classes_is_twice_scikit_learns_and_of_many_is_the_squared_distance():
     logits, targets, names = some(classes=2)
     p = logits.double().softmax(1).numpy()
-    assert scores(logits, targets, names).brier == pytest.approx(2 * metrics.brier_score_loss(targets, p[:, 1]))
+    assert score_classes(logits, targets, names).brier == pytest.approx(2 * metrics.brier_score_loss(targets, p[:, 1]))
     logits, targets, names = some(classes=9)
     far = logits.double().softmax(1) - torch.nn.functional.one_hot(targets, 9)
-    assert scores(logits, targets, names).brier == pytest.approx(float((far**2).sum(1).mean()))
+    assert score_classes(logits, targets, names).brier == pytest.approx(float((far**2).sum(1).mean()))
 
 
 @given(images=st.integers(1, 10_000), share=st.floats(0, 1))
@@ -71,7 +73,7 @@ def test_wilson_published_values():
 def test_calibration_error_of_a_known_case():
     """Four images of confidence 0.9, three of them right, and two of 0.55, both right: 4/6·0.15 + 2/6·0.45."""
     p = torch.tensor([[0.9, 0.1]] * 4 + [[0.55, 0.45]] * 2)
-    ours = scores(p.log(), torch.tensor([0, 0, 0, 1, 0, 0]), ["a", "b"])
+    ours = score_classes(p.log(), torch.tensor([0, 0, 0, 1, 0, 0]), ["a", "b"])
     assert ours.ece == pytest.approx(4 / 6 * 0.15 + 2 / 6 * 0.45, abs=1e-6)
     filled = {k: (b.images, b.accuracy) for k, b in enumerate(ours.bins) if b.images}
     assert filled == {13: (4, 0.75), 8: (2, 1.0)}  # 0.9 is in (13/15, 14/15], 0.55 in (8/15, 9/15]
@@ -85,33 +87,33 @@ def test_calibration_error_agrees_with_a_plain_loop_over_intervals():
         inside = (confidence > k / BINS) & (confidence <= (k + 1) / BINS)
         if inside.any():
             ece += float(inside.double().mean() * (right[inside].mean() - confidence[inside].mean()).abs())
-    ours = scores(logits, targets, names)
+    ours = score_classes(logits, targets, names)
     assert ours.ece == pytest.approx(ece)
     assert sum(b.images for b in ours.bins) == 2000 and len(ours.bins) == 15
 
 
 def test_worst_mistakes_are_all_mistakes_the_most_confident_first():
     logits, targets, names = some()
-    ours = scores(logits, targets, names)
+    ours = score_classes(logits, targets, names)
     assert set(ours.worst) == set(np.flatnonzero(ours.predicted != ours.targets))
     assert (np.diff(ours.confidence[ours.worst]) <= 0).all()
 
 
 def test_a_model_that_always_says_the_same_is_right_one_in_k_times():
     """Equal logits must not count as right for every class."""
-    ours = scores(torch.zeros(60, 6), torch.arange(60) % 6, [str(k) for k in range(6)])
+    ours = score_classes(torch.zeros(60, 6), torch.arange(60) % 6, [str(k) for k in range(6)])
     assert ours.top1 == pytest.approx(1 / 6) and ours.top5 == pytest.approx(5 / 6)
     assert ours.nll == pytest.approx(np.log(6)) and ours.ece == pytest.approx(0, abs=1e-9)
 
 
 def test_a_perfect_and_confident_model():
-    ours = scores(1000 * torch.eye(8), torch.arange(8), [str(k) for k in range(8)])
+    ours = score_classes(1000 * torch.eye(8), torch.arange(8), [str(k) for k in range(8)])
     assert (ours.top1, ours.top5, ours.nll, ours.ece, ours.brier, ours.balanced) == (1, 1, 0, 0, 0, 1)
     assert len(ours.worst) == 0 and ours.interval[0] == pytest.approx(0.6756, abs=5e-5) and ours.interval[1] == 1
 
 
 def test_classes_without_images_or_answers_have_no_score_instead_of_a_wrong_one():
-    ours = scores(torch.eye(3)[[0, 0, 1]] * 9, torch.tensor([0, 1, 1]), ["a", "b", "c"])
+    ours = score_classes(torch.eye(3)[[0, 0, 1]] * 9, torch.tensor([0, 1, 1]), ["a", "b", "c"])
     a, b, c = ours.per_class
     assert (a.recall, a.precision, b.recall, b.precision) == (1.0, 0.5, 0.5, 1.0)
     assert (c.images, c.recall, c.precision, c.f1) == (0, None, None, None)
@@ -123,21 +125,24 @@ def test_classes_without_images_or_answers_have_no_score_instead_of_a_wrong_one(
 def test_order_of_images_does_not_matter(seed):
     logits, targets, names = some(200, 6, seed)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(seed))
-    one, other = dict(scores(logits, targets, names)), dict(scores(logits[order], targets[order], names))
+    one, other = (
+        score_classes(logits, targets, names).numbers,
+        score_classes(logits[order], targets[order], names).numbers,
+    )
     assert one == pytest.approx(other)
 
 
 def test_scores_iterate_as_names_and_numbers():
     logits, targets, names = some()
-    named = dict(scores(logits, targets, names))
+    named = score_classes(logits, targets, names).numbers
     assert list(named) == ["images", "top1", "top1_low", "top1_high", "top5", "balanced", "nll", "ece", "brier"]
     assert named["images"] == 500 and named["top1_low"] < named["top1"] < named["top1_high"]
 
 
 def test_bf16_logits_are_scored_in_full_precision():
     logits, targets, names = some()
-    ours = scores(logits.bfloat16(), targets, names)
-    assert ours.nll == pytest.approx(scores(logits.bfloat16().double(), targets, names).nll, abs=1e-12)
+    ours = score_classes(logits.bfloat16(), targets, names)
+    assert ours.nll == pytest.approx(score_classes(logits.bfloat16().double(), targets, names).nll, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -157,4 +162,4 @@ def test_bf16_logits_are_scored_in_full_precision():
 )
 def test_what_cannot_be_scored_is_said(logits, targets, error, message):
     with pytest.raises(error, match=message):
-        scores(logits, targets, ["a", "b", "c"])
+        score_classes(logits, targets, ["a", "b", "c"])

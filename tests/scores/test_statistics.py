@@ -11,9 +11,9 @@ from scipy import optimize, stats
 from sklearn import metrics
 
 from vitrail.errors import DataError
-from vitrail.evaluation.multilabel import any_of, multi_label_scores, read_real
-from vitrail.evaluation.statistics import bootstrap, mcnemar, spread
-from vitrail.evaluation.temperature import fit_temperature
+from vitrail.scores.calibration import fit_temperature
+from vitrail.scores.multilabel import choose_threshold, score_labels
+from vitrail.scores.statistics import bootstrap, mcnemar, spread
 
 pytestmark = pytest.mark.oracle
 
@@ -82,28 +82,64 @@ def test_answers_that_are_all_right_get_the_smallest_temperature() -> None:
     assert fit_temperature(10 * torch.eye(3), torch.arange(3)) == pytest.approx(1e-3)
 
 
-def test_reals_rule(tmp_path) -> None:
-    found = any_of(torch.tensor([3, 1, 2, 0]), [[3], [0, 1], [], [5]])
-    assert (found.right, found.tested) == (2, 3)
-    (tmp_path / "real.json").write_text("[[1, 2], []]")
-    assert read_real(tmp_path / "real.json") == ((1, 2), ())
-    (tmp_path / "real.json").write_text('{"a": 1}')
-    with pytest.raises(DataError, match="not a list of lists"):
-        read_real(tmp_path / "real.json")
+def multi_label(images: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """(logits with ties, truth) of six classes, the last of which no image has."""
+    draws = np.random.default_rng(0)
+    truth = (draws.random((images, 6)) < 0.3).astype(np.float32)
+    truth[:, 5] = 0
+    return np.round(draws.standard_normal((images, 6)) + truth, 1).astype(np.float32), truth
 
 
 def test_multi_label_scores_equal_scikit_learn() -> None:
-    draws = np.random.default_rng(0)
-    truth = (draws.random((200, 6)) < 0.3).astype(np.float32)
-    truth[:, 5] = 0
-    logits = np.round(draws.standard_normal((200, 6)) + truth, 1).astype(np.float32)  # rounded: ties
-    found = multi_label_scores(torch.from_numpy(logits), torch.from_numpy(truth))
+    logits, truth = multi_label()
+    found = score_labels(torch.from_numpy(logits), torch.from_numpy(truth), "abcdef", threshold=0.5)
     expected = [metrics.average_precision_score(truth[:, k], logits[:, k]) for k in range(5)]
-    assert found.average_precision == (*map(pytest.approx, expected), None)
-    assert found.mean_average_precision == pytest.approx(np.mean(expected))
+    assert [row.average_precision for row in found.per_class] == [*map(pytest.approx, expected), None]
+    assert found.headline.value == pytest.approx(np.mean(expected))
     answers = logits >= 0
     assert found.f1_micro == pytest.approx(metrics.f1_score(truth, answers, average="micro"))
     assert found.f1_macro == pytest.approx(metrics.f1_score(truth, answers, average="macro", zero_division=0))
     assert found.exact == pytest.approx(metrics.accuracy_score(truth, answers))
+    precision, recall, _, _ = metrics.precision_recall_fscore_support(truth, answers, zero_division=np.nan)
+    for k, row in enumerate(found.per_class):
+        for value, theirs in ((row.precision, precision[k]), (row.recall, recall[k])):
+            assert (value is None and np.isnan(theirs)) or value == pytest.approx(theirs)
     with pytest.raises(DataError, match="not 0 or 1"):
-        multi_label_scores(torch.zeros(2, 2), torch.full((2, 2), 0.5))
+        score_labels(torch.zeros(2, 2), torch.full((2, 2), 0.5), "ab")
+
+
+def test_the_interval_of_mean_average_precision_is_the_plain_bootstraps() -> None:
+    """Counts in place of copies: the same numbers as scikit-learn's on images drawn again and again."""
+    logits, truth = multi_label(60)
+    low, high = score_labels(torch.from_numpy(logits), torch.from_numpy(truth), "abcdef").interval
+    draws = np.random.default_rng(0)
+    counts = draws.multinomial(60, np.full(60, 1 / 60), size=400)
+    found = []
+    for row in counts:
+        drawn = np.repeat(np.arange(60), row)
+        some = [k for k in range(6) if truth[drawn, k].any()]
+        found.append(np.mean([metrics.average_precision_score(truth[drawn, k], logits[drawn, k]) for k in some]))
+    assert (low, high) == pytest.approx(tuple(np.quantile(found, [0.025, 0.975])))
+
+
+def test_the_threshold_is_the_best_of_all() -> None:
+    logits, truth = multi_label()
+    probabilities = 1 / (1 + np.exp(-logits.astype(float)))
+    chosen = choose_threshold(probabilities, truth > 0)
+
+    def f1(threshold: float) -> float:
+        return metrics.f1_score(truth, probabilities >= threshold, average="micro")
+
+    assert f1(chosen) == pytest.approx(max(map(f1, np.unique(probabilities))))
+    assert choose_threshold(probabilities, np.zeros_like(truth, dtype=bool)) == 0.5
+
+
+def test_an_image_does_not_choose_its_own_threshold() -> None:
+    """Without a threshold from other images, the even half answers by the odd half's, and the odd by the even's."""
+    logits, truth = multi_label()
+    found = score_labels(torch.from_numpy(logits), torch.from_numpy(truth), "abcdef")
+    even, odd = (choose_threshold(found.probabilities[k::2], found.truth[k::2]) for k in (0, 1))
+    assert even != odd and not found.tuned
+    assert (found.answers[::2] == (found.probabilities[::2] >= odd)).all()
+    assert (found.answers[1::2] == (found.probabilities[1::2] >= even)).all()
+    assert found.threshold == choose_threshold(found.probabilities, found.truth)

@@ -1,7 +1,4 @@
-"""What a difference is worth: paired tests on the same images, bootstrap intervals, mean ± deviation over seeds.
-
-The interval of one accuracy is `classification.wilson`.
-"""
+"""How sure a number is: intervals of a share, bootstrap, paired tests on the same images, mean ± deviation over seeds."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,6 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vitrail.errors import DataError
+
+Z95 = 1.959963984540054  # a standard normal variable is within ±Z95 in 95 of 100 draws
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,17 @@ def spread(values: Sequence[float]) -> Spread:
         raise DataError("no values to average")
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Spread(float(np.mean(values)), deviation, len(values))
+
+
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share: every p from which `right` of `images` is at most Z95 standard errors away.
+
+    Wilson 1927. Unlike the textbook ± it stays within 0 and 1, and 100 % of ten images does not pretend to be certain.
+    """
+    share, z2 = right / images, Z95**2 / images
+    half = Z95 * math.sqrt(share * (1 - share) / images + z2 / (4 * images))
+    low, high = ((share + z2 / 2 + sign * half) / (1 + z2) for sign in (-1, 1))
+    return (0.0 if right == 0 else low), (1.0 if right == images else high)
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class McNemar:
         """
         n = self.images + 2
         first, second = (self.only_first + 1) / n, (self.only_second + 1) / n
-        half = 1.959963984540054 * math.sqrt((first + second - (second - first) ** 2) / n)
+        half = Z95 * math.sqrt((first + second - (second - first) ** 2) / n)
         return max(-1.0, second - first - half), min(1.0, second - first + half)
 
 

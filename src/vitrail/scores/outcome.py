@@ -1,0 +1,92 @@
+"""What judging a model gives, whatever it was trained for: one headline, all numbers, the sections of a report.
+
+The training loop, the commands and the studies read this contract alone. Classes (`classification.Scores`), several labels an
+image (`multilabel.MultiLabelScores`) and pre-training (`measured.Measured`) are three outcomes.
+"""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vitrail.reports.figures import Panel
+from vitrail.reports.page import Section
+from vitrail.reports.tables import Table
+
+ImageOf = Callable[[int], UInt8[np.ndarray, "H W c"]]
+"""The picture of a judged image, by its index."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The one number that a model is known by."""
+
+    name: str
+    """In words: "accuracy"."""
+    value: float
+    interval: tuple[float, float] | None = None
+    """95 % interval; None where there is none."""
+    percent: bool = True
+    """Whether people read it in percent."""
+    higher_is_better: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.value:.2%}" if self.percent else f"{self.value:.4g}"
+
+    def is_better_than(self, other: float) -> bool:
+        """Whether this number is better than another of the same kind."""
+        return self.value > other if self.higher_is_better else self.value < other
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome(abc.ABC):
+    """How good a model is on one set of images."""
+
+    chooses_best: ClassVar[bool] = True
+    """Whether the headline may choose the best weights of a run. A pre-training loss may not: it does not tell how
+    good the features are."""
+    panels: ClassVar[Sequence[Panel]]
+    """The curves of a report: keys of the log, training against held out."""
+    images: int
+    """How many images were judged: the denominator of every share."""
+
+    @property
+    @abc.abstractmethod
+    def headline(self) -> Headline:
+        """The one number, its name and which way is better."""
+
+    @property
+    @abc.abstractmethod
+    def numbers(self) -> Mapping[str, float]:
+        """All single numbers by name, `images` first: for the log, records and JSON."""
+
+    @abc.abstractmethod
+    def facts(self) -> list[tuple[str, str]]:
+        """The single numbers as people read them, the headline first."""
+
+    @abc.abstractmethod
+    def sections(self, image_of: ImageOf) -> list[Section]:
+        """The sections of a report that say how good the model is."""
+
+    def table(self) -> Table | None:
+        """One row a class; None where there are no classes."""
+        return None
+
+    def details(self) -> dict[str, Any]:
+        """More than single numbers, as plain JSON values."""
+        return {}
+
+    def draw_sheet(self, image_of: ImageOf) -> bytes | None:
+        """predictions.png: some images with their answers; None where answers are not words."""
+        return None
+
+    def __str__(self) -> str:
+        """The headline with its interval, on one line."""
+        line = f"{self.headline} on {self.images:,} images"
+        if self.headline.interval is None:
+            return line
+        low, high = self.headline.interval
+        return f"{line} (95 % interval {low:.1%} to {high:.1%})"

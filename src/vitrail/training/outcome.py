@@ -1,0 +1,181 @@
+"""How a run is judged, and how it ends: answers to held-out images, the last weights, the report."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitrail import machine
+from vitrail.batches.draws import generator
+from vitrail.batches.loader import Batch, eval_batches
+from vitrail.errors import NonFiniteError
+from vitrail.images.samples import Source
+from vitrail.models import cost
+from vitrail.objectives.objective import Answers
+from vitrail.prediction.forward import answering
+from vitrail.reports import figures
+from vitrail.reports.journal import Journal, read
+from vitrail.reports.page import Facts, FigureSection, Section, write_page
+from vitrail.scores.calibration import Calibration
+from vitrail.scores.outcome import Outcome
+from vitrail.training.run_folder import RunFolder
+from vitrail.training.setup import Setup, on_device
+from vitrail.training.state import State
+from vitrail.weights.bundle import Record, load, save_bundle
+from vitrail.weights.trained_on import carry_trained_keys
+
+Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An outcome, and the calibration that its images choose."""
+
+    outcome: Outcome
+    calibration: Calibration
+
+
+def judge(
+    setup: Setup,
+    model: nn.Module,
+    source: Source,
+    watch: Watch = iter,
+    calibration: Calibration = Calibration(),  # noqa: B008
+) -> Judged:
+    """Judges a model on all of `source`, each image once; every rank answers a share and judges the whole.
+
+    `calibration` was chosen on other images.
+    """
+    objective, answers = setup.run.objective, collect_answers(setup, model, source, watch)
+    outcome = objective.judge(answers, source, setup.classes, calibration)
+    return Judged(outcome, objective.calibrate(answers, source, setup.classes))
+
+
+def collect_answers(setup: Setup, model: nn.Module, source: Source, watch: Watch = iter) -> Answers:
+    """All ranks' answers to all images of `source`, in its order. Random numbers are the same at every evaluation.
+
+    Raises NonFiniteError that names the first image whose answer is not finite.
+    """
+    run, world = setup.run, setup.world
+    mine = source if world.alone else source.subset(np.arange(len(source))[world.slice(len(source))])
+    batches = eval_batches(mine, preprocess=run.preprocess, batch_size=setup.micro_batch, workers=run.hardware.workers)
+    found: dict[str, list[Tensor]] = {}
+    for index, batch in enumerate(watch(batches)):
+        random = generator(run.seed, -1, world.rank, index)
+        for name, rows in _answer(setup, model, batch, random).items():
+            parts = found.setdefault(name, [])
+            parts.append(rows)
+            if len(parts) > 1:
+                parts[-2] = parts[-2].cpu()  # the batch before: this copy does not wait for the one just started
+    joined = {name: torch.cat([part.cpu() for part in parts]) for name, parts in found.items()}
+    _check_finite(joined, mine)
+    return {name: world.gather_rows(rows) for name, rows in joined.items()}
+
+
+def _answer(setup: Setup, model: nn.Module, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+    """The answers to a batch, of one shape or several, in its order."""
+    objective, parts = setup.run.objective, batch.apart()
+    with answering(model, setup.device, setup.dtype):
+        answers = [objective.answer(model, on_device(part, setup), random) for _, part in parts]
+    if len(parts) == 1:
+        return answers[0]
+    back = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in parts]))).to(setup.device)
+    return {name: torch.cat([one[name] for one in answers])[back] for name in answers[0]}
+
+
+def _check_finite(answers: Answers, source: Source) -> None:
+    for rows in answers.values():
+        wrong = (~torch.isfinite(rows.flatten(1) if rows.ndim > 1 else rows[:, None])).any(1).nonzero()[:, 0]
+        if len(wrong):
+            raise NonFiniteError(
+                f"the model's answers to {len(wrong)} of {len(source)} images are not finite, the first: "
+                f"{source.keys[int(wrong[0])]}",
+                next_step="check the weights, or use precision = 'fp32'",
+            )
+
+
+def finish(setup: Setup, state: State, folder: RunFolder, journal: Journal, watch: Watch = iter) -> Outcome:
+    """Writes last/, report.html and predictions.png; gives the outcome that the run is known by.
+
+    If the data have a validation split, it chose the best weights, and the test split, new to them, judges them. If not, the
+    held-out images judge the last weights: a best chosen by the same images would look better than it is.
+    """
+    objective, test = setup.run.objective, setup.splits.test
+    learner = setup.whole(state.best_model)
+    last = objective.model_of(learner)
+    if setup.splits.val is None or state.best_step < 0:
+        judged = judge(setup, objective.model_to_judge(learner), test, watch)
+        outcome, written = judged.outcome, [(folder.last, last, judged.outcome, judged.calibration)]
+    else:
+        best: Any = load(folder.best).to(setup.device)
+        chosen = Calibration(best.record.temperature, best.record.threshold)
+        outcome = judge(setup, best, test, watch, chosen).outcome
+        written = [(folder.best, best, outcome, chosen), (folder.last, last, None, chosen)]
+    if setup.world.leads:
+        for place, model, scores, calibration in written:
+            save_bundle(place, model, make_record(model, setup, scores, calibration))
+            carry_trained_keys(folder.path, place)
+        write_report(setup, learner, outcome, folder, journal)
+    return outcome
+
+
+def make_record(model: Any, setup: Setup, outcome: Outcome | None, calibration: Calibration) -> Record:
+    """What weights need beside their numbers: config, preprocessing, class names, what they scored, their calibration."""
+    run = setup.run
+    several = setup.splits.test.multi_label
+    return Record(
+        config=model.config,
+        preprocess=run.preprocess,
+        classes=setup.classes if run.objective.reads_labels else (),
+        source=f"trained by vitrail on {setup.splits.train.name} with the recipe {run.recipe or 'of its own'}",
+        scores=dict(outcome.numbers) if outcome else {},
+        temperature=calibration.temperature,
+        threshold=(calibration.threshold or 0.5) if several else None,
+    )
+
+
+def write_report(setup: Setup, learner: nn.Module, outcome: Outcome, folder: RunFolder, journal: Journal) -> None:
+    """report.html: how good the model is, where it is wrong, how training went, what ran. And predictions.png."""
+    image_of = setup.splits.test.picture
+    baselines = [(name, f"{accuracy:.2%}") for name, accuracy in folder.baselines.items()]
+    sections = [
+        *outcome.sections(image_of),
+        *([Facts("Cheap answers on the same images", baselines)] if baselines else []),
+        *show_images(setup, learner),
+        FigureSection("Training", figures.curves(read(journal.path), outcome.panels)),
+        Facts("Run", list(run_facts(setup))),
+    ]
+    write_page(folder.report, folder.path.name, sections)
+    if sheet := outcome.draw_sheet(image_of):
+        (folder.path / "predictions.png").write_bytes(sheet)
+
+
+def show_images(setup: Setup, learner: nn.Module) -> Sequence[Section]:
+    """The objective's own pictures of held-out images, spread over the set."""
+    run, source = setup.run, setup.splits.test
+    some = source.subset(np.linspace(0, len(source) - 1, min(SHOWN, len(source)), dtype=np.int64))
+    batch = next(iter(eval_batches(some, preprocess=run.preprocess, batch_size=len(some), workers=0)))
+    return run.objective.show(learner, batch.apart()[0][1], run.preprocess, generator(run.seed, -2))
+
+
+def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
+    """What a reader needs to judge the numbers or to run them again."""
+    run, epochs = setup.run, setup.total_steps / setup.steps_per_epoch
+    objective = {field.name: getattr(run.objective, field.name) for field in dataclasses.fields(run.objective)}
+    exaflops = setup.flops_per_step * setup.total_steps / 1e18
+    size = f"{cost.count_parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image"
+    rate = f"learning rate {setup.schedule.peak:.3g}, {run.optim.schedule}, decay {run.optim.weight_decay:g}"
+    yield "data", f"{setup.splits.train.name}: {len(setup.splits.train):,} training images; {setup.splits.how}"
+    yield "model", f"{run.model.family}, {size}"
+    yield "objective", ", ".join(f"{name} {value}" for name, value in objective.items())
+    yield "recipe", f"{run.recipe or 'own'}, seed {run.seed}"
+    yield "length", f"{setup.total_steps:,} steps of {run.batch_size} images, {epochs:.4g} epochs"
+    yield "compute", f"{exaflops:.3g} exaFLOP"
+    yield "optimiser", f"{run.optim.name}, {rate}"
+    yield "precision", f"{run.hardware.precision}, compile {run.hardware.compile}"
+    yield "machine", ", ".join(f"{name} {value}" for name, value in machine.describe(setup.device).items())
