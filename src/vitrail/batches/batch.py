@@ -1,4 +1,4 @@
-"""What training and evaluation are fed with: images, what they show and what they are called."""
+"""Batch: images, their targets and their keys, as training and evaluation read them."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from vitrail.errors import DecodeError
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images, what they show, and what they are called."""
+    """Images, their targets and their keys."""
 
     images: Shaped[Tensor, "B C H W"]
     """uint8 as they come from the loader, float once normalised."""
@@ -25,7 +25,7 @@ class Batch:
     shapes: Int64[np.ndarray, "B 2"] | None = None
     """Height and width of each image where they differ: `images` are then frames with the image at the top left."""
     numbers: Int64[np.ndarray, "B 2"] | None = None
-    """Epoch and sample of each image that is learnt from: what its random numbers are keyed by."""
+    """Epoch and sample of each training image: the key of its random numbers."""
 
     def __len__(self) -> int:
         return len(self.images)

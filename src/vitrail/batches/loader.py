@@ -24,7 +24,7 @@ from vitrail.images.samples import Source
 from vitrail.images.transforms import Augment
 
 BAD_SHARE = 0.001
-"""Of a training set's images, so many may be unreadable before training stops."""
+"""Share of the training images that may be unreadable; with more, training stops."""
 CHUNK = 32
 """Images that a worker makes at a time."""
 
@@ -45,8 +45,8 @@ def train_batches(
 ) -> Generator[Batch, None, None]:
     """The positions start … stop of the stream in batches of `batch_size`, this rank's contiguous part of each.
 
-    Images are uint8 at the model's size. What a batch holds is a function of source, seed and position, not of where
-    the stream was entered, nor of workers and ranks. An image that cannot be read is left out and named in `dropped`;
+    Images are uint8 at the model's size. A batch is a function of source, seed and position: the same from any
+    start, with any number of workers and ranks. An image that cannot be read is left out and named in `dropped`;
     more than BAD_SHARE of them raise DataError. `workers` -1 chooses.
     """
     order, repeats = Order(len(source), seed), augment.repeats
@@ -81,10 +81,10 @@ def eval_batches(
     shares = (Numbers(None, np.arange(first, min(first + batch_size, len(source)))) for first in starts)
     maker = Maker(source, preprocess, Augment(), 0)
     batches = _batches(maker, shares, _workers(workers, maker, len(source)), pin=False)
-    return _strictly(batches) if strict else batches
+    return _stop_at_dropped(batches) if strict else batches
 
 
-def _strictly(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _stop_at_dropped(batches: Iterator[Batch]) -> Iterator[Batch]:
     for batch in batches:
         for error in batch.dropped:
             raise error
@@ -125,8 +125,8 @@ class Numbers:
 
 
 @dataclass(eq=False)
-class Beside:
-    """What comes with images: the rows that cannot be read and why, and all heights and widths where they differ."""
+class Remarks:
+    """Comes with images: the rows that cannot be read and why; all heights and widths where they differ."""
 
     failed: list[tuple[int, DecodeError]] = field(default_factory=list)
     shapes: Int64[np.ndarray, "B 2"] | None = None
@@ -143,14 +143,14 @@ class Maker:
 
     def __call__(
         self, task: Numbers, out: UInt8[np.ndarray, "M"] | None = None
-    ) -> tuple[UInt8[np.ndarray, "B C H W"], "Beside"]:
+    ) -> tuple[UInt8[np.ndarray, "B C H W"], "Remarks"]:
         """The images at the model's size, and for those that cannot be read (black here) their row and why."""
-        images, beside = self._read(task, out)
+        images, remarks = self._read(task, out)
         if task.epochs is not None:
-            images = self._augmented(images, beside.shapes, task)
-        return images.numpy(), beside
+            images = self._augment(images, remarks.shapes, task)
+        return images.numpy(), remarks
 
-    def _augmented(
+    def _augment(
         self, images: UInt8[Tensor, "B C H W"], shapes: Int64[np.ndarray, "B 2"] | None, task: Numbers
     ) -> UInt8[Tensor, "B C H W"]:
         if shapes is None:
@@ -165,29 +165,29 @@ class Maker:
         assert numbers.epochs is not None
         return Draws(self.seed, numbers.epochs, numbers.samples)
 
-    def _read(self, numbers: Numbers, out: UInt8[np.ndarray, "M"] | None) -> tuple[UInt8[Tensor, "B C H W"], "Beside"]:
+    def _read(self, numbers: Numbers, out: UInt8[np.ndarray, "M"] | None) -> tuple[UInt8[Tensor, "B C H W"], "Remarks"]:
         if self.whole and (numbers.epochs is None or self.augment.crop_area is None):
             assert self.source.in_memory is not None
-            return torch.from_numpy(self.source.in_memory[numbers.samples].transpose(0, 3, 1, 2).copy()), Beside()
+            return torch.from_numpy(self.source.in_memory[numbers.samples].transpose(0, 3, 1, 2).copy()), Remarks()
         size = (len(numbers.samples), self.preprocess.channels, *self.preprocess.frame)
         out = np.empty(math.prod(size), np.uint8) if out is None else out[: math.prod(size)]
-        images, beside = torch.from_numpy(out.reshape(size)), Beside()
+        images, remarks = torch.from_numpy(out.reshape(size)), Remarks()
         if self.preprocess.resize == "native":
             images.zero_()
-            beside.shapes = np.tile(np.array(self.preprocess.size, np.int64), (len(images), 1))
+            remarks.shapes = np.tile(np.array(self.preprocess.size, np.int64), (len(images), 1))
         draws = None if numbers.epochs is None or self.augment.crop_area is None else self._draws(numbers)
         self.source.expect(numbers.samples)
         for row, sample in enumerate(numbers.samples.tolist()):
             try:
-                image = self._evaluated(sample) if draws is None else self._cropped(sample, draws.of(row))
+                image = self._read_whole(sample) if draws is None else self._read_crop(sample, draws.of(row))
             except DecodeError as error:
                 images[row] = 0
-                beside.failed.append((row, error))
+                remarks.failed.append((row, error))
                 continue
             images[row, :, : image.shape[1], : image.shape[2]] = image
-            if beside.shapes is not None:
-                beside.shapes[row] = image.shape[1:]
-        return images, beside
+            if remarks.shapes is not None:
+                remarks.shapes[row] = image.shape[1:]
+        return images, remarks
 
     @property
     def whole(self) -> bool:
@@ -195,10 +195,10 @@ class Maker:
         size = (*self.preprocess.size, self.preprocess.channels)
         return self.source.shape == size and self.source.in_memory is not None
 
-    def _evaluated(self, sample: int) -> UInt8[Tensor, "C H W"]:
+    def _read_whole(self, sample: int) -> UInt8[Tensor, "C H W"]:
         return self.preprocess.read(self.source[sample])
 
-    def _cropped(self, sample: int, draw: Callable[[str], float]) -> UInt8[Tensor, "C H W"]:
+    def _read_crop(self, sample: int, draw: Callable[[str], float]) -> UInt8[Tensor, "C H W"]:
         found = self.source[sample]
         background = self.preprocess.background
         with naming(found.key):
@@ -227,31 +227,31 @@ def _workers(asked: int, maker: Maker, images: int) -> int:
 def _batches(maker: Maker, shares: Iterator[Numbers], workers: int, pin: bool) -> Iterator[Batch]:
     if not workers:
         for numbers in shares:
-            images, beside = maker(numbers)
-            yield _assembled(maker.source, numbers, torch.from_numpy(images), beside, pin)
+            images, remarks = maker(numbers)
+            yield _assemble(maker.source, numbers, torch.from_numpy(images), remarks, pin)
         return
     ahead, again = itertools.tee(shares)
     parts = (part for numbers in ahead for part in _parts(numbers))
     largest = CHUNK * maker.preprocess.channels * math.prod(maker.preprocess.frame)
-    chunks = in_order(maker, parts, workers, largest=largest, name=_named(maker.source))
+    chunks = in_order(maker, parts, workers, largest=largest, name=_describe(maker.source))
     with contextlib.closing(chunks):
         for numbers in again:
-            yield _gathered(maker, numbers, chunks, pin)
+            yield _gather(maker, numbers, chunks, pin)
 
 
-def _gathered(maker: Maker, numbers: Numbers, chunks: Iterator[Any], pin: bool) -> Batch:
+def _gather(maker: Maker, numbers: Numbers, chunks: Iterator[Any], pin: bool) -> Batch:
     """A batch out of the chunks that workers made of it."""
     size = (len(numbers.samples), maker.preprocess.channels, *maker.preprocess.frame)
-    images, whole, row = torch.empty(size, dtype=torch.uint8, pin_memory=pin), Beside(), 0
+    images, whole, row = torch.empty(size, dtype=torch.uint8, pin_memory=pin), Remarks(), 0
     shapes = []
     while row < len(numbers.samples):
-        chunk, beside = next(chunks)
+        chunk, remarks = next(chunks)
         images[row : row + len(chunk)] = torch.from_numpy(chunk)
-        whole.failed += [(row + at, error) for at, error in beside.failed]
-        shapes.append(beside.shapes)
+        whole.failed += [(row + at, error) for at, error in remarks.failed]
+        shapes.append(remarks.shapes)
         row += len(chunk)
     whole.shapes = None if shapes[0] is None else np.concatenate(shapes)
-    return _assembled(maker.source, numbers, images, whole, pin)
+    return _assemble(maker.source, numbers, images, whole, pin)
 
 
 def _parts(numbers: Numbers) -> Iterator[Numbers]:
@@ -259,17 +259,17 @@ def _parts(numbers: Numbers) -> Iterator[Numbers]:
         yield numbers.part(low, low + CHUNK)
 
 
-def _named(source: Source) -> Callable[[Numbers], str]:
+def _describe(source: Source) -> Callable[[Numbers], str]:
     def name(numbers: Numbers) -> str:
         return f"{len(numbers.samples)} images, the first {source.keys[int(numbers.samples[0])]}"
 
     return name
 
 
-def _assembled(source: Source, numbers: Numbers, images: UInt8[Tensor, "B C H W"], beside: Beside, pin: bool) -> Batch:
-    shapes = beside.shapes
-    if beside.failed:
-        kept = np.setdiff1d(np.arange(len(numbers.samples)), [row for row, _ in beside.failed])
+def _assemble(source: Source, numbers: Numbers, images: UInt8[Tensor, "B C H W"], remarks: Remarks, pin: bool) -> Batch:
+    shapes = remarks.shapes
+    if remarks.failed:
+        kept = np.setdiff1d(np.arange(len(numbers.samples)), [row for row, _ in remarks.failed])
         images, numbers = images[torch.from_numpy(kept)], numbers.pick(kept)
         shapes = None if shapes is None else shapes[kept]
     targets = torch.from_numpy(source.labels[numbers.samples])
@@ -277,4 +277,4 @@ def _assembled(source: Source, numbers: Numbers, images: UInt8[Tensor, "B C H W"
     if pin:
         images, targets = images.pin_memory(), targets.pin_memory()
     drawn = None if numbers.epochs is None else np.stack([numbers.epochs, numbers.samples], axis=1)
-    return Batch(images, targets, keys, tuple(error for _, error in beside.failed), shapes, drawn)
+    return Batch(images, targets, keys, tuple(error for _, error in remarks.failed), shapes, drawn)

@@ -13,8 +13,8 @@ _BLOCK = 4096
 class Order:
     """Which sample stands at which position. A position is one integer that counts over all epochs.
 
-    Each epoch is a permutation of 0 … N-1: a Feistel network over a·b ≥ N cells whose halves count modulo a and b
-    (Black and Rogaway 2002), with cycle walking where a cell lies beyond N. Nothing is stored, so the position in the
+    Each epoch is a permutation of 0 … N-1: a Feistel network over a·b ≥ N cells (Black and Rogaway 2002). Its halves
+    count modulo a and b; cycle walking leads back a cell that lies beyond N. Nothing is stored, so the position in the
     stream is all the state there is, and any share of it can be computed anywhere.
     """
 

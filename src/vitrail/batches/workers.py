@@ -37,7 +37,7 @@ _DEATHS = 2  # of workers on one task, before the task is blamed
 
 @runtime_checkable
 class Job(Protocol):
-    """What workers do: an array for a task, and something small beside it."""
+    """Work of a worker: an array for a task, and something small with it."""
 
     def __call__(self, task: Any, out: UInt8[np.ndarray, "M"] | None) -> tuple[UInt8[np.ndarray, "..."], Any]:
         """The array may be written at the beginning of `out`, shared memory, which saves a copy."""

@@ -149,7 +149,7 @@ def jpeg(x: Pixels, s: int, draws: np.random.Generator) -> Pixels:
 
 
 def _unit(x: Pixels) -> float:
-    """What a pixel of the benchmark's 224 is here."""
+    """One pixel of the benchmark's 224, in pixels of this image."""
     return min(x.shape[:2]) / 224
 
 

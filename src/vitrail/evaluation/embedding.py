@@ -68,8 +68,8 @@ def embed(
 ) -> Kept:
     """Features of the sources, by the names of their splits (train, test, val).
 
-    `cache` is a folder of files named by what decides the features: model, layer, preprocessing and data. What is there
-    is read instead of computed; a pass that was stopped goes on where it last wrote, CHUNK images back at most.
+    `cache` is a folder of files named by what decides the features: model, layer, preprocessing and data. Features that are there
+    are read and not computed; a pass that was stopped goes on where it last wrote, CHUNK images back at most.
     """
     how = how or Extraction()
     reader = how.reader(model)
@@ -87,7 +87,7 @@ def embed(
 
 
 def about_of(model: nn.Module, reader: nn.Module, parts: Mapping[str, Source], name: str, how: Extraction) -> About:
-    """Whose features they will be."""
+    """The description of the features to come."""
     sources = list(parts.values())
     return About(
         model=name,

@@ -38,7 +38,7 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a protocol measured with one setting: how many of the test images it answered right."""
+    """The result of a protocol with one setting: how many of the test images it answered right."""
 
     right: int
     tested: int
@@ -52,8 +52,8 @@ def labelled(features: Any, labels: Any, classes: int | None = None) -> Labelled
     """Features N D and labels N (tensors or arrays, on any device) as one checked value. `classes` is K;
     without it, the largest label + 1.
 
-    Raises DataError for shapes that do not fit, unlabelled images, labels outside the classes or fewer than two
-    classes, NonFiniteError for features that are NaN or infinite.
+    Raises DataError for shapes that do not fit, unlabelled images, labels outside the classes and fewer than two
+    classes. Raises NonFiniteError for features that are NaN or infinite.
     """
     features, labels = _tensor(features), _tensor(labels)
     if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):

@@ -20,10 +20,10 @@ What = Literal["logits", "features", "both"]
 
 @dataclass(frozen=True, eq=False)
 class Extracted:
-    """What one pass gave, in the order of the images: float32 on the CPU."""
+    """The answers of one pass, in the order of the images: float32 on the CPU."""
 
     features: Float[Tensor, "N P"] | None
-    """What the head reads: the model's `pool` of its tokens."""
+    """The input of the head: the model's `pool` of its tokens."""
     logits: Float[Tensor, "N K"] | None
     targets: Int[Tensor, "N"] | Float[Tensor, "N K"]
     keys: tuple[str, ...]
@@ -60,7 +60,7 @@ def extract(
         if len(parts) > 1:  # the batch before: its copy need not wait for the one just started
             parts[-2] = _fetch(parts[-2])
     parts[-1:] = map(_fetch, parts[-1:])
-    features, logits = (_joined(column) for column in zip(*parts, strict=True)) if parts else (None, None)
+    features, logits = (_join(column) for column in zip(*parts, strict=True)) if parts else (None, None)
     for found in (features, logits):
         _check_finite(found, keys)
     return Extracted(features, logits, torch.cat(targets) if targets else torch.zeros(0, dtype=torch.long), tuple(keys))
@@ -90,7 +90,7 @@ def _fetch(answers: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor | None,
     return features, logits
 
 
-def _joined(column: tuple[Tensor | None, ...]) -> Tensor | None:
+def _join(column: tuple[Tensor | None, ...]) -> Tensor | None:
     parts = [part for part in column if part is not None]
     return torch.cat(parts) if parts else None
 

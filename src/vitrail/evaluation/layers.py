@@ -70,7 +70,7 @@ class AtLayers(nn.Module):
 
 
 class Pixels(nn.Module):
-    """No model at all: the normalised pixels of the resized image, row by row. What every model should beat."""
+    """No model at all: the normalised pixels of the resized image, row by row. Every model should beat them."""
 
     def __init__(self, size: tuple[int, int], channels: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 The grid and the length are DINOv2's (`eval/linear.py`): 13 learning rates from 1e-5 to 0.1, scaled with batch / 256,
 SGD with momentum 0.9, cosine to zero, no weight decay. Features are standardised with the training set's mean and
-deviation, as MAE's BatchNorm without parameters does (appendix A.1), so that a grid means the same for every model.
+deviation, as by MAE's BatchNorm without parameters (appendix A.1): a grid then means the same for every model.
 The learning rate is chosen on a tenth of the training images; that head is then trained again on all of them and
 tested once."""
 

@@ -2,8 +2,8 @@
 to 1e5.
 
 min over W, b of C·Σ_i -log softmax(W x_i + b)[y_i] + ½‖W‖²: scikit-learn's objective, so that its C means the same
-here. The solver is torch's L-BFGS rather than scikit-learn's: no dependency for everyone who evaluates, the same code
-on a GPU, and each C starts from the solution of the one before, which is most of the work saved."""
+here. The solver is torch's L-BFGS: no dependency on scikit-learn, and the same code on a GPU. Each C starts from the
+solution of the one before, which saves most of the work."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -19,13 +19,13 @@ from vitrail.scores.statistics import Spread, spread, wilson
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the protocols are asked to measure. Shots and k that are None are the papers', as far as the data allows."""
+    """Settings of the protocols. None stands for the papers' shots and k, as far as the data allows."""
 
     shots: tuple[int, ...] | None = None
     l2: tuple[float, ...] = (L2,)
     k: tuple[int, ...] | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the few-shot draws, and of the held-out tenth and the batches of the linear probe."""
+    """Seeds of the few-shot draws, and of the linear probe's held-out tenth and batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ WIDE = {"linear-4": 4}
 
 
 def probe(kept: Kept, protocols: Sequence[str], asked: Settings | None = None, *, blocks: int = 1) -> Iterator[Row]:
-    """The rows of each protocol, as they are ready, learnt on the train part and tested on the test part.
+    """The rows of each protocol, as they are ready: trained on the train part, tested on the test part.
 
     `blocks` says how many blocks' features lie side by side in `kept`; all but the protocols in WIDE read the last.
     Raises ConfigError for a protocol that is not in PROTOCOLS or needs more blocks.

@@ -31,7 +31,7 @@ SPLITS = ("train", "test", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Whose features these are. Two files with the same digest, layer and preprocess may be compared."""
+    """The model and data of some features. Two files with one digest, layer and preprocess may be compared."""
 
     model: str
     digest: str
@@ -42,7 +42,7 @@ class About:
     classes: tuple[str, ...]
     data: str = ""
     fingerprints: tuple[str, ...] = ()
-    """Of the source of each split that is in the file."""
+    """Fingerprints of the sources, one for each split in the file."""
 
     @property
     def blocks(self) -> tuple[int, ...]:

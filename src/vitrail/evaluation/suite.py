@@ -147,7 +147,7 @@ class _Bench:
         return [configs.from_dict(Result, made) for key in keys.values() for made in self.known[key]]
 
     def _protocols(self, model: nn.Module, entry: ModelEntry, how: Extraction) -> list[str]:
-        """Those of the suite that this model can be measured by; the others are said."""
+        """Those of the suite that this model can be measured by; the others are named on the screen."""
         trains = self.tune is not None and not isinstance(model, Pixels)
         can = {
             name: trains if name == FINETUNE else WIDE.get(name, 1) <= max(1, len(how.layers))
@@ -158,7 +158,7 @@ class _Bench:
         return [name for name, possible in can.items() if possible]
 
     def _more(self, protocol: str) -> list[str]:
-        """What else decides a protocol's results."""
+        """Other settings that decide a protocol's results."""
         learns = dataclasses.replace(self.suite.finetune, micro_batch=None, keep=False)
         return [str(learns), protocol] if protocol == FINETUNE else [protocol]
 

@@ -1,4 +1,4 @@
-"""What a suite file says: models, tasks and protocols, as TOML.
+"""A suite file: models, tasks and protocols, as TOML.
 
 name = "my transfer suite"
 protocols = ["fewshot", "knn", "linear"]
@@ -37,7 +37,7 @@ class ModelEntry:
     layer: int | None = None
     """The block whose output is read; without it, what the head reads."""
     exaflops: float | None = None
-    """What its pre-training cost, where that is known."""
+    """Compute of its pre-training, where that is known."""
 
     @property
     def called(self) -> str:
@@ -65,7 +65,7 @@ class VtabEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """How the protocol `finetune` trains; where nothing is said, as the ViT paper does for VTAB (Table 4)."""
+    """How the protocol `finetune` trains; by default as the ViT paper does for VTAB (Table 4)."""
 
     recipe: str = "finetune:vtab"
     """`finetune_small` for a CPU: the weights' own resolution, batches of 64, twenty epochs."""
@@ -87,7 +87,7 @@ class FineTune:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What a suite file says."""
+    """The content of a suite file."""
 
     name: str = ""
     models: tuple[ModelEntry, ...]

@@ -86,7 +86,7 @@ def _means(suite: Suite, accuracies: dict[str, float]) -> list[Mean]:
 
 
 def cost_table(results: Sequence[Result]) -> Table:
-    """What each model costs, beside its scores."""
+    """Cost and scores of each model."""
     columns = (
         Column("model"),
         Column("parameters_M", "{:.2f}"),

@@ -1,4 +1,4 @@
-"""What is wrong with a set of images, found before any training: unreadable files, duplicates, leaks, conflicts, imbalance.
+"""Faults of a set of images, found before any training: unreadable files, duplicates, leaks, conflicts, imbalance.
 
 The quick part reads the beginning of every file and finds exact duplicates; the whole decodes every image.
 """
@@ -65,7 +65,7 @@ def check(
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What one decoded image tells."""
+    """Facts of one decoded image."""
 
     shape: tuple[int, int, int]
     sums: Float64[np.ndarray, "2 C"]
@@ -111,7 +111,7 @@ def _in_blocks(pool: ThreadPoolExecutor, work: Callable[[Member], Look | str], m
 
 
 def _look(source: Source, member: Member) -> Look | str:
-    """What the image tells, or why it cannot be read."""
+    """The facts of an image, or why it cannot be read."""
     try:
         content = source[member.index].content
         image = decode(content, key=member.key)

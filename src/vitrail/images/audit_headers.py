@@ -59,11 +59,11 @@ class Quick:
 
     @property
     def cut(self) -> str:
-        """What the time did not suffice for, as a sentence."""
+        """A sentence on what was not checked in time."""
         if not self._late:
             return ""
         whole = "" if self.looked == len(self._sizes) else f" at {self.looked:,} of {len(self._sizes):,} images"
-        return f"looked{whole} for {self.seconds:g} seconds, not at all bytes; `vitrail data check` looks at everything"
+        return f"checked{whole} in {self.seconds:g} seconds, not completely; `vitrail data check` checks everything"
 
     def member(self, index: int) -> Member:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1

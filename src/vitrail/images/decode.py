@@ -1,7 +1,7 @@
-"""Bytes to pixels, by one table, for training, evaluation, prediction and serving alike.
+"""Bytes to pixels, by one table, for training, evaluation and prediction alike.
 
-Nothing is allocated before the header was checked against the limit, nothing is clipped, nothing is replaced. What the
-picture was stored as, and what becomes of it:
+Nothing is allocated before the header was checked against the limit, nothing is clipped, nothing is replaced. The
+table says for each way of storing a picture how it is read:
 
 | stored                                  | given                                                                  |
 |-----------------------------------------|------------------------------------------------------------------------|
@@ -68,7 +68,7 @@ FORMATS: dict[str, tuple[bytes, Callable[..., Image.Image]]] = {
     "PGM": (b"P5", PpmImagePlugin.PpmImageFile),
     "PPM": (b"P6", PpmImagePlugin.PpmImageFile),
 }
-"""What is decoded, by its first bytes (a dot stands for any); a file's name says nothing."""
+"""Format -> the first bytes of its files (a dot stands for any) and its reader. File names do not count."""
 
 _ON_ITS_SIDE = (5, 6, 7, 8)
 
@@ -117,9 +117,9 @@ def decode_region(
 ) -> UInt8[np.ndarray, "h w C"]:
     """A box of the upright picture, for a training crop: `region` is asked for it once height and width are known.
 
-    A JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 at which the box still has `at_least` that height
-    and width, and the box's edges go to the nearest multiple of 2, 4 or 8 pixels; all else is decoded at full size.
-    TOLERANCE says what the reduced scale does to pixels.
+    A JPEG is decoded at scale 1, 1/2, 1/4 or 1/8: the smallest at which the box has `at_least` that height and width. The
+    box's edges then go to the nearest multiple of 2, 4 or 8 pixels. Other formats are decoded at full size. TOLERANCE
+    bounds what the reduced scale does to pixels.
     """
     if isinstance(content, np.ndarray):
         return _cut(content, region)

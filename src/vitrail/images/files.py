@@ -1,4 +1,4 @@
-"""Files: found under a folder, named, read. What is not a plain image file is counted, never opened."""
+"""Files: found under a folder, named, read. Other things than plain image files are counted and never opened."""
 
 import contextlib
 import errno
@@ -40,7 +40,7 @@ SUFFIXES = frozenset(
         ".npy",
     ]
 )
-"""Names that are listed as images. What a file really is, its first bytes say when it is decoded."""
+"""Names that are listed as images. The decoder goes by a file's first bytes."""
 
 LARGEST = 1 << 30
 """Bytes of the largest image file that is read."""
@@ -192,7 +192,7 @@ def list_images(root: Path, unders: Sequence[str] = ("",), *, follow_links: bool
 
 @dataclass
 class _Found:
-    """What one folder holds: key and size of each image, links that were not looked at yet, and what was skipped."""
+    """Found in one folder: key and size of each image, links that are not followed yet, and what was skipped."""
 
     images: list[tuple[str, int]] = field(default_factory=list)
     links: list[str] = field(default_factory=list)

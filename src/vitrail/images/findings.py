@@ -1,4 +1,4 @@
-"""What an audit of images found, in words and numbers, and which of it stops a training."""
+"""The result of an audit of images, in words and numbers; some of it stops a training."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ class Group:
 
     @property
     def leak(self) -> bool:
-        """Learnt from in one part and tested on in another."""
+        """Whether one is trained on and another is tested on."""
         return len({member.part for member in self.members}) > 1
 
     @property
@@ -52,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What was found. The fields after `cut` are of the whole audit only."""
+    """The result of an audit. The quick one leaves the fields after `cut` empty."""
 
     classes: tuple[str, ...]
     sizes: dict[str, int]
@@ -63,16 +63,16 @@ class Audit:
     notes: tuple[str, ...] = ()
     unreadable: tuple[tuple[Member, str], ...] = ()
     published: bool = False
-    """A benchmark's own split: leaks are part of it, said and no reason to stop."""
+    """A benchmark's own split: its leaks are reported and stop nothing."""
     cut: str = ""
-    """What was not looked at for want of time; empty where everything was."""
+    """Which part was not checked in time; empty after a full check."""
     misnamed: tuple[tuple[Member, str], ...] = ()
     """Files whose name says another format than their first bytes."""
     shapes: Int64[np.ndarray, "N 3"] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
     """Height, width and channels of every readable image."""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    """Of all pixels as RGB (or grey, where all are), 0 … 1: what `Preprocess` may be given."""
+    """Mean and deviation of all pixels, 0 … 1, as `Preprocess` takes them."""
 
     @property
     def images(self) -> int:
@@ -93,7 +93,7 @@ class Audit:
         return float(counts.max() / counts.min()) if len(counts) else 1.0
 
     def sentences(self) -> Iterator[str]:
-        """What a person should know, worst first."""
+        """The findings in sentences, worst first."""
         if self.unreadable:
             yield f"{counted(len(self.unreadable), 'image')} cannot be read, the first {self.unreadable[0][0]}"
         yield from self._copies(True)
@@ -117,7 +117,7 @@ class Audit:
         leaks = [group for group in groups if group.leak]
         conflicts = [group for group in groups if group.conflict]
         if leaks:
-            yield f"{counted(len(leaks), 'picture')} to learn from and to test on ({kind}): {leaks[0].sides}"
+            yield f"{counted(len(leaks), 'picture')} in training and test data ({kind}): {leaks[0].sides}"
         if conflicts:
             yield f"{counted(len(conflicts), 'picture')} with two labels ({kind}): {conflicts[0].sides}"
         rest = [group for group in groups if not group.leak and not group.conflict]
@@ -126,26 +126,26 @@ class Audit:
             yield f"{counted(extra, 'needless copy', 'needless copies')} ({kind}), the first {rest[0].sides}"
 
     def stops(self, *, bad_share: float, allow_leaks: bool = False) -> tuple[DataError, ...]:
-        """What a training would stop at: exact leaks, an unreadable held-out image, too many unreadable training images.
+        """The findings that stop a training: exact leaks, an unreadable held-out image, too many unreadable training images.
 
-        Near duplicates and conflicting labels are said and stop nothing: they may be meant.
+        Near duplicates and conflicting labels stop nothing: they may be intended.
         """
         found = []
         exact = [group for group in self.leaks if group.exact]
         if exact and not allow_leaks and not self.published:
             found.append(
                 DataError(
-                    f"{counted(len(exact), 'picture')} to learn from and to test on, the first {exact[0].sides}",
-                    allowed="held-out images that are not learnt from: their score would say nothing",
+                    f"{counted(len(exact), 'picture')} in training and test data, the first {exact[0].sides}",
+                    allowed="held-out images that are not trained on: their score would mean nothing",
                     next_step="remove one side (`vitrail data check` lists them all), or add --allow-leaks",
                 )
             )
         held_out = [(member, why) for member, why in self.unreadable if member.part != "train"]
         if held_out:
             found.append(_unreadable(held_out, "held-out", "none: a score has an exact denominator"))
-        learnt = [(member, why) for member, why in self.unreadable if member.part == "train"]
-        if len(learnt) > bad_share * self.sizes["train"]:
-            found.append(_unreadable(learnt, "training", f"{bad_share:.1%} of them"))
+        trained_on = [(member, why) for member, why in self.unreadable if member.part == "train"]
+        if len(trained_on) > bad_share * self.sizes["train"]:
+            found.append(_unreadable(trained_on, "training", f"{bad_share:.1%} of them"))
         return tuple(found)
 
 

@@ -17,7 +17,7 @@ SPLITS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""What folders of a set that brings its own split are called."""
+"""Names of the folders of a set with its own split."""
 
 
 def open_folder(

@@ -134,7 +134,7 @@ class TorchvisionSet:
     kind: str
     """Its class in torchvision.datasets."""
     parts: dict[str, dict[str, Any]] = field(default_factory=lambda: {p: {"split": p} for p in ("train", "test")})
-    """What that class is called with, for each part; one part without a name is split here."""
+    """Part -> arguments of that class; one part without a name is split here."""
 
     def __call__(self, name: str, holdout: float, seed: int, download: bool) -> Splits:
         sources = {part: self._open(name, options, download) for part, options in self.parts.items()}
@@ -167,7 +167,7 @@ class TorchvisionSet:
 
 
 def _listed(name: str, folder: Path, dataset: Any) -> Source:
-    """What a torchvision dataset lists, in whichever of torchvision's ways it does."""
+    """The images that a torchvision dataset lists; its classes do so in several ways."""
     if isinstance(getattr(dataset, "data", None), np.ndarray):
         labels = np.asarray(dataset.labels if hasattr(dataset, "labels") else dataset.targets, np.int64)
         classes = tuple(getattr(dataset, "classes", None) or map(str, range(int(labels.max()) + 1)))

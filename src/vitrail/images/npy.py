@@ -52,7 +52,7 @@ def check(content: bytes, limit: int) -> bool:
 
 
 def load(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"] | None:
-    """The pixels of what is not read by Pillow: .npy, and TIFFs of any number of channels. None for all else."""
+    """Pixels of formats that Pillow does not read: .npy, and TIFFs of any number of channels. None for others."""
     if content.startswith(NPY):
         return _load_npy(content, limit)
     tags = _channels_tags(content)

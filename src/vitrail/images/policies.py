@@ -18,7 +18,7 @@ Image = UInt8[Tensor, "C H W"]
 Draw = Callable[[str], float]
 
 GREY = 128.0
-"""What comes from outside the image, as in AutoAugment."""
+"""Value of pixels from outside the image, as in AutoAugment."""
 
 
 def _affine(image: Image, *, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)) -> Image:
@@ -45,7 +45,7 @@ def _posterize(image: Image, bits: float) -> Image:
 
 @dataclass(frozen=True)
 class Op:
-    """What strength 1 means: `largest` in RandAugment, `widest` in TrivialAugment; `signed` may go either way."""
+    """One operation and its strength 1: `largest` in RandAugment, `widest` in TrivialAugment; `signed` may go either way."""
 
     apply: Callable[[Image, float], Image]
     largest: float = 0.0

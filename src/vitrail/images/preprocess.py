@@ -39,7 +39,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     background: tuple[int, int, int] = (255, 255, 255)
-    """What transparent pixels are laid on, and the margins of `pad`."""
+    """Colour behind transparent pixels, and of the margins of `pad`."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1 or math.prod(self.size) > LIMIT:

@@ -1,4 +1,4 @@
-"""What all data is to the rest of the house: a fixed row of samples, each with its bytes, its label and its key."""
+"""Source: the one form of all data, samples in a fixed order, each with its bytes, its label and its key."""
 
 import hashlib
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ class Contents(Protocol):
 
 
 @runtime_checkable
-class Heads(Contents, Protocol):
-    """Contents whose beginnings cost less than the whole."""
+class ReadsHeads(Contents, Protocol):
+    """Contents of which a beginning costs less than the whole."""
 
     def head(self, index: int, size: int) -> bytes: ...
 
 
 @runtime_checkable
-class Foreseeing(Protocol):
+class ReadsAhead(Protocol):
     """Contents that read ahead where they are told what will be read."""
 
     def expect(self, indices: Int64[np.ndarray, "M"]) -> None: ...
@@ -99,7 +99,7 @@ class Source:
         """The first `size` bytes of a sample as it is stored, or more; an image in memory whole."""
         row = int(self.rows[index])
         with naming(self.keys[index]):
-            return self.contents.head(row, size) if isinstance(self.contents, Heads) else self.contents.read(row)
+            return self.contents.head(row, size) if isinstance(self.contents, ReadsHeads) else self.contents.read(row)
 
     def picture(self, index: int) -> UInt8[np.ndarray, "H W c"]:
         """One image to show: grey or RGB; the first three of more channels. Raises DecodeError."""
@@ -109,7 +109,7 @@ class Source:
 
     def expect(self, indices: Int64[np.ndarray, "M"]) -> None:
         """Says that these samples will be read next, to storage that can make use of it."""
-        if isinstance(self.contents, Foreseeing):
+        if isinstance(self.contents, ReadsAhead):
             self.contents.expect(self.rows[indices])
 
     def subset(self, indices: Sequence[int] | Int64[np.ndarray, "M"]) -> "Source":
@@ -229,27 +229,27 @@ _COMPARED = 10_000, 64 << 20
 
 
 def split(source: Source, holdout: float, seed: int) -> Splits:
-    """Holds out a share of every class, at least one image and never all; a class of one image is only learnt from.
+    """Holds out a share of every class, at least one image and never all; a class of one image is only trained on.
 
-    An image's rank follows from the seed and its key alone, whatever the order of listing. A held-out image that is a copy
-    of one to learn from is learnt from too: a test on it would say nothing.
+    An image's rank follows from the seed and its key alone, whatever the order of listing. A copy of a training image
+    is not held out: a test on it would mean nothing.
     """
     held = np.zeros(len(source), bool)
     rank = np.array([_rank(seed, key) for key in source.keys], np.uint64)
     for members in [np.arange(len(source))] if source.multi_label else _groups(source.labels):
         count = min(max(round(holdout * len(members)), 1), len(members) - 1)
         held[members[np.argsort(rank[members], kind="stable")[:count]]] = True
-    copies = _copied(source, held)
+    copies = _find_copies(source, held)
     held[copies] = False
     if not held.any():
-        raise _none_held(source, len(copies))
+        raise _no_holdout(source, len(copies))
     how = f"{held.sum():,} of {len(source):,} images held out, {holdout:.0%} of every class, chosen by seed {seed}"
     if len(copies):
         how += f"; not among them: {len(copies):,} that equal an image to learn from, byte for byte"
     return Splits(source.subset(_where(~held)), source.subset(_where(held)), how, drawn=True)
 
 
-def _none_held(source: Source, copies: int) -> DataError:
+def _no_holdout(source: Source, copies: int) -> DataError:
     if copies:
         return DataError(
             f"every image of {source.name} that could be held out is a copy, byte for byte, of one to learn from "
@@ -264,7 +264,7 @@ def _none_held(source: Source, copies: int) -> DataError:
     )
 
 
-def _copied(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
+def _find_copies(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
     """Held-out images that are byte for byte one to learn from."""
     sizes = source.contents.sizes[source.rows]
     among = candidates(sizes)

@@ -1,8 +1,7 @@
 """Shards: many images in a few tar files, with an index, so that any one can be read at once and the order is exact.
 
-A folder of shards holds `index.json` (classes, splits, the shards' sizes), `index.npz` (where each image lies, its label
-and checksum, and all keys) and plain tar files that any tool can unpack. The index is written last: without it there is
-nothing.
+A folder of shards holds plain tar files that any tool can unpack, and two index files. `index.json` has classes, splits and
+the shards' sizes; `index.npz` has place, label, checksum and key of each image. The index is written last.
 """
 
 import contextlib

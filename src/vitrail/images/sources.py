@@ -27,7 +27,7 @@ __all__ = ["NAMED", "SOURCES", "Asked", "DataKind", "Sample", "Source", "Splits"
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What `open_data` was asked for."""
+    """The arguments of `open_data`."""
 
     text: str
     holdout: float = 0.2

@@ -32,7 +32,7 @@ _RANGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What happens to a training image, in this order; the default is nothing but the evaluation's own resizing."""
+    """Changes of a training image, in this order; by default only the evaluation's resizing."""
 
     crop_area: tuple[float, float] | None = None
     """The inception crop (Szegedy 2015): a box of this share of the area, resized. The ViT paper: (0.05, 1)."""
@@ -127,7 +127,7 @@ class Augment:
         return left, top, left + w, top + h
 
     def batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
-        """What works on images of one size. May write into the given tensor.
+        """Applies all that works on images of one size. May write into the given tensor.
 
         An image's result does not depend on which others are in the batch.
         """

@@ -22,7 +22,7 @@ ROWS = 1024
 
 @dataclass(frozen=True)
 class Bulk:
-    """What is asked of every image, and how its answers become rows."""
+    """The question to every image, and how answers become rows."""
 
     job: Job
     sources: Mapping[str, Source]

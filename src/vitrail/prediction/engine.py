@@ -37,7 +37,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str:
-        """What it multiplies in: "float32", "bfloat16", "int8"."""
+        """Number format of its products: "float32", "bfloat16", "int8"."""
         ...
 
     @property

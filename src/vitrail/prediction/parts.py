@@ -41,7 +41,7 @@ class Job:
     preprocess: Preprocess
     classes: tuple[str, ...] = ()
     options: str = ""
-    """What else was asked: how many answers, which layer."""
+    """Other options: how many answers, which layer."""
     device: str
     precision: str
     batch: int
@@ -86,7 +86,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Done:
-    """What the last look over all parts counted."""
+    """Counts over all parts."""
 
     images: int
     unreadable: int
@@ -245,7 +245,7 @@ def check_file(file: Path, job: Job) -> None:
 
 
 def _counted(file: Path) -> Done:
-    """What the file of a finished job holds."""
+    """Counts of a finished job's file."""
     _, parquet = arrow()
     errors = parquet.read_table(file, columns=["error"])["error"]
     return Done(len(errors), len(errors) - errors.null_count, parquet.read_metadata(file).num_row_groups)

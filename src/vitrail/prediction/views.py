@@ -24,7 +24,7 @@ from vitrail.prediction.forward import preprocess_of
 
 Views = Literal["one", "flip", "five", "ten"]
 MARGIN = 0.875
-"""Of the side of the larger square, what a crop keeps, where the record does not say."""
+"""Side of a crop over that of the larger square, by default."""
 
 
 class Averaged(nn.Module):
