@@ -37,7 +37,7 @@ def test_every_planted_fault_is_found_and_nothing_else(dirty: Path) -> None:
     text = "\n".join(audit.sentences())
     for part in (
         "1 image cannot be read",
-        "to learn from and to test on (exact)",
+        "in training and test data (exact)",
         "with two labels",
         "1 needless copy",
         "PNG",
@@ -48,7 +48,7 @@ def test_every_planted_fault_is_found_and_nothing_else(dirty: Path) -> None:
 def test_the_quick_part_finds_exact_leaks_and_stops_on_them(dirty: Path) -> None:
     audit = check(open_data(dirty), quick=True)
     assert len(audit.leaks) == 1 and not audit.unreadable
-    with pytest.raises(DataError, match=r"1 picture to learn from and to test on.*4\.png.*leak\.png"):
+    with pytest.raises(DataError, match=r"1 picture in training and test data.*4\.png.*leak\.png"):
         stop(audit)
 
 
@@ -81,7 +81,7 @@ def test_an_unreadable_header_stops_where_it_is_tested_on_and_counts_where_it_is
 def test_without_time_nothing_is_claimed_and_held_out_images_come_first(dirty: Path) -> None:
     splits = open_data(dirty)
     hurried = check(splits, quick=True, seconds=0)
-    assert not hurried.groups and "looked at 0 of 30 images for 0 seconds" in next(hurried.sentences())
+    assert not hurried.groups and "checked 0 of 30 images in 0 seconds" in next(hurried.sentences())
     quick = Quick({"train": splits.train, "test": splits.test})
     first = [str(quick.member(index)) for index in quick._order().tolist()]
     assert [name.startswith("test: ") for name in first] == [True] * 14 + [False] * 16

@@ -48,5 +48,5 @@ def test_a_set_of_nothing_but_copies_is_explained(tmp_path: Path) -> None:
         path = tmp_path / f"class{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"the very same")
-    with pytest.raises(DataError, match=r"every image of .* held out is a copy, byte for byte, of one to learn from"):
+    with pytest.raises(DataError, match=r"every image of .* held out is a copy, byte for byte, of a training image"):
         open_data(tmp_path)

@@ -5,8 +5,10 @@ import torch
 from vitrail.batches.loader import Batch, train_batches
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
+from vitrail.images.transforms import Augment
 
 SMALL = Preprocess(size=(24, 32))
+CROPS = Augment(crop_area=(0.2, 1.0), flip=True, jitter=0.3, randaugment=(2, 9), erase=0.3)
 
 
 def stream(source: Source, start: int = 0, stop: int = 180, **changes) -> list[Batch]:

@@ -56,7 +56,7 @@ class Opened:
     group: str
     parts: Mapping[str, Source]
     tuning: tuple[Source, Source] | None = None
-    """Parts of the training images to learn from and to choose by: VTAB's 800 and 200."""
+    """Parts of the training images to train on and to choose by: VTAB's 800 and 200."""
 
 
 Tune = Callable[[ModelEntry, Opened, Path], Row]

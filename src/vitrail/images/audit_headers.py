@@ -1,7 +1,7 @@
 """The quick part of an audit: exact copies and unreadable headers, from a few kilobytes of every file, within a time.
 
 Held-out images come first, then training images of a size that a held-out one has: if the time ends, what a leak needs was
-looked at before the rest.
+checked before the rest.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Quick:
         """A sentence on what was not checked in time."""
         if not self._late:
             return ""
-        whole = "" if self.looked == len(self._sizes) else f" at {self.looked:,} of {len(self._sizes):,} images"
+        whole = "" if self.looked == len(self._sizes) else f" {self.looked:,} of {len(self._sizes):,} images"
         return f"checked{whole} in {self.seconds:g} seconds, not completely; `vitrail data check` checks everything"
 
     def member(self, index: int) -> Member:

@@ -40,7 +40,7 @@ def open_idx(
     if ("test", "images") not in files:
         return split(train, holdout, seed)
     test = _read_part(files, "test", root, name, train.classes)
-    return Splits(train, test, f"the split is the set's own: {len(train):,} to learn from, {len(test):,} held out")
+    return Splits(train, test, f"the split is the set's own: {len(train):,} for training, {len(test):,} held out")
 
 
 def _read_part(
@@ -65,7 +65,7 @@ def _read_part(
 
 @contextlib.contextmanager
 def _open(path: Path) -> Generator[IO[bytes]]:
-    """The file unpacked. What cannot be read is a DataError that names it."""
+    """The file unpacked. Raises DataError that names a file that cannot be read."""
     try:
         with open_regular(path) as file:
             yield cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file

@@ -108,7 +108,7 @@ class CifarSet:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{found} is not whole ({error})", next_step="fetch it again") from None
         return Splits(
-            *parts, how=f"the split is the set's own: {len(parts[0]):,} to learn from, {len(parts[1]):,} held out"
+            *parts, how=f"the split is the set's own: {len(parts[0]):,} for training, {len(parts[1]):,} held out"
         )
 
     def _parts(self) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -162,7 +162,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Data to learn from and data held out. Training evaluates on `val` where there is one, else on `test`."""
+    """Training data and held-out data. Training evaluates on `val` where there is one, else on `test`."""
 
     train: Source
     test: Source
@@ -245,16 +245,16 @@ def split(source: Source, holdout: float, seed: int) -> Splits:
         raise _no_holdout(source, len(copies))
     how = f"{held.sum():,} of {len(source):,} images held out, {holdout:.0%} of every class, chosen by seed {seed}"
     if len(copies):
-        how += f"; not among them: {len(copies):,} that equal an image to learn from, byte for byte"
+        how += f"; not among them: {len(copies):,} that equal a training image, byte for byte"
     return Splits(source.subset(_where(~held)), source.subset(_where(held)), how, drawn=True)
 
 
 def _no_holdout(source: Source, copies: int) -> DataError:
     if copies:
         return DataError(
-            f"every image of {source.name} that could be held out is a copy, byte for byte, of one to learn from "
+            f"every image of {source.name} that could be held out is a copy, byte for byte, of a training image "
             f"({copies:,} of {len(source):,} images)",
-            allowed="held-out images that are not learnt from",
+            allowed="held-out images that are not trained on",
             next_step="keep one of each; `vitrail data check` lists the copies",
         )
     return DataError(
@@ -265,7 +265,7 @@ def _no_holdout(source: Source, copies: int) -> DataError:
 
 
 def _find_copies(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
-    """Held-out images that are byte for byte one to learn from."""
+    """Held-out images that are byte for byte a training image."""
     sizes = source.contents.sizes[source.rows]
     among = candidates(sizes)
     if len(among) > _COMPARED[0] or sizes[among].sum() > _COMPARED[1]:
