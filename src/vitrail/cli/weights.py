@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
@@ -73,8 +73,9 @@ class Convert:
 
     file: tyro.conf.Positional[str]
     out: tyro.conf.Positional[Path]
-    """A .npz (google, big_vision) or .safetensors file; a folder for transformers and vitrail."""
-    to: Literal["google", "big_vision", "timm", "transformers", "torchvision", "dinov2", "mae", "vitrail"] = "vitrail"
+    """A .npz (google, big_vision) or .safetensors file; a folder for timm, transformers and vitrail."""
+    to: str = "vitrail"
+    """google, big_vision, timm, transformers, torchvision, dinov2, mae, or vitrail for a bundle."""
     config: str = ""
     """Fields of the model's config as JSON, or a JSON file: what a bare file cannot say."""
     image: int = 0

@@ -9,6 +9,7 @@ from torch import Tensor
 from vitrail.models import zoo
 from vitrail.models.mae import MAEConfig
 from vitrail.models.positions import sincos
+from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 
 
@@ -31,6 +32,19 @@ def encoder_of(tensors: Mapping[str, Tensor], config: ModelConfig) -> tuple[dict
     inside = "encoder."
     found = {name.removeprefix(inside): tensor for name, tensor in tensors.items() if name.startswith(inside)}
     if config.encoder.positions == "sincos-mae":
-        zeros = torch.zeros(1, config.encoder.prefix, config.encoder.width)
-        found["positions.table"] = torch.cat([zeros, sincos(config.grid, config.encoder.width, "sincos-mae")], dim=1)
+        found["positions.table"] = _sincos_table(config.encoder, config.encoder.prefix)
     return found, encoder_config(config)
+
+
+def store_positions(tensors: Mapping[str, Tensor], config: ViTConfig, on: str) -> tuple[dict[str, Tensor], ViTConfig]:
+    """(tensors, config) with the fixed sines and cosines as a stored table: the same outputs at the config's image size.
+
+    `on` says which tokens before the patches the table has rows for; these are zero.
+    """
+    stored = zoo.change(config, positions="learned", positions_on=on)
+    return {**tensors, "positions.table": _sincos_table(config, stored.positioned_prefix)}, stored
+
+
+def _sincos_table(config: ViTConfig, prefix: int) -> Tensor:
+    zeros = torch.zeros(1, prefix, config.width)
+    return torch.cat([zeros, sincos(config.grid, config.width, config.positions)], dim=1)

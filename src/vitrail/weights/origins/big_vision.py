@@ -6,6 +6,7 @@ Its code adds positions to the patches only, and fixes the rest: tanh GELU, 1e-6
 import re
 
 from vitrail.images.preprocess import Preprocess
+from vitrail.weights.origins.library import LIBRARIES, Library
 from vitrail.weights.origins.origin import Origin, Style, pair
 from vitrail.weights.origins.table import Row
 
@@ -77,4 +78,7 @@ ORIGIN = Origin(
     "big_vision",
     {"a block an array": _style("encoderblock_0"), "scanned": _style("encoderblock", "Transformer/encoderblock/")},
     plain=lambda name: re.sub(r"^(params|opt/target|target)/", "", name),
+)
+LIBRARY = LIBRARIES.register(
+    "big_vision", Library(suffixes=(".npz",), writers={"vit": ORIGIN.write}, keeps_sincos=True)
 )

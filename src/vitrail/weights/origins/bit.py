@@ -6,6 +6,7 @@ A file tells depths and widths. Padding and epsilons it does not: there each ori
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -15,6 +16,7 @@ from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.resnet import ResNetConfig
 from vitrail.models.zoo import ModelConfig, skeleton
+from vitrail.weights.origins import big_vision, google, timm, transformers, transformers_config
 from vitrail.weights.origins.table import Foreign, Row, to_ours, to_theirs
 
 NAME = "bit"
@@ -194,3 +196,17 @@ def sizes(table: Sequence[Row], tensors: Mapping[str, Tensor], where: str) -> di
         "channels": root.shape[1],
         "classes": len(ours.get("head.bias", ())),
     }
+
+
+def _write_big_vision(state: Mapping[str, Tensor], config: ResNetConfig) -> dict[str, Tensor]:
+    return write(state, config, style="big_vision v1" if config.order == "post" else "big_vision")
+
+
+def _write_transformers(state: Mapping[str, Tensor], config: ResNetConfig) -> dict[str, Tensor]:
+    return transformers_config.add_prefix(write(state, config, style="transformers"), config)
+
+
+google.LIBRARY.writers["resnet"] = partial(write, style="big_transfer")
+big_vision.LIBRARY.writers["resnet"] = _write_big_vision
+timm.LIBRARY.writers["resnet"] = partial(write, style="timm")
+transformers.LIBRARY.writers["resnet"] = _write_transformers

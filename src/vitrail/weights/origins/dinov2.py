@@ -9,6 +9,7 @@ exact size and antialiased.
 import re
 
 from vitrail.images.preprocess import IMAGENET, Preprocess
+from vitrail.weights.origins.library import LIBRARIES, Library
 from vitrail.weights.origins.origin import Origin, Style, pair
 from vitrail.weights.origins.table import Row
 
@@ -56,4 +57,8 @@ ORIGIN = Origin(
         "registers": _style("bicubic-antialias", {"register_tokens"}, {"decoder_embed.weight"}),
     },
     plain=lambda name: re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name),
+)
+LIBRARY = LIBRARIES.register(
+    "dinov2",
+    Library(suffixes=(".safetensors",), writers={"vit": ORIGIN.write}, tellable=("heads",), positions_on="class"),
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.origins.big_vision import JAX, NORM, attention, mlp
+from vitrail.weights.origins.library import LIBRARIES, Library
 from vitrail.weights.origins.origin import Origin, Style, pair, present
 from vitrail.weights.origins.table import Row
 
@@ -65,3 +66,6 @@ def rows(config: ViTConfig, style: str) -> list[Row]:
 def config_of(tensors: Mapping[str, Tensor], style: str, where: str) -> ViTConfig:
     """The config that names and shapes give."""
     return ORIGIN.config(ORIGIN.styles[style], tensors, {}, where)[0]
+
+
+LIBRARY = LIBRARIES.register("google", Library(suffixes=(".npz",), writers={"vit": ORIGIN.write}))

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -132,3 +133,7 @@ def _config(
 
 
 _GOOGLE = ("embedding/kernel", "Transformer/posembed_input/pos_embedding")
+
+
+google.LIBRARY.writers["hybrid"] = partial(write, style="published")
+timm.LIBRARY.writers["hybrid"] = partial(write, style="timm")

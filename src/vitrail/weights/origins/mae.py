@@ -6,6 +6,7 @@ A file says neither its heads (published widths are known here, others need a co
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from vitrail.errors import WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.models.mae import MAEConfig
 from vitrail.models.positions import sincos
+from vitrail.weights.origins import transformers
+from vitrail.weights.origins.library import LIBRARIES, Library
 from vitrail.weights.origins.table import Foreign, Row, rows_of, to_ours, to_theirs
 
 NAME = "mae"
@@ -197,3 +200,10 @@ def _positions(config: MAEConfig, width: int) -> Tensor:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one.float(), other, atol=1e-5)
+
+
+LIBRARY = LIBRARIES.register(
+    "mae",
+    Library(suffixes=(".safetensors",), writers={"mae": write}, tellable=("encoder", "decoder_heads", "target")),
+)
+transformers.LIBRARY.writers["mae"] = partial(write, style="transformers")

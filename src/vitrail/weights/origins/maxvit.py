@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from vitrail.errors import WeightsError
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.mbconv import GOOGLE, TORCHVISION
+from vitrail.weights.origins import google, timm, torchvision
 from vitrail.weights.origins.bit import present, written
 from vitrail.weights.origins.dialects import LICENCES, PREPROCESS, dialect_of, unsaid
 from vitrail.weights.origins.table import Foreign, Row, laid, to_ours, to_theirs
@@ -298,3 +300,8 @@ def _config(tensors: Mapping[str, Tensor], style: str, told: Mapping[str, Any], 
     scale = 2 ** ((stage if kinds[stage] == "T" else len(depths) - 1) + 2)
     # stored as they are, whatever image the model is then made for
     return MaxViTConfig(**said, image=(h * scale, w * scale), bias_window=(h, w) if "M" in kinds else None)
+
+
+google.LIBRARY.writers["maxvit"] = partial(write, style="google")
+timm.LIBRARY.writers["maxvit"] = partial(write, style="timm")
+torchvision.LIBRARY.writers["maxvit"] = partial(write, style="torchvision")

@@ -8,6 +8,8 @@ import dataclasses
 import re
 
 from vitrail.images.preprocess import IMAGENET, INCEPTION, Preprocess
+from vitrail.weights.origins import timm_config
+from vitrail.weights.origins.library import LIBRARIES, Library
 from vitrail.weights.origins.origin import Origin, Style, pair
 from vitrail.weights.origins.table import Row
 
@@ -74,4 +76,15 @@ ORIGIN = Origin(
             wrapped=True,
         ),
     },
+)
+LIBRARY = LIBRARIES.register(
+    "timm",
+    Library(
+        suffixes=("", ".safetensors"),
+        writers={"vit": ORIGIN.write, "deit": ORIGIN.write},
+        describe=timm_config.describe,
+        tellable=("heads", "activation", "norm_eps", "pool", "positions", "dialect"),
+        untold={"norm_eps": 1e-6},
+        drops=("mask_token",),
+    ),
 )

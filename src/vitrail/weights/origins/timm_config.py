@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitrail.errors import WeightsError
+from vitrail.images.preprocess import Preprocess
+from vitrail.models.vit import ViTConfig
 from vitrail.weights.published import imagenet_classes
 
 POOLED = ("coatnet_0_rw", "coatnet_nano_rw", "test_coatnet")
@@ -99,3 +101,67 @@ def classes(data: Mapping[str, Any]) -> tuple[str, ...]:
     outputs = data.get("num_classes", about.get("num_classes"))
     tuned = re.search(r"(^|_)in1k$", str(about.get("tag", "")))
     return imagenet_classes() if tuned and outputs == 1000 else ()
+
+
+def describe(config: Any, preprocess: Preprocess, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """config.json of a plain ViT or a distilled DeiT, from which timm builds it: `timm.create_model("local-dir:FOLDER")`.
+
+    Nothing for a model whose parts no argument of timm's constructor chooses.
+    """
+    if not isinstance(config, ViTConfig) or config.pool not in _POOLS:
+        return {}
+    extras, distilled = config.extras, config.family == "deit"
+    if extras.gated or extras.pre_logits or config.positioned_prefix not in (0, config.prefix):
+        return {}
+    pool = _POOLS[config.pool]
+    made: dict[str, Any] = {
+        "img_size": list(config.image),
+        "patch_size": config.patch[0] if config.patch[0] == config.patch[1] else list(config.patch),
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "mlp_ratio": _ratio(config.width, config.mlp_width),
+        "qkv_bias": extras.qkv_bias,
+        "in_chans": config.channels,
+        "global_pool": pool,
+        "class_token": config.has_class_token,
+        "fc_norm": extras.final_norm == "pooled",
+        "pos_embed": "none" if config.positions == "none" else "learn",
+        "no_embed_class": config.prefix > 0 and config.positioned_prefix == 0,
+        "qk_norm": extras.qk_norm,
+        "init_values": extras.layer_scale or None,
+        "act_layer": "gelu_tanh" if extras.activation == "gelu-tanh" else "gelu",
+    }
+    if not distilled:
+        made["reg_tokens"] = extras.registers
+    squashed = preprocess.resize == "squash"
+    about = {
+        "input_size": [config.channels, *preprocess.size],
+        "fixed_input_size": True,
+        "interpolation": preprocess.interpolation,
+        "crop_pct": 1.0 if squashed else preprocess.crop_fraction,
+        "crop_mode": "squash" if squashed else "center",
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "num_classes": config.classes,
+        "first_conv": "patch_embed.proj",
+        "classifier": ["head", "head_dist"] if distilled else "head",
+    }
+    found: dict[str, Any] = {
+        "architecture": "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224",
+        "num_classes": config.classes,
+        "num_features": config.width,
+        "global_pool": pool,
+        "pretrained_cfg": about,
+        "model_args": {name: value for name, value in made.items() if value is not None},
+    }
+    return {"config.json": found | ({"label_names": list(names)} if names else {})}
+
+
+_POOLS = {"cls": "token", "mean": "avg", "map": "map"}
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """The ratio from which timm computes this width: `int(width * ratio)`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width

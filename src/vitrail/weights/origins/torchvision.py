@@ -6,6 +6,7 @@ A file does not say its heads.
 import dataclasses
 
 from vitrail.images.preprocess import IMAGENET, Preprocess
+from vitrail.weights.origins.library import LIBRARIES, Library
 from vitrail.weights.origins.origin import Origin, Style, pair
 from vitrail.weights.origins.table import Row
 
@@ -43,3 +44,7 @@ def _style(table: tuple[Row, ...], mlp: str) -> Style:
 
 
 ORIGIN = Origin("torchvision", {"today's": _style(TABLE, "0"), "published": _style(PUBLISHED, "linear_1")})
+LIBRARY = LIBRARIES.register(
+    "torchvision",
+    Library(suffixes=(".safetensors",), writers={"vit": ORIGIN.write}, tellable=("heads", "norm_eps")),
+)

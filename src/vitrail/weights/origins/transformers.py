@@ -7,7 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from vitrail.images.preprocess import IMAGENET, Preprocess
+from vitrail.weights.origins import transformers_config
+from vitrail.weights.origins.library import LIBRARIES, Library
 from vitrail.weights.origins.origin import Origin, Style, pair
 from vitrail.weights.origins.table import Row
 
@@ -118,4 +122,16 @@ ORIGIN = Origin(
         ),
     },
     plain=plain,
+)
+
+
+def write(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """A state under the names of the model type that has such models."""
+    tensors = ORIGIN.write(state, config, style=transformers_config.style_of(config))
+    return transformers_config.add_prefix(tensors, config)
+
+
+LIBRARY = LIBRARIES.register(
+    "transformers",
+    Library(suffixes=("",), writers={"vit": write, "deit": write}, describe=transformers_config.describe),
 )

@@ -28,7 +28,7 @@ def style_of(config: ViTConfig) -> str:
     return "DeiT" if config.extras.registers else "ViT"
 
 
-def prefixed(tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
+def add_prefix(tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
     """A model with a head has its body under the name of its type; of the others the tables say so."""
     if isinstance(config, ResNetConfig) and not config.classes:
         return {name.removeprefix("bit."): tensor for name, tensor in tensors.items()}
@@ -38,7 +38,7 @@ def prefixed(tensors: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
     return {name if name.startswith(_HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def files_beside(config: Any, preprocess: Preprocess, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def describe(config: Any, preprocess: Preprocess, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """config.json and preprocessor_config.json of such a model."""
     if isinstance(config, MAEConfig):
         about = _of_mae(config)
