@@ -70,7 +70,7 @@ def test_a_resized_conversion_says_so(golden: Golden, tmp_path: Path, capsys: py
         (["weights", "shw", "x"], "did you mean 'show'"),
         (["weights", "show", "nowhere.npz"], "there is nothing at nowhere.npz"),
         (["weights", "show", "x", "--config", "[1"], "JSON such as"),
-        (["weights", "convert", "FILE", "x.npz", "--to", "timm"], "allowed: a file x.safetensors"),
+        (["weights", "convert", "FILE", "x.npz", "--to", "timm"], "allowed: a folder x or a file x.safetensors"),
         (["weights", "show", "FILE", "--config", '{"hed": 1}'], "unknown key 'hed'"),
     ],
 )

@@ -58,25 +58,25 @@ def convert(weights: Weights, out: Path, to: str) -> tuple[str, ...]:
     if out.suffix not in library.suffixes:
         names = [f"a file {out.stem}{suffix}" if suffix else f"a folder {out.stem}" for suffix in library.suffixes]
         raise ConfigError(f"{out} for {to}", allowed=" or ".join(names))
-    tensors, about, notes = foreign(weights, to)
+    tensors, about, notes = foreign(weights, to, describe=not out.suffix)
     content = _npz(tensors) if out.suffix == ".npz" else to_bytes(tensors)
     write_whole(out if out.suffix else out / "model.safetensors", content)
     for name, data in about.items():
-        # next to a single file, config.json might belong to another: a reader looks for the file's own name first
-        beside = out / name if not out.suffix else out.with_suffix(".json")
-        write_whole(beside, json.dumps(data, indent=2))
+        write_whole(out / name, json.dumps(data, indent=2))
     return notes
 
 
-def foreign(weights: Weights, to: str) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """(the library's tensors, JSON files by name, what a reader must be told)."""
+def foreign(
+    weights: Weights, to: str, *, describe: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """(the library's tensors, JSON files by name where it is to `describe` the model, what a reader must be told)."""
     library, record = LIBRARIES[to], weights.record
     config, state, notes = _with_positions(weights, library)
     if config.family not in library.writers:
         able = [name for name, other in LIBRARIES.items() if config.family in other.writers]
         raise WeightsError(f"{to} has no {config.family}", allowed=", ".join([*able, "vitrail"]))
     _same_dialect(config, to)
-    about = library.describe(config, record.preprocess, record.classes)
+    about = library.describe(config, record.preprocess, record.classes) if describe else {}
     kept = {key: tensor for key, tensor in state.items() if key not in library.drops}
     notes += [f"left out, as {to} has no name for it: {key}" for key in state if key not in kept]
     tensors = library.writers[config.family](kept, config)
