@@ -7,8 +7,8 @@ camera's file has at most some 14 scans and 64 KiB of EXIF; within these limits 
 from vitrail.errors import DecodeError
 
 SCANS = 1000
-SCANNED = 10_000_000_000
-"""Scans × pixels."""
+SCANNED = 2_000_000_000
+"""Scans × pixels: 0.7 ns each, so 1.4 s beside the 0.7 s of an ordinary picture of the largest size."""
 EXIF_BYTES = 4 << 20
 SEGMENT_BYTES = 64 << 20
 """Bytes of all segments before the first scan."""
