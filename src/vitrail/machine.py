@@ -1,4 +1,4 @@
-"""What this machine is: cores, memory, its peak by measurement, and a description for whoever reads a result.
+"""This machine: its cores, memory, measured peak speed, and a description for the readers of a result.
 
 Linux, macOS and Windows differ here and in `processes.signals` only.
 """
@@ -110,7 +110,7 @@ def _peak_flops(device: torch.device, dtype: torch.dtype, threads: int, seconds:
 
 
 def describe(device: torch.device | None = None) -> dict[str, Any]:
-    """What a reader of a result needs to know of the machine: processor, threads, memory, versions."""
+    """Facts for the readers of a result: processor, threads, memory, versions."""
     facts: dict[str, Any] = {
         "cpu": _cpu_name(),
         "cores": cores(),

@@ -29,6 +29,13 @@ def test_round_trip_is_bit_equal(tmp_path: Path) -> None:
             assert torch.equal(snapshot.tensors[file][name], tensor)
 
 
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in [*(tmp_path / "step-00000001").iterdir(), tmp_path / "plain"]}
+    assert len(modes) == 1
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3, 4, keep=2)
     assert list_steps(tmp_path) == [3, 4]
@@ -157,7 +164,9 @@ def commit_killed_at(folder: Path, call: str, count: int) -> int:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace (a Debian package)")
-@pytest.mark.parametrize("call", ["mkdir", "openat", "write", "fsync", "close", "rename", "unlinkat", "rmdir"])
+@pytest.mark.parametrize(
+    "call", ["mkdir", "openat", "write", "fsync", "close", "rename", "renameat", "unlinkat", "rmdir"]
+)
 def test_a_kill_at_each_system_call_of_a_commit(tmp_path: Path, call: str) -> None:
     """n = 1, 2, … until the commit gets through: what is there always loads, and is step 1 or step 2."""
     for count in range(1, 100):

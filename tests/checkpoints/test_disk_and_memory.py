@@ -171,6 +171,6 @@ def test_other_errors_pass_as_they_are() -> None:
 
 def test_a_run_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "run" / ".lock").mkdir(parents=True)
-    with pytest.raises(StorageError, match="cannot be written"), RunFolder.create(TINY, tmp_path / "run"):
+    with pytest.raises(StorageError, match="could not be written"), RunFolder.create(TINY, tmp_path / "run"):
         pass
     assert finish  # the module whose report test_kills leaves out

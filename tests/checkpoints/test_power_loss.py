@@ -37,7 +37,7 @@ LINE = re.compile(r"^(\w+)\((.*)\)\s+= (\d+)")
 def record(folder: Path, trace: Path) -> list[Call]:
     """Commits step 2 beside step 1 and gives the calls, in order."""
     pid, go = forked(lambda: write(folder, 2, keep=1))
-    calls = "mkdir,openat,write,fsync,rename,unlink,unlinkat,rmdir"
+    calls = "mkdir,openat,write,fsync,rename,renameat,renameat2,unlink,unlinkat,rmdir"
     tracer = subprocess.Popen(
         ["strace", "-qq", "-y", "-s", "0", "-o", str(trace), "-e", f"trace={calls}", "-p", str(pid)]
     )
@@ -48,7 +48,17 @@ def record(folder: Path, trace: Path) -> list[Call]:
     os.waitpid(pid, 0)
     tracer.wait()
     parsed = [parse(line, folder) for line in trace.read_text().splitlines()]
-    return [call for call in parsed if call]
+    return under_final_names([call for call in parsed if call])
+
+
+def under_final_names(calls: list[Call]) -> list[Call]:
+    """safetensors writes a hidden file and renames it in the same folder; fsync syncs it under the new name.
+
+    Until the folder has its own new name no reader sees either, so those calls may bear the new name from the start.
+    """
+    new = {call.path: call.other for call in calls if call.name == "rename" and "/.tmp" in call.path}
+    kept = [call for call in calls if call.name != "rename" or call.path not in new]
+    return [Call(call.name, new.get(call.path, call.path), call.other, call.text) for call in kept]
 
 
 def parse(line: str, folder: Path) -> Call | None:
@@ -70,8 +80,8 @@ def parse(line: str, folder: Path) -> Call | None:
         return Call("remove", f"{paths[0]}/{quoted[-1]}".lstrip("/")) if paths else None
     if not paths and str(folder) not in arguments:
         return None
-    if name == "rename":
-        return Call("rename", paths[0], paths[1])
+    if name.startswith("rename"):
+        return Call("rename", paths[-2], paths[-1])
     if name == "write":
         return Call("write", paths[0], text=result)
     return Call(name, paths[0] if paths else "")

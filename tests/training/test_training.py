@@ -14,7 +14,7 @@ from PIL import Image
 from tests.support.runs import TINY, assert_same_run, log, stop_after, weights
 from vitrail.batches.mixing import Mixing
 from vitrail.checkpoints.write import list_steps
-from vitrail.errors import ConfigError, NonFiniteError, Preempted, RunInUse
+from vitrail.errors import ConfigError, NonFiniteError, Preempted, RunInUse, StorageError
 from vitrail.images.preprocess import Preprocess
 from vitrail.objectives.classify import Classify
 from vitrail.training import loop
@@ -141,6 +141,18 @@ def test_frozen_backbone_changes_only_the_head(tmp_path: Path) -> None:
 def test_two_processes_cannot_hold_one_folder(tmp_path: Path) -> None:
     with RunFolder.create(TINY, tmp_path / "run"), pytest.raises(RunInUse, match="another process"):
         RunFolder.create(TINY, tmp_path / "run").__enter__()
+
+
+@pytest.mark.parametrize("name", [".lock", "run.json", "metrics.jsonl", "checkpoints", "best"])
+def test_a_link_in_a_run_folder_is_not_written_through(name: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (tmp_path / "run").mkdir()
+    folder = RunFolder(tmp_path / "run", TINY)
+    (tmp_path / "run" / name).symlink_to(outside)
+    with pytest.raises(StorageError, match=f"{name} is a link"), folder:
+        pass
+    assert outside.read_text() == "mine"
 
 
 def test_a_folder_with_a_run_is_not_overwritten(uninterrupted: Path) -> None:

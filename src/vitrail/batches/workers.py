@@ -1,4 +1,4 @@
-"""Worker processes that know nothing but their job: results come in the order of the tasks, whoever made them.
+"""Worker processes with one job: results come in the order of the tasks, whichever process made them.
 
 Task k goes to worker k mod W. A worker that dies or hangs is replaced and its tasks are given out again; since a result
 is a function of its task alone, nothing changes but the time. Workers ignore the signals a scheduler sends to the whole
@@ -179,7 +179,7 @@ class Worker:
 
 
 def _context() -> Any:
-    """Workers are forked from a server that has imported us and nothing else: quick, and no lock can be held."""
+    """Workers are forked from a server that has imported this package only: quick, and no lock can be held."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

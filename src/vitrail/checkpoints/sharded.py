@@ -29,7 +29,7 @@ Parts = dict[str, tuple[Tensor, list[int]]]
 
 
 def list_parts(tensors: Tensors, leads: bool) -> Parts:
-    """The parts that this rank writes. What is not in shards, the first rank writes for all; empty parts are left out."""
+    """The parts that this rank writes. The first rank also writes the tensors without shards; empty parts are left out."""
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     flat = {f"{group}/{name}": tensor for group, held in tensors.items() for name, tensor in held.items()}
     planner.set_up_planner(flat, is_coordinator=leads)

@@ -72,6 +72,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, st
         safetensors.torch.save_file(held, path, metadata=about)
     except safetensors.SafetensorError as error:  # how the library reports a full disk
         raise OSError(str(error)) from error
+    os.chmod(path, path.parent.stat().st_mode & 0o666)  # the library lets the owner alone read it
     return describe(path)
 
 

@@ -1,14 +1,13 @@
 """Answers about many images as Parquet files, each whole or absent, so that a job that was killed is simply started again.
 
     labels/
-      _job.json                      all that decides the rows: model, preprocessing, images, options
-      part-00000-of-00012.parquet    the rows of a fixed range of the images, in their order
+      _job.json                      the model, preprocessing, images and options
+      part-00000-of-00012.parquet    the rows of a fixed range of images, in order
       …
-      _done.json                     written when every image was found in the parts exactly once
+      _done.json                     written when every image is there once
 
-A part's rows follow from the job alone: whichever process makes it, after whatever kills, its bytes are the same (on one
-machine and one number of threads). Processes take parts in turn and never speak with one another. Readers of Parquet pass
-over names that begin with `_` or `.`, so the folder is one table to them.
+A part depends on the job alone: its bytes are the same whichever process makes it (on one machine and thread count).
+Processes take parts in turn and send no messages. Readers of Parquet skip names that begin with `_` or `.`.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ AGAIN = "finished parts are kept: make room or repair the folder, and start the 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that decides the rows. A folder, or a file, holds those of one job."""
+    """Everything that decides the rows. A folder, or a file, holds the rows of one job."""
 
     kind: str
     """"predictions" or "features"."""

@@ -48,7 +48,7 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def batch_norms(model: nn.Module) -> Iterator[nn.Module]:
-    """What keeps running statistics: torch's batch norms and ours."""
+    """Modules with running statistics: torch's batch norms and ours."""
     return (module for module in model.modules() if getattr(module, "running_mean", None) is not None)
 
 

@@ -35,7 +35,7 @@ class World:
 
     @classmethod
     def from_environment(cls) -> "World":
-        """What torchrun says in the environment, without joining a group. Takes this process's GPU where there is one."""
+        """Read from the environment, as torchrun sets it, without joining a group. Takes this process's GPU where there is one."""
         if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))

@@ -1,9 +1,9 @@
 """The run folder: where everything of a run lies, and the lock that keeps two processes out of one.
 
-run.json        the Run, resolved: what was asked, with every measured choice written down
+run.json        the Run, with every measured choice
 metrics.jsonl   one JSON object a line
 checkpoints/    step-XXXXXXXX/, the newest two
-best/  last/    model.safetensors + record.json, what `vitrail.load` reads
+best/  last/    model.safetensors + record.json, for `vitrail.load`
 baselines.json  accuracy of cheap answers on the held-out images
 report.html     predictions.png
 """
@@ -37,7 +37,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, run: Run | None, path: Path | None, resume: bool, world: World) -> "RunFolder":
-        """The folder of a new or an earlier run. Of several ranks the first makes and locks it; the others follow."""
+        """The folder of a new or an earlier run. The first rank makes and locks it; the others only read."""
         if path is None and (resume or not world.leads):
             raise ConfigError(
                 "no run folder was named", next_step="name it: several processes and a resumed run need to know it"
