@@ -30,7 +30,7 @@ def test_show_says_what_a_decoder_predicts(golden: Golden, capsys: pytest.Captur
     meta = json.loads((path.parent / "meta.json").read_text())["model"]
     said = {"encoder": {"heads": meta["num_heads"]}, "decoder_heads": meta["decoder_num_heads"]}
     assert main(["weights", "show", str(path), "--config", json.dumps(said)]) == 0
-    assert "nobody says what" in capsys.readouterr().out
+    assert "which predicts unknown" in capsys.readouterr().out
 
 
 def test_convert_and_check(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

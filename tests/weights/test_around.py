@@ -16,7 +16,7 @@ from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle, published
 from vitrail.weights.convert import convert
 from vitrail.weights.files import hub
-from vitrail.weights.origins import timm_config, torchvision_files
+from vitrail.weights.origins import timm_config, torchvision
 from vitrail.weights.record import Record, Weights
 
 CONFIG = ViTConfig(width=24, depth=1, heads=3, mlp_width=16, patch=(8, 8), image=(32, 32), classes=3)
@@ -268,9 +268,9 @@ SWAG = "vit_b_16_lc_swag-4e70ced5.pth"
     ],
 )
 def test_torchvision_s_own_table_says_how_images_were_prepared(name: str, wanted: dict, licence: str) -> None:
-    found = torchvision_files.published(name)
+    found = torchvision.published(name)
     assert found and found.licence == licence and wanted.items() <= found.preprocess.items()
-    assert found.preprocess["mean"] == IMAGENET[0] and torchvision_files.published("vit_mine-00000000.pth") is None
+    assert found.preprocess["mean"] == IMAGENET[0] and torchvision.published("vit_mine-00000000.pth") is None
 
 
 def test_a_file_of_torchvision_s_name_has_its_preprocessing_licence_and_classes(tmp_path: Path) -> None:

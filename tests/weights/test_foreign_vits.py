@@ -273,7 +273,7 @@ def test_a_mask_token_stays_behind_aloud_where_there_is_no_name_for_it(golden: G
     assert torch.equal(again(x), bundle.load(path, config=told(meta)).double()(x))
 
 
-# --- what nobody says
+# --- settings that no file has
 
 
 def test_heads_of_no_published_width_must_be_said(golden: Golden) -> None:

@@ -149,7 +149,7 @@ def facts(weights: Weights) -> Iterator[tuple[str, Any]]:
     yield "config", ", ".join(f"{name} {value}" for name, value in config.to_dict(made).items() if name != "family")
     yield "preprocessing", ", ".join(f"{name} {value}" for name, value in config.to_dict(record.preprocess).items())
     yield "classes", ", ".join(record.classes[:5]) + (" …" if len(record.classes) > 5 else "") or "no names"
-    yield "licence", record.licence or "nobody says"
+    yield "licence", record.licence or "unknown"
     yield from {**record.training, **record.scores}.items()
     yield "tensors", ", ".join(f"{n} {str(kind)[6:]}" for kind, n in Counter(t.dtype for t in tensors.values()).items())
     bad = not_finite(tensors)
@@ -183,7 +183,7 @@ def converted(asked: Convert) -> int:
 
 
 def changes(old: Weights, new: Weights) -> Iterator[str]:
-    """What became of each tensor on the way."""
+    """The tensors that were kept and those that were resized."""
     pairs_of = [(name, tensor, new.tensors[name]) for name, tensor in old.tensors.items()]
     other = [f"{name} {shape(one)} → {shape(two)}" for name, one, two in pairs_of if one is not two]
     yield f"{len(pairs_of) - len(other)} tensors kept bit for bit"

@@ -107,7 +107,7 @@ def refuse_nonfinite(weights: Weights, path: str | Path, allow: bool = False) ->
 
 
 def say_assumed(record: Record, path: str | Path) -> None:
-    """Says aloud (by logging, on stderr unless that is set up) what was assumed because nobody said it."""
+    """Logs every setting that was assumed, because neither the file nor the caller gives it."""
     for note in record.notes:
         if note.startswith("not in the file"):
             log.warning("%s: %s", path, note)

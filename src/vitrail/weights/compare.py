@@ -77,10 +77,10 @@ def _fields(one: object, two: object) -> Iterator[str]:
 
 
 def contents(record: Record) -> str:
-    """What is inside, in words: encoder, decoder and what it predicts, head."""
+    """The parts inside, in words: encoder, decoder and what it predicts, head."""
     config = record.config
     if isinstance(config, MAEConfig):
-        target = {"normalised": "normalised pixels", "pixels": "pixels"}.get(config.target, "nobody says what")
+        target = {"normalised": "normalised pixels", "pixels": "pixels"}.get(config.target, "unknown")
         return f"encoder and decoder, which predicts {target}"
     head = f"head of {config.classes:,} outputs" if config.classes else "no head"
     return f"encoder, {'two heads' if config.family == 'deit' and config.classes else head}"

@@ -1,4 +1,4 @@
-"""Of a pre-trained pair, the encoder: what fine-tuning, probes and further pre-training start from."""
+"""The encoder of a pre-trained pair: what fine-tuning, probes and further pre-training start from."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -14,7 +14,7 @@ from vitrail.models.resize import resize_line, resize_table
 from vitrail.models.timm_model import resize_positions
 from vitrail.models.zoo import ModelConfig
 
-# What a new task may change of a config; in all else the model must be the one the weights were trained in
+# Fields that a new task may change; all others must be those the weights were trained with
 FREE = {
     "image", "channels", "classes", "pool", "class_token", "registers", "positions", "positions_on", "position_resize",
     "final_norm", "pre_logits", "head_bias", "dropout", "drop_path", "layer_scale", "window", "bias_window",
@@ -25,7 +25,7 @@ TASK = ("head", "pre_logits", "attention_pool", "cls_token", "registers", "posit
 
 @dataclass(frozen=True)
 class Report:
-    """What became of each tensor when weights were taken over for a new task."""
+    """The fate of each tensor when weights start a new task: kept, resized, dropped or new."""
 
     kept: tuple[str, ...] = ()
     resized: tuple[str, ...] = ()
@@ -121,7 +121,7 @@ def _same_body(old: ModelConfig, new: ModelConfig, where: str) -> None:
 def _resized(name: str, tensor: Tensor, old: Any, new: Any) -> Tensor:
     """A tensor that depends on the image's size or channels, made for the new ones; any other as it came.
 
-    Of a config it asks only what the name implies: a family with a position table has a grid.
+    A name implies the fields that are read: a family with a position table has a grid.
     """
     if name.startswith("vit."):  # half of a hybrid
         return _resized(_plain(name), tensor, old.vit, new.vit)

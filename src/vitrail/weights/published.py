@@ -19,7 +19,7 @@ class Checkpoint:
     top1: float | None = None
     image: int = 224
     target: str = ""
-    """What a masked autoencoder's decoder predicts."""
+    """The target of a masked autoencoder's decoder."""
 
 
 def _augreg(size: str, model: str, training: str, top1: float) -> Checkpoint:
@@ -99,7 +99,7 @@ def known(name: str) -> Checkpoint | None:
 
 
 def augreg(name: str) -> dict[str, str | float]:
-    """What the name of an AugReg file says of its training: model, data, epochs, lr, augmentation, weight decay,
+    """The training that the name of an AugReg file tells: model, data, epochs, lr, augmentation, weight decay,
     dropout, stochastic depth; and of its fine-tuning: on what, steps, lr, resolution. Another name says nothing.
     """
     match = _AUGREG.fullmatch(name)

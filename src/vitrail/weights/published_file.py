@@ -9,7 +9,7 @@ from vitrail.errors import WeightsError
 from vitrail.weights import published
 from vitrail.weights.files.index import INDEX, digest, read_shards
 from vitrail.weights.files.readers import READERS, Content, read_any
-from vitrail.weights.origins import read_foreign, timm_config, torchvision_files
+from vitrail.weights.origins import read_foreign, timm_config, torchvision
 from vitrail.weights.origins.table import Foreign
 from vitrail.weights.record import Record, Told, Weights
 from vitrail.weights.sidecars import Beside, beside
@@ -25,7 +25,7 @@ def read_file(path: Path, config: Told = None) -> Weights:
     named = {} if around.where else _by_name(path.name)
     told = {} if whole is not None else {**named, **around.config, **given}
     origin, foreign = read_foreign(content.tensors, where=str(path), config=whole, told=told, wrapped=content.wrapped)
-    facts, theirs = published.known(path.name), torchvision_files.published(path.name)
+    facts, theirs = published.known(path.name), torchvision.published(path.name)
     preprocess = dataclasses.replace(foreign.preprocess, **theirs.preprocess) if theirs else foreign.preprocess
     record = Record(
         config=foreign.config,
@@ -57,7 +57,7 @@ def only_file(path: Path) -> Path:
 
 
 def _by_name(name: str) -> dict[str, Any]:
-    """What a published file's name alone can say: what a masked autoencoder's decoder predicts; timm's architecture."""
+    """Settings that only the name of a published file gives: what a masked autoencoder's decoder predicts; timm's architecture."""
     facts = published.known(name)
     if facts and facts.target:
         return {"target": facts.target}

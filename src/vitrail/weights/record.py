@@ -1,4 +1,4 @@
-"""What weights need beside their numbers."""
+"""The facts that go with weights: config, preprocessing, classes, licence, scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ Told = ModelConfig | Mapping[str, Any] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What weights need beside their numbers, so that evaluation, prediction, serving and export cannot disagree."""
+    """The facts that go with weights: evaluation, prediction, serving and export all read them here."""
 
     config: ModelConfig
     preprocess: Preprocess
     classes: tuple[str, ...] = ()
-    """Names of the outputs, in order; empty where nobody said them."""
+    """Names of the outputs, in order; empty where they are unknown."""
     source: str = ""
     licence: str = ""
     scores: dict[str, float] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Record:
     threshold: float | None = None
     """Of a model that gives several labels: the least probability (sigmoid) of a label. None: one label an image."""
     notes: tuple[str, ...] = ()
-    """What the file did not say, and who said it instead."""
+    """Settings that the file does not have, and where they come from."""
     sha256: str = ""
     """Of the file of tensors."""
 

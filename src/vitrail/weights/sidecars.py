@@ -1,5 +1,5 @@
-"""What lies beside a weights file and says what its tensors cannot: transformers' config.json and preprocessor_config.json,
-timm's config.json, or fields of our own config as JSON.
+"""JSON files next to weights: transformers' config.json and preprocessor_config.json, timm's config.json, or fields of a
+config of Vitrail.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Beside:
 
 
 def beside(path: Path) -> Beside:
-    """What `config.json`, or a JSON of the file's own name, says beside the weights file. Nothing there: an empty one."""
+    """Reads config.json or NAME.json next to the weights; empty if there is none."""
     for name in (f"{path.stem}.json", CONFIG):
         if (path.parent / name).is_file() and name != path.name:  # an index of shards is JSON itself
             return _understood(read_object(path.parent / name), path.parent / name)

@@ -43,7 +43,7 @@ def read_pretrained(path: str | Path) -> Weights:
 
 
 def record_of(config: TimmConfig) -> Record:
-    """What timm says of a pre-trained model, as a record; a crop that Vitrail does not have is in the notes."""
+    """The record of a pre-trained model, from timm's own table. A note names a crop that Vitrail does not have."""
     found = timm_model.timm().get_pretrained_cfg(config.name)
     about: dict[str, Any] = {key: value for key, value in dataclasses.asdict(found).items() if value is not None}
     notes = ["timm's crop mode 'border' becomes a centre crop"] if about.get("crop_mode") == "border" else []

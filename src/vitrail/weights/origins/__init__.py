@@ -82,4 +82,4 @@ def _nearest(tensors: Mapping[str, Tensor]) -> str:
     lacks = {name: sorted(source.SIGNATURE - keys) for name, source in SOURCES.items()}
     ranked = sorted(lacks, key=lambda name: len(lacks[name]) / len(SOURCES[name].SIGNATURE))
     some = [f"{name} lacks {', '.join(lacks[name][:3])}" for name in ranked if lacks[name]]
-    return "nearest: " + "; ".join(some[:4])
+    return "nearest: " + "; ".join(some[:4]) + "; a model of timm loads by its name, timm:NAME"

@@ -135,7 +135,7 @@ SIGNATURE = STYLES["big_transfer"].signature
 
 
 def recognises(keys: Collection[str]) -> bool:
-    """Whether this is one of theirs; a hybrid, which has a ViT behind its ResNet, is not."""
+    """Whether this is such a ResNet; a hybrid, which has a ViT behind its ResNet, is not."""
     return _style(keys) is not None
 
 
@@ -168,7 +168,7 @@ def read(tensors: Mapping[str, Tensor], *, where: str, config: ResNetConfig | No
 
 
 def write(state: Mapping[str, Tensor], config: ResNetConfig, *, style: str = "big_transfer") -> dict[str, Tensor]:
-    """A state of ours as their arrays."""
+    """A state as their arrays."""
     return to_theirs(rows(config, style), state, heads=1)
 
 
@@ -178,7 +178,7 @@ def rows(config: ResNetConfig, style: str) -> list[Row]:
 
 
 def sizes(table: Sequence[Row], tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """What the shapes tell of a ResNet: depths, widths, channels, classes."""
+    """The sizes that shapes give of a ResNet: depths, widths, channels, classes."""
     depths: list[int] = []
     known = {row.theirs[0]: row for row in written(table, (40,) * 4) if row.theirs[0] in tensors}
     try:

@@ -1,6 +1,6 @@
 """The hybrids of google-research/vision_transformer (.npz, both naming styles) and of timm: two tables in one.
 
-What a file cannot say is its origin's habit: tanh GELU, σ + 1e-5 and GroupNorm 1e-6 in JAX; erf, √(var + 1e-8) and 1e-5
+The origin's code gives the settings that a file lacks: tanh GELU, σ + 1e-5 and GroupNorm 1e-6 in JAX; erf, √(var + 1e-8) and 1e-5
 in timm. An oblong grid, and heads of no published width, must be told.
 """
 
@@ -69,7 +69,7 @@ def read(
 
 
 def write(state: Mapping[str, Tensor], config: HybridConfig, *, style: str = "published") -> dict[str, Tensor]:
-    """A state of ours as their arrays."""
+    """A state as their arrays."""
     theirs = to_theirs(rows(config, style), state, heads=config.heads)
     if config.depths:
         return theirs

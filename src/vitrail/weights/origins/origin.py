@@ -1,7 +1,7 @@
 """An origin of plain ViTs, as data: tables of names, and what its code takes for granted and its files do not say.
 
-A config is read off our own shapes, whoever named the tensors; what no shape tells is told by the caller or by a config
-beside the file, else it is the origin's habit, and that is said.
+The shapes of the tensors give the config, whoever named them. The caller or a JSON file next to the tensors gives the
+rest; where both are silent, the origin's default is taken, and a note says so.
 """
 
 import math
@@ -21,6 +21,7 @@ from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import change, skeleton
 from vitrail.weights.origins.table import Foreign, Row, one_of_ours, rows_of, stacked, to_ours, to_theirs, unstacked
 
+USE_TIMM = 'load it by its name in timm: vitrail.load("timm:NAME")'
 KINDS: dict[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
 HEADS = {
     192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16, 1152: 16, 1280: 16, 1408: 16,
@@ -28,7 +29,7 @@ HEADS = {
 }  # fmt: skip
 """By width, in all published ViTs of the origins whose files do not say it (1536 is DINOv2's giant)."""
 SILENT = ("heads", "activation", "norm_eps", "position_resize")
-"""What makes another function of the same tensors, and leaves no trace in names or shapes (nor does pool, always)."""
+"""Settings that tensors do not show, though they change the function. `pool` is often one of them."""
 
 
 def pair(
@@ -104,7 +105,7 @@ class Origin:
     ) -> Foreign:
         """Config and tensors in our names. `config`, or the fields in `told`, say what the file cannot.
 
-        WeightsError for missing, unknown or misshapen tensors and for what nobody says; ConfigError for odd fields.
+        WeightsError for missing, unknown or misshapen tensors and for a setting that is unknown; ConfigError for odd fields.
         """
         name = self.style(tensors.keys(), wrapped)
         if name is None:
@@ -112,7 +113,7 @@ class Origin:
         style = self.styles[name]
         if "norm_pre.weight" in tensors:
             what = "a norm before its blocks (timm's CLIP models), which no model here has"
-            raise WeightsError(f"{where} has {what}", next_step="use timm")
+            raise WeightsError(f"{where} has {what}", next_step=USE_TIMM)
         tensors = unstacked({self.plain(key): tensor for key, tensor in tensors.items()}, style.stack)
         said: tuple[str, ...] = ()
         if config is None:
@@ -123,7 +124,7 @@ class Origin:
         )
 
     def write(self, state: Mapping[str, Tensor], config: ViTConfig, *, style: str = "") -> dict[str, Tensor]:
-        """A state of ours as their tensors, under `style` (the first by default). WeightsError for what has no name."""
+        """A state under the names of `style` (the first by default). WeightsError for what has no name."""
         chosen = self.styles[style or next(iter(self.styles))]
         if not (config.extras.qkv_bias or chosen.biases_free):
             raise WeightsError(f"{self.NAME} has no models without qkv biases", next_step="nothing was written")
@@ -160,7 +161,7 @@ class Origin:
             if found["width"] not in HEADS:
                 raise WeightsError(
                     f"{where} does not say its heads, and no published model of {self.NAME} is {found['width']} wide",
-                    next_step='say them: config={"heads": …}, or --config \'{"heads": …}\'',
+                    next_step='say them: config={"heads": …}',
                 )
             found["heads"] = HEADS[found["width"]]
         said = [f"from the config given: {_list(told)}"] if told else []
@@ -189,7 +190,7 @@ def present(table: Sequence[Row], config: ViTConfig) -> list[Row]:
 
 
 def seen_in(table: Sequence[Row], tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """What names and shapes tell of a config, without touching a number."""
+    """The fields of a config that names and shapes give; no number is read."""
     shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
     found = [row for row in table if "{i}" not in row.ours and shapes.keys() >= set(row.theirs)]
     depth = 0

@@ -30,7 +30,7 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of ours, and the one (or three: q, k, v) of theirs.
+    """One tensor here, and the one (or three: q, k, v) there.
 
     A row with `when` is for configs where that field (or property) has that value; its name in a file says the field.
     """

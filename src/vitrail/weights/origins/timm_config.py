@@ -36,7 +36,10 @@ def by_name(architecture: str) -> dict[str, Any]:
     """Fields of our config that an architecture's name alone says; WeightsError for one that is no model here."""
     for word, what in OTHERS.items():
         if word in architecture and architecture.startswith(("vit_", "eva", "test_vit")):
-            raise WeightsError(f"timm's {architecture} has {what}, which no model here has", next_step="use timm")
+            raise WeightsError(
+                f"timm's {architecture} has {what}, which no model here has",
+                next_step=f'vitrail.load("timm:{architecture}")',
+            )
     if architecture.startswith(POOLED):
         return {"dialect": {"stride": "pool"}}
     found: dict[str, Any] = {"activation": "gelu-tanh"} if TANH.match(architecture) else {}
@@ -65,12 +68,14 @@ def fields(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _made(made: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What arguments of timm's constructor change without a trace; WeightsError for what no model here does."""
+    """Settings from arguments of timm's constructor. WeightsError for a part that no model here has."""
     odd = [f"{name} {made[name]!r}" for name in ("block_fn", "attn_layer", "pool_include_prefix") if made.get(name)]
     if (act := made.get("act_layer")) and act not in ACTIVATIONS:
         odd.append(f"act_layer {act!r}")
     if odd:
-        raise WeightsError(f"{where}: made with {', '.join(odd)}, which no model here has", next_step="use timm")
+        raise WeightsError(
+            f"{where}: made with {', '.join(odd)}, which no model here has", next_step='vitrail.load("timm:NAME")'
+        )
     config = {"activation": ACTIVATIONS[act]} if act else {}
     return config | ({"positions": "none"} if made.get("pos_embed", "learn") in ("none", "") else {})
 

@@ -86,8 +86,8 @@ def _of_encoder(config: ViTConfig) -> dict[str, Any]:
 def _of_mae(config: MAEConfig) -> dict[str, Any]:
     if config.target == "unknown":
         raise WeightsError(
-            "nobody says whether this decoder predicts pixels or normalised ones, and config.json must",
-            next_step="""convert with --config '{"target": "pixels"}' or "normalised"; nothing was written""",
+            "it is unknown whether this decoder predicts pixels or normalised ones, and config.json must say it",
+            next_step='read the weights with config={"target": "pixels"} or "normalised"; nothing was written',
         )
     return {
         "architectures": ["ViTMAEForPreTraining"],
