@@ -118,8 +118,20 @@ def describe(config: Any, preprocess: Preprocess, names: tuple[str, ...]) -> dic
     extras, distilled = config.extras, config.family == "deit"
     if extras.gated or extras.pre_logits or config.positioned_prefix not in (0, config.prefix):
         return {}
-    pool = _POOLS[config.pool]
-    made: dict[str, Any] = {
+    found: dict[str, Any] = {
+        "architecture": "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224",
+        "num_classes": config.classes,
+        "num_features": config.width,
+        "global_pool": _POOLS[config.pool],
+        "pretrained_cfg": _describe_images(config, preprocess),
+        "model_args": {name: value for name, value in _model_args(config).items() if value is not None},
+    }
+    return {"config.json": found | ({"label_names": list(names)} if names else {})}
+
+
+def _model_args(config: ViTConfig) -> dict[str, Any]:
+    extras, distilled = config.extras, config.family == "deit"
+    return {
         "img_size": list(config.image),
         "patch_size": config.patch[0] if config.patch[0] == config.patch[1] else list(config.patch),
         "embed_dim": config.width,
@@ -128,7 +140,7 @@ def describe(config: Any, preprocess: Preprocess, names: tuple[str, ...]) -> dic
         "mlp_ratio": _ratio(config.width, config.mlp_width),
         "qkv_bias": extras.qkv_bias,
         "in_chans": config.channels,
-        "global_pool": pool,
+        "global_pool": _POOLS[config.pool],
         "class_token": config.has_class_token,
         "fc_norm": extras.final_norm == "pooled",
         "pos_embed": "none" if config.positions == "none" else "learn",
@@ -136,11 +148,13 @@ def describe(config: Any, preprocess: Preprocess, names: tuple[str, ...]) -> dic
         "qk_norm": extras.qk_norm,
         "init_values": extras.layer_scale or None,
         "act_layer": "gelu_tanh" if extras.activation == "gelu-tanh" else "gelu",
+        "reg_tokens": None if distilled else extras.registers,
     }
-    if not distilled:
-        made["reg_tokens"] = extras.registers
+
+
+def _describe_images(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any]:
     squashed = preprocess.resize == "squash"
-    about = {
+    return {
         "input_size": [config.channels, *preprocess.size],
         "fixed_input_size": True,
         "interpolation": preprocess.interpolation,
@@ -150,17 +164,8 @@ def describe(config: Any, preprocess: Preprocess, names: tuple[str, ...]) -> dic
         "std": list(preprocess.std),
         "num_classes": config.classes,
         "first_conv": "patch_embed.proj",
-        "classifier": ["head", "head_dist"] if distilled else "head",
+        "classifier": ["head", "head_dist"] if config.family == "deit" else "head",
     }
-    found: dict[str, Any] = {
-        "architecture": "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224",
-        "num_classes": config.classes,
-        "num_features": config.width,
-        "global_pool": pool,
-        "pretrained_cfg": about,
-        "model_args": {name: value for name, value in made.items() if value is not None},
-    }
-    return {"config.json": found | ({"label_names": list(names)} if names else {})}
 
 
 _POOLS = {"cls": "token", "mean": "avg", "map": "map"}
