@@ -202,3 +202,18 @@ def test_wrong_names_are_refused_with_the_right_ones() -> None:
 def test_a_variant_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="variant"):
         recipe(f"{name}:nonsense", Given(pretrained=WEIGHTS))
+
+
+def test_a_change_that_a_family_does_not_know_is_refused_by_name() -> None:
+    """big_vision's recipe needs its positions and its head; it was another training without a word."""
+    with pytest.raises(ConfigError, match="a resnet has no 'p"):
+        recipe("big_vision_s16", Given(model="r50x1"))
+    assert recipe("folder", Given(model="r50x1", images=100)).model.family == "resnet"
+
+
+def test_variants_are_data() -> None:
+    assert RECIPES["vit_imagenet21k"].variants == ("30", "90") and not RECIPES["deit"].variants
+    for name, entry in RECIPES.items():
+        for variant in entry.variants:
+            run = recipe(f"{name}:{variant}", Given(pretrained=WEIGHTS, images=5000))
+            assert run.recipe == f"{name}:{variant}"

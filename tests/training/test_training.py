@@ -16,6 +16,7 @@ from vitrail.batches.mixing import Mixing
 from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError, NonFiniteError, Preempted, RunInUse, StorageError
 from vitrail.images.preprocess import Preprocess
+from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
 from vitrail.training import loop
 from vitrail.training.run import Optim
@@ -185,7 +186,7 @@ def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path) -> None:
 
 MIXED = dataclasses.replace(
     TINY,
-    model=dataclasses.replace(TINY.model, dropout=0.0, drop_path=0.0),
+    model=zoo.change(TINY.model, dropout=0.0, drop_path=0.0),
     mixing=Mixing(mixup=0.2, cutmix=1.0),
     length="20 steps",
 )

@@ -5,63 +5,98 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vitrail.errors import ConfigError, suggest
 from vitrail.recipes.distillation import deit_distilled, distill_small
 from vitrail.recipes.mae import mae, mae_finetune, mae_partial, mae_probe, mae_small
-from vitrail.recipes.paper import finetune, finetune_small, linear_probe, vit_imagenet, vit_imagenet21k, vit_jft
-from vitrail.recipes.pretraining import masked_patches, moco, pretrain_small, simmim
-from vitrail.recipes.published import augreg, big_vision_s16, deit, deit3, torchvision_b16
+from vitrail.recipes.paper import (
+    FINETUNE,
+    finetune,
+    finetune_small,
+    linear_probe,
+    vit_imagenet,
+    vit_imagenet21k,
+    vit_jft,
+)
+from vitrail.recipes.pretraining import SMALL, masked_patches, moco, pretrain_small, simmim
+from vitrail.recipes.published import AUGREG, augreg, big_vision_s16, deit, deit3, torchvision_b16
 from vitrail.recipes.request import Given, Pretrained, read_pretrained, request_for
 from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder
+from vitrail.registry import Registry
 from vitrail.training.run import Run
 
-__all__ = ["RECIPES", "Given", "Pretrained", "about", "choose", "read_pretrained", "recipe", "request_for"]
+__all__ = ["RECIPES", "Given", "Pretrained", "Recipe", "about", "choose", "read_pretrained", "recipe", "request_for"]
 
-RECIPES: dict[str, Callable[[Given], Run]] = {
-    "digits": digits,
-    "fashion_mnist_cpu": fashion_mnist_cpu,
-    "fashion_mnist_gpu": fashion_mnist_gpu,
-    "folder": folder,
-    "finetune": finetune,
-    "finetune_small": finetune_small,
-    "linear_probe": linear_probe,
-    "vit_jft": vit_jft,
-    "vit_imagenet21k": vit_imagenet21k,
-    "vit_imagenet": vit_imagenet,
-    "augreg": augreg,
-    "big_vision_s16": big_vision_s16,
-    "deit": deit,
-    "deit3": deit3,
-    "torchvision_b16": torchvision_b16,
-    "mae": mae,
-    "mae_small": mae_small,
-    "mae_finetune": mae_finetune,
-    "mae_partial": mae_partial,
-    "mae_probe": mae_probe,
-    "masked_patches": masked_patches,
-    "simmim": simmim,
-    "moco": moco,
-    "pretrain_small": pretrain_small,
-    "deit_distilled": deit_distilled,
-    "distill_small": distill_small,
-}
+
+@dataclass(frozen=True)
+class Recipe:
+    """A function from what is given to a Run, and the variants that may stand behind its name."""
+
+    make: Callable[[Given], Run]
+    variants: tuple[str, ...] = ()
+    open_ended: bool = False
+    """Whether the function itself reads variants that only begin with one of these."""
+
+    @property
+    def about(self) -> str:
+        """Its docstring: command, published result, what differs from the original."""
+        return inspect.getdoc(self.make) or ""
+
+    def check(self, name: str, variant: str) -> None:
+        """Raises ConfigError for a variant that is not there."""
+        if not variant or self.open_ended or variant in self.variants:
+            return
+        raise ConfigError(
+            f"the recipe {name} has no variant {variant!r}",
+            allowed=", ".join(self.variants) or f"{name} alone: it has no variants",
+            next_step=suggest(variant, self.variants),
+        )
+
+
+RECIPES = Registry[Recipe](
+    "recipe",
+    {
+        "digits": Recipe(digits),
+        "fashion_mnist_cpu": Recipe(fashion_mnist_cpu),
+        "fashion_mnist_gpu": Recipe(fashion_mnist_gpu),
+        "folder": Recipe(folder, ("small", "medium")),
+        "finetune": Recipe(finetune, tuple(FINETUNE)),
+        "finetune_small": Recipe(finetune_small),
+        "linear_probe": Recipe(linear_probe),
+        "vit_jft": Recipe(vit_jft),
+        "vit_imagenet21k": Recipe(vit_imagenet21k, ("30", "90")),
+        "vit_imagenet": Recipe(vit_imagenet),
+        "augreg": Recipe(augreg, tuple(AUGREG), open_ended=True),
+        "big_vision_s16": Recipe(big_vision_s16, ("90", "300")),
+        "deit": Recipe(deit),
+        "deit3": Recipe(deit3),
+        "torchvision_b16": Recipe(torchvision_b16),
+        "mae": Recipe(mae, ("800", "1600")),
+        "mae_small": Recipe(mae_small),
+        "mae_finetune": Recipe(mae_finetune),
+        "mae_partial": Recipe(mae_partial, ("1", "2", "4", "6", "8", "12", "18")),
+        "mae_probe": Recipe(mae_probe),
+        "masked_patches": Recipe(masked_patches, ("mean-colour", "downsized", "pixels")),
+        "simmim": Recipe(simmim),
+        "moco": Recipe(moco),
+        "pretrain_small": Recipe(pretrain_small, tuple(SMALL)),
+        "deit_distilled": Recipe(deit_distilled, ("hard", "soft")),
+        "distill_small": Recipe(distill_small, ("hard", "soft")),
+    },
+)
 
 
 def recipe(name: str, given: Given | None = None) -> Run:
     """The Run of a recipe, by name or "name:variant". Raises ConfigError with the nearest name."""
     stem, _, variant = name.partition(":")
-    if stem not in RECIPES:
-        raise ConfigError(f"there is no recipe {stem!r}", allowed=", ".join(RECIPES), next_step=suggest(stem, RECIPES))
-    if variant and "\nvariants " not in about(stem):
-        raise ConfigError(f"the recipe {stem} has no variants, and {variant!r} was named", next_step=f"ask for {stem}")
-    return replace(RECIPES[stem](replace(given or Given(), variant=variant)), recipe=name)
+    RECIPES[stem].check(stem, variant)
+    return replace(RECIPES[stem].make(replace(given or Given(), variant=variant)), recipe=name)
 
 
 def about(name: str) -> str:
     """A recipe's docstring."""
-    return inspect.getdoc(RECIPES[name]) or ""
+    return RECIPES[name].about
 
 
 def choose(given: Given) -> tuple[str, str]:

@@ -44,6 +44,6 @@ def distilled(model: ModelConfig) -> DeiTConfig:
 
 
 def _objective(given: Given, smoothing: float) -> Distill:
-    if given.row(dict.fromkeys(("hard", "soft")), "hard") == "soft":
+    if given.variant == "soft":
         return Distill(kind="soft", weight=0.1, label_smoothing=smoothing)
     return Distill(label_smoothing=smoothing)

@@ -35,7 +35,7 @@ def mae(given: Given) -> Run:
     """
     model = encoder(given, "vit-b/16")
     side = fitted(224, model)
-    epochs = given.row(dict.fromkeys(("800", "1600")), "800")
+    epochs = given.variant or "800"
     return Run(
         model=model,
         weights=given.pretrained.path if given.pretrained else None,
@@ -164,7 +164,7 @@ def mae_partial(given: Given) -> Run:
     published  ImageNet top-1 of l/16: one block 81.0, where the linear probe has 73.5; four to six come close to all (84.9)
     differs    all else is as in mae_finetune
     """
-    blocks = int(given.row(dict.fromkeys(("1", "2", "4", "6", "8", "12", "18")), "4"))
+    blocks = int(given.variant or "4")
     base = mae_finetune(given)
     return replace(base, optim=replace(base.optim, freeze="backbone", last_blocks=blocks))
 

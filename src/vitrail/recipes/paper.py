@@ -62,7 +62,7 @@ def vit_imagenet21k(given: Given) -> Run:
     published  after fine-tuning at 384 px, ImageNet top-1 (Table 5): b/16 83.97 · b/32 81.28 · l/16 85.15 ·
                l/32 80.99 · h/14 85.13
     """
-    epochs = int(given.row(dict.fromkeys(("30", "90")), "90"))
+    epochs = int(given.variant or "90")
     return _pretraining(
         given,
         given.model or "vit-b/16",
@@ -102,7 +102,7 @@ def finetune(given: Given) -> Run:
                vtab: 0.01 alone); 0.01 is where you start here
     published  l/16 of ImageNet-21k, ImageNet top-1: 85.15 at 384 px (Table 5), 85.30 at 512 px averaged with 0.9999
     """
-    variant = given.row(FINETUNE, _by_size(given.images))
+    variant = given.variant or _by_size(given.images)
     steps, grid, share = FINETUNE[variant]
     start = _pretrained(given, "finetune")
     side = fitted(384, start.config)
@@ -186,7 +186,7 @@ def _pretraining(
 ) -> Run:
     """Table 3: Adam with decay apart from the gradient, batch 4096, 224 px, 10,000 steps of warm-up."""
     return Run(
-        model=replace(given, model=name).config(name, dropout=dropout),
+        model=replace(given, model=name).config(name, optional={"dropout": dropout}),
         preprocess=given.preprocess((224, 224)),
         augment=CROP,
         objective=Classify(loss="sigmoid" if sigmoid else "softmax"),

@@ -31,7 +31,7 @@ def masked_patches(given: Given) -> Run:
     variants   mean-colour, downsized, pixels: what is predicted of a patch
     published  then fine-tuned, b/16 reaches 79.9 % ImageNet top-1, 2 above training from scratch; 100,000 steps suffice
     """
-    target: Any = given.row(dict.fromkeys(("mean-colour", "downsized", "pixels")), "mean-colour")
+    target: Any = given.variant or "mean-colour"
     model = replace(as_vit(given.config("vit-b/16")), classes=0)
     side = fitted(224, model)
     return Run(
@@ -97,7 +97,7 @@ def pretrain_small(given: Given) -> Run:
     command    vitrail train digits --recipe pretrain_small:simmim
     variants   mae, masked_patches, simmim, contrast
     """
-    objective, lr = SMALL[given.row(SMALL, "mae")]
+    objective, lr = SMALL[given.variant or "mae"]
     return small_run(given, objective, lr)
 
 

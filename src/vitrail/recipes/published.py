@@ -1,6 +1,7 @@
 """What others published after the paper, in its own numbers: AugReg, big_vision, DeiT, DeiT III, torchvision."""
 
 from dataclasses import replace
+from typing import Any
 
 from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
@@ -37,8 +38,11 @@ def augreg(given: Given) -> Run:
     name = given.model or "vit-b/16"
     level, numbers = _augreg_words(given.variant or {"vit-ti/16": "light1", "vit-s/32": "medium1"}.get(name, "medium2"))
     layers, magnitude, mixup = AUGREG[level]
+    noise: dict[str, Any] = {
+        name: value for name, value in (("dropout", numbers["do"]), ("drop_path", numbers["sd"])) if value
+    }
     return Run(
-        model=given.config(name, dropout=numbers["do"], drop_path=numbers["sd"]),
+        model=given.config(name, **noise),
         preprocess=given.preprocess((224, 224), resize="crop", crop_fraction=0.875),
         augment=replace(CROP, randaugment=(layers, magnitude) if layers else None),
         mixing=Mixing(mixup=mixup),
@@ -74,7 +78,7 @@ def big_vision_s16(given: Given) -> Run:
     variants   90 or 300 epochs
     published  76.5 % ImageNet top-1 after 90 epochs, 6 to 7 hours on eight TPU v3 cores
     """
-    epochs = given.row(dict.fromkeys(("90", "300")), "90")
+    epochs = given.variant or "90"
     return Run(
         model=given.config("vit-s/16", pool="mean", positions="sincos", pre_logits=384, activation="gelu-tanh"),
         preprocess=given.preprocess((224, 224), resize="crop", crop_fraction=0.875),
@@ -94,7 +98,7 @@ def deit(given: Given) -> Run:
     differs    RandAugment is torchvision's, without noise on the magnitude
     """
     return Run(
-        model=given.config("vit-b/16", drop_path=0.1),
+        model=given.config("vit-b/16", optional={"drop_path": 0.1}),
         preprocess=_imagenet(224, 0.875),
         augment=Augment(
             crop_area=(0.08, 1.0), flip=True, interpolation="bicubic", randaugment=(2, 9), erase=0.25, repeats=3

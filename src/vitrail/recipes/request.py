@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vitrail import hardware
-from vitrail.errors import ConfigError, DecodeError, suggest
+from vitrail.errors import DecodeError
 from vitrail.images.preprocess import INCEPTION, Preprocess
 from vitrail.images.samples import Source, Splits
 from vitrail.models import zoo
@@ -43,28 +43,21 @@ class Given:
     accelerator: bool = False
     """Whether there is a GPU."""
 
-    def config(self, name: str, **changes: Any) -> ModelConfig:
-        """The recipe's model with its changes; or the one asked for, with those of the changes its family knows."""
-        if not self.model:
-            return zoo.config(name, **changes)
-        chosen = zoo.config(self.model)
+    def config(self, name: str, *, optional: Mapping[str, Any] | None = None, **changes: Any) -> ModelConfig:
+        """The recipe's model, or the one asked for, with the recipe's changes.
+
+        Raises ConfigError for a change that the model's family does not know. `optional` changes are left out there: a ResNet
+        trains with `folder`, without stochastic depth.
+        """
+        chosen = zoo.config(self.model or name)
         known = settings(chosen).keys()
-        return zoo.change(chosen, **{key: value for key, value in changes.items() if key in known})
+        return zoo.change(chosen, **{key: value for key, value in (optional or {}).items() if key in known}, **changes)
 
     def preprocess(self, size: tuple[int, int], **changes: Any) -> Preprocess:
         """At `size`, with mean and deviation 0.5 (the ViT paper's) for as many channels as the images have."""
         channels = self.shape[2] if self.shape else self.channels
         base = Preprocess(size=size, mean=INCEPTION[0][:1] * channels, std=INCEPTION[1][:1] * channels)
         return replace(base, **changes)
-
-    def row(self, table: Mapping[str, object], default: str) -> str:
-        """The variant that was asked for, which must be a row of the table."""
-        name = self.variant or default
-        if name not in table:
-            raise ConfigError(
-                f"the recipe has no variant {name!r}", allowed=", ".join(table), next_step=suggest(name, table)
-            )
-        return name
 
 
 def fitted(side: int, model: ModelConfig) -> int:

@@ -46,7 +46,11 @@ def fashion_mnist_cpu(given: Given) -> Run:
     result     91.90 % (one seed; torchrun with two processes: 34 minutes on two shared cores of a Zen 4 EPYC); with patches
                of 4×4 pixels in place of the root 91.23 %
     """
-    model = given.config(given.model, drop_path=0.05) if given.model else _behind_a_root(width=96, depth=6, heads=3)
+    model = (
+        given.config(given.model, optional={"drop_path": 0.05})
+        if given.model
+        else _behind_a_root(width=96, depth=6, heads=3)
+    )
     return Run(
         model=model,
         preprocess=given.preprocess(_size(given, model, default=28)),
@@ -82,19 +86,23 @@ def fashion_mnist_gpu(given: Given) -> Run:
     )
 
 
+FOLDER = {"drop_path": 0.1, "pool": "mean", "positions": "sincos"}
+"""Of models that have them."""
+
+
 def folder(given: Given) -> Run:
     """A folder of photographs, from scratch: as much model as the number of images can teach.
 
     command    vitrail train ./photos
     variants   small (below 20,000 images: 112 px, half an hour for a thousand images on two cores), medium (224 px)
     """
-    variant = given.row(dict.fromkeys(("small", "medium")), "small" if given.images < 20_000 else "medium")
+    variant = given.variant or ("small" if given.images < 20_000 else "medium")
     return {"small": _small_folder, "medium": _medium_folder}[variant](given)
 
 
 def _small_folder(given: Given) -> Run:
     half = {} if given.model else {"depth": 6}
-    model = given.config("vit-ti/14", drop_path=0.1, pool="mean", positions="sincos", **half)
+    model = given.config("vit-ti/14", optional=FOLDER, **half)
     side = fitted(112, model)
     return Run(
         model=model,
@@ -111,7 +119,7 @@ def _small_folder(given: Given) -> Run:
 
 
 def _medium_folder(given: Given) -> Run:
-    model = given.config("vit-s/16", drop_path=0.1, pool="mean", positions="sincos")
+    model = given.config("vit-s/16", optional=FOLDER)
     side = fitted(224, model)
     return Run(
         model=model,
@@ -129,7 +137,7 @@ def _medium_folder(given: Given) -> Run:
 def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_path: float = 0.0) -> ModelConfig:
     """A ViT below the paper's Table 1, mean-pooled: with few tokens a class token is one more thing to learn."""
     if given.model:
-        return given.config(given.model, drop_path=drop_path)
+        return given.config(given.model, optional={"drop_path": drop_path})
     return ViTConfig(
         patch=(patch, patch),
         width=width,
