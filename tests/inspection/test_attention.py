@@ -128,10 +128,12 @@ def test_windows_of_maxvit_attend_as_the_block_says():
     """Recomputed from the attention's own output: weights times v, projected, is what the module gave."""
     model, images = lively(MAXVIT), noise(2, 3, 64, 64)
     maps = attention(model, images)
-    assert [found.name for found in maps] == ["blocks.0.0.attn_window", "blocks.0.0.attn_grid", "blocks.1.0"]
+    assert [found.name for found in maps] == [
+        f"blocks.{stage}.0.attn_{kind}" for stage in (0, 1) for kind in ("window", "grid")
+    ]
     for found, attn in zip(
         maps,
-        (model.blocks[0][0].attn_window.attn, model.blocks[0][0].attn_grid.attn, model.blocks[1][0].attn),
+        [part.attn for stage in model.blocks for part in (stage[0].attn_window, stage[0].attn_grid)],
         strict=True,
     ):
         seen = {}

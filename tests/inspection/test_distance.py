@@ -127,17 +127,15 @@ def test_a_mirrored_image_in_a_mirrored_model_has_the_same_distances(axis):
 def test_windows_of_maxvit_have_the_pixels_of_their_stage_and_padding_does_not_count():
     """Equal keys: each window's tokens see those that are no padding alike. 16×16 positions, windows of 3×3."""
     model = lively(MAXVIT)
-    for block in (model.blocks[0][0].attn_window, model.blocks[0][0].attn_grid, model.blocks[1][0]):
+    for block in (model.blocks[0][0].attn_window, model.blocks[0][0].attn_grid):
         torch.nn.init.zeros_(block.attn.qkv.weight)
         torch.nn.init.zeros_(block.attn.qkv.bias)
         torch.nn.init.zeros_(block.attn.table)
-    window, grid, whole = heads(model, noise(2, 3, 64, 64))
+    window, grid, *_ = heads(model, noise(2, 3, 64, 64))
     inside = np.arange(18).reshape(6, 3) < 16  # positions along one axis that are real, by window
     apart = np.arange(18).reshape(3, 6).T < 16
     assert float(window.distance[0, 0]) == pytest.approx(mean_in(inside, 4), rel=1e-4)
     assert float(grid.distance[0, 0]) == pytest.approx(mean_in(apart, 24), rel=1e-4)
-    assert float(whole.distance[0, 0]) == pytest.approx(uniform_mean((8, 8), (8, 8)), rel=1e-4)
-    assert float(whole.view[0, 0]) == pytest.approx(1, rel=1e-4)
     assert float(window.view.max()) <= 9 / 256 + 1e-6
 
 

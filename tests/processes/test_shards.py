@@ -222,9 +222,7 @@ CASES = {
     "lamb": dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, name="lamb", lr=0.01)),
     "resnet": dataclasses.replace(LARGER, model=ResNetConfig(depths=(1,), widths=(128,), root_width=32)),
     "hybrid": dataclasses.replace(LARGER, model=HYBRID),
-    "maxvit": dataclasses.replace(
-        LARGER, model=MaxViTConfig(depths=(1, 1), widths=(32, 32), stem=(32, 32), kinds="MT")
-    ),
+    "maxvit": dataclasses.replace(LARGER, model=MaxViTConfig(depths=(1, 1), widths=(32, 32), stem=(32, 32))),
     "head alone": dataclasses.replace(SHORT, optim=dataclasses.replace(SHORT.optim, freeze="backbone")),
     "map and sincos": dataclasses.replace(
         SHORT, model=ViTConfig(width=32, depth=2, heads=2, mlp_width=64, patch=(2, 2), pool="map", positions="sincos")

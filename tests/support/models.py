@@ -13,9 +13,7 @@ VIT = ViTConfig(width=24, depth=3, heads=3, mlp_width=40, patch=(16, 16), image=
 HYBRID = HybridConfig(
     depths=(1, 1), widths=(128, 256), root_width=32, width=24, depth=2, heads=3, mlp_width=30, classes=5, image=(64, 48)
 )
-MAXVIT = MaxViTConfig(
-    depths=(1, 1), widths=(32, 64), kinds="MT", stem=(16, 16), image=(64, 64), classes=5, window=(3, 3)
-)
+MAXVIT = MaxViTConfig(depths=(1, 1), widths=(32, 64), stem=(16, 16), image=(64, 64), classes=5, window=(3, 3))
 RESNET = ResNetConfig(depths=(1, 1), widths=(128, 256), root_width=32, classes=5, image=(64, 48))
 MASKED = MAEConfig(
     encoder=ViTConfig(

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from vitrail.models import mbconv, zoo
+from vitrail.models import zoo
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.models.vit import ViTConfig
@@ -66,12 +66,6 @@ FAMILIES |= {
     ),
     "bit_paper": narrow_family(zoo.config("r50x1", padding="symmetric", channels=9)),
     "hybrid mean": narrow_family(zoo.config("r50+vit-b/32", pool="mean", pre_logits=24, channels=1)),
-    "torchvision": narrow_family(zoo.config("maxvit-t", dialect=mbconv.TORCHVISION)),
-    "timm maxvit": narrow_family(zoo.config("maxvit-t", dialect=mbconv.TIMM_MAXVIT), pre_logits=0),
-    "timm coatnet": narrow_family(zoo.config("maxvit-t", dialect=mbconv.TIMM_COATNET, kinds="CCTT"), pre_logits=0),
-    "coatnet, layer norms": narrow_family(
-        zoo.config("maxvit-t", dialect=dataclasses.replace(mbconv.TIMM_COATNET, norm="layer"), kinds="CCTT")
-    ),
     "padded windows": narrow_family(zoo.config("maxvit-t"), window=(3, 5)),
     "resized biases": narrow_family(zoo.config("maxvit-t"), bias_window=(3, 2)),
 }

@@ -159,7 +159,6 @@ NAMES_ONLY = [
     ("vit_giantopt_patch16_siglip_256", {"activation": "gelu-tanh", "heads": 16}),
     ("vit_base_patch16_gap_224", {"heads": 16}),
     ("test_vit2", {"heads": 2}),
-    ("coatnet_nano_rw_224", {"dialect": {"stride": "pool"}}),
     ("deit3_base_patch16_224", {}),
 ]
 

@@ -20,7 +20,7 @@ from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.backbone import Backbone
 from vitrail.models.layers import Attention
-from vitrail.models.maxvit import MapBlock, WindowBlock, relative_bias
+from vitrail.models.maxvit import WindowBlock, relative_bias
 from vitrail.prediction.forward import answering, as_input, place
 
 BLOCK_BYTES = 8 << 20
@@ -172,7 +172,7 @@ def _tapped(model: Backbone, layer: int, name: str, module: nn.Module, images: T
     if isinstance(module, Attention):
         hooks = _hook_attention(module, Tap(layer, name, layout_of(model, images), _NOTHING, _NOTHING), visit)
     else:
-        assert isinstance(module, WindowBlock | MapBlock)
+        assert isinstance(module, WindowBlock)
         hooks = _hook_windows(module, layer, name, images, visit)
     try:
         yield
@@ -197,23 +197,21 @@ def _hook_attention(module: Attention, tap: Tap, visit: Visit) -> list[Removable
     ]
 
 
-def _hook_windows(
-    block: WindowBlock | MapBlock, layer: int, name: str, images: Tensor, visit: Visit
-) -> list[RemovableHandle]:
+def _hook_windows(block: WindowBlock, layer: int, name: str, images: Tensor, visit: Visit) -> list[RemovableHandle]:
     """Hooks for MaxViT's blocks: the map they get, what attention is called with, and its product with the qkv matrix."""
     attn = block.attn
     seen: dict[str, Any] = {}
 
-    def keep(_: nn.Module, __: Any, qkv: Tensor) -> None:
+    def keep(_module: nn.Module, _entered: Any, qkv: Tensor) -> None:
         (_, window, *padding), size = seen.pop("called"), seen.pop("map")
         real = padding[0] if padding else None
-        q, k = qkv.unflatten(2, (3, attn.heads, -1)).permute(2, 0, 3, 1, 4)[:2]
+        q, k, _ = rearrange(qkv, "B N (three A d) -> three B A N d", three=3, A=attn.heads)
         bias = relative_bias(attn.table, window)
         if real is not None:
             hidden = torch.zeros_like(real, dtype=bias.dtype).masked_fill(~real, -torch.inf)
             bias = (bias + hidden[:, None, None]).repeat(len(q) // len(real), 1, 1, 1)
         layout = Layout(0, window, _window_stride(block, window, size, (images.shape[2], images.shape[3])))
-        visit(Tap(layer, name, layout, q * attn.scale, k, bias, len(q) // len(images), real))
+        visit(Tap(layer, name, layout, q, k, bias, len(q) // len(images), real))
 
     return [
         block.register_forward_pre_hook(lambda _, entered: seen.update(map=entered[0].shape[2:])),
@@ -223,11 +221,9 @@ def _hook_windows(
 
 
 def _window_stride(
-    block: WindowBlock | MapBlock, window: tuple[int, int], size: Sequence[int], image: tuple[int, int]
+    block: WindowBlock, window: tuple[int, int], size: Sequence[int], image: tuple[int, int]
 ) -> tuple[float, float]:
     """Pixels between the tokens of a window: a position of the map, times the step of a grid that spans it."""
-    if isinstance(block, MapBlock):  # it may halve the map first: the window is all of what it then has
-        return image[0] / window[0], image[1] / window[1]
     steps = [-(-size[axis] // window[axis]) if block.kind == "grid" else 1 for axis in (0, 1)]
     return steps[0] * image[0] / size[0], steps[1] * image[1] / size[1]
 

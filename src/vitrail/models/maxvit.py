@@ -1,18 +1,19 @@
-"""MaxViT (arXiv 2204.01697): convolution, attention in windows, attention across a grid; CoAtNet of the same parts.
+"""MaxViT (arXiv 2204.01697): convolution, attention in windows, attention across a grid.
 
-A block is MBConv → attention in windows → MLP → attention in a grid → MLP (section 3.2, figure 2). The defaults are
-MaxViT-T as Google's TensorFlow code has it. What other codes do otherwise stands in `mbconv.Dialect`.
+A block is MBConv → attention in windows → MLP → attention in a grid → MLP (section 3.2, figure 2), as Google's
+TensorFlow code has it. The defaults are MaxViT-T.
 
 Sizes need not divide: a map is padded below and right to whole windows, no token attends to the padding, and the
 padding is cut off again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -21,8 +22,12 @@ from vitrail.models.backbone import FAMILIES, ModelConfig
 from vitrail.models.checks import Grid, at_least, probabilities
 from vitrail.models.conv_backbone import BatchNorm, MapBackbone, Parts
 from vitrail.models.features import Features
-from vitrail.models.layers import DropPath, LayerScale, Mlp, attend
-from vitrail.models.mbconv import CONV_ACTIVATIONS, EXPANSION, GOOGLE, Conv, Dialect, MBConv, Shortcut, pool2
+from vitrail.models.layers import DropPath, Mlp, attend
+from vitrail.models.mbconv import BATCH_NORM_EPS, EXPANSION, Conv, MBConv, gelu
+
+NORM_EPS = 1e-5
+AXES = {"window": "(y p) (x q)", "grid": "(p y) (q x)"}
+"""Rows and columns of a map of y × x windows of p × q tokens: neighbours, or every y-th row and x-th column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +40,6 @@ class MaxViTConfig(ModelConfig):
     widths: tuple[int, ...] = (64, 128, 256, 512)
     stem: tuple[int, int] = (64, 64)
     """Channels of the stem's two convolutions."""
-    kinds: str = "MMMM"
-    """What the blocks of each stage are: M MaxViT's, C convolution alone (MBConv), T attention over the whole map."""
     head_width: int = 32
     """d, features of one attention head."""
     image: tuple[int, int] = (224, 224)
@@ -54,21 +57,23 @@ class MaxViTConfig(ModelConfig):
     """Start value of the head's bias; -log K suits sigmoid losses."""
     drop_path: float = 0.0
     """Stochastic depth: block b of n drops its branches with b/n of it."""
-    dialect: Dialect = GOOGLE
 
     def __post_init__(self) -> None:
-        stages = {len(self.depths), len(self.widths), len(self.kinds)}
-        if len(stages) != 1 or not self.depths:
-            found = f"{len(self.depths)} depths, {len(self.widths)} widths and {len(self.kinds)} kinds"
+        if len(self.depths) != len(self.widths) or not self.depths:
+            found = f"{len(self.depths)} depths and {len(self.widths)} widths"
             raise ConfigError(found, allowed="one of each a stage")
-        if set(self.kinds) - set("MCT"):
-            raise ConfigError(f"kinds = {self.kinds!r}", allowed="M, C and T")
         at_least(self, 1, "depths", "widths", "stem", "image", "channels", "head_width", "window", "bias_window")
         at_least(self, 0, "classes", "pre_logits")
         probabilities(self, "drop_path")
-        for kind, before, width in zip(self.kinds, (self.stem[1], *self.widths), self.widths, strict=False):
-            if any(size % self.head_width for size in {"M": (width,), "T": (before, width), "C": ()}[kind]):
-                raise ConfigError(f"widths = {self.widths}", allowed=f"multiples of head_width = {self.head_width}")
+        if any(width % self.head_width for width in self.widths):
+            raise ConfigError(f"widths = {self.widths}", allowed=f"multiples of head_width = {self.head_width}")
+
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Version 0.1.0 had other kinds of blocks and other codes' dialects too; Google's own are left out."""
+        plain = not set(data.get("kinds", "M")) - {"M"}
+        google = data.get("dialect", {}).get("conv_activation", "gelu-tanh") == "gelu-tanh"
+        return {k: v for k, v in data.items() if k not in ("kinds", "dialect")} if plain and google else data
 
     @property
     def multiple(self) -> int:
@@ -79,50 +84,40 @@ class MaxViTConfig(ModelConfig):
         """Channels of the last map."""
         return self.widths[-1]
 
-    def map_at(self, stage: int) -> Grid:
-        """(h, w) of the map a stage gives at `image`."""
-        h, w = (-(-size // 2 ** (stage + 2)) for size in self.image)
-        return h, w
-
     @property
     def partition(self) -> Grid:
         """The window in use, (h, w)."""
-        return self.window or self.map_at(len(self.depths) - 1)
+        h, w = (-(-size // self.multiple) for size in self.image)
+        return self.window or (h, w)
 
-    def table_window(self, stage: int) -> Grid:
-        """The window whose relative biases a block of this stage stores; T's is the whole map at `image`."""
-        return self.map_at(stage) if self.kinds[stage] == "T" else self.bias_window or self.partition
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of a map."""
-
-    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    @property
+    def table_window(self) -> Grid:
+        """The window whose relative biases the blocks store."""
+        return self.bias_window or self.partition
 
 
 class RelativeAttention(nn.Module):
     """Attention with a learned bias per head and offset (Δrow, Δcolumn) of key from query."""
 
-    def __init__(self, config: MaxViTConfig, width: int, out: int, window: Grid) -> None:
+    def __init__(self, width: int, head_width: int, window: Grid) -> None:
         super().__init__()
-        self.heads = width // config.head_width
-        self.scale = (config.head_width / width) ** 0.5 if config.dialect.scale == "width" else 1.0
+        self.heads = width // head_width
         self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, out)
+        self.proj = nn.Linear(width, width)
         self.table = nn.Parameter(torch.empty(self.heads, 2 * window[0] - 1, 2 * window[1] - 1))
 
     def forward(
         self, x: Float[Tensor, "B N D"], window: Grid, real: Bool[Tensor, "M N"] | None = None
-    ) -> Float[Tensor, "B N _"]:
+    ) -> Float[Tensor, "B N D"]:
         """`real` says which tokens of each of M windows of an image are no padding; B is a multiple of M."""
-        q, k, v = (part.transpose(1, 2) for part in self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2))
+        q, k, v = rearrange(self.qkv(x), "B N (three A d) -> B N three A d", three=3, A=self.heads).unbind(2)
+        q, k, v = (rearrange(part, "B N A d -> B A N d") for part in (q, k, v))
         bias = relative_bias(self.table, window).to(q.dtype)
         if real is not None:
             bias = bias + torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, -torch.inf)[:, None, None]
             bias = bias.repeat(x.shape[0] // real.shape[0], 1, 1, 1)
-        x = attend(q * self.scale if self.scale != 1 else q, k, v, bias.expand(x.shape[0], -1, -1, -1))
-        return self.proj(x.transpose(1, 2).flatten(2))
+        heads = attend(q, k, v, bias.expand(x.shape[0], -1, -1, -1))
+        return self.proj(rearrange(heads, "B A N d -> B N (A d)"))
 
 
 def relative_bias(table: Float[Tensor, "A y x"], window: Grid) -> Float[Tensor, "1 A N N"]:
@@ -130,8 +125,8 @@ def relative_bias(table: Float[Tensor, "A y x"], window: Grid) -> Float[Tensor, 
     h, w = window
     table = resize_bias(table, window)
     # slices of h × w, the first of which the last query sees
-    pairs = table.unfold(1, h, 1).unfold(2, w, 1).flip(1, 2)  # A h w h w
-    return pairs.flatten(3).flatten(1, 2)[None]
+    pairs = table.unfold(1, h, 1).unfold(2, w, 1).flip(1, 2)
+    return rearrange(pairs, "A h w y x -> 1 A (h w) (y x)")
 
 
 def resize_bias(table: Float[Tensor, "A y x"], window: Grid) -> Float[Tensor, "A _ _"]:
@@ -146,10 +141,9 @@ class WindowBlock(nn.Module):
     def __init__(self, config: MaxViTConfig, width: int, *, kind: Literal["window", "grid"], drop_path: float) -> None:
         super().__init__()
         self.kind, self.window = kind, config.partition
-        eps, activation = config.dialect.norm_eps, config.dialect.activation
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=eps), nn.LayerNorm(width, eps=eps)
-        self.attn = RelativeAttention(config, width, width, config.bias_window or config.partition)
-        self.mlp = Mlp(width, EXPANSION * width, activation=activation)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=NORM_EPS), nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = RelativeAttention(width, config.head_width, config.table_window)
+        self.mlp = Mlp(width, EXPANSION * width, activation="gelu-tanh")
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
@@ -169,18 +163,13 @@ class WindowBlock(nn.Module):
     def cut(self, x: Tensor) -> Tensor:
         """A map in windows: B D h w → B windows tokens D. A grid's windows take every (h/p)-th row, (w/q)-th column."""
         p, q = self.window
-        if self.kind == "window":
-            parts = x.unflatten(3, (-1, q)).unflatten(2, (-1, p)).permute(0, 2, 4, 3, 5, 1)
-        else:
-            parts = x.unflatten(3, (q, -1)).unflatten(2, (p, -1)).permute(0, 3, 5, 2, 4, 1)
-        return parts.flatten(3, 4).flatten(1, 2)
+        return rearrange(x, f"B D {AXES[self.kind]} -> B (y x) (p q) D", p=p, q=q)
 
     def join(self, tokens: Tensor, grid: Grid) -> Tensor:
         """`cut` undone: B windows tokens D → B D h w, its channels last in memory."""
         p, q = self.window
-        parts = tokens.unflatten(2, (p, q)).unflatten(1, (grid[0] // p, grid[1] // q))  # B y x p q D
-        order = (0, 1, 3, 2, 4, 5) if self.kind == "window" else (0, 3, 1, 4, 2, 5)
-        return parts.permute(order).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        x = rearrange(tokens, f"B (y x) (p q) D -> B {AXES[self.kind]} D", p=p, q=q, y=grid[0] // p)
+        return rearrange(x, "B h w D -> B D h w")
 
 
 class MaxViTBlock(nn.Sequential):
@@ -188,40 +177,9 @@ class MaxViTBlock(nn.Sequential):
 
     def __init__(self, config: MaxViTConfig, before: int, width: int, *, stride: int, drop_path: float) -> None:
         super().__init__()
-        self.conv = MBConv(config.dialect, before, width, stride=stride, drop_path=drop_path)
+        self.conv = MBConv(before, width, stride=stride, drop_path=drop_path)
         self.attn_window = WindowBlock(config, width, kind="window", drop_path=drop_path)
         self.attn_grid = WindowBlock(config, width, kind="grid", drop_path=drop_path)
-
-
-class MapBlock(nn.Module):
-    """T, CoAtNet's: a pre-norm transformer block over the whole map, which its first half may halve and widen."""
-
-    def __init__(
-        self, config: MaxViTConfig, before: int, width: int, *, stride: int, drop_path: float, grid: Grid
-    ) -> None:
-        super().__init__()
-        self.stride = stride
-        self.norm1, self.norm2 = map_norm(config, before), map_norm(config, width)
-        self.attn = RelativeAttention(config, before, width, grid)
-        self.mlp = Mlp(width, EXPANSION * width, activation=config.dialect.activation)
-        bias, scaled = config.dialect.map_shortcut_bias, config.dialect.layer_scale
-        self.shortcut = Shortcut(config.dialect, before, width, bias=bias) if stride > 1 else nn.Identity()
-        self.ls1, self.ls2 = (LayerScale(width, 1e-6) if scaled else nn.Identity() for _ in range(2))
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
-        y = self.norm1(x)
-        y = pool2(y) if self.stride > 1 else y
-        grid = (y.shape[2], y.shape[3])
-        y = self.ls1(self.attn(y.flatten(2).transpose(1, 2), grid))
-        x = self.shortcut(x) + self.drop_path(y.transpose(1, 2).unflatten(2, grid))
-        y = self.ls2(self.mlp(self.norm2(x).flatten(2).transpose(1, 2)))
-        return x + self.drop_path(y.transpose(1, 2).unflatten(2, grid))
-
-
-def map_norm(config: MaxViTConfig, width: int) -> nn.Module:
-    kind = BatchNorm if config.dialect.norm == "batch" else LayerNorm2d
-    return kind(width, eps=config.dialect.norm_eps)
 
 
 class Stem(nn.Module):
@@ -229,16 +187,15 @@ class Stem(nn.Module):
 
     def __init__(self, config: MaxViTConfig) -> None:
         super().__init__()
-        dialect, (first, second) = config.dialect, config.stem
-        self.conv1 = Conv(dialect, config.channels, first, 3, stride=2, bias=dialect.stem_bias[0])
-        self.norm = BatchNorm(first, dialect.batch_norm_eps)
-        self.act = CONV_ACTIVATIONS[dialect.conv_activation]
-        self.conv2 = Conv(dialect, first, second, 3, bias=dialect.stem_bias[1])
+        first, second = config.stem
+        self.conv1 = Conv(config.channels, first, 3, stride=2)
+        self.norm = BatchNorm(first, BATCH_NORM_EPS)
+        self.conv2 = Conv(first, second, 3)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D _ _"]:
         # what attention reads is what a convolution then keeps in memory order
         images = images.contiguous(memory_format=torch.channels_last)
-        return self.conv2(self.act(self.norm(self.conv1(images))))
+        return self.conv2(gelu(self.norm(self.conv1(images))))
 
 
 @FAMILIES.register("maxvit")
@@ -252,28 +209,21 @@ class MaxViT(MapBackbone[MaxViTConfig]):
         self.config = config
         self.stem = Stem(config)
         self.blocks = nn.ModuleList(nn.ModuleList(blocks) for blocks in _blocks(config))
-        pooled = config.dialect.final_norm == "pooled"
-        self.norm = nn.LayerNorm(config.width, config.dialect.norm_eps) if pooled else map_norm(config, config.width)
+        self.norm = nn.LayerNorm(config.width, NORM_EPS)
         self.pre_logits = nn.Linear(config.width, config.pre_logits) if config.pre_logits else None
         read = config.pre_logits or config.width
-        self.head = nn.Linear(read, config.classes, bias=config.dialect.head_bias) if config.classes else nn.Identity()
+        self.head = nn.Linear(read, config.classes) if config.classes else nn.Identity()
 
     def ends(self) -> tuple[Parts, Parts]:
         return (self.stem,), (self.norm, self.pre_logits, self.head)
 
     def attention_layers(self) -> list[tuple[str, nn.Module]]:
-        """The blocks whose tokens attend in windows, in a grid, or over the whole map."""
-        return [(name, part) for name, part in self.named_modules() if isinstance(part, WindowBlock | MapBlock)]
-
-    def finish(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """The final norm, where it is not the pooled vector's."""
-        return self.norm(x) if self.config.dialect.final_norm == "tokens" else x
+        """The blocks whose tokens attend in windows or in a grid."""
+        return [(name, part) for name, part in self.named_modules() if isinstance(part, WindowBlock)]
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
-        """The mean over the map, normed, through the dense + tanh layer. What the head and every probe read."""
-        pooled = super().pool(features)
-        if self.config.dialect.final_norm == "pooled":
-            pooled = self.norm(pooled)
+        """The mean over the map, normed, through the dense + tanh layer. The head and every probe read it."""
+        pooled = self.norm(super().pool(features))
         return torch.tanh(self.pre_logits(pooled)) if self.pre_logits is not None else pooled
 
     @torch.no_grad()
@@ -289,26 +239,18 @@ class MaxViT(MapBackbone[MaxViTConfig]):
                 layer.bias.zero_()
             elif isinstance(layer, BatchNorm):
                 layer.initialise()
-            elif isinstance(layer, LayerScale):
-                layer.gamma.fill_(layer.start)
             elif isinstance(layer, RelativeAttention):
                 layer.table.normal_(std=0.02, generator=generator)
         self.initialise_head()
 
 
 def _blocks(config: MaxViTConfig) -> Iterator[list[nn.Module]]:
-    """The blocks of each stage."""
+    """The blocks of each stage; the first of each halves the map."""
     before, number, total = config.stem[1], 0, sum(config.depths)
-    for stage, (kind, depth, width) in enumerate(zip(config.kinds, config.depths, config.widths, strict=True)):
+    for depth, width in zip(config.depths, config.widths, strict=True):
         blocks: list[nn.Module] = []
         for index in range(depth):
-            options = {"stride": 1 if index else 2, "drop_path": config.drop_path * number / total}
-            if kind == "T":
-                block = MapBlock(config, before, width, **options, grid=config.map_at(stage))
-            elif kind == "M":
-                block = MaxViTBlock(config, before, width, **options)
-            else:
-                block = MBConv(config.dialect, before, width, **options)
-            blocks.append(block)
+            drop_path = config.drop_path * number / total
+            blocks.append(MaxViTBlock(config, before, width, stride=1 if index else 2, drop_path=drop_path))
             before, number = width, number + 1
         yield blocks

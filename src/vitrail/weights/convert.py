@@ -16,8 +16,6 @@ from vitrail.errors import ConfigError, VitrailError, WeightsError
 from vitrail.models import zoo
 from vitrail.models.extras import settings, value_of
 from vitrail.models.hybrid import HybridConfig
-from vitrail.models.maxvit import MaxViTConfig
-from vitrail.models.mbconv import GOOGLE, TORCHVISION
 from vitrail.models.vit import ViTConfig
 from vitrail.storage import write_whole
 from vitrail.weights.bundle import save_bundle
@@ -25,7 +23,6 @@ from vitrail.weights.encoder import store_positions
 from vitrail.weights.files.safe import to_bytes
 from vitrail.weights.fit import fit
 from vitrail.weights.origins import read_foreign
-from vitrail.weights.origins.dialects import silent_words
 from vitrail.weights.origins.library import LIBRARIES, Library
 from vitrail.weights.record import Record, Weights
 
@@ -75,7 +72,6 @@ def foreign(
     if config.family not in library.writers:
         able = [name for name, other in LIBRARIES.items() if config.family in other.writers]
         raise WeightsError(f"{to} has no {config.family}", allowed=", ".join([*able, "vitrail"]))
-    _same_dialect(config, to)
     about = library.describe(config, record.preprocess, record.classes) if describe else {}
     kept = {key: tensor for key, tensor in state.items() if key not in library.drops}
     notes += [f"left out, as {to} has no name for it: {key}" for key in state if key not in kept]
@@ -93,20 +89,8 @@ def _with_positions(weights: Weights, library: Library) -> tuple[Any, dict[str, 
     return config, tensors, ["the fixed positions were written as a table"]
 
 
-def _same_dialect(config: Any, to: str) -> None:
-    """WeightsError for a MaxViT that the target's code would compute otherwise, whatever its tensors are called."""
-    theirs = {"google": GOOGLE, "torchvision": TORCHVISION}.get(to)
-    if isinstance(config, MaxViTConfig) and theirs is not None:
-        differing = [f"{name} {other!r} and not {ours!r}" for name, ours, other in _differing(config.dialect, theirs)]
-        if differing:
-            raise WeightsError(f"a MaxViT of {to} has {', '.join(differing)}", next_step="nothing was written")
-
-
 def _told(config: Any) -> dict[str, Any]:
     """The settings of this config that a reader can be told."""
-    if isinstance(config, MaxViTConfig):
-        words = silent_words(config)
-        return {"dialect": {word: getattr(config.dialect, word) for word in words}} if words else {}
     if not isinstance(config, ViTConfig | HybridConfig):
         encoder = getattr(config, "encoder", None)
         return (

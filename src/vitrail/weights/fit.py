@@ -132,7 +132,7 @@ def _resized(name: str, tensor: Tensor, old: Any, new: Any) -> Tensor:
     if name.endswith("attn.relative.table"):
         return resize_line(tensor, 2 * (new.prefix + new.grid[0] * new.grid[1]) - 1)
     if name.endswith("attn.table"):
-        return resize_bias(tensor, new.table_window(int(name.split(".")[1])))
+        return resize_bias(tensor, new.table_window)
     if name == "body.pos_embed":  # a ViT of timm
         return resize_positions(tensor, old, new)
     return tensor

@@ -14,8 +14,6 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.published import imagenet_classes
 
-POOLED = ("coatnet_0_rw", "coatnet_nano_rw", "test_coatnet")
-"""CoAtNets whose MBConv halves the map by pooling."""
 TANH = re.compile(r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip(_gap)?_512")
 """ViTs with tanh GELU: SigLIP's of the second generation."""
 HEADS = {"vit_giantopt": 16, "vit_base_patch16_gap": 16, "test_vit": 2}
@@ -40,8 +38,6 @@ def by_name(architecture: str) -> dict[str, Any]:
                 f"timm's {architecture} has {what}, which no model here has",
                 next_step=f'vitrail.load("timm:{architecture}")',
             )
-    if architecture.startswith(POOLED):
-        return {"dialect": {"stride": "pool"}}
     found: dict[str, Any] = {"activation": "gelu-tanh"} if TANH.match(architecture) else {}
     heads = next((number for start, number in HEADS.items() if architecture.startswith(start)), None)
     return found | ({"heads": heads} if heads else {})
