@@ -83,7 +83,7 @@ LIBRARY = LIBRARIES.register(
         suffixes=("", ".safetensors"),
         writers={"vit": ORIGIN.write, "deit": ORIGIN.write},
         describe=timm_config.describe,
-        tellable=("heads", "activation", "norm_eps", "pool", "positions", "dialect"),
+        tellable=("heads", "activation", "norm_eps", "pool", "positions"),
         untold={"norm_eps": 1e-6},
         drops=("mask_token",),
     ),
