@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -135,11 +134,12 @@ def test_a_setting_that_means_nothing_says_what_would(call, message):
         call()
 
 
-def test_peak_is_positive_measured_once_and_no_dearer_than_asked():
+def test_peak_is_positive_and_measured_once(monkeypatch):
     first = machine.peak_flops(CPU, torch.float32, 0.05)
-    began = time.perf_counter()
-    assert machine.peak_flops(CPU, torch.float32, 0.05) == first > 0
-    assert time.perf_counter() - began < 0.01
+    with monkeypatch.context() as patched:
+        patched.setattr(machine.time, "perf_counter", pytest.fail)
+        again = machine.peak_flops(CPU, torch.float32, 0.05)
+    assert again == first > 0
 
 
 def test_memory_is_within_the_machine():

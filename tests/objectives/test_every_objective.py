@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from PIL import Image
 
 from tests.objectives.test_pretraining import tensors
 from tests.support.objectives import DIGITS, OBJECTIVES, TINY, runs, teacher
-from tests.support.ranks import free_port
+from tests.support.ranks import ROOT, free_port
+from tests.support.runs import no_report
 from tests.support.stopping import stopped_at
 from vitrail import config
 from vitrail.cli import main
@@ -33,6 +35,12 @@ OWN = re.compile("running_|num_batches_tracked")
 """Statistics of batch norms: each rank's own."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn() -> Iterator[None]:
+    with no_report():
+        yield
+
+
 @pytest.mark.parametrize("name", ["distill", "probe"])
 def test_with_labels_too_it_stops_and_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     run = runs(tmp_path)[name]
@@ -48,11 +56,13 @@ RANK = """
 import json, os, sys
 from pathlib import Path
 from vitrail import config
+from tests.support.runs import no_report
 from vitrail.training.loop import train
 from vitrail.training.run import Run
 for (name, run), port in zip(json.loads(sys.argv[2]).items(), sys.argv[3:], strict=True):
     os.environ["MASTER_PORT"] = port  # of its own: a rank that is late must not meet the run before
-    train(config.from_dict(Run, run), out=Path(sys.argv[1]) / name, quiet=True)
+    with no_report():
+        train(config.from_dict(Run, run), out=Path(sys.argv[1]) / name, quiet=True)
 """
 
 
@@ -68,6 +78,7 @@ def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, str(tmp_path / "two"), words, *ports],
+            cwd=ROOT,
             env={**common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
         )

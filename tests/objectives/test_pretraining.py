@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.support.objectives import ENCODER, OBJECTIVES, TINY
+from tests.support.runs import no_report
 from tests.support.stopping import stopped_at
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import ConfigError, DataError, Preempted
@@ -40,9 +41,10 @@ def test_it_trains_stops_resumes_to_the_same_bits_and_its_weights_go_on(name: st
     run = dataclasses.replace(TINY, objective=OBJECTIVES[name])
     whole = loop.train(run, out=tmp_path / "whole", quiet=True)
     assert whole.scores.images == 359 and np.isfinite(whole.scores.headline.value)
-    with stopped_at(3), pytest.raises(Preempted):
-        loop.train(run, out=tmp_path / "halved", quiet=True)
-    loop.train(None, out=tmp_path / "halved", resume=True, quiet=True)
+    with no_report():
+        with stopped_at(3), pytest.raises(Preempted):
+            loop.train(run, out=tmp_path / "halved", quiet=True)
+        loop.train(None, out=tmp_path / "halved", resume=True, quiet=True)
     ours, theirs = tensors(tmp_path / "whole"), tensors(tmp_path / "halved")
     assert ours.keys() == theirs.keys() and [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
 
@@ -62,7 +64,8 @@ def test_it_trains_stops_resumes_to_the_same_bits_and_its_weights_go_on(name: st
         for key, tensor in setup.model.state_dict().items()
         if not key.startswith("head")
     )
-    assert loop.train(tuned, out=tmp_path / "tuned", quiet=True).scores.images == 359
+    with no_report():
+        assert loop.train(tuned, out=tmp_path / "tuned", quiet=True).scores.images == 359
 
 
 def test_mae_goes_on_from_its_own_encoder_and_decoder(tmp_path: Path) -> None:

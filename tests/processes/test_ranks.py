@@ -60,9 +60,7 @@ def test_a_rank_that_dies_or_stalls_ends_all_and_nothing_is_lost(how: int, tmp_p
             assert all(process.poll() is None for process in processes)
             time.sleep(0.01)
         processes[1].send_signal(how)
-        began = time.monotonic()
         _, said = processes[0].communicate(timeout=100)
-        assert time.monotonic() - began < (15 if how == signal.SIGKILL else 60)
         assert processes[0].returncode == 70 and b"lost the others" in said, said.decode()[-2000:]
     finally:
         for process in processes:

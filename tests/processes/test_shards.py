@@ -14,7 +14,7 @@ import torch
 
 import vitrail
 from tests.support.ranks import PLAIN, free_port
-from tests.support.runs import log, stop_after, weights
+from tests.support.runs import log, no_report, stop_after, weights
 from vitrail.checkpoints import read as checkpoints
 from vitrail.checkpoints import sharded
 from vitrail.checkpoints.write import list_steps
@@ -28,7 +28,7 @@ from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.masked_patches import MaskedPatches
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.processes.world import world
-from vitrail.training import finish, loop
+from vitrail.training import loop
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import prepare
@@ -57,9 +57,7 @@ def start(run: Run, out: Path, size: int, stop: int = 0) -> list[int]:
     def work(rank: int) -> None:
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(finish, "write_report", lambda *nothing: None)
-            patched.setattr(finish, "sheet", lambda *nothing: b"")
+        with no_report(), pytest.MonkeyPatch.context() as patched:
             if stop:
                 stop_after(stop, patched)
             loop.train(run, out=out, resume=resume, quiet=True)

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from tests.support.runs import no_report
 from tests.support.trials import poisoned_at
 from vitrail import config
 from vitrail.errors import VitrailError
@@ -26,7 +27,8 @@ def main() -> int:
         poisoned_at(*told.poison)
     try:
         run = None if told.resume else config.from_dict(Run, told.run)
-        train(run, out=told.folder, resume=told.resume, quiet=True)
+        with no_report():
+            train(run, out=told.folder, resume=told.resume, quiet=True)
     except VitrailError as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code

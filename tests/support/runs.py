@@ -1,8 +1,10 @@
 """A tiny run on digits, what is compared of two runs, and how one is stopped."""
 
+import contextlib
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.objectives.classify import Classify
-from vitrail.training import loop
+from vitrail.training import loop, outcome
 from vitrail.training.run import Hardware, Optim, Run
 
 TINY = Run(
@@ -51,6 +53,14 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     assert log(one) == log(other)
+
+
+@contextlib.contextmanager
+def no_report() -> Iterator[None]:
+    """Trainings inside draw no report: it takes ten times as long as a tiny run, and other tests look at it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(outcome, "write_report", lambda *nothing: None)
+        yield
 
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 
-import pytest
 import torch
 
-from tests.support.runs import TINY
-from vitrail.training import finish, loop
+from tests.support.runs import TINY, no_report
+from vitrail.training import loop
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -32,13 +31,11 @@ def in_child(work: Callable[[], object]) -> int:
 def train_to_the_end(folder: Path) -> Callable[[], object]:
     """A fresh run, or the rest of one that was killed; a kill before run.json was written leaves nothing to resume.
 
-    The report is left undrawn: it takes ten times as long as this run, and follows from the files that are compared.
+    No report is drawn: it follows from the files that are compared.
     """
 
     def work() -> None:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(finish, "write_report", lambda *nothing: None)
-            patched.setattr(finish, "sheet", lambda *nothing: b"")
+        with no_report():
             begun = (folder / "run.json").exists()
             loop.train(None if begun else TINY, out=folder, resume=begun, quiet=True)
 

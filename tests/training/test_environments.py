@@ -13,22 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.ranks import ROOT
 from tests.support.runs import TINY, assert_same_run
 from tests.support.trials import in_child, train_to_the_end
 from vitrail import config
 
 pytestmark = pytest.mark.fault
-
-WORKER = """
-import json, sys
-from pathlib import Path
-from vitrail import config
-from vitrail.training import outcome
-from vitrail.training.loop import train
-from vitrail.training.run import Run
-outcome.write_report = lambda *nothing: None
-train(config.from_dict(Run, json.loads(sys.argv[2])), out=Path(sys.argv[1]), quiet=True)
-"""
 
 TOGETHER = {"PYTHONHASHSEED": "12345", "TZ": "Asia/Kathmandu", "LC_ALL": "tr_TR.UTF-8", "PYTHONOPTIMIZE": "1",
             "HOME": "/nowhere", "HOSTNAME": "elsewhere", "COLUMNS": "20", "TERM": "dumb"}  # fmt: skip
@@ -43,9 +33,15 @@ ALONE = [
 
 def elsewhere(environment: dict[str, str], out: Path, cwd: Path) -> None:
     """The run in a process of its own."""
-    words = [sys.executable, "-c", WORKER, str(out), json.dumps(config.to_dict(TINY))]
+    words = [sys.executable, "-m", "tests.support.rank", str(out), json.dumps(config.to_dict(TINY))]
+    found = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        words, env={**os.environ, **environment}, cwd=cwd, capture_output=True, text=True, timeout=300
+        words,
+        env={**os.environ, "PYTHONPATH": found, **environment},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
 
