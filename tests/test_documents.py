@@ -1,12 +1,17 @@
 """The documents tell the truth: links lead somewhere, commands and options exist, the Python examples run."""
 
+import gc
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import tyro
 
+from vitrail import cli
 from vitrail.cli import COMMANDS, main
+from vitrail.errors import ConfigError
+from vitrail.registry import Registry
 
 pytestmark = pytest.mark.flow
 
@@ -28,7 +33,7 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
-    targets = [match[1] for match in LINK.finditer(path.read_text("utf-8"))]
+    targets = [match[1] for match in LINK.finditer(BLOCK.sub("", path.read_text("utf-8")))]
     missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
     assert not missing
 
@@ -44,6 +49,37 @@ def test_commands_and_their_options_exist(where: str, line: str, capsys: pytest.
     assert all(option in known for option in options if option != "--help"), f"{where}: {line}"
 
 
+class Parsed(BaseException):
+    """Every option of a command is known and has a value it may have."""
+
+
+@pytest.mark.parametrize(("where", "line"), commands(), ids=lambda value: str(value))
+def test_commands_parse(where: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Each word by the command's own reading. A file that is not here may stop it before, and nothing else."""
+    read = tyro.cli
+
+    def read_and_stop(*words, **options):
+        read(*words, **options)
+        raise Parsed
+
+    monkeypatch.setattr(tyro, "cli", read_and_stop)
+    try:
+        code = main(shlex.split(line)[1:])
+    except Parsed:
+        return
+    said = capsys.readouterr().err
+    assert code not in (0, 2, ConfigError.exit_code) and re.search("there is nothing at|runs/|is not there", said), said
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example adds to the open tables is gone after it."""
+    for table in [one for one in gc.get_objects() if type(one) is Registry]:
+        monkeypatch.setattr(table, "_values", dict(table._values))
+    monkeypatch.setattr(cli, "COMMANDS", dict(COMMANDS))
+
+
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize(("where", "code"), [one for one in blocks("python") if "runs/" not in one[1]], ids=str)
 def test_python_examples_run(where: str, code: str) -> None:
     exec(compile(code, where, "exec"), {})
