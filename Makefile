@@ -11,12 +11,13 @@ _ := $(shell [ "$$(cat .venv/.made 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/pytho
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench deep clean
+.PHONY: help demo test check size docs bench deep clean
 
 help:
 	@echo "make demo    train a small Vision Transformer on handwritten digits three times, about a minute"
 	@echo "make test    all tests but the long sweeps"
 	@echo "make check   format, lint, types, import layers"
+	@echo "make size    code lines by package"
 	@echo "make docs    the documents: links hold, commands exist, examples run"
 	@echo "make bench   every speed claim beside its peer (quiet machine, several minutes)"
 	@echo "make deep    the long sweeps"
@@ -33,6 +34,9 @@ check: .venv/.developing
 	$(BIN)/python -m ruff check src tests bench
 	$(BIN)/python -m pyrefly check
 	$(BIN)/python $(BIN)/lint-imports
+
+size:
+	@python3 tests/support/size.py src tests bench
 
 docs: .venv/.developing
 	$(PYTEST) tests/test_documents.py
