@@ -5,23 +5,24 @@ import json
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 
 from tests.support.runs import TINY, assert_same_run, log, stop_after, weights
+from vitrail.batches.batch import Batch
 from vitrail.batches.mixing import Mixing
 from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError, NonFiniteError, Preempted, RunInUse, StorageError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
+from vitrail.processes.signals import StopSignals
 from vitrail.training import loop
+from vitrail.training.nan_guard import FiniteGuard
 from vitrail.training.run import Optim
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import build_model
+from vitrail.training.setup import build_model, prepare
 
 pytestmark = pytest.mark.flow
 
@@ -223,19 +224,12 @@ def test_old_runs_keep_old_rules(tmp_path: Path) -> None:
     assert RunFolder.stored(tmp_path / "run").rules == 1
 
 
-def test_a_batch_without_a_readable_image_is_passed_over(tmp_path: Path) -> None:
-    """Batch size 1: the unreadable image was a KeyError 'loss', and again at every resume."""
-    for name in ("a", "b"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for index in range(600):
-            value = index + 600 * (name == "b")
-            path = tmp_path / "photos" / name / f"{index}.png"
-            Image.fromarray(np.array([[value % 251, value // 251]] * 2, np.uint8)).save(path)
-    (tmp_path / "photos" / "a" / "broken.png").write_bytes(b"no image" * 9)
-    run = dataclasses.replace(
-        TINY, data=str(tmp_path / "photos"), batch_size=1, length="1 epoch", evaluate_every="1 epoch",
-        save_every="1 epoch", mixing=Mixing(), holdout=0.1,
-    )  # fmt: skip
-    result = loop.train(run, out=tmp_path / "run", quiet=True)
-    left_out = (tmp_path / "run" / "bad_samples.jsonl").read_text()
-    assert "broken.png" in left_out and result.setup.total_steps == len(result.setup.splits.train)
+def test_a_batch_without_a_readable_image_is_passed_over() -> None:
+    """Batch size 1 and an unreadable image: KeyError 'loss', and again at every resume."""
+    setup = prepare(TINY)
+    state, before = setup.state(), {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
+    size = setup.run.preprocess.size
+    empty = Batch(torch.zeros(0, 1, *size, dtype=torch.uint8), torch.zeros(0, dtype=torch.long), ())
+    loop.learn(setup, state, empty, FiniteGuard(setup.device, None), StopSignals())
+    assert state.step == 1 and state.ledger.value(setup.world) == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in setup.model.state_dict().items())
