@@ -15,6 +15,7 @@ from vitrail.evaluation.logistic import cross_validated
 from vitrail.training import loop
 from vitrail.training.head_start import head_start
 from vitrail.training.setup import prepare
+from vitrail.weights import bundle
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,20 @@ def test_without_weights_the_baselines_are_majority_and_pixels() -> None:
 def test_a_logistic_head_needs_weights() -> None:
     with pytest.raises(ConfigError, match="without weights"):
         dataclasses.replace(TINY, head="logistic")
+
+
+def test_a_run_of_no_steps_is_its_head(tuned, tmp_path: Path) -> None:
+    """`probe --save`: the weights stay, the head is fitted, and the bundle answers as the baseline did."""
+    result = loop.train(dataclasses.replace(tuned, length="0 steps", ema=None), out=tmp_path / "head", quiet=True)
+    assert result.scores.top1 == pytest.approx(result.baselines["logistic on frozen features"])
+    before, after = (bundle.load(path) for path in (tuned.weights, result.folder))
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, after.state_dict()[name]) or name.startswith("head.")
+    with pytest.raises(ConfigError, match="length = '0 steps'"):
+        dataclasses.replace(TINY, length="0 steps")
+
+
+def test_an_epoch_is_an_epoch_although_the_batch_is_larger_than_the_set() -> None:
+    setup = prepare(dataclasses.replace(TINY, batch_size=100_000, length="3 epochs"))
+    assert setup.total_steps == 3
+    assert setup.run.batch_size == len(setup.splits.train)

@@ -38,6 +38,7 @@ class Probe:
       vitrail probe runs/photos-1 ./photos
       vitrail probe vit-s16.npz fashion-mnist --layer 10 11 --protocols fewshot,knn,linear --beside pixels runs/mine
       vitrail probe features.safetensors --protocols linear,logistic --json
+      vitrail probe vit-s16.npz ./photos --save runs/quick    a classifier in seconds, for `vitrail predict`
       vitrail probe runs/photos-1 ./many-subjects --at-least 12 --holdout 0.5 --protocols fewshot
     """
 
@@ -63,6 +64,9 @@ class Probe:
     """Few-shot draws and probe trainings, averaged."""
     beside: tuple[str, ...] = ()
     """More models to measure in the same table."""
+    save: Path | None = None
+    """A new run folder: logistic regression as the model's head, which `vitrail predict` and `evaluate` take. No
+    protocols are measured then; the same as `vitrail train DATA --weights MODEL --recipe logistic_head`."""
     at_least: int = 0
     """Leave out classes of fewer images, train and test together."""
     holdout: float = 0.2
@@ -78,6 +82,8 @@ class Probe:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Probe, words, command="probe")
+    if asked.save:
+        return save_head(asked, asked.save)
     rows = [row for name, kept in features(asked) for row in measure(name, kept, asked)]
     if not rows:
         raise ConfigError(f"none of {asked.protocols} applies to {asked.model}", next_step="try --protocols linear")
@@ -86,6 +92,17 @@ def main(words: Sequence[str]) -> int:
         "json" if asked.json else "csv" if asked.csv else "table",
     )
     return 0
+
+
+def save_head(asked: Probe, out: Path) -> int:
+    """A training run of no steps, whose head is logistic regression on the frozen features."""
+    from vitrail.cli import train
+
+    words = [asked.data, "--weights", asked.model, "--recipe", "logistic_head", "--out", str(out)]
+    words += ["--holdout", str(asked.holdout), "--hardware.device", asked.device]
+    if asked.image:
+        words += ["--preprocess.size", *map(str, (asked.image * 2)[:2])]
+    return train.main([*words, "--json"] if asked.json else words)
 
 
 def features(asked: Probe) -> Iterator[tuple[str, Kept]]:

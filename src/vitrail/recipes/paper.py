@@ -152,6 +152,14 @@ def finetune_small(given: Given) -> Run:
     )
 
 
+def logistic_head(given: Given) -> Run:
+    """A classifier in seconds: the weights stay as they are, the head is logistic regression on their features.
+
+    command    vitrail train ./photos --weights FILE --recipe logistic_head; the same: vitrail probe FILE ./photos --save RUN
+    """
+    return replace(finetune_small(given), length="0 steps", ema=None)
+
+
 def linear_probe(given: Given) -> Run:
     """Only the head learns, on a frozen model: a measure of its features more than a way to use it.
 

@@ -139,7 +139,8 @@ class Run:
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
-        for name in ("length", "evaluate_every", "save_every"):
+        check_length(self.length, "length", some=self.head == "zero")
+        for name in ("evaluate_every", "save_every"):
             check_length(getattr(self, name), name, some=True)
         if "%" in self.length:
             raise ConfigError(f"length = {self.length!r} of itself", allowed="'90 epochs' or '10000 steps'")
@@ -150,3 +151,8 @@ class Run:
             raise ConfigError(
                 f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try --holdout 0.2"
             )
+
+    @property
+    def head_only(self) -> bool:
+        """Whether nothing is trained after the head's start: "0 steps" of a logistic head."""
+        return steps(self.length, steps_per_epoch=1e9) == 0

@@ -127,7 +127,7 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     if unsharded is not None:
         model = sharded(model, run)
     per_epoch = len(splits.train) / run.batch_size
-    total = max(1, steps(run.length, steps_per_epoch=per_epoch))
+    total = max(0 if run.head_only else 1, steps(run.length, steps_per_epoch=per_epoch))
     return Setup(
         run=run,
         splits=splits,
@@ -160,6 +160,7 @@ def open_for(objective: Objective, data: str, holdout: float, *, download: bool 
 
 def resolve(run: Run, splits: Splits, world: World) -> Run:
     """Every "auto" made a value and every derived field of the model set, so that run.json says exactly what ran."""
+    run = _no_more_than(len(splits.train), run, world)
     share = world.share(run.batch_size)
     micro = run.hardware.micro_batch or share
     if micro > share or share % micro:
@@ -191,6 +192,16 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     settings = hardware.resolve(run.hardware, processes=world.here, tokens=tokens, width=width)
     objective = run.objective.for_labels(several=splits.test.multi_label)
     return dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)
+
+
+def _no_more_than(images: int, run: Run, world: World) -> Run:
+    """A batch of at most all images, so that an epoch is an epoch; the same number for every rank."""
+    if run.batch_size <= images or images < world.size:
+        return run
+    share, micro = images // world.size, run.hardware.micro_batch
+    fits = micro is None or share % micro == 0
+    parts = run.hardware if fits else dataclasses.replace(run.hardware, micro_batch=None)
+    return dataclasses.replace(run, batch_size=share * world.size, hardware=parts)
 
 
 def _work(model: zoo.ModelConfig, images: int) -> tuple[int, int]:
