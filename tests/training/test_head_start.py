@@ -12,8 +12,10 @@ from tests.support.runs import TINY, assert_same_run, stop_after
 from vitrail.errors import ConfigError, Preempted
 from vitrail.evaluation.feature_set import labelled
 from vitrail.evaluation.logistic import cross_validated
+from vitrail.images.transforms import Augment
 from vitrail.training import loop
-from vitrail.training.head_start import head_start
+from vitrail.training.head_start import head_start, looks_alike_mirrored
+from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import prepare
 from vitrail.weights import bundle
 
@@ -111,3 +113,19 @@ def test_an_epoch_is_an_epoch_although_the_batch_is_larger_than_the_set() -> Non
     setup = prepare(dataclasses.replace(TINY, batch_size=100_000, length="3 epochs"))
     assert setup.total_steps == 3
     assert setup.run.batch_size == len(setup.splits.train)
+
+
+@pytest.mark.parametrize(("flips", "alike"), [("letters", False), ("symmetric", True)])
+def test_flips_are_left_out_where_mirrored_images_are_another_class(flips: str, alike: bool) -> None:
+    """Bars on the left and bars on the right are two classes; bars above and below are two that flips leave alone."""
+    random = torch.Generator().manual_seed(0)
+    images, labels = 0.3 * torch.randn(80, 8, 8, 3, generator=random), torch.arange(80) % 2
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image[(slice(None), -2 * label) if flips == "letters" else (-2 * label, slice(None))] += 2
+    assert looks_alike_mirrored(labelled(images.flatten(1), labels, 2), 3) is alike
+
+
+def test_digits_are_not_flipped(tmp_path: Path) -> None:
+    run = dataclasses.replace(TINY, augment=Augment(flip=True), check_flips=True, length="1 steps")
+    result = loop.train(run, out=tmp_path / "run", quiet=True)
+    assert not RunFolder.stored(result.folder).augment.flip

@@ -65,7 +65,7 @@ def logistic(
 
 
 FOLDS = 5
-MANY = 2_000
+MANY = 1_000
 """Images from which on one fold is enough to choose C by."""
 
 

@@ -144,6 +144,7 @@ def finetune_small(given: Given) -> Run:
         augment=Augment(
             crop_area=(0.6, 1.0), flip=True, rotate=10.0, jitter=0.2, interpolation=start.preprocess.interpolation
         ),
+        check_flips=True,
         objective=Classify(label_smoothing=0.1),
         optim=Optim(lr=3e-4, weight_decay=0.02, warmup="10 %", layer_decay=0.75),
         ema=0.97,

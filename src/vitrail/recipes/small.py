@@ -108,6 +108,7 @@ def _small_folder(given: Given) -> Run:
         model=model,
         preprocess=given.preprocess((side, side), resize="crop", crop_fraction=0.875),
         augment=Augment(crop_area=(0.25, 1.0), flip=True),
+        check_flips=True,
         mixing=Mixing(cutmix=1.0, mixup=0.2, probability=0.5),
         objective=Classify(label_smoothing=0.1),
         optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError
@@ -25,36 +26,78 @@ from vitrail.training.setup import Setup
 SIDE = 32
 """Raw pixels are compared at this many a side."""
 NEIGHBOURS = 10
+MIRRORS = 2_000
+"""Images that are compared with their mirror images, at most."""
 MOST = 20_000
 """Training images above which no baseline is computed."""
+
+
+MIRRORED = 0.8
+"""Images are flipped in training unless their mirror images are right so much less often."""
 
 
 @dataclass(frozen=True)
 class HeadStart:
     """What was measured before the first step."""
 
+    setup: Setup
+    """Ready to train: the head set, flips decided."""
     baselines: dict[str, float] = field(default_factory=dict)
     """Accuracy of each cheap answer on the held-out images."""
     notes: tuple[str, ...] = ()
 
 
 def head_start(setup: Setup) -> HeadStart:
-    """Sets the head of `setup.model` where the run asks for it, and measures the baselines on the held-out images."""
+    """Sets the head of `setup.model` and decides on flips where the run asks for it; measures the baselines on the
+    held-out images.
+    """
     run, splits = setup.run, setup.splits
-    wanted = run.head == "logistic"
-    if not run.objective.reads_labels or splits.train.multi_label or (not wanted and len(splits.train) > MOST):
-        return HeadStart()
-    found = {"majority class": _majority(setup), "nearest neighbour, raw pixels": _pixels(setup)}
-    if not run.weights:
-        return HeadStart(found)
-    train, held = (_features(setup, setup.model, source, run.preprocess) for source in (splits.train, splits.test))
+    if not run.objective.reads_labels or splits.train.multi_label:
+        return HeadStart(setup)
+    notes: list[str] = []
+    found = {"majority class": _majority(setup)}
+    if len(splits.train) <= MOST:
+        train, test = _pixels(setup)
+        found["nearest neighbour, raw pixels"] = _neighbours(train, test, 1)
+        if run.augment.flip and run.check_flips and not looks_alike_mirrored(train, run.preprocess.channels):
+            run = replace(run, augment=replace(run.augment, flip=False))
+            notes.append("no flips: mirrored images look like other classes")
+    if run.weights and (run.head == "logistic" or len(splits.train) <= MOST):
+        fit, expected, answers = _frozen(setup)
+        found |= answers
+        if run.head == "logistic":
+            set_head(setup.model, fit)
+            notes.append(f"head: logistic regression on frozen features ({expected:.1%} in cross-validation)")
+    return HeadStart(replace(setup, run=run), found, tuple(notes))
+
+
+def looks_alike_mirrored(pixels: Labelled, channels: int) -> bool:
+    """Whether a mirrored image's nearest neighbour among the other images is of its class nearly as often as its own."""
+    features = pixels.features[:MIRRORS]
+    side = int((features.shape[1] // channels) ** 0.5)
+    images = features.view(len(features), -1, side, channels)  # the pixels are square, as `_pixels` makes them
+    labels, mean = pixels.labels[: len(features)], features.mean(0)
+    bank = normalize(features - mean)
+    right = []
+    for queries in (images, images.flip(2)):
+        similarity = normalize(queries.flatten(1) - mean) @ bank.T
+        right.append((labels[similarity.fill_diagonal_(-2).argmax(1)] == labels).sum())
+    return bool(right[1] >= MIRRORED * right[0])
+
+
+def _frozen(setup: Setup) -> tuple[Fit, float, dict[str, float]]:
+    """The head fitted on frozen features, its accuracy in cross-validation, and baselines."""
+    run, splits = setup.run, setup.splits
+    train, test = (_features(setup, setup.model, source, run.preprocess) for source in (splits.train, splits.test))
     fit, expected = cross_validated(train, seed=run.seed)
-    found["kNN on frozen features"] = _neighbours(train, held, NEIGHBOURS)
-    found["logistic on frozen features"] = fit.right(held) / len(held)
-    if not wanted:
-        return HeadStart(found)
-    set_head(setup.model, fit)
-    return HeadStart(found, (f"head: logistic regression on frozen features ({expected:.1%} in cross-validation)",))
+    return (
+        fit,
+        expected,
+        {
+            "kNN on frozen features": _neighbours(train, test, NEIGHBOURS),
+            "logistic on frozen features": fit.right(test) / len(test),
+        },
+    )
 
 
 def set_head(model: Any, fit: Fit) -> None:
@@ -79,13 +122,14 @@ def _features(setup: Setup, model: nn.Module, source: Source, preprocess: Prepro
     )
 
 
-def _pixels(setup: Setup) -> float:
-    """One neighbour by the cosine of centred pixels, SIDE pixels a side at most."""
-    height, width = setup.run.preprocess.size
-    small = replace(setup.run.preprocess, size=(min(SIDE, height), min(SIDE, width)))
+def _pixels(setup: Setup) -> tuple[Labelled, Labelled]:
+    """The images of the training and the test part as the model sees them, at most SIDE pixels a side, in random order."""
+    side = min(SIDE, *setup.run.preprocess.size)
+    small = replace(setup.run.preprocess, size=(side, side), resize="squash")
     model, splits = Pixels(small.size, small.channels), setup.splits
     train, test = (_features(setup, model, source, small) for source in (splits.train, splits.test))
-    return _neighbours(train, test, 1)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setup.run.seed))
+    return train.rows(order), test
 
 
 def _neighbours(train: Labelled, test: Labelled, k: int) -> float:

@@ -99,7 +99,8 @@ def train(
         splits = without_trained(splits or open_for(wanted.objective, wanted.data, wanted.holdout), start)
         setup = prepare(wanted, ranks, splits)
         seen = look_over(setup, allow_leaks=allow_leaks, quiet=quiet) if check_images and not resume else ()
-        before = HeadStart() if resume else head_start(setup)
+        before = HeadStart(setup) if resume else head_start(setup)
+        setup = before.setup
         state = setup.state()
         folder.check_room(state.size)
         restored = restore(state, folder, ranks, accept_data_change) if resume else ()

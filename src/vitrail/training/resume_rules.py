@@ -23,6 +23,7 @@ KEYS: dict[str, Kind] = {
     "head": "trajectory",
     "preprocess": "trajectory",
     "augment": "trajectory",
+    "check_flips": "safe",  # decided at the start
     "mixing": "trajectory",
     "objective": "trajectory",
     "optim": "trajectory",

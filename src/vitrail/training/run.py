@@ -123,6 +123,8 @@ class Run:
     the frozen weights (LP-FT, arXiv 2202.10054)."""
     preprocess: Preprocess = field(default_factory=Preprocess)
     augment: Augment = field(default_factory=Augment)
+    check_flips: bool = False
+    """Leave `augment.flip` out where mirrored images look like other classes: letters, digits, left and right hands."""
     mixing: Mixing = field(default_factory=Mixing)
     objective: Objective = field(default_factory=Classify)
     optim: Optim = field(default_factory=Optim)
