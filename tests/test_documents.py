@@ -43,7 +43,8 @@ def test_commands_and_their_options_exist(where: str, line: str, capsys: pytest.
     words = shlex.split(line)[1:]
     assert words[0] in COMMANDS, f"{where}: {line}"
     of_two_words = words[0] in ("data", "study", "weights")
-    assert main([*words[: 1 + of_two_words], "--help"]) == 0
+    for help_ in ("--help", "--help-all"):
+        assert main([*words[: 1 + of_two_words], help_]) == 0
     known = capsys.readouterr().out
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     assert all(option in known for option in options if option != "--help"), f"{where}: {line}"

@@ -17,12 +17,13 @@ from typing import Any
 
 # module: the names it gives; `__init__.pyi` says the same to type checkers
 _MODULES = {
-    "api.embed": ("embed", "probe"),
+    "api.embed": ("embed",),
     "api.evaluate": ("compare", "evaluate", "robustness"),
     "api.inspect": ("inspect", "trace"),
     "api.models": ("save",),
     "api.plan": ("plan",),
     "api.predict": ("predict",),
+    "api.probe": ("probe",),
     "api.train": ("Trained", "train"),
     "batches.batch": ("Batch",),
     "batches.mixing": ("Mixing",),

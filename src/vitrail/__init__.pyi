@@ -16,7 +16,6 @@ from vitrail import study as study
 from vitrail import training as training
 from vitrail import weights as weights
 from vitrail.api.embed import embed as embed
-from vitrail.api.embed import probe as probe
 from vitrail.api.evaluate import compare as compare
 from vitrail.api.evaluate import evaluate as evaluate
 from vitrail.api.evaluate import robustness as robustness
@@ -25,6 +24,7 @@ from vitrail.api.inspect import trace as trace
 from vitrail.api.models import save as save
 from vitrail.api.plan import plan as plan
 from vitrail.api.predict import predict as predict
+from vitrail.api.probe import probe as probe
 from vitrail.api.train import Trained as Trained
 from vitrail.api.train import train as train
 from vitrail.batches.batch import Batch as Batch

@@ -1,12 +1,20 @@
 """The command line's frame: fast help, errors as one paragraph with their exit code, no traceback unless asked for."""
 
+import ast
+import importlib.resources
+import json
+import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import vitrail
 from vitrail import cli, errors
+from vitrail.api.words import SHORT
 from vitrail.cli import COMMANDS, main
 
 
@@ -78,9 +86,68 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_unknown_option_exits_78(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, *NEEDED.get(command, []), "--surely-not-an-option"]) == 78
+def test_unknown_option_exits_2(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    group = {"data": ["check", "d"], "weights": ["show", "f"], "study": ["pretraining", "d"]}
+    assert main([command, *group.get(command, NEEDED.get(command, [])), "--surely-not-an-option"]) == 2
     assert "surely-not-an-option" in capsys.readouterr().err
+
+
+HEAVY = {"data", "weights", "study"}
+"""Commands whose help still imports torch: their groups list sub-commands without it, each sub-command does not."""
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - HEAVY))
+def test_help_of_a_command_answers_without_torch(command: str) -> None:
+    script = f"import sys, vitrail.cli; code = vitrail.cli.main([{command!r}, '--help']); print(code, 'torch' in sys.modules)"
+    answer = fresh("-c", script)
+    assert answer.stdout.endswith("0 False\n"), answer.stderr
+
+
+def test_the_table_of_models_is_what_is_counted() -> None:
+    """The stored counts, made without torch, against the models themselves."""
+    from vitrail.models import cost, zoo
+    from vitrail.recipes.request import fitted
+
+    stored = json.loads(importlib.resources.files("vitrail.models").joinpath("counts.json").read_text("utf-8"))
+    assert list(stored) == list(zoo.list_models())
+    for name, (family, parameters, gmacs) in stored.items():
+        config = zoo.config(name)
+        side = fitted(224, config)
+        config = zoo.config(name, image=(side, side), classes=1000)
+        assert (family, parameters) == (config.family, cost.count_parameters(config)), name
+        assert gmacs == round(cost.macs(config) / 1e9, 4), name
+
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
+NOT_OURS = {"--nproc-per-node", "--help", "--help-all", "--debug", "--version"}
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    """(file, text) of every string in the package; what an f-string fills in is left out."""
+    for path in Path(vitrail.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path.name, node.value
+
+
+def test_every_option_and_command_that_a_text_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    """Errors, advice, help and docstrings: F1 of the critique was advice to type `--download`, which no command had."""
+    for words in [[name] for name in COMMANDS if name not in HEAVY] + [
+        [group, one]
+        for group, names in {
+            "data": "check pack show",
+            "weights": "show convert check push",
+            "study": "pretraining few-labels self-train",
+        }.items()
+        for one in names.split()
+    ]:
+        assert main([*words, "--help-all"]) == 0, words
+    known = set(OPTION.findall(capsys.readouterr().out)) | {f"--{short}" for short in SHORT} | NOT_OURS
+    known |= {option.replace("--", "--no-") for option in known} | {"--csv", "--json"}
+    wrong = [(name, option) for name, text in sentences() for option in OPTION.findall(text) if option not in known]
+    assert not wrong
+    commands = [(name, one) for name, text in sentences() for one in re.findall(r"`vitrail ([a-z-]+)", text)]
+    assert commands and not [pair for pair in commands if pair[1] not in COMMANDS]
 
 
 CODES = {

@@ -193,7 +193,6 @@ def test_predict_stops_at_a_file_it_cannot_read_or_lists_it(trained: Path, files
         ("predict RUN", 78, "no images were named"),
         ("predict nowhere photo.jpg", 65, "nowhere"),
         ("evaluate RUN nowhere", 65, "nowhere"),
-        ("evaluate RUN digits --json --csv", 78, "one of them"),
         ("evaluate RUN digits --split val", 78, "no validation part"),
         ("train nowhere", 65, "nowhere"),
         ("train digitz", 65, "did you mean 'digits'?"),

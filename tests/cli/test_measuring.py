@@ -44,7 +44,7 @@ def test_probe_measures_models_layers_sizes_and_pixels_in_one_table(models: Path
     assert len(list(Path("kept").iterdir())) == 2
     (at_last,) = {row["accuracy_%"] for row in _json([*words, "--layer", "4"], capsys) if row["setting"] == "k = 3"}
     assert at_last == rows[2]["accuracy_%"]
-    sizes = _json(["probe", "a", "digits", "--protocols", "nearest-mean", "--image", "8", "16"], capsys)
+    sizes = _json(["probe", "a", "digits", "--protocols", "nearest-mean", "--size", "8", "16"], capsys)
     assert [row["features"] for row in sizes] == ["a, 8 px", "a, 16 px"]
 
 
@@ -135,7 +135,7 @@ def test_small_classes_are_left_out_aloud_and_damaged_features_refused(models: P
     (row,) = json.loads(found.out)
     assert row["trained_on"] == 10 and row["tested_on"] == 4
     assert main([*words, "--at-least", "12"]) == 65
-    assert "allowed: --at-least 9" in " ".join(capsys.readouterr().err.split())
+    assert "allowed: at_least=9" in " ".join(capsys.readouterr().err.split())
     assert main(["embed", "a", "d", "--out", "f.safetensors"]) == 0
     kept = store.read("f.safetensors")
     kept.features[3, 2] = float("nan")

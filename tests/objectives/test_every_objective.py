@@ -204,9 +204,12 @@ def test_self_training_counts_images_it_cannot_read_and_goes_on(
     rows = table["rows"] if isinstance(table, dict) else table
     assert [row["model"] for row in rows] == ["teacher", "student-1"]
     assert rows[1]["taught by"] == "38 of 38 unlabelled images got a label"
-    labels = (Path("self-train/teacher/labels.npz")).read_bytes()
+    labels = (Path("runs/self-train/teacher/labels.npz")).read_bytes()
     assert main(words) == 0 and capsys.readouterr().out == found.out  # nothing is learnt twice
-    assert Path("self-train/teacher/labels.npz").read_bytes() == labels and Path("self-train/report.html").exists()
+    assert (
+        Path("runs/self-train/teacher/labels.npz").read_bytes() == labels
+        and Path("runs/self-train/report.html").exists()
+    )
 
 
 def test_what_self_training_cannot_use(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

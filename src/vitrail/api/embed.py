@@ -1,4 +1,4 @@
-"""`vitrail.embed` and `vitrail.probe`: frozen features, and what can be learned from them."""
+"""`vitrail.embed`: a model's features of images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,10 @@ from typing import Any
 from torch import nn
 
 from vitrail.api.models import Model, Size, open_model
-from vitrail.errors import ConfigError
 from vitrail.evaluation import embedding
 from vitrail.evaluation.embedding import Extraction, every_part
-from vitrail.evaluation.layers import Pixels, Pool, blocks_of, up_to
-from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols
-from vitrail.evaluation.probing import probe as probe_features
-from vitrail.evaluation.store import Kept, is_features, read
+from vitrail.evaluation.layers import Pixels, Pool
+from vitrail.evaluation.store import Kept
 from vitrail.evaluation.store import save as save_features
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import open_data, open_images
@@ -21,7 +18,6 @@ from vitrail.training.unseen import keep_unseen
 
 PIXELS = 32
 """Raw pixels are compared at this many a side, or at the images' own size where that is smaller."""
-PROTOCOLS = ("fewshot", "knn", "nearest-mean", "linear")
 
 
 def embed(
@@ -59,55 +55,6 @@ def embed(
     if out is not None:
         save_features(Path(out), kept)
     return kept
-
-
-def probe(
-    model: Model | Kept,
-    data: str | Path | Splits | None = None,
-    *,
-    protocols: Sequence[str] = PROTOCOLS,
-    layer: int | None = None,
-    pool: Pool = "auto",
-    size: Size = None,
-    shots: Sequence[int] | None = None,
-    l2: Sequence[float] = (1024.0,),
-    k: Sequence[int] | None = None,
-    seeds: int = 3,
-    holdout: float = 0.2,
-    download: bool = False,
-    **options: Any,
-) -> list[Row]:
-    """Few-shot, nearest neighbours, linear probe or logistic regression on frozen features.
-
-        vitrail.probe("runs/photos-1", "./photos", protocols=["linear", "logistic"])
-
-    `model` is a model, the word "pixels", or features that `vitrail.embed` gave or wrote. The protocols learn on the training
-    part and are tested on held-out images that the model was not trained on. `options` are those of `embed`.
-    """
-    check_protocols(protocols)
-    blocks = max(WIDE.get(name, 1) for name in protocols)
-    if isinstance(model, Kept):
-        kept = model
-    elif is_features(str(model)):
-        kept = read(str(model))
-    else:
-        if data is None:
-            raise ConfigError("no images were named", next_step="try vitrail.probe(model, 'digits')")
-        splits, _ = open_split(data, [model], holdout, download)
-        module = open_features_model(model, splits, size)
-        layers = layers_of(module, layer, blocks)
-        kept = embed(module, splits, layer=layers, pool=pool, **options)
-    settings = Settings(
-        shots=tuple(shots) if shots else None, l2=tuple(l2), k=tuple(k) if k else None, seeds=tuple(range(seeds))
-    )  # fmt: skip
-    return list(probe_features(kept, protocols, settings, blocks=max(1, len(kept.about.blocks))))
-
-
-def layers_of(module: nn.Module, layer: int | None, blocks: int) -> tuple[int, ...]:
-    """The blocks that protocols of so many blocks read."""
-    if isinstance(module, Pixels) or (layer is None and (blocks == 1 or not blocks_of(module))):
-        return ()
-    return tuple(sorted(up_to(layer or -1, blocks, module)))
 
 
 def open_split(

@@ -1,12 +1,13 @@
 """From what a person names (images, a model, weights, some values) to the Run it asks for, and its opened images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from vitrail.api.words import SHORT, full_name, translate_peer
 from vitrail.config import with_changes
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, suggest
 from vitrail.images.heldout import draw_again
 from vitrail.images.sources import Splits
 from vitrail.models import zoo
@@ -51,10 +52,10 @@ def choose_run(
     changes: Mapping[str, Any] | None = None,
 ) -> Chosen:
     """The recipe for these images, with `changes` by dotted name. Raises ConfigError for a name that is not there."""
-    refuse_derived(changes or {})
+    changes = spell_out(changes or {})
     start = read_pretrained(str(weights)) if weights else None
     chosen = choose_recipe(data, recipe, model, start, holdout=holdout, download=download)
-    return chosen.with_run(with_changes(chosen.run, {**(changes or {}), **shorthands(epochs, holdout)}, where="train"))
+    return chosen.with_run(with_changes(chosen.run, {**changes, **shorthands(epochs, holdout)}, where="train"))
 
 
 def choose_recipe(
@@ -90,6 +91,27 @@ def shorthands(epochs: float | None, holdout: float | None = None) -> dict[str, 
     """The values of a Run that have a short name."""
     length = {} if epochs is None else {"length": f"{epochs:g} epochs"}
     return length if holdout is None else {**length, "holdout": holdout}
+
+
+def spell_out(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by their full names: "optim.lr" for "lr". Raises ConfigError for a name of another toolkit, or a derived one."""
+    for name in changes:
+        if ours := translate_peer(name):
+            raise ConfigError(f"vitrail has no {name!r}", next_step=f"it is {ours!r} here")
+        if name.partition(".")[0] not in known_names() | SHORT.keys():
+            raise ConfigError(
+                f"there is no {name!r} to set",
+                next_step=suggest(name, [*known_names(), *SHORT, "epochs", "recipe", "weights"]),
+            )
+    found = {full_name(name): value for name, value in changes.items()}
+    if isinstance(found.get("preprocess.size"), int):
+        found["preprocess.size"] = [found["preprocess.size"]] * 2
+    refuse_derived(found)
+    return found
+
+
+def known_names() -> set[str]:
+    return {part.name for part in fields(Run)}
 
 
 def refuse_derived(changes: Mapping[str, Any]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from vitrail.api.request import choose_run
+from vitrail.api.request import choose_run, shorthands, spell_out
+from vitrail.config import with_changes
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits
 from vitrail.scores.outcome import Outcome
@@ -100,7 +101,8 @@ def train(
         result.scores, result.model, result.folder
 
     `data` is a path, a named set or opened `Splits`. Without `recipe` one is chosen by the number and shape of the images
-    and by whether there are `weights`. `changes` are values of the Run by name, `optim={"lr": 5e-4}` or dotted.
+    and by whether there are `weights`. `changes` are values of the Run: `lr=5e-4`, `size=224`,
+    `batch=64` for short, `optim={"layer_decay": 0.75}`, or `**{"optim.layer_decay": 0.75}`.
     `seeds` trains so many times, into `out/seed-0` and so on. `resume` goes on with a run folder.
     Raises ConfigError for a name that is not there, DataError for images that cannot be trained on.
     """
@@ -151,10 +153,7 @@ def train_on(
     folder: Path, changes: dict[str, Any], epochs: float | None, holdout: float | None, **options: Any
 ) -> Trained:
     """Goes on with a run folder; `changes` are laid on its own settings."""
-    from vitrail.api.request import shorthands
-    from vitrail.config import with_changes
-
     stored = RunFolder.stored(folder)
-    run = with_changes(stored, {**changes, **shorthands(epochs, holdout)}, where="train")
+    run = with_changes(stored, {**spell_out(changes), **shorthands(epochs, holdout)}, where="train")
     result = loop.train(None if run == stored else run, out=folder, resume=True, **options)
     return Trained((result,), f"recipe {run.recipe}: as the run was started")

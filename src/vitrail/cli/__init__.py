@@ -1,7 +1,9 @@
 """The command line: a lazy table of commands, and one place where errors become a paragraph and an exit code.
 
-Nothing here imports torch; a command's module is imported when its name was typed. Exit codes are those of
-`vitrail.errors`; 130 after Ctrl-C, 143 after SIGTERM or SIGUSR1, 141 when the reader of our output went away.
+Nothing here imports torch; a command's module is imported when its name was typed. Exit codes:
+
+    0 done · 2 words that mean nothing · 65 images or weights · 70 a bug, NaN · 71 memory · 74 a disk · 78 options
+    130 Ctrl-C · 141 the reader of our output went away · 143 SIGTERM or SIGUSR1
 """
 
 import importlib
@@ -11,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
+from vitrail.cli.short_help import SHORT_HELP
 from vitrail.errors import ConfigError, VitrailError, recognise_error, suggest
 from vitrail.processes.signals import Stopped, StopSignals
 
@@ -75,11 +78,14 @@ def dispatch(words: list[str]) -> int:
 
         print(f"vitrail {version('vitrail')}")
         return 0
+    if words[0] in SHORT_HELP and {"-h", "--help"} & set(words):
+        print(SHORT_HELP[words[0]])
+        return 0
     command = main_of(words[0])
     try:
-        return command(words[1:])
-    except SystemExit as exit_:  # tyro has printed its help (0), or rich found that nobody reads its table (1)
-        return 141 if exit_.code else 0
+        return command(["--help" if word == "--help-all" else word for word in words[1:]])
+    except SystemExit as exit_:  # tyro printed its help (0) or what it did not understand (2); rich's pipe broke (1)
+        return 141 if exit_.code == 1 else int(exit_.code or 0)
 
 
 def main_of(name: str) -> Callable[[list[str]], int]:

@@ -1,30 +1,28 @@
 """A command's words, typed: a frozen dataclass per command, whose docstring is its help and ends with examples."""
 
-import contextlib
 import dataclasses
 import inspect
-import io
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
 
-from vitrail.errors import ConfigError, suggest
+from vitrail.api.words import translate_peer
+from vitrail.errors import ConfigError, StorageError, suggest
 from vitrail.reports.tables import Column, Table
 
 T = TypeVar("T")
 
-RULE = "[─-]{3,}"
 Switch = tyro.conf.FlagCreatePairsOff[bool]
 """An option that is on when it is typed."""
 
 
 def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | None = None, check: bool = True) -> T:
-    """The words as `kind`. On `--help` tyro prints and raises SystemExit; words that mean nothing are a ConfigError.
+    """The words as `kind`. On `--help`, and on words that mean nothing, tyro prints and raises SystemExit (0 and 2).
 
     Values that do not go together raise the ConfigError of their config; without `check` they are let through.
     """
@@ -33,7 +31,7 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
     loose: Any = None if default is None else unchecked(default)
     options = {} if loose is None else {"default": loose}
     shape: Any = kind if loose is None else type(loose)
-    with said_in_a_paragraph(command, asks_for_help=bool({"-h", "--help"} & set(words))):
+    try:
         found = tyro.cli(
             shape,
             prog=f"vitrail {command}",
@@ -43,46 +41,28 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
             config=(tyro.conf.AvoidSubcommands, tyro.conf.PositionalMetavarFromFieldName),
             **options,
         )
+    except SystemExit as exit_:
+        if exit_.code:
+            hint_at_peers(words)
+        raise
     return found if default is None or not check else checked(found, default)
 
 
-@contextlib.contextmanager
-def said_in_a_paragraph(command: str, *, asks_for_help: bool) -> Iterator[None]:
-    """tyro draws a box around its refusals; here they are errors like any other."""
-    heard, columns = io.StringIO(), os.environ.get("COLUMNS")
-    if not asks_for_help:
-        os.environ["COLUMNS"] = "1000"  # a box this wide breaks no word in two
-    try:
-        with contextlib.redirect_stderr(heard):
-            yield
-    except SystemExit as exit_:
-        if exit_.code:
-            raise refused(heard.getvalue(), command) from None
-        raise
-    finally:
-        os.environ.pop("COLUMNS", None)
-        os.environ.update({} if columns is None else {"COLUMNS": columns})
-        sys.stderr.write("" if isinstance(sys.exception(), ConfigError) else heard.getvalue())
+def hint_at_peers(words: Sequence[str]) -> None:
+    """Says our word for an option of another toolkit."""
+    for word in words:
+        option = word.partition("=")[0]
+        if option.startswith("--") and (ours := translate_peer(option)):
+            print(f"{option} is {'--' + ours.replace('_', '-') if ' ' not in ours else ours} here", file=sys.stderr)
 
 
-def refused(box: str, command: str) -> ConfigError:
-    """What stands in tyro's box, in a sentence: what was wrong, above its first rule, and the option meant, below it."""
-    lines = [line.strip(" │") for line in box.strip("\n").splitlines()][1:]  # without its title
-    if lines and re.fullmatch(RULE, lines[0]):  # in ASCII the title has a line of its own
-        lines = lines[1:]
-    rule = next((number for number, line in enumerate(lines) if re.fullmatch(RULE, line)), len(lines))
-    found, about = " ".join(lines[:rule]).strip(), [line for line in lines[rule:] if re.match(r"--\w", line)]
-    near, help_ = "", f"see `vitrail {command} --help`"
-    if found.startswith("Missing from"):
-        found = "missing: " + ", ".join(line for line in lines[:rule] if re.fullmatch(r"[A-Z_]+|--.*", line))
-    elif found.startswith("Unrecognized"):
-        given = found.partition(": ")[2].split(",")[0]
-        near, about = suggest(given, [line.split()[0].strip(",") for line in about]), []
-    found = found.partition(" Got errors:")[0].rstrip(". ").removeprefix("Error parsing ")
-    found = re.sub(r": no type matching .* instantiated from \[(.*)\]$", r" \1", found)
-    allowed = re.sub(r"{None}\||{(?=\w+ )|}$", "", about[0]) if about else ""
-    found = found[:1].lower() + found[1:] or box.strip()  # another box than is known here: as it is
-    return ConfigError(found, allowed=allowed, next_step="; ".join(filter(None, (near, help_))))
+def check_writable(path: Path | None) -> None:
+    """Tries a name for results before the work. Raises StorageError."""
+    if path is None:
+        return
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        raise StorageError(f"{path} cannot be written", next_step="choose another name for the result")
 
 
 def unchecked(config: T) -> T:
@@ -111,3 +91,24 @@ def pairs(rows: Sequence[tuple[str, Any]], title: str = "") -> Table:
 def say(text: str = "") -> None:
     """A sentence for the person, on stderr: stdout belongs to the result."""
     Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def split_names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def run_group(
+    name: str, help_: str, commands: Mapping[str, Callable[[Sequence[str]], int]], words: Sequence[str]
+) -> int:
+    """Runs the sub-command that the first word names. Raises ConfigError for another."""
+    if not words or words[0] in ("-h", "--help"):
+        print(help_)
+        return 0
+    if words[0] not in commands:
+        raise ConfigError(
+            f"vitrail {name} has no command {words[0]!r}",
+            allowed=", ".join(commands),
+            next_step=suggest(words[0], commands),
+        )
+    return commands[words[0]](words[1:])

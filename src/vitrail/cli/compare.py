@@ -3,19 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from vitrail.api.evaluate import compare
-from vitrail.cli.arguments import Switch, parse, say
+from vitrail.cli.arguments import parse, say
+from vitrail.cli.options import Compute, Part, Show
 from vitrail.reports.tables import Column, Table, show
-from vitrail.scores.statistics import McNemar
-from vitrail.training.unseen import Split
+
+if TYPE_CHECKING:
+    from vitrail.scores.statistics import McNemar
 
 
-@dataclass(frozen=True)
-class Compare:
+@dataclass(frozen=True, kw_only=True)
+class Compare(Compute, Part, Show):
     """Compares two models on the same images: is the difference more than luck? (McNemar's test)
 
     Only the images that one model gets right and the other wrong can tell them apart. A p-value of 0.03 says that two
@@ -30,32 +31,26 @@ class Compare:
     second: tyro.conf.Positional[str]
     data: tyro.conf.Positional[str]
     """Labelled images; those that either model was trained on are left out."""
-    split: Split = "auto"
-    """Which part, all of it: what a model was trained on is counted, not left out."""
-    download: Switch = False
-    """Fetch a named set where it is not on this machine."""
-    batch: int = 64
-    device: str = "auto"
-    precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
-    workers: int = -1
-    json: Switch = False
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Compare, words, command="compare")
+
+    from vitrail.api.evaluate import compare
+
     found = compare(
         asked.first, asked.second, asked.data, split=asked.split, batch=asked.batch, device=asked.device,
         precision=asked.precision, workers=asked.workers, download=asked.download, say=say,
     )  # fmt: skip
-    if asked.json:
+    if asked.format == "json":
         print(json.dumps(facts(asked, found), indent=1))
     else:
-        show(table(asked, found), "table")
+        show(table(asked, found), asked.format)
         say(sentence(found))
     return 0
 
 
-def facts(asked: Compare, found: McNemar) -> dict[str, Any]:
+def facts(asked: Compare, found: "McNemar") -> dict[str, Any]:
     low, high = found.interval
     return {"first": asked.first, "second": asked.second, "data": asked.data, **asdict(found)} | {
         "difference": found.difference,
@@ -64,7 +59,7 @@ def facts(asked: Compare, found: McNemar) -> dict[str, Any]:
     }
 
 
-def table(asked: Compare, found: McNemar) -> Table:
+def table(asked: Compare, found: "McNemar") -> Table:
     columns = (Column("model"), Column("accuracy_%", "{:.2f}"), Column("right"), Column("only_this_one"))
     rows = [
         (
@@ -83,7 +78,7 @@ def table(asked: Compare, found: McNemar) -> Table:
     return Table(columns, tuple(rows), f"{found.images:,} images of {asked.data}")
 
 
-def sentence(found: McNemar) -> str:
+def sentence(found: "McNemar") -> str:
     low, high = (100 * edge for edge in found.interval)
     return (
         f"second - first: {100 * found.difference:+.2f} points (95 %: {low:+.2f} to {high:+.2f}); "

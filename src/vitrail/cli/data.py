@@ -10,9 +10,10 @@ import numpy as np
 import tyro
 
 from vitrail.batches.loader import BAD_SHARE
-from vitrail.cli.arguments import Switch, pairs, parse, say
+from vitrail.cli.arguments import Switch, check_writable, pairs, parse, run_group, say
 from vitrail.cli.data_page import audit_sections, sizes
-from vitrail.errors import ConfigError, DataError, suggest
+from vitrail.cli.options import HeldOut
+from vitrail.errors import ConfigError, DataError
 from vitrail.images.audit import Audit, check, summary
 from vitrail.images.samples import Splits
 from vitrail.images.shards import pack
@@ -42,8 +43,8 @@ DECODED = "near duplicates", "misnamed files", "sizes"
 """What only a look at whole images can count; without it a 0 would be a guess."""
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, kw_only=True)
+class Check(HeldOut):
     """Looks at every image of a set and says what is wrong with it.
 
     The exit code is 65 where something is found that stops a training: images to learn from and to test on (exact
@@ -62,14 +63,12 @@ class Check:
     """Also write one self-contained page with the pictures here."""
     quick: Switch = False
     """Only what `train` looks at first: exact copies and headers; no image is decoded."""
-    holdout: float = 0.2
-    """Share of the images held out where the data has no split of its own."""
     json: Switch = False
     """Everything that was found, as JSON."""
 
 
-@dataclass(frozen=True)
-class Pack:
+@dataclass(frozen=True, kw_only=True)
+class Pack(HeldOut):
     """Writes a set as shards: tar files with an index, read in any order. Images stay as they are encoded, the split is kept.
 
     The folder is data like any other: `vitrail train OUT`.
@@ -85,29 +84,22 @@ class Pack:
     """The new folder."""
     shard_mib: int = 256
     """Size of each tar file."""
-    holdout: float = 0.2
-    """Share of the images held out where the data has no split of its own."""
 
 
 def main(words: Sequence[str]) -> int:
-    from vitrail.cli.data_show import run_show
+    return run_group("data", HELP, {"check": run_check, "pack": run_pack, "show": run_show}, words)
 
-    commands = {"check": run_check, "pack": run_pack, "show": run_show}
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return 0
-    if words[0] not in commands:
-        raise ConfigError(
-            f"vitrail data has no command {words[0]!r}",
-            allowed=", ".join(commands),
-            next_step=suggest(words[0], commands),
-        )
-    return commands[words[0]](words[1:])
+
+def run_show(words: Sequence[str]) -> int:
+    from vitrail.cli import data_show
+
+    return data_show.run_show(words)
 
 
 def run_check(words: Sequence[str]) -> int:
     asked = parse(Check, words, command="data check")
-    splits = open_data(asked.data, holdout=asked.holdout)
+    check_writable(asked.html)
+    splits = open_data(asked.data, holdout=asked.holdout, download=asked.download)
     with progress(_images(splits), "Checking") as bar:
         audit = check(splits, quick=asked.quick, tick=bar.update)
     stops = audit.stops(bad_share=BAD_SHARE)
@@ -162,7 +154,7 @@ def run_pack(words: Sequence[str]) -> int:
     asked = parse(Pack, words, command="data pack")
     if asked.shard_mib < 1:
         raise ConfigError(f"--shard-mib {asked.shard_mib}", allowed="1 or more")
-    splits = open_data(asked.data, holdout=asked.holdout)
+    splits = open_data(asked.data, holdout=asked.holdout, download=asked.download)
     with progress(_images(splits), "Packing") as bar:
         pack(splits, asked.out, shard_bytes=asked.shard_mib << 20, tick=bar.update)
     files = list(asked.out.glob("*.tar"))

@@ -3,25 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
-from vitrail.cli.arguments import parse, say
-from vitrail.cli.probe import open_model
+from vitrail.cli.arguments import Switch, check_writable, parse, say
+from vitrail.cli.options import Compute, HeldOut, Pool
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluation.embedding import Extraction, bulk, embed, every_part, parts_of
-from vitrail.evaluation.layers import Pool
-from vitrail.evaluation.store import save
-from vitrail.images.samples import Splits
-from vitrail.images.sources import open_data, open_images
-from vitrail.prediction.bulk import ROWS
-from vitrail.prediction.parts import describe
-from vitrail.processes.world import World
+
+if TYPE_CHECKING:
+    from vitrail.images.samples import Splits
 
 
-@dataclass(frozen=True)
-class Embed:
+@dataclass(frozen=True, kw_only=True)
+class Embed(Compute, HeldOut):
     """Writes a model's features of images to a file or folder that every protocol, and `vitrail similar`, reads back.
 
     With classes and a split (train, test) where the data has them; a folder of plain images gives unlabelled features.
@@ -44,24 +39,30 @@ class Embed:
     """The block whose output is read, from 1, or from the last with -1; several lie side by side, as linear-4 reads
     them. Without it, what the model's head reads."""
     pool: Pool = "auto"
-    holdout: float = 0.2
-    unlabelled: bool = False
+    size: int | None = None
+    """Side of square images in pixels, in place of the model's own."""
+    unlabelled: Switch = False
     """Take every picture under DATA, whatever folder it is in."""
-    batch: int = 64
-    device: str = "auto"
-    precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
-    workers: int = -1
-    """Loader processes, for a .safetensors file; -1 chooses."""
-    part: int = ROWS
+    part: int = 1024
     """Images of a part of a .parquet file or folder: what a kill can cost each process."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Embed, words, command="embed")
+
+    from vitrail.api.embed import open_features_model
+    from vitrail.evaluation.embedding import Extraction, bulk, embed, every_part, parts_of
+    from vitrail.evaluation.store import save
+    from vitrail.prediction.parts import describe
+    from vitrail.processes.world import World
+
     if asked.out.suffix not in (".safetensors", ".parquet", ""):
         raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .safetensors or .parquet, or a folder")
-    splits = opened(asked)
-    model = open_model(asked.model, splits)
+    check_writable(asked.out)
+    splits, notes = open_labelled_or_not(asked)
+    for note in (splits.how, *notes):
+        say(note)
+    model = open_features_model(asked.model, splits, asked.size)
     how = Extraction(
         layers=asked.layer,
         pool=asked.pool,
@@ -82,11 +83,14 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def opened(asked: Embed) -> Splits:
-    if not asked.unlabelled:
-        try:
-            return open_data(asked.data, holdout=asked.holdout)
-        except DataError as error:
-            raise DataError(str(error), next_step="or take all pictures without classes: --unlabelled") from None
-    source = open_images([asked.data])
-    return Splits(source.subset([]), source, "all images, unlabelled")
+def open_labelled_or_not(asked: Embed) -> "tuple[Splits, tuple[str, ...]]":
+    from vitrail.api.embed import open_split, open_unlabelled
+
+    if asked.unlabelled:
+        return open_unlabelled(asked.data), ()
+    try:
+        return open_split(asked.data, [asked.model], asked.holdout, asked.download)
+    except DataError as error:
+        raise DataError(
+            error.found, allowed=error.allowed, next_step="or take all pictures without classes: --unlabelled"
+        ) from None

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from vitrail.api.inspect import inspect
-from vitrail.cli.arguments import parse, say
-from vitrail.weights.bundle import is_remote
+from vitrail.cli.arguments import check_writable, parse, say
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Inspect:
     """Image files and folders, or one named set; 128 images at most are taken, evenly."""
     against: str | None = None
     """A second model, side by side."""
-    out: Path = Path("inspection")
-    """Folder for the report."""
+    out: Path | None = None
+    """Folder for the report; runs/inspection where none is named."""
     layers: tuple[int, ...] = ()
     """Only these layers' attention, counted from 1; -1 is the last."""
     heads: tuple[int, ...] = ()
@@ -44,6 +42,12 @@ class Inspect:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Inspect, words, command="inspect")
+
+    from vitrail.api.inspect import inspect
+    from vitrail.weights.bundle import is_remote
+
+    out = asked.out or Path("runs") / "inspection"
+    check_writable(out)
     for name in (asked.model, *([asked.against] if asked.against else [])):
         if not Path(name).exists() and not is_remote(name):
             say(f"{name} is newly initialised: its figures show chance")
@@ -51,7 +55,7 @@ def main(words: Sequence[str]) -> int:
         asked.model, asked.images, against=asked.against, layers=asked.layers, heads=asked.heads, size=asked.size,
         device=asked.device,
     )  # fmt: skip
-    page = found.write(asked.out)
+    page = found.write(out)
     for what, why in found.missing:
         say(f"not in the report: {what}: {why}")
     print(page)

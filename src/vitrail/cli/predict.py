@@ -4,26 +4,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vitrail.api.predict import predict
 from vitrail.cli.arguments import Switch, parse, say
+from vitrail.cli.options import Compute, Show, Views
 from vitrail.errors import ConfigError
-from vitrail.images.sources import open_all
-from vitrail.prediction.bulk import ROWS, predictions
-from vitrail.prediction.engine import TorchEngine
-from vitrail.prediction.parts import describe
-from vitrail.prediction.predict import Prediction
-from vitrail.prediction.views import Views, averaged
-from vitrail.processes.world import World
-from vitrail.reports.tables import Column, Output, Table, show
-from vitrail.weights.bundle import load
+from vitrail.reports.tables import Column, Table, show
+
+if TYPE_CHECKING:
+    from vitrail.prediction.predict import Prediction
 
 
-@dataclass(frozen=True)
-class Predict:
+@dataclass(frozen=True, kw_only=True)
+class Predict(Compute, Show):
     """Labels images with a trained model.
 
     Folders are searched for images at any depth; shards, Parquet, IDX files and named sets are read as they are. A file
@@ -45,23 +40,21 @@ class Predict:
     """Image files and folders."""
     top: int = 5
     """How many answers for each image."""
-    format: Output = "table"
-    """--json and --csv say the same."""
     views: Views = "one"
     """Average the answers over views of each image: flip, five crops, or ten (five and their mirror images)."""
-    batch: int = 32
-    device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
     skip_unreadable: Switch = False
     """Go on past files that are no images, and list them at the end."""
     out: Path | None = None
     """A name that ends with .parquet, or a folder: the answers go there and not to the screen."""
-    part: int = ROWS
+    part: int = 1024
     """With --out, images of a part: what a kill can cost each process."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Predict, words, command="predict")
+
+    from vitrail.api.predict import predict
+
     if not asked.files:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
     if asked.out is not None:
@@ -80,6 +73,14 @@ def main(words: Sequence[str]) -> int:
 
 
 def in_parts(asked: Predict, out: Path) -> int:
+    from vitrail.images.sources import open_all
+    from vitrail.prediction.bulk import predictions
+    from vitrail.prediction.engine import TorchEngine
+    from vitrail.prediction.parts import describe
+    from vitrail.prediction.views import averaged
+    from vitrail.processes.world import World
+    from vitrail.weights.bundle import load
+
     if out.suffix not in (".parquet", ""):
         raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
     world = World.from_environment()
@@ -89,7 +90,7 @@ def in_parts(asked: Predict, out: Path) -> int:
     return 0
 
 
-def as_table(found: Sequence[Prediction]) -> None:
+def as_table(found: "Sequence[Prediction]") -> None:
     """A line per image: the answer, how sure, and what else it might be."""
     columns = Column("file"), Column("answer"), Column("probability", "{:.1%}"), Column("then")
     rows = tuple(
@@ -105,7 +106,7 @@ def as_table(found: Sequence[Prediction]) -> None:
     show(Table(columns, rows), "table")
 
 
-def as_csv(found: Sequence[Prediction]) -> None:
+def as_csv(found: "Sequence[Prediction]") -> None:
     """A line per answer, the likeliest first."""
     columns = tuple(map(Column, ("file", "rank", "label", "probability")))
     rows = tuple(
@@ -116,7 +117,7 @@ def as_csv(found: Sequence[Prediction]) -> None:
     show(Table(columns, rows), "csv")
 
 
-def as_json(found: Sequence[Prediction]) -> None:
+def as_json(found: "Sequence[Prediction]") -> None:
     """An object per image; one that could not be read has an error in place of answers."""
     objects = [
         {"file": one.key, "error": one.error}

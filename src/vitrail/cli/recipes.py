@@ -1,19 +1,19 @@
 """`vitrail recipes`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
-from vitrail.cli.arguments import Switch, parse
-from vitrail.config import to_dict
-from vitrail.recipes import RECIPES, about, recipe
+from vitrail.cli.arguments import pairs, parse
+from vitrail.cli.options import Show
 from vitrail.reports.tables import Column, Table, show
 
 
-@dataclass(frozen=True)
-class Recipes:
+@dataclass(frozen=True, kw_only=True)
+class Recipes(Show):
     """Lists the recipes, or tells all about one: its command, its published result, and what differs from the original.
 
     examples:
@@ -24,16 +24,31 @@ class Recipes:
 
     name: tyro.conf.Positional[str] = ""
     """A recipe, with or without a variant behind a colon."""
-    json: Switch = False
-    """Every value of the recipe, as JSON."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Recipes, words, command="recipes")
+
+    from vitrail.config import to_dict
+    from vitrail.recipes import RECIPES, about, recipe_without_weights
+
     if not asked.name:
         rows = tuple((name, about(name).partition("\n")[0]) for name in RECIPES)
-        show(Table((Column("name"), Column("about")), rows), "json" if asked.json else "table")
+        show(Table((Column("name"), Column("about")), rows), asked.format)
         return 0
-    found = recipe(asked.name)  # or what is wrong with the name
-    print(json.dumps(to_dict(found), indent=1) if asked.json else about(asked.name.partition(":")[0]))
+    found = to_dict(recipe_without_weights(asked.name))  # or what is wrong with the name
+    if asked.format == "json":
+        print(json.dumps(found, indent=1))
+        return 0
+    print(about(asked.name.partition(":")[0]))
+    show(pairs([(name, value) for name, value in flat(found)], "values"), asked.format)
     return 0
+
+
+def flat(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Every value by its dotted name."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", str(value)

@@ -2,20 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import tyro
 
-from vitrail.api.evaluate import robustness
-from vitrail.cli.arguments import Switch, parse, say
-from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
-from vitrail.evaluation.robustness import mean_corrupted
+from vitrail.cli.arguments import parse, say, split_names
+from vitrail.cli.options import Compute, Part, Show
 from vitrail.reports.tables import Column, Table, show
-from vitrail.training.unseen import Split
 
 
-@dataclass(frozen=True)
-class Robust:
+@dataclass(frozen=True, kw_only=True)
+class Robust(Compute, Part, Show):
     """Measures a model on corrupted images: noise, blur, contrast and compression at five severities, after ImageNet-C.
 
     The images are corrupted here, at the size the model reads, the same way each time.
@@ -30,23 +26,18 @@ class Robust:
     """Labelled images; those that the model was trained on are left out."""
     corruptions: str = ""
     """Names with commas between; all twelve by default."""
-    severities: tuple[int, ...] = SEVERITIES
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     seed: int = 0
-    split: Split = "auto"
-    """Which part, all of it: what the model was trained on is counted, not left out."""
-    download: Switch = False
-    """Fetch a named set where it is not on this machine."""
-    batch: int = 64
-    device: str = "auto"
-    precision: Annotated[str, tyro.conf.arg(help="auto, fp32 or bf16")] = "auto"
-    workers: int = -1
-    json: Switch = False
-    csv: Switch = False
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Robust, words, command="robustness")
-    chosen = [name.strip() for name in asked.corruptions.split(",") if name.strip()] or list(CORRUPTIONS)
+
+    from vitrail.api.evaluate import robustness
+    from vitrail.evaluation.corruptions import CORRUPTIONS
+    from vitrail.evaluation.robustness import mean_corrupted
+
+    chosen = split_names(asked.corruptions) or list(CORRUPTIONS)
     rows = robustness(
         asked.model, asked.data, corruptions=chosen, severities=asked.severities, seed=asked.seed, split=asked.split,
         batch=asked.batch, device=asked.device, precision=asked.precision, workers=asked.workers,
@@ -59,6 +50,6 @@ def main(words: Sequence[str]) -> int:
     table = Table(
         (Column("corruption"), Column("severity"), *(Column(name, "{:.2f}") for name in columns)), cells, asked.model
     )
-    show(table, "json" if asked.json else "csv" if asked.csv else "table")
+    show(table, asked.format)
     say(f"clean {rows[0].accuracy:.2%} · corrupted {mean_corrupted(rows):.2%}, the mean of {len(rows) - 1} settings")
     return 0

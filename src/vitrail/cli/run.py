@@ -3,50 +3,69 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from vitrail.cli.arguments import pairs, parse, say
-from vitrail.errors import ConfigError, DataError
+from vitrail.cli.arguments import pairs, parse, run_group, say
+from vitrail.errors import DataError
 from vitrail.reports.tables import show
-from vitrail.training.extract_weights import export
-from vitrail.training.ledger import verify
+
+HELP = """\
+usage: vitrail run verify|export RUN …
+
+Checks a run folder, or takes weights out of it.
+
+  verify RUN            computes from data and seed which samples each step was trained on, and compares the log
+  export RUN --out NEW  one bundle (model.safetensors, record.json) of the newest checkpoint, also of a run in shards or killed
+
+examples:
+  vitrail run verify runs/digits-1
+  vitrail run export runs/digits-1 --out digits-now"""
 
 
 @dataclass(frozen=True)
-class RunCommand:
-    """Checks a run folder, or takes weights out of it.
-
-    `verify` computes from data and seed which samples each step must have learnt from, and compares every line of the log.
-    `export` makes one bundle (model.safetensors and record.json) of the newest checkpoint, also of a run in shards or killed.
+class Verify:
+    """Computes from data and seed which samples each step was trained on, and compares every line of the log.
 
     examples:
       vitrail run verify runs/digits-1
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """A run folder."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Makes one bundle of the newest checkpoint, also of a run in shards or killed.
+
+    examples:
       vitrail run export runs/digits-1 --out digits-now
     """
 
-    action: tyro.conf.Positional[Literal["verify", "export"]]
     folder: tyro.conf.Positional[Path]
     """A run folder."""
-    out: Path | None = None
-    """Where `export` writes the bundle."""
+    out: Path
+    """The new folder for the bundle."""
 
 
 def main(words: Sequence[str]) -> int:
-    asked = parse(RunCommand, words, command="run")
-    return exported(asked) if asked.action == "export" else verified(asked)
+    return run_group("run", HELP, {"verify": verify_run, "export": export_run}, words)
 
 
-def exported(asked: RunCommand) -> int:
-    if asked.out is None:
-        raise ConfigError("run export without --out", next_step="name the folder to write: --out NAME")
+def export_run(words: Sequence[str]) -> int:
+    asked = parse(Export, words, command="run export")
+    from vitrail.training.extract_weights import export
+
     step = export(asked.folder, asked.out, say=say)
     show(pairs([("step", f"{step:,}"), ("bundle", asked.out.as_posix())]), "table")
     return 0
 
 
-def verified(asked: RunCommand) -> int:
+def verify_run(words: Sequence[str]) -> int:
+    asked = parse(Verify, words, command="run verify")
+    from vitrail.training.ledger import verify
+
     found = verify(asked.folder)
     if found.wrong_at is not None:
         raise DataError(

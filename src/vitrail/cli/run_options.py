@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 
 from vitrail.api.request import Chosen, choose_recipe, guess_run, refuse_derived, shorthands
+from vitrail.api.words import SHORT
 from vitrail.cli.arguments import Switch, parse
 from vitrail.errors import ConfigError
 from vitrail.recipes import Pretrained, read_pretrained
@@ -48,6 +49,7 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
     Two readings: the first, with the defaults of the right model family, finds data and recipe. The second has the
     recipe's own values as defaults, so that an override changes one field only and `--help` shows what would run.
     """
+    words = spell_out(words)
     plain = [word for word in words if word not in HELP]
     refuse_derived({word.partition("=")[0].removeprefix("--"): word for word in plain})
     early = Early.of(plain)
@@ -99,3 +101,17 @@ def _value(words: Sequence[str], option: str) -> str | None:
     values = [word.partition("=")[2] for word in words if word.startswith(option + "=")]
     values += [after for word, after in itertools.pairwise(words) if word == option]
     return values[-1] if values else None
+
+
+def spell_out(words: Sequence[str]) -> list[str]:
+    """Short options as the values they stand for: `--lr` is `--optim.lr`; one number after `--size` is a square."""
+    options = {f"--{short}": f"--{full.replace('_', '-')}" for short, full in SHORT.items()}
+    found: list[str] = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        found += [options[option], *([value] if equals else [])] if option in options else [word]
+    for at in [at for at, word in enumerate(found) if word == "--preprocess.size"][::-1]:
+        numbers = list(itertools.takewhile(str.isdigit, found[at + 1 : at + 3]))
+        if len(numbers) == 1:
+            found.insert(at + 2, numbers[0])
+    return found

@@ -1,13 +1,14 @@
 """`vitrail study`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from vitrail.cli.arguments import Switch, parse, say
-from vitrail.errors import ConfigError, suggest
+from vitrail.cli.arguments import Switch, parse, run_group, say
+from vitrail.errors import ConfigError
+from vitrail.images.sources import open_data
 from vitrail.reports.progress import progress
 from vitrail.reports.tables import show
 from vitrail.study import few_labels, noisy_student, report
@@ -43,8 +44,10 @@ class Pretraining(Arena):
 
     data: tyro.conf.Positional[str] = ""
     """A folder with a folder per class, or a named set."""
-    out: Path = Path("study")
+    out: Path = Path("runs/study")
     """A folder for report.html and cells.json."""
+    download: Switch = False
+    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
     json: Switch = False
     """The table as JSON."""
 
@@ -60,8 +63,10 @@ class FewLabels(few_labels.FewLabels):
 
     data: tyro.conf.Positional[str] = ""
     """A folder with a folder per class, or a named set."""
-    out: Path = Path("few-labels")
+    out: Path = Path("runs/few-labels")
     """A folder for report.html, arms.json and the runs."""
+    download: Switch = False
+    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
     json: Switch = False
     """The table as JSON."""
 
@@ -78,25 +83,22 @@ class SelfTrain(noisy_student.SelfTrain):
 
     data: tyro.conf.Positional[str] = ""
     """A folder with a folder per class, or a named set."""
-    out: Path = Path("self-train")
+    out: Path = Path("runs/self-train")
     """A folder for teacher/, student-1/, … and report.html."""
+    download: Switch = False
+    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
     json: Switch = False
     """The table as JSON."""
 
 
 def main(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return 0
-    name, *rest = words
-    if name not in STUDIES:
-        raise ConfigError(f"there is no study {name!r}", allowed=", ".join(STUDIES), next_step=suggest(name, STUDIES))
-    return STUDIES[name](rest)
+    studies = {"pretraining": pretraining, "few-labels": few, "self-train": self_training}
+    return run_group("study", HELP, studies, words)
 
 
 def pretraining(words: Sequence[str]) -> int:
     asked = parse(Pretraining, words, command="study pretraining", default=Pretraining())
-    _named(asked.data, "pretraining")
+    _fetch(asked.data, asked.download, "pretraining")
     with progress(len(list(jobs(asked))), "arena") as bar:
 
         def watch(done: int, total: int, text: str) -> None:
@@ -113,7 +115,7 @@ def pretraining(words: Sequence[str]) -> int:
 
 def few(words: Sequence[str]) -> int:
     asked = parse(FewLabels, words, command="study few-labels", default=FewLabels())
-    _named(asked.data, "few-labels")
+    _fetch(asked.data, asked.download, "few-labels")
     arms = []
     for arm in few_labels.few_labels(asked, asked.out):
         arms.append(arm)
@@ -127,7 +129,7 @@ def few(words: Sequence[str]) -> int:
 
 def self_training(words: Sequence[str]) -> int:
     asked = parse(SelfTrain, words, command="study self-train", default=SelfTrain())
-    _named(asked.data, "self-train")
+    _fetch(asked.data, asked.download, "self-train")
     results = []
     for result in noisy_student.self_train(asked, asked.out):
         results.append(result)
@@ -138,13 +140,9 @@ def self_training(words: Sequence[str]) -> int:
     return 0
 
 
-def _named(data: str, study: str) -> None:
+def _fetch(data: str, download: bool, study: str) -> None:
+    """Fetches the images where that is asked for; the study opens them."""
     if not data:
         raise ConfigError("no images were named", next_step=f"try `vitrail study {study} digits`")
-
-
-STUDIES: dict[str, Callable[[Sequence[str]], int]] = {
-    "pretraining": pretraining,
-    "few-labels": few,
-    "self-train": self_training,
-}
+    if download:
+        open_data(data, download=True)

@@ -1,27 +1,23 @@
 """`vitrail trace`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
-from torch import nn
 
-from vitrail.cli.arguments import Switch, parse, say
-from vitrail.errors import DataError
-from vitrail.images.decode import decode
-from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.trace import Step, trace
-from vitrail.inspection.trace_page import page_of, walk
-from vitrail.models import zoo
-from vitrail.reports.page import write_page
-from vitrail.reports.tables import Column, Output, Table, show
-from vitrail.weights.bundle import Record, load
+from vitrail.cli.arguments import Switch, check_writable, parse, say
+from vitrail.cli.options import Show
+from vitrail.errors import ConfigError
+from vitrail.reports.tables import Column, Table, show
+
+if TYPE_CHECKING:
+    from vitrail.inspection.trace import Step
 
 
-@dataclass(frozen=True)
-class Trace:
+@dataclass(frozen=True, kw_only=True)
+class Trace(Show):
     """Follows one image through the model: every tensor on the way, its shape, and its equation in the ViT paper.
 
     Without --weights the model is newly initialised, which changes no shape. Letters: B images, C channels, H W pixels,
@@ -36,37 +32,37 @@ class Trace:
 
     image: tyro.conf.Positional[Path]
     """An image file."""
-    model: str = "vit-b/16"
-    """A model of the zoo."""
+    model: str | None = None
+    """A model of the zoo; vit-b/16 without --weights."""
     weights: str | None = None
     """A run folder, a bundle or a weights file, in place of --model."""
     size: tuple[int, int] | None = None
     """Height and width in pixels the image is brought to, in place of the model's own."""
     every_block: Switch = False
     """All blocks, and not the first and the last alone."""
-    format: Output = "table"
-    """--json and --csv say the same."""
     html: Path | None = None
     """Also write a page to step through: each tensor with a picture and the line of code that makes it."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Trace, words, command="trace")
-    model, preprocess = prepared(asked)
-    try:
-        content = asked.image.read_bytes()
-    except OSError as error:
-        raise DataError(f"{asked.image} cannot be read ({error.strerror})", next_step="check the path") from None
-    image = decode(content, key=str(asked.image), background=preprocess.background)
+
+    from vitrail.api.images import open_any
+    from vitrail.api.inspect import prepare
+    from vitrail.inspection.trace import trace
+    from vitrail.inspection.trace_page import page_of, walk
+    from vitrail.reports.page import write_page
+
+    if asked.weights and asked.model:
+        raise ConfigError(f"--model {asked.model} and --weights {asked.weights} together", allowed="one of them")
+    check_writable(asked.html)
+    name = asked.weights or asked.model or "vit-b/16"
+    model, preprocess = prepare(name, asked.size)
+    source = open_any(asked.image)[0]
+    image = source.pixels(0, preprocess.background)
     pixels = preprocess.resize_image(image)
-    if asked.html is None:
-        steps = trace(model, preprocess.normalise(pixels[None]))
-    else:
-        stops = walk(model, preprocess.normalise(pixels[None]), pixels)
-        steps = [stop.step for stop in stops]
-        say(
-            f"page: {write_page(asked.html, f'{asked.image.name} through {asked.weights or asked.model}', [page_of(stops)])}"
-        )
+    stops = walk(model, preprocess.normalise(pixels[None]), pixels) if asked.html else []
+    steps = [stop.step for stop in stops] or trace(model, preprocess.normalise(pixels[None]))
     blocks: Any = getattr(model, "blocks", ())
     depth = len(blocks)
     shown = steps if asked.every_block or asked.format != "table" or depth < 4 else list(ends(steps, depth))
@@ -75,22 +71,15 @@ def main(words: Sequence[str]) -> int:
     columns = Column("tensor"), Column("shape"), Column("axes"), Column("eq."), Column("how")
     rows = tuple((step.name, "×".join(map(str, step.shape)), step.axes, step.equation, step.note) for step in shown)
     show(Table(columns, rows), asked.format)
+    if asked.html:
+        say(f"page: {write_page(asked.html, f'{asked.image.name} through {name}', [page_of(stops)])}")
     return 0
 
 
-def prepared(asked: Trace) -> tuple[nn.Module, Preprocess]:
-    """The model and what brings an image to it."""
-    size = {} if asked.size is None else {"size": asked.size}
-    if asked.weights:
-        model = load(asked.weights)
-        assert isinstance(model.record, Record)
-        return model, replace(model.record.preprocess, **size)
-    config = zoo.config(asked.model)
-    return zoo.build(config), Preprocess(size=asked.size or config.image)
-
-
-def ends(steps: Sequence[Step], depth: int) -> Iterator[Step]:
+def ends(steps: "Sequence[Step]", depth: int) -> "Iterator[Step]":
     """The first block and the last, and one line for those between."""
+    from vitrail.inspection.trace import Step
+
     told = False
     for step in steps:
         if not 1 < step.block < depth:

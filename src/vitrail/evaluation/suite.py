@@ -59,6 +59,8 @@ class Opened:
     """Parts of the training images to train on and to choose by: VTAB's 800 and 200."""
 
 
+Unseen = Callable[[ModelEntry, Opened], Opened]
+"""The task without test images that the model was trained on."""
 Tune = Callable[[ModelEntry, Opened, Path], Row]
 """Fine-tunes the model of an entry on a task, in a folder."""
 
@@ -71,9 +73,10 @@ def run_suite(
     say: Callable[[str], None] = lambda _: None,
     how: Extraction | None = None,
     tune: Tune | None = None,
+    unseen: Unseen = lambda entry, task: task,
 ) -> tuple[list[Result], list[Missing]]:
     """All results, old and new, and the tasks whose files are missing. `load` opens a model for a task's images; `tune`
-    is what the protocol `finetune` does (`study.transfer`).
+    is what the protocol `finetune` does (`study.transfer`). `unseen` leaves out images that a model was trained on.
     """
     bench = _Bench(suite, folder, load, say, how or Extraction(), tune)
     results: list[Result] = []
@@ -87,7 +90,7 @@ def run_suite(
             continue
         for entry in suite.models:
             try:
-                results += bench.measure(entry, task)
+                results += bench.measure(entry, unseen(entry, task))
             except (DataError, NonFiniteError) as error:  # the other tasks do not suffer from it
                 missing.append(Missing(f"{task.name}, {entry.called}", str(error)))
                 say(f"{entry.called} on {task.name} is left out: {error}")

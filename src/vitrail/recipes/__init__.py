@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from vitrail.errors import ConfigError, suggest
+from vitrail.images.preprocess import Preprocess
+from vitrail.models import zoo
 from vitrail.recipes.distillation import deit_distilled, distill_small
 from vitrail.recipes.mae import mae, mae_finetune, mae_partial, mae_probe, mae_small
 from vitrail.recipes.paper import (
@@ -27,7 +29,18 @@ from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, 
 from vitrail.registry import Registry
 from vitrail.training.run import Run
 
-__all__ = ["RECIPES", "Given", "Pretrained", "Recipe", "about", "choose", "read_pretrained", "recipe", "request_for"]
+__all__ = [
+    "RECIPES",
+    "Given",
+    "Pretrained",
+    "Recipe",
+    "about",
+    "choose",
+    "read_pretrained",
+    "recipe",
+    "recipe_without_weights",
+    "request_for",
+]
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,15 @@ def recipe(name: str, given: Given | None = None) -> Run:
     stem, _, variant = name.partition(":")
     RECIPES[stem].check(stem, variant)
     return replace(RECIPES[stem].make(replace(given or Given(), variant=variant)), recipe=name)
+
+
+def recipe_without_weights(name: str) -> Run:
+    """A recipe to look at; one that starts from weights is shown with those of a ViT-B/16 at 224 px."""
+    try:
+        return recipe(name)
+    except ConfigError:
+        start = Pretrained(path="FILE", config=zoo.config("vit-b/16"), preprocess=Preprocess(size=(224, 224)))
+        return recipe(name, Given(pretrained=start))
 
 
 def about(name: str) -> str:

@@ -1,0 +1,204 @@
+"""`vitrail.probe`: few-shot, nearest neighbours, linear probes and logistic regression on frozen features."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from vitrail.api.embed import open_features_model, open_split
+from vitrail.errors import ConfigError, DataError
+from vitrail.evaluation.embedding import PIXELS as PIXELS_DIGEST
+from vitrail.evaluation.embedding import Extraction, embed, parts_of
+from vitrail.evaluation.layers import Pixels, Pool, blocks_of, up_to
+from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols
+from vitrail.evaluation.probing import probe as probe_features
+from vitrail.evaluation.store import Kept, is_features, read
+from vitrail.images.samples import Source, Splits
+from vitrail.reports.progress import progress
+
+Say = Callable[[str], object]
+PROTOCOLS = ("fewshot", "knn", "nearest-mean", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """The options of `probe`, checked."""
+
+    protocols: tuple[str, ...]
+    layer: tuple[int, ...]
+    pool: Pool
+    size: tuple[int, ...]
+    settings: Settings
+    at_least: int
+    holdout: float
+    cache: Path | None
+    extraction: Extraction
+    download: bool
+    say: Say
+
+    def __post_init__(self) -> None:
+        check_protocols(self.protocols)
+        if not self.settings.seeds:
+            raise ConfigError("seeds = 0", allowed="1 or more")
+
+
+def probe(
+    model: str | Path | nn.Module,
+    data: str | Path | Splits | None = None,
+    *,
+    protocols: Sequence[str] = PROTOCOLS,
+    layer: int | Sequence[int] = (),
+    pool: Pool = "auto",
+    size: int | Sequence[int] = (),
+    shots: Sequence[int] | None = None,
+    l2: Sequence[float] = (1024.0,),
+    k: Sequence[int] | None = None,
+    seeds: int = 3,
+    beside: Sequence[str | Path | nn.Module] = (),
+    at_least: int = 0,
+    holdout: float = 0.2,
+    cache: str | Path | None = None,
+    batch: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = -1,
+    download: bool = False,
+    say: Say = lambda text: None,
+) -> list[tuple[str, Row]]:
+    """(name of the features, row) of each protocol on frozen features, after one pass over the images.
+
+        vitrail.probe("runs/photos-1", "./photos", protocols=["linear", "logistic"])
+
+    A model is a path, a module, a file of `vitrail.embed` (then without `data`), or the word "pixels". The protocols learn on
+    the training part and are tested on held-out images that no model was trained on. Several layers (from 1, or from the last
+    with -1) and several sizes are several rows. `at_least` leaves out classes of fewer images.
+    """
+    asked = Probing(
+        protocols=tuple(protocols),
+        layer=(layer,) if isinstance(layer, int) else tuple(layer),
+        pool=pool,
+        size=(size,) if isinstance(size, int) else tuple(size),
+        settings=Settings(
+            shots=tuple(shots) if shots else None,
+            l2=tuple(l2),
+            k=tuple(k) if k else None,
+            seeds=tuple(range(seeds)),
+        ),
+        at_least=at_least,
+        holdout=holdout,
+        cache=Path(cache) if cache else None,
+        extraction=Extraction(batch_size=batch, device=device, precision=precision, workers=workers),
+        download=download,
+        say=say,
+    )
+    rows = [row for name, kept in features((model, *beside), data, asked) for row in measure(name, kept, asked)]
+    if not rows:
+        raise ConfigError(f"none of {', '.join(protocols)} applies to {model}", next_step="try the protocol 'linear'")
+    return rows
+
+
+def features(
+    models: Sequence[str | Path | nn.Module], data: str | Path | Splits | None, asked: Probing
+) -> Iterator[tuple[str, Kept]]:
+    """The features of every model named, checked before the first is computed."""
+    stored = {str(name): read(str(name)) for name in models if is_features(str(name))}
+    for name, kept in stored.items():
+        check_layers(kept, asked)
+        if asked.size or asked.pool != "auto":
+            asked.say(f"{name} holds features already: size and pool change nothing there")
+    fresh = [model for model in models if str(model) not in stored]
+    if fresh and not data:
+        raise ConfigError("no images were named", next_step="name them: digits, or a folder with a folder per class")
+    splits = None
+    if data:
+        splits, notes = open_split(data, fresh, asked.holdout, asked.download)
+        splits = keep_classes(splits, asked.at_least, asked.say)
+        asked.say(f"{len(splits.train):,} to learn from, {len(splits.test):,} to test: {splits.how}")
+        for note in notes:
+            asked.say(note)
+    for model in models:
+        name = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+        if name in stored:
+            yield name, stored[name]
+            continue
+        assert splits is not None
+        for size in asked.size or (None,):
+            called = name if size is None else f"{name}, {size} px"
+            module = open_features_model(model, splits, size)
+            yield called, embed(module, parts_of(splits), name=called, how=how(module, asked), cache=asked.cache)
+
+
+def keep_classes(splits: Splits, least: int, say: Say) -> Splits:
+    """Without the classes of fewer than `least` images, which `say` hears."""
+    if least < 1:
+        return splits
+    counts = splits.train.counts + splits.test.counts
+    kept = np.flatnonzero(counts >= least)
+    if len(kept) == len(counts):
+        return splits
+    if len(kept) < 2:
+        raise DataError(f"{len(kept)} classes have {least} images or more", allowed=f"at_least={np.sort(counts)[-2]}")
+    names = splits.train.classes
+    small = [f"{names[k]} ({counts[k]})" for k in np.flatnonzero(counts < least)]
+    say(f"{len(small)} of {len(counts)} classes are left out, of fewer than {least} images: {', '.join(small)}")
+
+    def of(source: Source) -> Source:
+        some = source.subset(np.flatnonzero(np.isin(source.labels, kept)))
+        return replace(some, labels=np.searchsorted(kept, some.labels), classes=tuple(names[k] for k in kept))
+
+    return replace(splits, train=of(splits.train), test=of(splits.test), val=splits.val and of(splits.val))
+
+
+def measure(name: str, kept: Kept, asked: Probing) -> Iterator[tuple[str, Row]]:
+    """Each row with the name of its features: every protocol on every layer."""
+    asked.say(f"{name}: {len(kept.keys):,} images, {kept.features.shape[1]} features ({kept.about.layer})")
+    wanted = readings(name, kept, asked)
+    with progress(len(wanted), f"Protocols on {name}") as bar:
+        for done, (called, protocol, layers) in enumerate(wanted, start=1):
+            yield from (
+                (called, row)
+                for row in probe_features(kept.at(layers), [protocol], asked.settings, blocks=max(1, len(layers)))
+            )
+            bar.update(done)
+
+
+def check_layers(kept: Kept, asked: Probing) -> None:
+    """Raises ConfigError where features that were kept lack a layer that is asked for. Pixels have none, which is said
+    later."""
+    if kept.about.blocks:
+        readings("", kept, asked)
+    elif kept.about.digest != PIXELS_DIGEST:
+        most = max(WIDE.get(protocol, 1) for protocol in asked.protocols)
+        kept.at(asked.layer or (tuple(range(-most, 0)) if most > 1 else ()))
+
+
+def readings(name: str, kept: Kept, asked: Probing) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(name, protocol, the layers it reads) of everything to measure on these features; what they have no layers for is
+    said. Raises ConfigError for layers that were not kept.
+    """
+    there, found = kept.about.blocks, []
+    last = there[-1] if there else 0
+    for layer in asked.layer if there and asked.layer else (last,):
+        number = layer + last + 1 if layer < 0 else layer
+        called = f"{name}, layer {number}" if len(asked.layer) > 1 and there else name
+        for protocol in asked.protocols:
+            count = WIDE.get(protocol, 1)
+            if not there and count > 1:
+                asked.say(f"{name} has no layers to put side by side: {protocol} is left out")
+                continue
+            layers = tuple(range(number - count + 1, number + 1)) if there else ()
+            kept.at(layers)
+            found.append((called, protocol, layers))
+    return found
+
+
+def how(model: nn.Module, asked: Probing) -> Extraction:
+    """One pass for all layers that the protocols read."""
+    counts = [WIDE.get(protocol, 1) for protocol in asked.protocols]
+    layers: set[int] = set()
+    if not isinstance(model, Pixels) and (asked.layer or (max(counts) > 1 and blocks_of(model))):
+        layers = {number for layer in asked.layer or (-1,) for count in counts for number in up_to(layer, count, model)}
+    pool = "auto" if isinstance(model, Pixels) else asked.pool
+    return replace(asked.extraction, layers=tuple(sorted(layers)), pool=pool)
