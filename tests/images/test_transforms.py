@@ -117,6 +117,14 @@ def test_a_shift_by_whole_pixels_moves_pixels() -> None:
     assert moved[0, :, 30:].max() == 0 and moved[0, :, :, :12].max() == 0
 
 
+def test_a_shift_brings_in_the_edge_where_that_is_asked_for() -> None:
+    moved = Augment(shift=0.25, outside="border").batch(
+        PHOTOS[:1].clone(), lambda name: np.array([{"shift.y": 1.0}.get(name, 0.5)])
+    )
+    assert torch.equal(moved[0, :, :30], PHOTOS[0, :, 10:])
+    assert (moved[0, :, 30:] == PHOTOS[0, :, -1:]).all()
+
+
 # without fine detail, so that bicubic and bilinear sampling agree; lit, so that black is what came from outside
 SMOOTH = (
     torch.from_numpy(np.array(photograph(0, (6, 5)).resize((48, 40), Image.Resampling.BICUBIC))).permute(2, 0, 1) // 2

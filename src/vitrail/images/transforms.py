@@ -52,6 +52,8 @@ class Augment:
     """Largest rotation, in degrees."""
     shear: float = 0.0
     """Largest horizontal shear, in degrees."""
+    outside: Literal["zeros", "border", "reflection"] = "zeros"
+    """What a shift, rotation or change of size brings in: black, the pixels of the edge, or the image mirrored."""
     jitter: float = 0.0
     """Brightness, contrast and saturation, each times 1 - jitter … 1 + jitter."""
     randaugment: tuple[int, float] | None = None
@@ -138,7 +140,7 @@ class Augment:
         if self.pad:
             images = _pad_crop(images, self.pad, draws)
         if self.shift or self.scale or self.rotate or self.shear:
-            images = _affine(images, self._matrices(images.shape[-2:], draws))
+            images = _affine(images, self._matrices(images.shape[-2:], draws), self.outside)
         if self.jitter:
             images = _jitter(images, self.jitter, draws)
         if self.policies:
@@ -199,8 +201,10 @@ def _pad_crop(images: UInt8[Tensor, "B C H W"], pad: int, draws: Draws) -> UInt8
     return padded[torch.arange(batch)[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns]
 
 
-def _affine(images: UInt8[Tensor, "B C H W"], matrices: Float64[np.ndarray, "B 2 3"]) -> UInt8[Tensor, "B C H W"]:
-    """Bicubic; what comes from outside the image is black.
+def _affine(
+    images: UInt8[Tensor, "B C H W"], matrices: Float64[np.ndarray, "B 2 3"], outside: str
+) -> UInt8[Tensor, "B C H W"]:
+    """Bicubic; what comes from outside the image is said by `Augment.outside`.
 
     Not bilinear: on 8×8 digits its blur, which no test image has, costs a whole point of accuracy (docs/log.md).
     """
@@ -208,7 +212,7 @@ def _affine(images: UInt8[Tensor, "B C H W"], matrices: Float64[np.ndarray, "B 2
     x, y = ((2 * torch.arange(side) + 1) / side - 1 for side in (width, height))
     m = torch.from_numpy(matrices).float()[..., None, None]
     grid = torch.stack([m[:, row, 0] * x + (m[:, row, 1] * y[:, None] + m[:, row, 2]) for row in (0, 1)], dim=-1)
-    moved = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode="zeros", align_corners=False)
+    moved = F.grid_sample(images.float(), grid, mode="bicubic", padding_mode=outside, align_corners=False)
     return moved.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 

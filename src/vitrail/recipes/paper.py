@@ -142,7 +142,12 @@ def finetune_small(given: Given) -> Run:
         head="logistic",
         preprocess=replace(start.preprocess, resize="squash"),
         augment=Augment(
-            crop_area=(0.6, 1.0), flip=True, rotate=10.0, jitter=0.2, interpolation=start.preprocess.interpolation
+            crop_area=(0.6, 1.0),
+            flip=True,
+            rotate=10.0,
+            outside="border",
+            jitter=0.2,
+            interpolation=start.preprocess.interpolation,
         ),
         check_flips=True,
         objective=Classify(label_smoothing=0.1),
