@@ -182,9 +182,7 @@ def test_random_headers_are_refused_or_sound_and_quickly(tmp_path: Path, sweep: 
 
 # --- C5: keys, in every family
 
-FAMILIES = {"vit": CONFIG} | {
-    name: configs.FAMILIES[name] for name in ("v1", "hybrid mean", "torchvision", "timm coatnet")
-}
+FAMILIES = {"vit": CONFIG} | {name: configs.FAMILIES[name] for name in ("v1", "hybrid mean", "padded windows")}
 FAMILIES["distilled"] = dataclasses.replace(
     zoo.config("vit-ti/16", **dict(width=16, depth=1, heads=2, mlp_width=16)), classes=3
 )
