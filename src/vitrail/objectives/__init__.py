@@ -1,1 +1,1 @@
-"""What a model learns from."""
+"""Losses and how each is judged: one file an objective."""

@@ -29,10 +29,10 @@ class Contrast(Pretraining):
     family: ClassVar[str] = "contrast"
     temperature: float = 0.2
     momentum: float = 0.99
-    """Of the teacher, rising to 1 as a half cosine."""
+    """The teacher's momentum; it rises to 1 as a half cosine."""
     hidden: int = 4096
     width: int = 256
-    """Of the vectors that are compared."""
+    """Width of the vectors that are compared."""
     crop: float = 0.08
     """Smallest share of the area in a view."""
     flip: bool = True
@@ -116,7 +116,7 @@ class Contrasting(Learner):
 
 
 def _shapes(config: Any) -> Task:
-    """Of a learner that is only counted: any normalisation of as many channels."""
+    """The task of a learner that is only counted: any normalisation of as many channels."""
     half = (0.5,) * config.channels
     return Task(preprocess=Preprocess(size=config.image, mean=half, std=half))
 

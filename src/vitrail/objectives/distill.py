@@ -32,11 +32,11 @@ class Distill(Supervised):
     kind: Literal["hard", "soft"] = "hard"
     """`hard`: the teacher's first choice is a label (eq. 3). `soft`: its probabilities at τ (eq. 2)."""
     weight: float = 0.5
-    """Of the teacher's term: 1/2 for hard, λ = 0.1 for soft distillation in the paper."""
+    """Weight of the teacher's term. The paper: 1/2 for hard, λ = 0.1 for soft distillation."""
     temperature: float = 3.0
     """τ of soft distillation."""
     label_smoothing: float = 0.0
-    """Of the true labels alone: smoothing the teacher's does not help (Table 3)."""
+    """Smooths the true labels alone: smoothing the teacher's does not help (Table 3)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
@@ -76,7 +76,7 @@ class Distill(Supervised):
 
 
 class Teacher(nn.Module):
-    """A frozen model that reads the student's images: normalised and sized anew where its own preprocessing differs."""
+    """A frozen model that reads the student's images: normalised and resized again where its own preprocessing differs."""
 
     def __init__(self, model: Any, own: Preprocess, students: Preprocess, order: tuple[int, ...] = ()) -> None:
         super().__init__()

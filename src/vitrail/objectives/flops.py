@@ -1,4 +1,4 @@
-"""What a step of an objective costs: forward and backward counted as they run, on the meta device, nothing computed."""
+"""Counts the operations of a training step: forward and backward run on the meta device, nothing is computed."""
 
 from functools import lru_cache
 

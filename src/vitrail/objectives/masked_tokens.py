@@ -1,4 +1,4 @@
-"""What masked-patch prediction and SimMIM share: all tokens go through the encoder, some of them blank."""
+"""The part that masked-patch prediction and SimMIM share: all tokens go through the encoder, some of them blank."""
 
 from typing import Any
 

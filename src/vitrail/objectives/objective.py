@@ -1,4 +1,4 @@
-"""What a model learns from and how it is judged: the one thing that differs between ways of training.
+"""The contract of an objective, which a model is trained and judged by: the one thing that differs between ways of training.
 
 An objective is a frozen dataclass of plain values, named by `family` in the table `OBJECTIVES`. It gives the loss of a batch,
 the answers to held-out images and the `Outcome` that those answers make. It knows nothing of devices, DDP, precision or files.
@@ -41,7 +41,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What an objective may know of the run when it builds its learner."""
+    """The facts of a run that an objective may use to build its learner."""
 
     weights: str | None = None
     """Where the backbone came from: a file may hold more than that."""
@@ -72,7 +72,7 @@ class Objective(OpenConfig, abc.ABC):
 
     @abc.abstractmethod
     def answer(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """What `judge` needs of each image of a batch: named tensors with B rows. `model` is `model_to_judge(learner)`."""
+        """Named tensors with B rows: all that `judge` needs of each image of a batch. `model` is `model_to_judge(learner)`."""
 
     @abc.abstractmethod
     def judge(

@@ -19,7 +19,7 @@ from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Supervised, 
 class Probe(Supervised):
     """Cross-entropy of a linear map on frozen features, each brought to mean 0 and variance 1 by running statistics.
 
-    What is kept is the backbone with an ordinary head: the normalisation is folded into its weights.
+    The result is the backbone with an ordinary head: the normalisation is folded into its weights.
     """
 
     family: ClassVar[str] = "probe"

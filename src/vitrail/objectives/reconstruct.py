@@ -36,7 +36,7 @@ class Reconstruct(Pretraining):
 
     family: ClassVar[str] = "reconstruct"
     mask_ratio: float = 0.75
-    """Of the patches, so many are hidden: int(N·(1 - ratio)) are left (Figure 5)."""
+    """Share of the patches that are hidden: int(N·(1 - ratio)) are left (Figure 5)."""
     target: Literal["normalised", "pixels"] = "normalised"
     """Each patch with its mean and deviation taken out (`norm_pix_loss`), or pixels as the model reads them."""
     decoder_width: int = 512

@@ -1,4 +1,4 @@
-"""Answers about many images as Parquet files, each whole or absent, so that a job that was killed is simply started again.
+"""Answers about many images as Parquet files, each whole or absent. A killed job is started again and goes on.
 
     labels/
       _job.json                      the model, preprocessing, images and options

@@ -27,7 +27,7 @@ class Prediction:
     key: str
     """Which image: its path."""
     labels: tuple[str, ...]
-    """The likeliest first. Of a model that gives several labels those above its threshold, perhaps none."""
+    """The likeliest first. A model of several labels gives those above its threshold, perhaps none."""
     probabilities: tuple[float, ...]
     error: str | None = None
     """Why there is no answer: the file could not be read."""
@@ -73,7 +73,7 @@ class Decision:
     top_k: int = 5
     """The likeliest classes, so many."""
     threshold: float | None = None
-    """Of a model that gives several labels: all with this probability or more, in place of `top_k`."""
+    """Where an image has several labels: all with this probability or more, in place of `top_k`."""
     temperature: float = 1.0
     """The logits are divided by it."""
 

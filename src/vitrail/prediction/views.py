@@ -42,7 +42,7 @@ class Averaged(nn.Module):
         self.record = record and dataclasses.replace(record, preprocess=larger(preprocess, views))
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Logarithms of the mean probabilities: their softmax is that mean. Of several labels, the sigmoid is the mean."""
+        """Logarithms of the mean probabilities: their softmax is that mean, or their sigmoid where an image has several labels."""
         if self.several:
             return (
                 torch.stack([self.model(view).float().sigmoid() for view in self.cut(images)]).mean(0).logit(eps=1e-7)

@@ -124,7 +124,7 @@ def about(name: str) -> str:
 
 
 def choose(given: Given) -> tuple[str, str]:
-    """(recipe, why) where nobody named one: by whether there are weights, the images' shape and their number."""
+    """(recipe, why) for a run without a named recipe: by whether there are weights, the images' shape and their number."""
     count = f"{given.images:,} images"
     if given.pretrained:
         if given.images < 20_000:

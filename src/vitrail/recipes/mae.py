@@ -84,8 +84,8 @@ def mae_finetune(given: Given) -> Run:
 
     command    vitrail train IMAGENET --weights RUN_OR_FILE --recipe mae_finetune
     published  ImageNet top-1 b/16 83.66 · l/16 85.95 · h/14 86.93
-    differs    the paper's Table 9 has 1e-3 and decay 0.75 for all; the norm behind the pool starts from the encoder's
-               last norm, not from ones; other widths (small models) take l/16's rates without strong augmentation
+    differs    the paper's Table 9 has 1e-3 and decay 0.75 for all. The norm behind the pool starts from the encoder's
+               last norm, not from ones. Other widths (small models) take l/16's rates without strong augmentation.
     """
     start = _start(given, "mae_finetune")
     config = start.config
@@ -127,8 +127,8 @@ def mae_probe(given: Given) -> Run:
 
     command    vitrail train IMAGENET --weights RUN_OR_FILE --recipe mae_probe
     published  ImageNet top-1 b/16 67.8 · l/16 76.0 · h/14 77.2 (after 1600 epochs of pre-training)
-    differs    fewer than 100,000 images are learnt from in batches of 256, at the rate that 16,384 would have: LARS steps
-               by the ratio of norms, and few steps must do
+    differs    fewer than 100,000 images take batches of 256, at the rate of 16,384: there are few steps, and LARS steps by
+               the ratio of norms
     """
     start = _start(given, "mae_probe")
     config, many = start.config, given.images >= 100_000

@@ -1,4 +1,4 @@
-"""What others published after the paper, in its own numbers: AugReg, big_vision, DeiT, DeiT III, torchvision."""
+"""Recipes that others published after the paper, with their numbers: AugReg, big_vision, DeiT, DeiT III, torchvision."""
 
 from dataclasses import replace
 from typing import Any

@@ -38,7 +38,7 @@ class Given:
     model: str | None = None
     """A name of the zoo, in place of the recipe's own model."""
     variant: str = ""
-    """What stands behind the colon of `--recipe finetune:cifar100`."""
+    """The word after the colon in `--recipe finetune:cifar100`."""
     pretrained: Pretrained | None = None
     accelerator: bool = False
     """Whether there is a GPU."""
@@ -69,7 +69,7 @@ def fitted(side: int, model: ModelConfig) -> int:
 def request_for(
     splits: Splits, *, model: str | None = None, weights: str | Pretrained | None = None, device: str = "auto"
 ) -> Given:
-    """What these images, this model and these weights ask of a recipe. Only the first image is read."""
+    """Makes a recipe's `Given` of images, model and weights. Only the first image is read."""
     start = read_pretrained(weights) if isinstance(weights, str) else weights
     channels = channels_of(splits.train)
     if start and channels != 3 and channels != start.preprocess.channels:

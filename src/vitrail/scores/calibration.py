@@ -72,6 +72,6 @@ class Calibration:
     """Numbers that validation images choose and that are stored with the weights. None: not chosen."""
 
     temperature: float | None = None
-    """Of a softmax: the logits are divided by it."""
+    """The logits are divided by it before a softmax."""
     threshold: float | None = None
-    """Of several labels an image: the least probability of a label that is given."""
+    """The least probability of a label that is given, where an image has several."""

@@ -30,9 +30,9 @@ class ClassScore:
     name: str
     images: int
     recall: float | None
-    """Of its images, the share answered so."""
+    """The share of its images that got this answer."""
     precision: float | None
-    """Of the answers that named it, the share that were right."""
+    """The share of right answers among those that named it."""
     f1: float | None
     """2·TP / (2·TP + FP + FN)."""
 

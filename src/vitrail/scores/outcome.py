@@ -1,4 +1,4 @@
-"""What judging a model gives, whatever it was trained for: one headline, all numbers, the sections of a report.
+"""The result of judging a model, whatever it was trained for: one headline, all numbers, the sections of a report.
 
 The training loop, the commands and the studies read this contract alone. Classes (`classification.Scores`), several labels an
 image (`multilabel.MultiLabelScores`) and pre-training (`measured.Measured`) are three outcomes.

@@ -30,7 +30,7 @@ from vitrail.weights.bundle import load
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTrain:
-    """What is learnt from, and how."""
+    """The images of a self-training, and how it trains."""
 
     data: str
     unlabelled: str = ""

@@ -1,4 +1,4 @@
-"""What features are good for: frozen, by three protocols; and fine-tuned on a share of the labels."""
+"""Measures features: frozen, by three protocols; and fine-tuned on a share of the labels."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Noisy Student (arXiv 1911.04252): a teacher labels images nobody labelled; a noised student learns from all of them."""
+"""Noisy Student (arXiv 1911.04252): a teacher labels the images without labels; a noised student learns from all images."""
 
 from dataclasses import dataclass
 

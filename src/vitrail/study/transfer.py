@@ -22,7 +22,7 @@ from vitrail.weights.bundle import read_record
 from vitrail.weights.encoder import encoder_config
 
 HELD_OUT = 0.2
-"""Of the training images, to choose a learning rate by: VTAB's 200 of 1000."""
+"""Share of the training images to choose a learning rate by: VTAB's 200 of 1000."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a training looks at before its first step: a few seconds, for what would make hours of it worthless."""
+"""Checks the images before the first step: seconds now, for faults that would waste hours of training."""
 
 from vitrail.batches.loader import BAD_SHARE
 from vitrail.errors import DataError

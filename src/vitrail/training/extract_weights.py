@@ -28,7 +28,7 @@ def export(path: Path, out: Path, *, say=print) -> int:
     if snapshot is None:
         raise CheckpointError(f"{path} has no checkpoint yet", next_step="let the run come to its first, or take best/")
     learner: Any = run.objective.build(zoo.skeleton(run.model)).to_empty(device="cpu")
-    # what is not saved follows from the config, and a fresh model has it
+    # buffers that are not saved follow from the config: a fresh model has them
     fresh: Any = zoo.build(run.model)
     found = snapshot.tensors.get("ema") or snapshot.tensors["model"]
     refuse_misfits(misfits("", found, learner.state_dict()))

@@ -1,4 +1,4 @@
-"""Proof of what was learnt from: every sample once an epoch, in one order, whatever kills, workers and ranks there were.
+"""Proof of the training order: every sample once an epoch, in one order, whatever kills, workers and ranks there were.
 
 The ledger is one number, the sum over all samples so far of a hash of (step, key), modulo 2⁶⁴. A sample missed, taken twice or
 in another step changes it; the shares of ranks add up. It stands in every line of the log, and `verify` computes it again from
@@ -31,7 +31,7 @@ class Ledger:
         self._total = total
 
     def add(self, step: int, keys: Sequence[str]) -> None:
-        """Step `step` learnt from `keys`."""
+        """Counts the samples of one step in."""
         self._total = (self._total + sum(entry(step, key) for key in keys)) & MASK
 
     def value(self, world: World) -> int:
@@ -51,7 +51,7 @@ def entry(step: int, key: str) -> int:
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` found: how much was checked, and the first logged step whose number differs."""
+    """The result of `verify`: how much was checked, and the first logged step whose number differs."""
 
     lines: int
     samples: int

@@ -14,8 +14,8 @@ from vitrail.training.state import State
 class FiniteGuard:
     """Looks at the loss and the gradient norm of every step.
 
-    On a CPU it reads them at once. On a GPU a read would stall every step, so the flag stays on the device: it latches, the fused
-    optimiser skips its update while it is set (its `found_inf`), and `read` tells the host at the next line of the log.
+    On a CPU it reads them at once. On a GPU a read would stall every step, so the flag stays on the device. Once set, it stays
+    set. The fused optimiser skips its update while it is set (`found_inf`). `read` tells the host at the next line of the log.
     """
 
     def __init__(self, device: torch.device, folder: Path | None, *, alone: bool = True) -> None:

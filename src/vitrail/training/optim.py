@@ -22,7 +22,7 @@ KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.AdamW: _MOMENTS, torch.optim.Adam: _MOMENTS, LAMB: _MOMENTS,
     torch.optim.SGD: ("momentum_buffer",), LARS: ("momentum_buffer",),
 }  # fmt: skip
-"""What each optimiser keeps of a parameter from step to step: a count, and tensors like the parameter."""
+"""The state of each optimiser for one parameter: a count of steps, and tensors like the parameter."""
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def finish(setup: Setup, state: State, folder: RunFolder, journal: Journal, watc
 
 
 def make_record(model: Any, setup: Setup, outcome: Outcome | None, calibration: Calibration) -> Record:
-    """What weights need beside their numbers: config, preprocessing, class names, what they scored, their calibration."""
+    """The record of the weights: config, preprocessing, class names, scores, calibration."""
     run = setup.run
     several = setup.splits.test.multi_label
     return Record(
@@ -164,7 +164,7 @@ def show_images(setup: Setup, learner: nn.Module) -> Sequence[Section]:
 
 
 def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
-    """What a reader needs to judge the numbers or to run them again."""
+    """The settings that a reader needs to judge the numbers or to run them again."""
     run, epochs = setup.run, setup.total_steps / setup.steps_per_epoch
     objective = {field.name: getattr(run.objective, field.name) for field in dataclasses.fields(run.objective)}
     exaflops = setup.flops_per_step * setup.total_steps / 1e18

@@ -1,8 +1,8 @@
-"""What may change between a run and its continuation.
+"""Settings that may change when a run is resumed.
 
-Every key of a Run is in one of three rows. `safe` keys change where and how often, never what is learnt. `rounding` keys change
-the last bits and are taken over with a word. All others are the trajectory: another value is another run, and is refused
-unless it is asked for twice.
+Every key of a Run is in one of three rows. `safe` keys never change the weights. `rounding` keys change
+the last bits; they are taken over with a note. All others are the trajectory: another value makes another run. It is refused
+without `override`.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ KEYS: dict[str, Kind] = {
 
 
 def kind_of(key: str) -> Kind | None:
-    """The row of a key such as "optim.lr", or of the part it lies in; None where nobody has thought about it."""
+    """The row of a key such as "optim.lr", or of the part it lies in; None for a key without a row."""
     return KEYS.get(key) or KEYS.get(key.partition(".")[0])
 
 

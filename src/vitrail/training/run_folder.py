@@ -5,7 +5,7 @@ metrics.jsonl   one JSON object a line
 checkpoints/    step-XXXXXXXX/, the newest two
 best/  last/    model.safetensors + record.json, for `vitrail.load`
 baselines.json  accuracy of cheap answers on the held-out images
-report.html     predictions.png
+report.html     the report; predictions.png beside it
 """
 
 import contextlib

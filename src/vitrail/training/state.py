@@ -74,7 +74,7 @@ class State:
 
     @property
     def best_model(self) -> nn.Module:
-        """What is evaluated and kept: the average of the weights, where there is one."""
+        """The module to evaluate and save: the average of the weights, or the model itself without one."""
         return self.ema.model if self.ema else self.model
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -91,7 +91,7 @@ class State:
         return weights * (2 if self.ema else 1) + 2 * sum(parameter.nbytes for parameter in self.parameters())
 
     def facts(self, world: World) -> dict[str, Any]:
-        """What has no shape; every rank must ask, for the sums are over all."""
+        """Numbers and settings. Every rank must call this: the sums are over all ranks."""
         scalars = {name: getattr(self, name) for name in ("step", "evaluated", "best", "best_step")}
         return {**scalars, "meter": self.meter.facts(world), "ledger": self.ledger.value(world), "data": self.data}
 
@@ -109,7 +109,7 @@ class State:
         self.ledger = Ledger(snapshot.facts["ledger"] if world.leads else 0)  # the shares of ranks add up
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimiser changes."""
+        """The parameters that the optimiser changes."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _named(self) -> dict[str, nn.Parameter]:
@@ -132,7 +132,7 @@ class State:
         return sentences
 
     def _kept_by_optimizer(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the optimiser would hold for each parameter that has some of its state in `found`."""
+        """The tensors that the optimiser would hold for each parameter with some state in `found`."""
         named, keys = self._named(), optim.KEPT[type(self.optimizer)]
         begun = {entry.rpartition(":")[0] for entry in found}
         return {

@@ -48,7 +48,7 @@ class Part:
     trained_on: int
     """How many of them the model was trained on: more than 0 only where that part was asked for."""
     sentences: tuple[str, ...]
-    """Which images they are, and what is not known."""
+    """A sentence for the screen: which images they are, and which remain unknown."""
 
 
 def seen_by(*models: Model) -> Seen:
