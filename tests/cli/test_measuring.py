@@ -11,9 +11,11 @@ from PIL import Image
 from vitrail.cli import main
 from vitrail.errors import DataError
 from vitrail.evaluation import embedding, store
+from vitrail.evaluation.suite import costs
+from vitrail.evaluation.suite_file import ModelEntry
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
-from vitrail.models import zoo
+from vitrail.models import cost, zoo
 from vitrail.weights.bundle import Record, save_bundle
 
 
@@ -191,3 +193,40 @@ def test_a_suite_fine_tunes_and_says_what_does_not_apply(models: Path, capsys) -
     assert 0 < tuned["a"] < 100 and tuned["a ±"] is not None and tuned["pixels"] is None
     assert not list(Path("runs/s/finetune").rglob("*.safetensors"))
     assert _json(["suite", "s.toml"], capsys) == rows
+
+
+def test_similar_lists_few_pairs_and_takes_a_new_image(models: Path, capsys) -> None:
+    assert main(["embed", "a", "digits", "--out", "f.safetensors"]) == 0
+    capsys.readouterr()
+    assert main(["similar", "f.safetensors"]) == 0
+    screen = capsys.readouterr()
+    assert len(screen.out.splitlines()) < 30 and "the 20 most similar pairs are shown" in screen.err
+    digits = open_data("digits").train
+    Image.fromarray(digits[5].content[..., 0]).save("new.png")
+    near = _json(["similar", "f.safetensors", "--of", "new.png", "--k", "3"], capsys)
+    assert near[0]["cosine"] > 0.9999 and near[0]["class"] == digits.classes[digits.labels[5]]
+    assert main(["similar", "f.safetensors", "--of", "new.png", "--model", "b"]) == 65
+    assert "different models" in capsys.readouterr().err
+
+
+def test_a_suite_counts_the_cost_at_the_size_that_is_read() -> None:
+    model = zoo.build("vit-ti/16", image=(32, 32), classes=10)
+    model.record = Record(config=model.config, preprocess=Preprocess(size=(64, 64)))
+    found = costs(model, ModelEntry(path="a"))
+    assert found["gmacs"] == pytest.approx(cost.macs(model, (64, 64)) / 1e9)
+    assert found["gmacs"] > 3 * cost.macs(model) / 1e9
+
+
+def test_a_model_without_a_head_gives_no_answers(models: Path, capsys) -> None:
+    model = zoo.build("vit-ti/16", width=16, depth=1, heads=2, mlp_width=32, patch=(4, 4), image=(8, 8), classes=0)
+    save_bundle(Path("bare"), model, Record(config=model.config, preprocess=Preprocess(size=(8, 8))))
+    Image.new("RGB", (8, 8)).save("x.png")
+    for words in (["predict", "bare", "x.png"], ["predict", "bare", "x.png", "--out", "answers"]):
+        assert main(words) == 78
+        assert "no head" in (said := capsys.readouterr().err) and "probe --save" in said and "embed" in said
+
+
+@pytest.mark.parametrize("words", [["predict", "a"], ["evaluate", "a"], ["train"]], ids=lambda words: words[0])
+def test_an_address_is_no_path(words: list[str], models: Path, capsys) -> None:
+    assert main([*words, "https://example.com/a.jpg"]) == 65
+    assert "https://example.com/a.jpg is an address" in (said := capsys.readouterr().err) and "download it" in said

@@ -87,3 +87,20 @@ def test_nearest_mean_equals_scikit_learn_on_unit_features() -> None:
 def test_a_class_without_images_has_no_mean() -> None:
     with pytest.raises(DataError, match="class 1 has no training images"):
         nearest_mean(labelled([[1.0], [2.0]], [0, 2]), labelled([[1.0], [2.0]], [0, 2]))
+
+
+def test_mutual_pairs_are_few_and_find_every_copy() -> None:
+    """Features all of a cosine near 1, among them two copies of one image: B18 of the practitioner's list."""
+    features = 10 + _data(100, 0).features
+    features = torch.cat([features, features[[3, 3, 7]]])
+    assert len(neighbours.near_duplicates(features, threshold=0.9)) > 4000
+    found = neighbours.mutual_pairs(features, threshold=0.9)
+    ends = [(pair.first, pair.second) for pair in found]
+    assert len(found) <= 52 and (7, 102) in ends
+    assert [3, 100, 101] in neighbours.groups([pair for pair in found if pair.similarity > 1 - 1e-5])
+    cosines = cosine_similarity(features)
+    np.fill_diagonal(cosines, -1)
+    best = cosines.max(1)
+    for pair in found:
+        assert cosines[pair.first, pair.second] >= max(best[pair.first], best[pair.second]) - 1e-4
+    assert neighbours.typical_cosine(features) == pytest.approx(np.median(cosines[np.triu_indices(103, 1)]), abs=1e-3)

@@ -260,3 +260,19 @@ def test_mistakes_are_one_paragraph(words, code, message, bundle, capsys):
     assert main(["inspect", *words, "--out", str(bundle / "out")]) == code
     assert message in capsys.readouterr().err
     assert not (bundle / "out" / "report.html").exists()
+
+
+def test_five_channels_are_looked_at_and_traced(tmp_path, capsys, monkeypatch):
+    """Satellite images: of more than three channels the first three are shown."""
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(PLAIN, channels=5)
+    preprocess = Preprocess(size=config.image, mean=(0.5,) * 5, std=(0.5,) * 5)
+    save_bundle("five", lively(config), Record(config=config, preprocess=preprocess))
+    for number in range(4):
+        np.save(f"{number}.npy", np.random.default_rng(number).integers(0, 256, (40, 50, 5), dtype=np.uint8))
+    assert main(["inspect", "five", *(f"{number}.npy" for number in range(4)), "--out", "seen"]) == 0
+    assert not {"Attention of the class token", "Patch features"} & set(
+        re.findall("report: ([^:]+)", capsys.readouterr().err)
+    )
+    assert main(["trace", "0.npy", "--weights", "five", "--html", "t.html"]) == 0
+    assert "<html" in (tmp_path / "t.html").read_text("utf-8")

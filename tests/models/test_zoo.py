@@ -87,8 +87,11 @@ def test_an_image_that_does_not_divide_names_two_ways_out() -> None:
     model = zoo.build("vit-mu/16")
     with pytest.raises(ShapeError) as error:
         model(torch.zeros(1, 3, 225, 225))
-    assert str(error.value) == "image 225×225 does not divide into 16×16 patches; resize to 224×224 or use patch=15"
-    with pytest.raises(ShapeError, match=r"resize to 224×224 or use patch=\(15, 16\)"):
+    assert (
+        str(error.value)
+        == "image 225×225 does not divide into 16×16 patches; resize to 224×224, or build a model with patch=15"
+    )
+    with pytest.raises(ShapeError, match=r"resize to 224×224, or build a model with patch=\(15, 16\)"):
         model(torch.zeros(1, 3, 225, 224))
     with pytest.raises(ShapeError, match="2×1×224×224 for a model of 3 channels"):
         model(torch.zeros(2, 1, 224, 224))

@@ -6,28 +6,39 @@ from pathlib import Path
 
 import tyro
 
+from vitrail.api.similar import duplicates, similar
 from vitrail.cli.arguments import Switch, parse, say
-from vitrail.errors import ConfigError, DataError, suggest
-from vitrail.evaluation.neighbours import groups, near_duplicates, nearest
+from vitrail.errors import ConfigError
+from vitrail.evaluation.neighbours import groups, typical_cosine
 from vitrail.evaluation.store import SPLITS, Kept, read
 from vitrail.reports.tables import Column, Table, show
+
+SHOWN = 20
+"""Pairs on the screen; --json has all."""
 
 
 @dataclass(frozen=True)
 class Similar:
-    """Finds the images most similar to one, or all near-duplicates, in features kept by `vitrail embed`.
+    """Finds the images most similar to one, or pairs that are nearly the same, in features kept by `vitrail embed`.
+
+    Without --of the pairs above a cosine of 0.95 are listed that have no nearer neighbour. Fine-tuned features are alike
+    within a class: look at the pictures before you delete one.
 
     examples:
       vitrail similar features.safetensors --of birds/eagle.png
+      vitrail similar features.safetensors --of ./other.jpg
       vitrail similar features.safetensors --duplicates 0.97 --json
     """
 
     features: tyro.conf.Positional[Path]
     of: str | None = None
-    """The key of an image in the file, or the end of it."""
+    """The key of an image in the file, or the end of it; or a new image file."""
     k: int = 10
+    """How many images are listed with --of."""
+    model: str | None = None
+    """The model that reads a new image; without it, the one that made the features."""
     duplicates: float | None = None
-    """List pairs at least so similar, as a cosine; without --of, 0.95."""
+    """List every pair at least so similar, as a cosine."""
     json: Switch = False
 
 
@@ -36,58 +47,39 @@ def main(words: Sequence[str]) -> int:
     if asked.k < 1:
         raise ConfigError(f"--k {asked.k}", allowed="1 or more")
     kept = read(asked.features)
-    found = (
-        to_one(kept, asked.of, asked.k)
-        if asked.of
-        else duplicates(kept, 0.95 if asked.duplicates is None else asked.duplicates)
-    )
+    found = most_similar(kept, asked) if asked.of else pairs(kept, asked)
     show(found, "json" if asked.json else "table")
     return 0
 
 
-def to_one(kept: Kept, key: str, k: int) -> Table:
-    row = row_of(kept, key)
-    near = nearest(kept.features[row : row + 1], kept.features, k=min(k + 1, len(kept.keys)))
-    rows = [
-        (kept.keys[index], name_of(kept, index), similarity)
-        for index, similarity in zip(near.index[0].tolist(), near.similarity[0].tolist(), strict=True)
-        if index != row
-    ]
-    return Table(
-        (Column("image"), Column("class"), Column("cosine", "{:.4f}")),
-        tuple(rows[:k]),
-        f"most similar to {kept.keys[row]}",
-    )
+def most_similar(kept: Kept, asked: Similar) -> Table:
+    assert asked.of is not None
+    rows = {key: row for row, key in enumerate(kept.keys)}
+    near = similar(kept, asked.of, k=asked.k, model=asked.model)
+    cells = tuple((key, name_of(kept, rows[key]), cosine) for key, cosine in near)
+    columns = (Column("image"), Column("class"), Column("cosine", "{:.4f}"))
+    return Table(columns, cells, f"most similar to {asked.of}")
 
 
-def duplicates(kept: Kept, threshold: float) -> Table:
-    pairs = near_duplicates(kept.features, threshold=threshold)
-    joined = groups(pairs)
+def pairs(kept: Kept, asked: Similar) -> Table:
+    found = duplicates(kept, threshold=asked.duplicates)
     splits = [SPLITS[index] for index in kept.splits.tolist()]
-    leaks = sum(splits[pair.first] != splits[pair.second] for pair in pairs)
-    say(f"{len(pairs):,} pairs in {len(joined):,} groups; {leaks:,} pairs lie across train and test")
+    across = sum(splits[pair.first] != splits[pair.second] for pair in found)
+    say(f"{len(found):,} pairs in {len(groups(found)):,} groups; {across:,} pairs lie across train and test")
+    say(f"two images of these features have a median cosine of {typical_cosine(kept.features):.2f}")
+    shown = found if asked.json else found[:SHOWN]
+    if len(shown) < len(found):
+        say(f"the {SHOWN} most similar pairs are shown; --json lists all")
     columns = ("first", "first_split", "first_class", "second", "second_split", "second_class")
     rows = [
         (
             *(value for i in (pair.first, pair.second) for value in (kept.keys[i], splits[i], name_of(kept, i))),
             pair.similarity,
         )
-        for pair in pairs
+        for pair in shown
     ]
-    return Table(
-        (*map(Column, columns), Column("cosine", "{:.4f}")),
-        tuple(rows),
-        f"near-duplicates, cosine at least {threshold:g}",
-    )
-
-
-def row_of(kept: Kept, key: str) -> int:
-    exact = [index for index, name in enumerate(kept.keys) if name == key]
-    found = exact or [index for index, name in enumerate(kept.keys) if name.endswith(key)]
-    if len(found) != 1:
-        hint = suggest(key, kept.keys[:10_000]) if not found else ", ".join(kept.keys[index] for index in found[:5])
-        raise DataError(f"{len(found)} images are called {key!r}", allowed="the key of one image", next_step=hint)
-    return found[0]
+    what = "nearest pairs above 0.95" if asked.duplicates is None else f"pairs, cosine at least {asked.duplicates:g}"
+    return Table((*map(Column, columns), Column("cosine", "{:.4f}")), tuple(rows), what)
 
 
 def name_of(kept: Kept, index: int) -> str | None:

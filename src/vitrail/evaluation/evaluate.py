@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from vitrail.batches.loader import Batch, eval_batches
-from vitrail.errors import ConfigError, DataError
+from vitrail.errors import DataError
 from vitrail.evaluation.features import Extracted, extract
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
-from vitrail.prediction.forward import class_names, preprocess_of
+from vitrail.prediction.forward import check_head, class_names, preprocess_of
 from vitrail.reports.progress import track
 from vitrail.scores.classification import Scores, index_labels, score_classes
 from vitrail.scores.multilabel import MultiLabelScores, score_labels
@@ -35,8 +35,7 @@ def evaluate(
     Raises DataError for unlabelled images and for classes the model does not know, DecodeError for an image that cannot be
     read, NonFiniteError for answers that are not finite numbers.
     """
-    if getattr(getattr(model, "config", None), "classes", 1) == 0:
-        raise ConfigError("the model has no head: it names no classes", next_step="measure its features: vitrail probe")
+    check_head(model)
     if not len(source):
         raise DataError(f"{source.name} has no images to score", next_step="check the data you named")
     classes = class_names(model) or source.classes

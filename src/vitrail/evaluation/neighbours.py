@@ -13,6 +13,8 @@ from vitrail.evaluation.feature_set import check_finite
 
 _CELLS = 1 << 24
 """Similarities held at once: 64 MiB in float32."""
+SAME = 1e-5
+"""Cosines this near are equal: copies have no nearest among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,34 @@ def near_duplicates(features: Float[Tensor, "N D"], *, threshold: float = 0.95, 
     pairs = torch.cat(found) if found else torch.zeros(0, 3)
     order = torch.argsort(-pairs[:, 2], stable=True)
     return [Pair(int(i), int(j), similarity) for i, j, similarity in pairs[order].tolist()]
+
+
+def mutual_pairs(features: Float[Tensor, "N D"], *, threshold: float = 0.95) -> list[Pair]:
+    """Pairs that are `threshold` similar and of which no other image is nearer to either, the most similar first.
+
+    Of N images there are about N / 2, whatever the features. Of fine-tuned features a quarter of all pairs may have a cosine
+    above 0.95: there a threshold alone says nothing.
+    """
+    if len(features) < 2:
+        return []
+    near = nearest(features, features, k=2)
+    rows = torch.arange(len(features))
+    is_self = near.index == rows[:, None]
+    is_self[:, 1] |= ~is_self.any(1)  # of several copies the image itself may not be among the two
+    other, best = near.index[~is_self], near.similarity[~is_self]
+    found = {
+        (min(first, second), max(first, second)): float(best[first])
+        for first, second in enumerate(other.tolist())
+        if best[first] >= max(threshold, float(best[second]) - SAME)
+    }
+    return [Pair(*ends, similarity) for ends, similarity in sorted(found.items(), key=lambda pair: -pair[1])]
+
+
+def typical_cosine(features: Float[Tensor, "N D"], count: int = 1000) -> float:
+    """The median cosine of two images, over pairs of at most `count` images evenly taken."""
+    few = normalize(features[torch.linspace(0, len(features) - 1, min(count, len(features))).round().long()])
+    pairs = (few @ few.T)[torch.ones(len(few), len(few), dtype=torch.bool).triu(1)]
+    return float(pairs.median()) if len(pairs) else 1.0
 
 
 def groups(pairs: list[Pair]) -> list[list[int]]:

@@ -24,6 +24,7 @@ from vitrail.evaluation.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry
 from vitrail.images.samples import Source
 from vitrail.images.sources import open_data
 from vitrail.models import cost
+from vitrail.prediction.forward import preprocess_of
 from vitrail.reports.journal import Journal
 from vitrail.reports.journal import read as read_rows
 
@@ -208,7 +209,9 @@ def extraction(model: nn.Module, entry: ModelEntry, protocols: Sequence[str], ho
 
 
 def costs(model: nn.Module, entry: ModelEntry) -> dict[str, float | int | None]:
-    """Parameters, GMACs of one image, and what the file says of pre-training."""
+    """Parameters, GMACs of one image at the size it is read, and what the file says of pre-training."""
     if not hasattr(model, "config"):
         return {"parameters": None, "gmacs": None, "exaflops": None}
-    return {"parameters": cost.count_parameters(model), "gmacs": cost.macs(model) / 1e9, "exaflops": entry.exaflops}
+    size = preprocess_of(model).size
+    gmacs = cost.macs(model, size) / 1e9
+    return {"parameters": cost.count_parameters(model), "gmacs": gmacs, "exaflops": entry.exaflops}

@@ -147,4 +147,5 @@ def scatter(results: Sequence[Result]) -> Drawing | None:
 
 
 def _note(missing: Sequence[Missing]) -> str:
-    return f"{len(missing)} tasks were left out; means are over what ran." if missing else ""
+    tasks = "1 task was" if len(missing) == 1 else f"{len(missing)} tasks were"
+    return f"{tasks} left out; means are over what ran." if missing else ""

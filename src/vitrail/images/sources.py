@@ -4,6 +4,7 @@ One table, SOURCES: to add a kind of data write a function from `Asked` to `Spli
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,6 +142,8 @@ def open_data(
 
 def _unknown(asked: Asked) -> DataError:
     path = asked.path
+    if is_address(asked.text):
+        return address_error(asked.text)
     if asked.text and path.is_file():
         packed = path.suffix.lower() in (".tar", ".zip", ".gz", ".tgz")
         return DataError(
@@ -155,6 +158,20 @@ def _unknown(asked: Asked) -> DataError:
         allowed="a folder with a folder of images for each class, a CSV file, IDX files, shards, or one of "
         + ", ".join(NAMED),
         next_step=suggest(asked.text, NAMED) or "check the path",
+    )
+
+
+def is_address(text: str) -> bool:
+    """Whether a word is an address of the web. A Path has lost one of its slashes."""
+    return bool(re.match(r"(https?|ftp|s3|gs):/", text))
+
+
+def address_error(text: str) -> DataError:
+    address = re.sub(r"^(\w+):/+", r"\1://", text)
+    return DataError(
+        f"{address} is an address; images are read from this machine",
+        allowed="a file, a folder, a named set, or hf:owner/name",
+        next_step="download it first, then name the file or folder",
     )
 
 
@@ -175,6 +192,8 @@ def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> S
     notes: list[str] = []
     for path in paths:
         name = key_of(str(path))
+        if is_address(str(path)):
+            raise address_error(str(path))
         if not os.path.exists(path):
             raise DataError(f"there is no file or folder {name!r}", next_step="check the path")
         if os.path.isdir(path):

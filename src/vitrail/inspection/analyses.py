@@ -14,7 +14,7 @@ from vitrail.errors import DoesNotApply
 from vitrail.inspection import figures
 from vitrail.inspection.attention_hooks import attention_layers, layout_of, prepared
 from vitrail.inspection.cka import cka
-from vitrail.inspection.figures import Pixels, Plate, fitted, overlay, sheet
+from vitrail.inspection.figures import Pixels, Plate, Rgb, fitted, overlay, sheet
 from vitrail.inspection.filters import PAPER, embedding_filters, filter_components, shifted_lines
 from vitrail.inspection.heads import Heads, heads
 from vitrail.inspection.maps import attention, rollout_of
@@ -361,7 +361,7 @@ def seen_reconstruction(subject: Subject) -> Finding:
     )
 
 
-def _as_large(colours: Tensor, picture: Pixels) -> Pixels:
+def _as_large(colours: Tensor, picture: Pixels) -> Rgb:
     """A map of colours, one for each patch, as large as the picture beside it."""
     image = Image.fromarray((colours * 255).round().byte().numpy())
     return np.asarray(image.resize(picture.shape[1::-1], Image.Resampling.NEAREST))
@@ -407,7 +407,7 @@ def _stretched(component: Tensor) -> np.ndarray:
     return scaled if scaled.shape[2] == 3 else 2 * scaled.mean(2) - 1
 
 
-def _picture(image: UInt8[Tensor, "C H W"]) -> Pixels:
+def _picture(image: UInt8[Tensor, "C H W"]) -> Rgb:
     return fitted(image.permute(1, 2, 0).numpy())
 
 
@@ -415,15 +415,13 @@ def _by_shift(cosines: Tensor) -> list[float]:
     return [float(cosines.diagonal(shift).abs().mean()) for shift in range(len(cosines))]
 
 
-def _cut(subject: Subject, image: int, row: int, column: int) -> Pixels:
+def _cut(subject: Subject, image: int, row: int, column: int) -> Rgb:
     """A patch with as much around it, its border drawn."""
     pixels = subject.images[image].permute(1, 2, 0).numpy()
     h, w = subject.features.shape[1:3]
     p, q = pixels.shape[0] / h, pixels.shape[1] / w
     top, left = round(row * p), round(column * q)
-    padded = np.pad(
-        np.broadcast_to(pixels, (*pixels.shape[:2], 3)), ((round(p),) * 2, (round(q),) * 2, (0, 0)), constant_values=128
-    )
+    padded = np.pad(figures.as_rgb(pixels), ((round(p),) * 2, (round(q),) * 2, (0, 0)), constant_values=128)
     cut = padded[top : top + 3 * round(p), left : left + 3 * round(q)]
     zoom = max(1, 96 // max(cut.shape[:2]))
     cut = cut.repeat(zoom, 0).repeat(zoom, 1)

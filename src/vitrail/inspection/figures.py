@@ -17,6 +17,7 @@ from vitrail.inspection.heads import Heads
 from vitrail.reports.figures import GOOD, INK, Drawing, styled, svg
 
 Pixels = UInt8[np.ndarray, "H W C"]
+Rgb = UInt8[np.ndarray, "_ _ 3"]
 HEAT = matplotlib.colormaps["inferno"]
 MAP = "viridis"
 SIDE = 168
@@ -41,7 +42,7 @@ def finished(figure: Figure, name: str, alt: str, caption: str = "", *, wide: bo
     return Plate(name, drawing, file.getvalue(), wide)
 
 
-def overlay(image: Pixels, values: Float[Tensor, "h w"]) -> Pixels:
+def overlay(image: Pixels, values: Float[Tensor, "h w"]) -> Rgb:
     """The picture with a map laid over it: bright where the map is high, dark and grey where it is low."""
     height, width = image.shape[:2]
     heat = values.double() / values.double().max().clamp_min(1e-30)
@@ -49,14 +50,22 @@ def overlay(image: Pixels, values: Float[Tensor, "h w"]) -> Pixels:
         Image.fromarray(heat.numpy().astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     )
     smooth = np.clip(smooth, 0, 1)[..., None]
-    grey = np.broadcast_to(image, (height, width, 3)).mean(-1, keepdims=True)
+    grey = as_rgb(image).mean(-1, keepdims=True)
     colour = HEAT(smooth[..., 0])[..., :3] * 255
     return np.clip(0.45 * grey + 0.65 * colour * (0.25 + 0.75 * smooth), 0, 255).astype(np.uint8)
 
 
-def fitted(image: Pixels, side: int = SIDE) -> Pixels:
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """H × W × 3 of any number of channels: one or two are shown grey, of more than three the first three."""
+    if image.ndim == 2:
+        image = image[..., None]
+    shown = image[..., :1] if image.shape[2] < 3 else image[..., :3]
+    return np.ascontiguousarray(np.broadcast_to(shown, (*image.shape[:2], 3)))
+
+
+def fitted(image: Pixels, side: int = SIDE) -> Rgb:
     """No larger than `side`, in three channels; tiny pictures keep their every pixel."""
-    picture = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
+    picture = Image.fromarray(as_rgb(image))
     picture.thumbnail((side, side))
     return np.asarray(picture)
 
@@ -81,11 +90,11 @@ def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str,
         return finished(figure, name, alt, caption, wide=len(max(rows, key=len)) > 3)
 
 
-def _enlarged(picture: np.ndarray) -> Pixels:
+def _enlarged(picture: np.ndarray) -> Rgb:
     """Three channels of 8 bits; small pictures by a whole factor larger. Floats are colours from 0 to 1."""
     pixels = picture if picture.dtype == np.uint8 else np.clip(picture * 255, 0, 255).astype(np.uint8)
     factor = max(1, SIDE // max(pixels.shape[:2]))
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).repeat(factor, 0).repeat(factor, 1)
+    return as_rgb(pixels).repeat(factor, 0).repeat(factor, 1)
 
 
 def by_depth(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import vitrail
 from vitrail.inspection.attention_hooks import Tap, watch
-from vitrail.inspection.figures import HEAT
+from vitrail.inspection.figures import HEAT, Rgb, as_rgb
 from vitrail.inspection.trace import Step, trace
 from vitrail.models.backbone import Backbone
 from vitrail.models.layers import Attention, Block, Mlp, PatchEmbed, attend
@@ -29,10 +29,10 @@ from vitrail.models.vit import ViT
 from vitrail.reports.page import Html
 
 CODE: tuple[tuple[str, Callable[..., Any], str], ...] = (
-    (r"patches|x_p", PatchEmbed.forward, "patches = images.unflatten"),
+    (r"patches|x_p", PatchEmbed.forward, "x_p = rearrange("),
     (r"x_p E", PatchEmbed.forward, "F.linear("),
-    (r"\[x_class; x_p E\]", ViT.place, "torch.cat([*tokens"),
-    (r"z_0", ViT.place, "patches = patches +"),
+    (r"\[x_class; x_p E\]", ViT.place, "z_0 = torch.cat("),
+    (r"z_0", ViT.place, "z_0 = z_0 + self.positions("),
     (r"LN\(z_\d+\)", Block.forward, "self.norm1("),
     (r"q_\d+|k_\d+|v_\d+", Attention.project, "self.q_norm("),
     (r"A_\d+", attend, "scaled_dot_product_attention("),
@@ -135,9 +135,9 @@ def _block_of(vector: Float[Tensor, "D"]) -> Float[Tensor, "h w"]:
     return torch.nn.functional.pad(vector, (0, -len(vector) % width)).unflatten(0, (-1, width))
 
 
-def enlarged(pixels: np.ndarray) -> UInt8[np.ndarray, "H W C"]:
+def enlarged(pixels: np.ndarray) -> Rgb:
     """Three channels, and small ones by a whole factor larger."""
-    pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8)
+    pixels = as_rgb(pixels).astype(np.uint8)
     factor = max(1, SIDE // max(pixels.shape[:2]))
     return pixels.repeat(factor, 0).repeat(factor, 1)
 

@@ -37,7 +37,7 @@ def check_images(images: Tensor, channels: int) -> None:
         raise ShapeError(
             f"images of shape {'×'.join(map(str, images.shape))} for a model of {channels} channels",
             allowed=f"batch × {channels} × height × width",
-            next_step="convert the images, or build the model with channels=…",
+            next_step="choose images of these channels, or a model built with channels=…",
         )
 
 
@@ -48,8 +48,10 @@ def patch_grid(image: tuple[int, int], patch: tuple[int, int]) -> Grid:
         nearest = f"{max(1, round(H / p)) * p}×{max(1, round(W / q)) * q}"
         divisors = _nearest_divisor(H, p), _nearest_divisor(W, q)
         sizes = str(divisors[0]) if divisors[0] == divisors[1] else str(divisors)
+        is_near = all(wanted / 2 <= found <= 2 * wanted for found, wanted in zip(divisors, patch, strict=True))
+        other = f", or build a model with patch={sizes}" if is_near else ""
         raise ShapeError(
-            f"image {H}×{W} does not divide into {p}×{q} patches", next_step=f"resize to {nearest} or use patch={sizes}"
+            f"image {H}×{W} does not divide into {p}×{q} patches", next_step=f"resize to {nearest}" + other
         )
     return H // p, W // q
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vitrail import hardware, machine
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 
 
@@ -22,6 +22,16 @@ def preprocess_of(model: nn.Module, preprocess: Preprocess | None = None) -> Pre
             next_step="load it with vitrail.load, or give preprocess=Preprocess(…)",
         )
     return found
+
+
+def check_head(model: object) -> None:
+    """Raises DoesNotApply for a model without a head: its outputs are features, not classes."""
+    both = (model, getattr(model, "model", None))  # an engine holds its model
+    if any(getattr(getattr(one, "config", None), "classes", None) == 0 for one in both):
+        raise DoesNotApply(
+            "this model has no head: it names no classes",
+            next_step="`vitrail probe --save` trains a head on labelled images, `vitrail embed` writes its features",
+        )
 
 
 def class_names(model: nn.Module) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from vitrail.errors import ConfigError, DecodeError, NonFiniteError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import Sample, Source, open_images
 from vitrail.prediction.engine import Engine, TorchEngine
+from vitrail.prediction.forward import check_head
 from vitrail.reports.progress import progress
 
 
@@ -55,8 +56,9 @@ def predict(
     one is named; an Engine brings all of these itself. An unreadable image raises DecodeError that names it. With
     `on_error="skip"` it comes as a Prediction with its `error` and no labels: as many predictions as images.
     """
-    if top_k < 1 or batch_size < 1:
-        raise ConfigError(f"top_k = {top_k}, batch_size = {batch_size}", allowed="1 or more")
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"{name} = {value}", allowed="1 or more")
     if isinstance(images, str | Path):
         images = [images]
     source = images if isinstance(images, Source) else open_images(images)
@@ -79,7 +81,11 @@ class Decision:
 
     @classmethod
     def of(cls, model: Any, top_k: int, *, calibrated: bool = False) -> "Decision":
-        """As the record of a model or engine says. Raises ConfigError for `calibrated` where it has no temperature."""
+        """As the record of a model or engine says.
+
+        Raises DoesNotApply for a model without a head, ConfigError for `calibrated` where the record has no temperature.
+        """
+        check_head(model)
         record = getattr(getattr(model, "model", model), "record", None)
         temperature = getattr(record, "temperature", None) if calibrated else 1.0
         if temperature is None:

@@ -239,7 +239,7 @@ def index_labels(
         raise DataError(
             f"the model does not know {len(unknown)} of the data's {len(used)} classes: {_some(unknown)}",
             allowed=_some(list(classes)),
-            next_step="name the folders as the model's classes, or evaluate a model trained on these",
+            next_step="give the data the model's class names, or evaluate a model trained on these classes",
         )
     if found.ndim == 2:
         columns = {name: k for k, name in enumerate(given)}
