@@ -9,7 +9,19 @@ import pytest
 
 import vitrail
 
-COMMANDS = ["compare", "embed", "evaluate", "inspect", "plan", "predict", "probe", "robustness", "trace", "train"]
+COMMANDS = [
+    "compare",
+    "embed",
+    "evaluate",
+    "inspect",
+    "plan",
+    "predict",
+    "probe",
+    "robustness",
+    "similar",
+    "trace",
+    "train",
+]
 
 
 def test_every_command_has_its_function() -> None:

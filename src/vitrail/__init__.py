@@ -24,6 +24,7 @@ _MODULES = {
     "api.plan": ("plan",),
     "api.predict": ("predict",),
     "api.probe": ("probe",),
+    "api.similar": ("similar",),
     "api.train": ("Trained", "train"),
     "batches.batch": ("Batch",),
     "batches.mixing": ("Mixing",),

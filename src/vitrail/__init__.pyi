@@ -25,6 +25,7 @@ from vitrail.api.models import save as save
 from vitrail.api.plan import plan as plan
 from vitrail.api.predict import predict as predict
 from vitrail.api.probe import probe as probe
+from vitrail.api.similar import similar as similar
 from vitrail.api.train import Trained as Trained
 from vitrail.api.train import train as train
 from vitrail.batches.batch import Batch as Batch

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from vitrail.api.similar import duplicates, similar
 from vitrail.cli.arguments import Switch, parse, say
 from vitrail.errors import ConfigError
-from vitrail.evaluation.neighbours import groups, typical_cosine
-from vitrail.evaluation.store import SPLITS, Kept, read
 from vitrail.reports.tables import Column, Table, show
+
+if TYPE_CHECKING:
+    from vitrail.evaluation.store import Kept
 
 SHOWN = 20
 """Pairs on the screen; --json has all."""
@@ -44,6 +45,9 @@ class Similar:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Similar, words, command="similar")
+
+    from vitrail.evaluation.store import read
+
     if asked.k < 1:
         raise ConfigError(f"--k {asked.k}", allowed="1 or more")
     kept = read(asked.features)
@@ -52,7 +56,9 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def most_similar(kept: Kept, asked: Similar) -> Table:
+def most_similar(kept: "Kept", asked: Similar) -> Table:
+    from vitrail.api.similar import similar
+
     assert asked.of is not None
     rows = {key: row for row, key in enumerate(kept.keys)}
     near = similar(kept, asked.of, k=asked.k, model=asked.model)
@@ -61,7 +67,11 @@ def most_similar(kept: Kept, asked: Similar) -> Table:
     return Table(columns, cells, f"most similar to {asked.of}")
 
 
-def pairs(kept: Kept, asked: Similar) -> Table:
+def pairs(kept: "Kept", asked: Similar) -> Table:
+    from vitrail.api.similar import duplicates
+    from vitrail.evaluation.neighbours import groups, typical_cosine
+    from vitrail.evaluation.store import SPLITS
+
     found = duplicates(kept, threshold=asked.duplicates)
     splits = [SPLITS[index] for index in kept.splits.tolist()]
     across = sum(splits[pair.first] != splits[pair.second] for pair in found)
@@ -82,6 +92,6 @@ def pairs(kept: Kept, asked: Similar) -> Table:
     return Table((*map(Column, columns), Column("cosine", "{:.4f}")), tuple(rows), what)
 
 
-def name_of(kept: Kept, index: int) -> str | None:
+def name_of(kept: "Kept", index: int) -> str | None:
     label = int(kept.labels[index])
     return kept.about.classes[label] if 0 <= label < len(kept.about.classes) else None
