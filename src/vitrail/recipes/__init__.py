@@ -25,7 +25,7 @@ from vitrail.recipes.paper import (
 from vitrail.recipes.pretraining import SMALL, masked_patches, moco, pretrain_small, simmim
 from vitrail.recipes.published import AUGREG, augreg, big_vision_s16, deit, deit3, torchvision_b16
 from vitrail.recipes.request import Given, Pretrained, read_pretrained, request_for
-from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder
+from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder, folder_size
 from vitrail.registry import Registry
 from vitrail.training.run import Run
 
@@ -74,7 +74,7 @@ RECIPES = Registry[Recipe](
         "digits": Recipe(digits),
         "fashion_mnist_cpu": Recipe(fashion_mnist_cpu),
         "fashion_mnist_gpu": Recipe(fashion_mnist_gpu),
-        "folder": Recipe(folder, ("small", "medium")),
+        "folder": Recipe(folder, ("tiny", "small", "medium")),
         "finetune": Recipe(finetune, tuple(FINETUNE)),
         "finetune_small": Recipe(finetune_small),
         "linear_probe": Recipe(linear_probe),
@@ -130,13 +130,18 @@ def choose(given: Given) -> tuple[str, str]:
         if given.images < 20_000:
             return "finetune_small", f"weights were given and {count} are few"
         return "finetune", f"weights were given, and {count} are enough for the paper's schedule"
-    if given.shape and max(given.shape[:2]) <= 64:
+    few = given.images < 2_000
+    if given.shape and max(given.shape[:2]) <= (16 if few else 64):
         size = f"{given.shape[0]}×{given.shape[1]} pixels"
         if max(given.shape[:2]) <= 16:
             return "digits", f"all images are {size}: a tiny model sees everything in them"
         if given.accelerator:
             return "fashion_mnist_gpu", f"all images are {size}, and there is a GPU"
         return "fashion_mnist_cpu", f"all images are {size}, and there is no GPU"
-    if given.images < 20_000:
-        return "folder:small", f"{count} and no weights: a small model from scratch (weights would do much better)"
-    return "folder:medium", f"{count} and no weights: S/16 from scratch"
+    names = {
+        "tiny": "a tiny model from scratch (weights would do much better)",
+        "small": "a small model from scratch (weights would do much better)",
+        "medium": "S/16 from scratch",
+    }
+    size = folder_size(given.images)
+    return f"folder:{size}", f"{count} and no weights: {names[size]}"

@@ -94,10 +94,39 @@ def folder(given: Given) -> Run:
     """A folder of photographs, from scratch: as much model as the number of images can teach.
 
     command    vitrail train ./photos
-    variants   small (below 20,000 images: 112 px, half an hour for a thousand images on two cores), medium (224 px)
+    variants   tiny (below 2,000 images: 64 px, behind a ResNet's root), small (below 20,000: 112 px), medium (224 px)
     """
-    variant = given.variant or ("small" if given.images < 20_000 else "medium")
-    return {"small": _small_folder, "medium": _medium_folder}[variant](given)
+    variant = given.variant or folder_size(given.images)
+    return {"tiny": _tiny_folder, "small": _small_folder, "medium": _medium_folder}[variant](given)
+
+
+def folder_size(images: int) -> str:
+    """The variant of `folder` for so many images."""
+    return "tiny" if images < 2_000 else "small" if images < 20_000 else "medium"
+
+
+def _tiny_folder(given: Given) -> Run:
+    """A convolution learns from fewer images than a patch projection does, and small batches give more steps."""
+    model = (
+        given.config(given.model, optional=FOLDER)
+        if given.model
+        else _behind_a_root(width=128, depth=4, heads=4, patch=(2, 2), image=(64, 64))
+    )
+    side = fitted(64, model)
+    return Run(
+        model=model,
+        preprocess=given.preprocess((side, side)),
+        augment=Augment(crop_area=(0.5, 1.0), flip=True, rotate=5.0, outside="border", jitter=0.3),
+        check_flips=True,
+        mixing=Mixing(cutmix=1.0, probability=0.5),
+        objective=Classify(label_smoothing=0.1),
+        optim=Optim(lr=1e-3, weight_decay=0.05, warmup="5 %"),
+        ema=0.99,
+        batch_size=max(2, min(32, given.images // 8)),
+        length="150 epochs",
+        evaluate_every="10 epochs",
+        save_every="10 epochs",
+    )
 
 
 def _small_folder(given: Given) -> Run:
@@ -150,14 +179,16 @@ def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_
     )
 
 
-def _behind_a_root(*, width: int, depth: int, heads: int) -> HybridConfig:
-    """A ViT whose tokens, one for 4×4 pixels, a 7×7 convolution and a max-pool make."""
+def _behind_a_root(
+    *, width: int, depth: int, heads: int, patch: tuple[int, int] = (1, 1), image: tuple[int, int] = (28, 28)
+) -> HybridConfig:
+    """A ViT whose tokens are patches of what a 7×7 convolution and a max-pool make, one pixel there for 4×4 of the image."""
     return HybridConfig(
         depths=(),
         widths=(),
         root_width=64,
-        patch=(1, 1),
-        image=(28, 28),
+        patch=patch,
+        image=image,
         width=width,
         depth=depth,
         heads=heads,
