@@ -86,7 +86,7 @@ def test_resume_refuses_other_settings(trained: Path, capsys) -> None:
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(trained: Path, capsys) -> None:
     assert main(["train", "digits", "--out", str(trained), "--epochs", "1", "--quiet", *TINY]) == 78
-    assert f"vitrail train --resume {trained}" in capsys.readouterr().err
+    assert f"go on with --resume {trained}" in capsys.readouterr().err
 
 
 def test_plan_counts_and_trains_nothing(in_folder: Path, capsys) -> None:

@@ -236,13 +236,13 @@ def test_food101_pets_and_eurosat_by_their_own_lists(sets: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(NAMED) - {"digits", "fashion-mnist"}))
 def test_a_set_that_is_not_here_says_how_to_get_it(sets: Path, name: str) -> None:
-    with pytest.raises(DataError, match=f"{name} is not on this machine.*--download"):
+    with pytest.raises(DataError, match=f"{name} is not on this machine.*`download=True`"):
         open_data(name)
 
 
 def test_a_set_of_the_hub_that_is_not_here_says_so(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DataError, match=r"cannot be opened.*--download"):
+    with pytest.raises(DataError, match=r"cannot be opened.*`download=True`"):
         open_data("hf:nobody/nothing")
 
 

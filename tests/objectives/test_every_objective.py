@@ -214,7 +214,7 @@ def test_self_training_counts_images_it_cannot_read_and_goes_on(
 
 def test_what_self_training_cannot_use(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "self-train", "digits"]) == 78
-    assert "no images without labels were named; name a folder with --unlabelled" in capsys.readouterr().err
+    assert "no images without labels were named; name a folder as --unlabelled" in capsys.readouterr().err
     broken = Path("broken")
     broken.mkdir()
     (broken / "a.png").write_bytes(b"\x89PNG broken")

@@ -42,7 +42,7 @@ def test_every_key_of_a_run_is_classified() -> None:
 def test_a_changed_trajectory_is_refused_and_named(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"other settings: .*{key}") as refused:
         continued(TINY, changed(key, value))
-    assert "--override" in str(refused.value)
+    assert "`override=True`" in str(refused.value)
     run, said = continued(TINY, changed(key, value), override=True)
     assert run == changed(key, value) and key in said[0]
 

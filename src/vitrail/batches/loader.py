@@ -76,7 +76,7 @@ def eval_batches(
     Without `strict` it is left out and named in `dropped`.
     """
     if batch_size < 1:  # said here, at the call, and not at the first batch
-        raise ConfigError(f"batch_size = {batch_size}", allowed="1 or more", next_step="try --batch 32")
+        raise ConfigError(f"batch_size = {batch_size}", allowed="1 or more", next_step="try `batch=32`")
     starts = range(0, len(source), batch_size)
     shares = (Numbers(None, np.arange(first, min(first + batch_size, len(source)))) for first in starts)
     maker = Maker(source, preprocess, Augment(), 0)

@@ -22,7 +22,7 @@ from vitrail.storage import sync_file, whole_folder
 
 MANIFEST, STATE = "manifest.json", "state.json"
 SCHEMA = 1
-ADVICE = "earlier checkpoints are untouched; free some space and resume with --resume"
+ADVICE = "earlier checkpoints are untouched; free some space, then resume"
 _STEP = re.compile(r"step-(\d{8,})")
 
 

@@ -8,6 +8,8 @@ Nothing here imports torch; a command's module is imported when its name was typ
 
 import importlib
 import os
+import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -120,13 +122,27 @@ def explain(error: BaseException, stopped: int = 130) -> int:
     if isinstance(error, Stopped | KeyboardInterrupt):
         text, code = "stopped", stopped if isinstance(error, Stopped) else 130
     elif isinstance(error, VitrailError):
-        text, code = f"error: {error}", error.exit_code
+        text, code = f"error: {name_options(str(error))}", error.exit_code
     elif known := recognise_error(error, "working", "try a smaller --batch, or smaller images"):
         text, code = f"error: {known}", known.exit_code
     else:
         text, code = f"internal error ({type(error).__name__}: {error}); run again with --debug for the traceback", 70
     print(paragraph(text), file=sys.stderr)
     return code
+
+
+_PARAMETER = re.compile(r"`([a-z][a-z0-9_.]*)(?:=([^`]*))?`")
+
+
+def name_options(text: str) -> str:
+    """Parameters, which the library writes as `batch=32` or `out`, as options: `--batch 32`, `--out`."""
+
+    def option(found: re.Match[str]) -> str:
+        value = found[2] or "True"
+        words = shlex.quote(value[1:-1]) if value[0] in "'\"" else re.sub(r"[()\[\],]|True", "", value)
+        return f"--{found[1].replace('_', '-')} {words}".rstrip()
+
+    return _PARAMETER.sub(option, text)
 
 
 def paragraph(text: str) -> str:

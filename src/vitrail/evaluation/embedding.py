@@ -50,7 +50,7 @@ class Extraction:
     def reader(self, model: nn.Module) -> nn.Module:
         if not self.layers:
             if self.pool != "auto":
-                raise ConfigError("a pooling without a layer", next_step="name the layer too: --layer -1 is the last")
+                raise ConfigError("a pooling without a layer", next_step="name the layer too: `layer=-1` is the last")
             return model
         return AtLayers(model, self.layers, pool=self.pool)
 

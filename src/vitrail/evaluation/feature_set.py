@@ -124,5 +124,5 @@ def check_finite(features: Float[Tensor, "N D"]) -> None:
     if len(wrong):
         raise NonFiniteError(
             f"the features of {len(wrong)} of {len(features)} images are not finite, the first in row {int(wrong[0])}",
-            next_step="check the model's weights, or extract again with --precision fp32",
+            next_step="check the model's weights, or extract again with `precision='fp32'`",
         )

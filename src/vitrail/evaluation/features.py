@@ -101,5 +101,5 @@ def _check_finite(answers: Tensor | None, keys: list[str]) -> None:
     rows = (~torch.isfinite(answers)).any(1).nonzero()[:, 0].tolist()
     raise NonFiniteError(
         f"the model's answers to {len(rows)} of {len(keys)} images are not finite, the first: {keys[rows[0]]}",
-        next_step="check the weights, or try --precision fp32",
+        next_step="check the weights, or try `precision='fp32'`",
     )

@@ -165,5 +165,5 @@ def _check_enough(train: Labelled, shots: int) -> None:
             f"class {smallest} has {int(counts[smallest])} training images, too few for {shots} shots "
             f"({int((counts < shots).sum())} of {train.classes} classes are too small)",
             allowed=f"up to {int(counts.min())} shots here",
-            next_step="ask for fewer shots, leave small classes out (--at-least), or, from Python, short='take all'",
+            next_step=f"ask for fewer shots, or leave small classes out: `at_least={shots}`",
         )

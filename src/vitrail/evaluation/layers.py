@@ -57,7 +57,7 @@ class AtLayers(nn.Module):
             kind = "cls" if _config(self.model).pool == "cls" else "mean"
         if kind != "mean" and not _config(self.model).has_class_token:
             raise ConfigError(
-                f"pool = {kind!r} of a model without a class token", allowed="mean", next_step="--pool mean"
+                f"pool = {kind!r} of a model without a class token", allowed="mean", next_step="try `pool='mean'`"
             )
         norm = self._norm("pooled")
         parts = [features.cls if name == "cls" else features.patches.mean(1) for name in kind.split("+")]

@@ -85,7 +85,7 @@ class Kept:
             raise ConfigError(
                 f"layer {absent[0]} of features of {self.about.layer}",
                 allowed=", ".join(map(str, there)) or "no layer: these are what the head reads",
-                next_step="keep the layers you need: vitrail embed … --layer " + " ".join(map(str, blocks)),
+                next_step=f"keep the layers you need with `vitrail embed` and `layer={blocks}`",
             )
         width = self.features.shape[1] // len(there)
         parts = [self.features[:, place * width : (place + 1) * width] for place in map(there.index, blocks)]

@@ -137,7 +137,7 @@ class Audit:
                 DataError(
                     f"{counted(len(exact), 'picture')} in training and test data, the first {exact[0].sides}",
                     allowed="held-out images that are not trained on: their score would mean nothing",
-                    next_step="remove one side (`vitrail data check` lists them all), or add --allow-leaks",
+                    next_step="remove one side (`vitrail data check` lists them all), or add `allow_leaks=True`",
                 )
             )
         held_out = [(member, why) for member, why in self.unreadable if member.part != "train"]

@@ -43,5 +43,5 @@ def _snapshot(repository: str, config: str, download: bool) -> Path:
         reason = str(error).strip().splitlines()[0] if download and str(error).strip() else "there is no local copy"
         raise DataError(
             f"the set {repository} of the Hugging Face Hub cannot be opened ({reason})",
-            next_step="check the name and the network" if download else "fetch it with --download",
+            next_step="check the name and the network" if download else "fetch it with `download=True`",
         ) from None

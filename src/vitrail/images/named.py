@@ -30,7 +30,7 @@ def data_folders() -> list[Path]:
 def _missing(name: str, what: str, reason: str = "") -> DataError:
     return DataError(
         f"{name} is not on this machine" + (f", and fetching it failed ({reason})" if reason else ""),
-        next_step=f"fetch it with --download, or put {what} into {data_folders()[0]} (VITRAIL_DATA names another folder)",
+        next_step=f"fetch it with `download=True`, or put {what} into {data_folders()[0]} (VITRAIL_DATA names another folder)",
     )
 
 

@@ -28,7 +28,7 @@ class Features:
     def cls(self) -> Float[Tensor, "B D"]:
         """The class token, z_L^0 of the paper's equation 4."""
         if not self.prefix:
-            raise ConfigError("this model has no class token", next_step="use `patches`, or build it with pool='cls'")
+            raise ConfigError("this model has no class token", next_step="use its patches, or build it with pool='cls'")
         return self.tokens[:, 0]
 
     @property

@@ -47,7 +47,7 @@ class Distill(Supervised):
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Distilling":
         if not self.teacher:
             raise ConfigError(
-                "distillation without a teacher", next_step="name one with --objective.teacher FILE_OR_RUN"
+                "distillation without a teacher", next_step="name a run or a file as `objective.teacher`"
             )
         if generator is None:  # only the shapes are asked for
             record = bundle.read_record(self.teacher)
@@ -125,7 +125,7 @@ def load_teacher(path: str, task: Task, classes: int) -> Teacher:
     if record.preprocess.channels != task.preprocess.channels:
         raise ConfigError(
             f"the teacher {path} reads {record.preprocess.channels} channels, the student {task.preprocess.channels}",
-            next_step="give both the same with --preprocess.mean and --preprocess.std",
+            next_step="give both the same `preprocess.mean` and `preprocess.std`",
         )
     own = replace(record.preprocess, size=record.config.image)
     if not record.classes or not task.classes:

@@ -111,7 +111,7 @@ class Parts:
                 self._enter()
             if not free:
                 raise RunInUse(
-                    f"another process is at work in {self.folder}", next_step="wait for it, or choose another --out"
+                    f"another process is at work in {self.folder}", next_step="wait for it, or choose another `out`"
                 )
             yield
 
@@ -120,7 +120,7 @@ class Parts:
         if not file.exists():
             if any(self.folder.glob("[!.]*")):
                 raise ConfigError(
-                    f"{self.folder} holds other files", next_step="choose another --out: a new or an empty folder"
+                    f"{self.folder} holds other files", next_step="choose another `out`: a new or an empty folder"
                 )
             self._write(file, json.dumps(configs.to_dict(self.job), ensure_ascii=False, indent=1).encode())
         check_same(configs.read_json(Job, file), self.job, self.folder)
@@ -225,7 +225,7 @@ def check_same(before: Job, now: Job, where: Path) -> None:
         shown = ", ".join(f"{name} {_short(old[name])}, not {_short(new[name])}" for name in differ)
         raise ConfigError(
             f"{where} holds the rows of another job: {shown}",
-            next_step="choose another --out, or ask as it was asked before",
+            next_step="choose another `out`, or ask as it was asked before",
         )
 
 
@@ -239,7 +239,7 @@ def check_file(file: Path, job: Job) -> None:
     if header.get(b"job") != job.digest.encode():
         raise ConfigError(
             f"{file} is there already, of another model, other images or other options",
-            next_step="choose another --out, or remove it",
+            next_step="choose another `out`, or remove it",
         )
 
 

@@ -71,7 +71,7 @@ def larger(preprocess: Preprocess, views: Views) -> Preprocess:
         return preprocess
     if preprocess.resize == "native":
         raise ConfigError(
-            f"views {views} of images at their native aspect", allowed="one or flip", next_step="try --views flip"
+            f"views {views} of images at their native aspect", allowed="one or flip", next_step="try `views='flip'`"
         )
     margin = preprocess.crop_fraction if preprocess.resize == "crop" and preprocess.crop_fraction < 1 else MARGIN
     height, width = (int(side / margin + 1e-6) for side in preprocess.size)

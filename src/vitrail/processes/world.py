@@ -136,7 +136,7 @@ def world(device: torch.device, *, parallel: str = "auto") -> Iterator[World]:
         if isinstance(error, dist.DistError) or any(word in str(error) for word in LOST):
             raise RankLost(
                 f"process {dist.get_rank()} of {size} lost the others ({str(error).splitlines()[0][:120]})",
-                next_step="the last checkpoint is whole: look at the first process that failed, then start all with --resume",
+                next_step="the last checkpoint is whole: look at the first process that failed, then resume all",
             ) from error
         raise
     finally:

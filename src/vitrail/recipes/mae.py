@@ -205,7 +205,7 @@ def small_encoder(given: Given, **changes: Any) -> ViTConfig:
 def as_vit(config: ModelConfig) -> ViTConfig:
     if not isinstance(config, ViTConfig):
         raise ConfigError(
-            f"masked pre-training of a {config.family}", allowed="a ViT", next_step="try --model vit-b/16"
+            f"masked pre-training of a {config.family}", allowed="a ViT", next_step="try `model='vit-b/16'`"
         )
     return config
 
@@ -219,6 +219,6 @@ def _imagenet(given: Given, side: int) -> Preprocess:
 
 def _start(given: Given, name: str) -> Any:
     if not given.pretrained:
-        raise ConfigError(f"the recipe {name} starts from weights", next_step="name them with --weights RUN_OR_FILE")
+        raise ConfigError(f"the recipe {name} starts from weights", next_step="name a run or a file as `weights`")
     as_vit(given.pretrained.config)
     return given.pretrained

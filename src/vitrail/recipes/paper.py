@@ -234,5 +234,5 @@ def _by_size(images: int) -> str:
 
 def _pretrained(given: Given, recipe: str) -> Pretrained:
     if not given.pretrained:
-        raise ConfigError(f"the recipe {recipe} starts from weights", next_step="name them with --weights FILE")
+        raise ConfigError(f"the recipe {recipe} starts from weights", next_step="name a run or a file as `weights`")
     return given.pretrained

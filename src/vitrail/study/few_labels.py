@@ -45,7 +45,7 @@ class FewLabels:
     tuning: int = 400
     """Steps of fine-tuning on the labelled images."""
     at_once: int = 1
-    """Ways and seeds side by side, each in a process of its own; on a CPU with --hardware.threads 1."""
+    """Ways and seeds side by side, each in a process of its own; on a CPU with `hardware.threads=1`."""
     hardware: Hardware = dataclasses.field(default_factory=Hardware)
 
     def __post_init__(self) -> None:

@@ -64,7 +64,7 @@ class SelfTrain:
         if self.labels == 1 and not self.unlabelled and self.data:
             raise ConfigError(
                 "no images without labels were named",
-                next_step="name a folder with --unlabelled, or keep labels back with --labels 0.1",
+                next_step="name a folder as `unlabelled`, or keep labels back with `labels=0.1`",
             )
 
 

@@ -34,7 +34,7 @@ def each(function: Callable[[Task], Found], tasks: Sequence[Task], at_once: int)
         except BrokenProcessPool:
             raise VitrailError(
                 f"one of {at_once} processes was killed (out of memory?)",
-                next_step="the same command goes on; with --at-once 1 it needs the least memory",
+                next_step="the same command goes on; with `at_once=1` it needs the least memory",
             ) from None
         except Stopped:
             _end(pool)

@@ -29,7 +29,7 @@ def claim(folder: Path, name: str, asked: Any) -> None:
         raise ConfigError(
             f"{folder} holds a study with other settings: "
             + ", ".join(f"{key} {begun.get(key)!r}, not {settings.get(key)!r}" for key in changed),
-            next_step="choose another --out, or remove that folder",
+            next_step="choose another `out`, or remove that folder",
         )
     write(path, settings)
 

@@ -22,7 +22,7 @@ def export(path: Path, out: Path, *, say=print) -> int:
     run = RunFolder.stored(path)
     if (out / "run.json").exists():
         raise ConfigError(
-            f"{out} is a run folder", allowed="a new folder for the bundle", next_step="choose another --out"
+            f"{out} is a run folder", allowed="a new folder for the bundle", next_step="choose another `out`"
         )
     snapshot = checkpoints.newest(path / "checkpoints", say=say)
     if snapshot is None:

@@ -252,7 +252,7 @@ class Fit:
     def _preempted(self) -> Preempted:
         error = Preempted(
             f"stopped by a signal after step {self.state.step} of {self.setup.total_steps}; the checkpoint is written",
-            next_step=f"continue with `vitrail train --resume {self.folder.path}`",
+            next_step=f"go on with `resume='{self.folder.path}'`",
         )
         error.exit_code = self.stop.exit_code
         return error

@@ -54,5 +54,5 @@ class FiniteGuard:
             shown += f" (all in {dump})"
         raise NonFiniteError(
             f"the loss or its gradient is not finite at step {step}, on the samples {shown}",
-            next_step="the weights were not touched; lower --optim.lr, or look at those images, then --resume",
+            next_step="the weights were not touched; look at those images, or lower `lr`, and resume",
         )

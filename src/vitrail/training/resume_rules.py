@@ -77,7 +77,7 @@ def continued(before: Run, after: Run, *, override: bool = False) -> tuple[Run, 
         raise ConfigError(
             f"the run was started with other settings: {listed}",
             allowed="on resuming: " + ", ".join(key for key, kind in KEYS.items() if kind != "trajectory"),
-            next_step="leave them as they were, start a new run, or add --override",
+            next_step="leave them as they were, start a new run, or add `override=True`",
         )
     said = tuple(f"changed on resuming: {key} {old!r} → {new!r} ({kind_of(key)})" for key, old, new in changes)
     return after, said
@@ -88,5 +88,5 @@ def check_data(before: str, now: str, *, accept: bool) -> None:
     if before != now and not accept:
         raise DataError(
             f"the images changed since the checkpoint was written (fingerprint {before[:12]} then, {now[:12]} now)",
-            next_step="put them back, start a new run, or add --accept-data-change",
+            next_step="put them back, start a new run, or add `accept_data_change=True`",
         )

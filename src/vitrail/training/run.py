@@ -103,7 +103,7 @@ class Optim:
         if self.last_blocks and self.freeze != "backbone":
             raise ConfigError(
                 f"last_blocks = {self.last_blocks} of a model that learns whole",
-                next_step="add --optim.freeze backbone",
+                next_step="add `optim.freeze='backbone'`",
             )
 
 
@@ -151,7 +151,7 @@ class Run:
         check_ranges(self, batch_size=COUNT, seed=NOT_NEGATIVE, ema=DECAY)
         if not 0 < self.holdout < 1:
             raise ConfigError(
-                f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try --holdout 0.2"
+                f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try `holdout=0.2`"
             )
 
     @property

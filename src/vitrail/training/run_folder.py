@@ -58,14 +58,14 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"{path} cannot be made ({error.strerror})", next_step="choose another --out") from None
+            raise StorageError(f"{path} cannot be made ({error.strerror})", next_step="choose another `out`") from None
         return folder
 
     def _refuse_a_second_run(self) -> None:
         if (self.path / "run.json").exists():
             raise ConfigError(
                 f"{self.path} already holds a run",
-                next_step=f"resume it with `vitrail train --resume {self.path}`, or choose another --out",
+                next_step=f"go on with `resume='{self.path}'`, or choose another `out`",
             )
 
     def _refuse_what_is_no_run(self) -> None:
@@ -75,7 +75,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} holds folders or images already ({others[0]}{', …' if len(others) > 1 else ''})",
                 allowed="a new folder, an empty one, or one with a log in it",
-                next_step="choose another --out",
+                next_step="choose another `out`",
             )
 
     @classmethod
@@ -101,7 +101,7 @@ class RunFolder:
         with contextlib.ExitStack() as stack:
             if not stack.enter_context(hold_lock(self.path / ".lock")):
                 raise RunInUse(
-                    f"another process is training in {self.path}", next_step="wait for it, or choose another --out"
+                    f"another process is training in {self.path}", next_step="wait for it, or choose another `out`"
                 )
             if self._new:  # another process may have come and gone since this one looked
                 self._refuse_a_second_run()
@@ -134,7 +134,7 @@ class RunFolder:
         if free < more * checkpoint:
             raise StorageError(
                 f"{self.path} has {free / 1e6:,.1f} MB left for {more} more checkpoints of {checkpoint / 1e6:,.1f} MB",
-                next_step="free some space, or choose another --out",
+                next_step="free some space, or choose another `out`",
             )
 
     @property

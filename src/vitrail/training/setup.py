@@ -174,7 +174,7 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         preprocess = dataclasses.replace(preprocess, multiple=run.model.multiple)
         if run.hardware.deterministic and not world.alone:
             raise ConfigError(
-                "--preprocess.resize native with --hardware.deterministic on several processes",
+                "`preprocess.resize='native'` with `hardware.deterministic=True` on several processes",
                 allowed="images of one shape there: what is parted by shape is not equal among processes",
             )
     derived: dict[str, Any] = {

@@ -171,7 +171,7 @@ def refuse_misfits(sentences: list[str]) -> None:
         raise CheckpointError(
             f"the checkpoint does not fit this run, in {len(sentences)} tensors: {', '.join(named)}"
             + (f" and {more} more" if more > 0 else ""),
-            next_step="resume with the run's own settings, or start a new one from its weights with --weights",
+            next_step="resume with the run's own settings, or start a new one from its `weights`",
         )
 
 
