@@ -46,9 +46,7 @@ class Distill(Supervised):
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Distilling":
         if not self.teacher:
-            raise ConfigError(
-                "distillation without a teacher", next_step="name a run or a file as `objective.teacher`"
-            )
+            raise ConfigError("distillation without a teacher", next_step="name a run or a file as `objective.teacher`")
         if generator is None:  # only the shapes are asked for
             record = bundle.read_record(self.teacher)
             return Distilling(backbone, Teacher(zoo.skeleton(record.config), record.preprocess, record.preprocess))
