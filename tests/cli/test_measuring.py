@@ -50,6 +50,13 @@ def test_probe_measures_models_layers_sizes_and_pixels_in_one_table(models: Path
     assert [row["features"] for row in sizes] == ["a, 8 px", "a, 16 px"]
 
 
+def test_probe_save_makes_a_classifier_that_predict_and_evaluate_take(models: Path, capsys) -> None:
+    found = _json(["probe", "a", "digits", "--save", "quick"], capsys)
+    assert found["top1"] == pytest.approx(found["baselines"]["logistic on frozen features"])
+    assert found["top1"] > found["baselines"]["majority class"]
+    assert _json(["evaluate", "quick", "digits"], capsys)["top1"] == pytest.approx(found["top1"])
+
+
 def test_embed_keeps_what_probe_and_similar_read(models: Path, capsys) -> None:
     assert main(["embed", "a", "digits", "--out", "f.safetensors"]) == 0
     capsys.readouterr()

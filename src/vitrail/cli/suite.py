@@ -40,7 +40,7 @@ class SuiteWords(Compute, Show):
       [vtab]                                     # the 19 tasks, each a folder below
       root = "data/vtab-1k"
       [finetune]                                 # as the paper does for VTAB, where nothing is said
-      recipe = "finetune_small"                  # a CPU's: the weights' own resolution, 20 epochs
+      recipe = "finetune_small"                  # a CPU's: a logistic head first, 10 epochs
       lr = [0.003, 0.01]                         # one is chosen on held-out training images
 
     examples:

@@ -68,7 +68,7 @@ class FineTune:
     """How the protocol `finetune` trains; by default as the ViT paper does for VTAB (Table 4)."""
 
     recipe: str = "finetune:vtab"
-    """`finetune_small` for a CPU: the weights' own resolution, batches of 64, twenty epochs."""
+    """`finetune_small` for a CPU: a logistic head first, then AdamW, batches of 16, ten epochs."""
     lr: tuple[float, ...] = ()
     """Several are tried on a part of the training images; none: the recipe's."""
     length: str | None = None
