@@ -16,7 +16,7 @@ from vitrail.images.sources import open_data
 from vitrail.images.transforms import Augment
 from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.objective import Task
-from vitrail.objectives.views import ViewSettings, blurred, jittered, luma, turn, view
+from vitrail.objectives.views import ViewSettings, blur, jitter, luma, turn, view
 
 pytestmark = pytest.mark.oracle
 
@@ -43,17 +43,17 @@ def test_operations_are_torchvisions() -> None:
     torch.testing.assert_close(view(x, asked, half, PLAIN), T.solarize(x, 0.5), atol=1e-5, rtol=0)
     torch.testing.assert_close(luma(x), T.rgb_to_grayscale(x), atol=1e-3, rtol=0)
     for sigma in (0.6, 2.0):
-        ours = blurred(x, torch.full((2,), sigma) * 224 / torch.tensor([1.0, 1.0]))[:, :, :, :]
+        ours = blur(x, torch.full((2,), sigma) * 224 / torch.tensor([1.0, 1.0]))[:, :, :, :]
         assert ours.shape == x.shape
     square = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(4))
     torch.testing.assert_close(
-        blurred(square, torch.tensor([2.0, 2.0])), T.gaussian_blur(square, [13, 13], [2.0, 2.0]), atol=1e-5, rtol=0
+        blur(square, torch.tensor([2.0, 2.0])), T.gaussian_blur(square, [13, 13], [2.0, 2.0]), atol=1e-5, rtol=0
     )
     same = torch.full((2, 1, 1, 1), 0.5)
     brighter = torch.ones(2, 1, 1, 1)
-    torch.testing.assert_close(jittered(x, brighter, same, same, same), T.adjust_brightness(x, 1.4), atol=1e-5, rtol=0)
-    torch.testing.assert_close(jittered(x, same, brighter, same, same), T.adjust_contrast(x, 1.4), atol=1e-4, rtol=0)
-    torch.testing.assert_close(jittered(x, same, same, brighter, same), T.adjust_saturation(x, 1.2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(jitter(x, brighter, same, same, same), T.adjust_brightness(x, 1.4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(jitter(x, same, brighter, same, same), T.adjust_contrast(x, 1.4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(jitter(x, same, same, brighter, same), T.adjust_saturation(x, 1.2), atol=1e-4, rtol=0)
 
 
 def test_hue_turns_about_the_greys() -> None:
@@ -64,8 +64,8 @@ def test_hue_turns_about_the_greys() -> None:
 
 def test_a_blur_is_of_each_image_its_own() -> None:
     x = images()
-    both = blurred(x, torch.tensor([0.1, 20.0]))
-    assert torch.equal(both[:1], blurred(x[:1], torch.tensor([0.1])))
+    both = blur(x, torch.tensor([0.1, 20.0]))
+    assert torch.equal(both[:1], blur(x[:1], torch.tensor([0.1])))
     assert (both[1] - x[1]).abs().mean() > 10 * (both[0] - x[0]).abs().mean()
 
 

@@ -18,7 +18,7 @@ from vitrail.evaluation.evaluate import evaluate
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.prediction.predict import predict
-from vitrail.prediction.views import averaged, larger
+from vitrail.prediction.views import average_views, larger
 from vitrail.weights.bundle import Record
 
 CUT = Preprocess(size=(32, 32), resize="crop", crop_fraction=0.8)
@@ -52,7 +52,7 @@ def test_crops_are_torchvisions(views: str, preprocess: Preprocess) -> None:
     images = torch.randn(2, 3, *larger(preprocess, views).size, generator=torch.Generator().manual_seed(0))
     crops = (F.ten_crop if views == "ten" else F.five_crop)(images, list(preprocess.size))
     with torch.no_grad():
-        found = averaged(classifier, views)(images).softmax(1)
+        found = average_views(classifier, views)(images).softmax(1)
     for index in range(2):
         wanted = by_hand(classifier, torch.stack([crop[index] for crop in crops]))
         assert torch.allclose(found[index], wanted, atol=1e-6)
@@ -70,8 +70,8 @@ def test_the_larger_square_is_the_records_margin() -> None:
 @pytest.mark.parametrize("views", ["flip", "ten"])
 def test_evaluation_and_prediction_average_the_same_probabilities(views: str, photos: Path) -> None:
     classifier, splits = model(CUT), open_data(photos)
-    _, found = evaluate(averaged(classifier, views), splits.test, batch_size=2, precision="fp32", workers=0, watch=iter)
-    answers = list(predict(averaged(classifier, views), splits.test, precision="fp32", quiet=True))
+    _, found = evaluate(average_views(classifier, views), splits.test, batch_size=2, precision="fp32", workers=0, watch=iter)
+    answers = list(predict(average_views(classifier, views), splits.test, precision="fp32", quiet=True))
     for row in range(len(splits.test)):
         prepared = larger(CUT, views).resize_image(splits.test.picture(row))
         image = CUT.normalise(prepared[None])[0]
@@ -85,9 +85,9 @@ def test_evaluation_and_prediction_average_the_same_probabilities(views: str, ph
 
 def test_one_view_is_the_model_and_native_images_have_no_crops() -> None:
     classifier = model(CUT)
-    assert averaged(classifier, "one") is classifier
+    assert average_views(classifier, "one") is classifier
     with pytest.raises(ConfigError, match="views five of images at their native aspect"):
-        averaged(model(Preprocess(size=(32, 32), resize="native", multiple=2)), "five")
+        average_views(model(Preprocess(size=(32, 32), resize="native", multiple=2)), "five")
 
 
 def test_the_commands_take_views(in_folder: Path, capsys) -> None:

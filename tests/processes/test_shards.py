@@ -52,7 +52,7 @@ def start(run: Run, out: Path, size: int, stop: int = 0) -> list[int]:
     out.parent.mkdir(exist_ok=True)
     port, resume = str(free_port()), (out / "run.json").exists()
     if resume:  # its model was resolved from the data
-        run = dataclasses.replace(RunFolder.stored(out), hardware=run.hardware)
+        run = dataclasses.replace(RunFolder.read(out), hardware=run.hardware)
 
     def work(rank: int) -> None:
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}

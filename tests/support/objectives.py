@@ -16,7 +16,7 @@ from vitrail.objectives.masked_patches import MaskedPatches
 from vitrail.objectives.probe import Probe
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.objectives.simmim import SimMIM
-from vitrail.recipes.distillation import distilled
+from vitrail.recipes.distillation import add_distillation_token
 from vitrail.training.run import Hardware, Optim, Run
 from vitrail.weights.bundle import Record, save_bundle
 
@@ -75,5 +75,5 @@ def runs(folder: Path) -> dict[str, Run]:
     found = {name: dataclasses.replace(TINY, objective=objective) for name, objective in OBJECTIVES.items()}
     found["classify"] = dataclasses.replace(TINY, objective=Classify())
     found["probe"] = dataclasses.replace(TINY, objective=Probe())
-    found["distill"] = dataclasses.replace(TINY, objective=taught, model=distilled(TINY.model))
+    found["distill"] = dataclasses.replace(TINY, objective=taught, model=add_distillation_token(TINY.model))
     return {name: dataclasses.replace(run, length="4 steps", evaluate_every="4 steps") for name, run in found.items()}

@@ -128,4 +128,4 @@ def test_flips_are_left_out_where_mirrored_images_are_another_class(flips: str, 
 def test_digits_are_not_flipped(tmp_path: Path) -> None:
     run = dataclasses.replace(TINY, augment=Augment(flip=True), check_flips=True, length="1 steps")
     result = loop.train(run, out=tmp_path / "run", quiet=True)
-    assert not RunFolder.stored(result.folder).augment.flip
+    assert not RunFolder.read(result.folder).augment.flip

@@ -221,7 +221,7 @@ def test_old_runs_keep_old_rules(tmp_path: Path) -> None:
     stored = json.loads(path.read_text())
     assert stored.pop("rules") == 2
     path.write_text(json.dumps(stored))
-    assert RunFolder.stored(tmp_path / "run").rules == 1
+    assert RunFolder.read(tmp_path / "run").rules == 1
 
 
 def test_a_batch_without_a_readable_image_is_passed_over() -> None:

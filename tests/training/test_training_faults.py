@@ -28,7 +28,7 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.training import loop, optim
 from vitrail.training.ema import Ema
-from vitrail.training.resume_rules import continued, kind_of, leaves
+from vitrail.training.resume_rules import check_changes, kind_of, leaves
 from vitrail.training.run import Optim, Run
 
 pytestmark = pytest.mark.fault
@@ -194,10 +194,10 @@ def test_every_key_of_a_run_changed_is_refused_or_said() -> None:
                 continue
             if kind_of(key) == "trajectory":
                 with pytest.raises(ConfigError, match=rf"{key.split('.')[0]}"):
-                    continued(TINY, after)
+                    check_changes(TINY, after)
                 counts["refused"] += 1
             else:
-                run, said = continued(TINY, after)
+                run, said = check_changes(TINY, after)
                 assert run == after and any(key in sentence for sentence in said)
                 counts["said"] += 1
             break

@@ -13,7 +13,7 @@ from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from vitrail.evaluation.evaluate import evaluate as score
 from vitrail.evaluation.evaluate import evaluate_classes
 from vitrail.images.sources import Splits, open_data
-from vitrail.prediction.views import Views, averaged
+from vitrail.prediction.views import Views, average_views
 from vitrail.reports.page import write_page
 from vitrail.scores.classification import Scores
 from vitrail.scores.multilabel import MultiLabelScores
@@ -48,7 +48,7 @@ def evaluate(
     `say` hears which images they are. Raises DataError where all images were trained on, or for unknown classes.
     """
     part = open_part(data, [model], split, download=download, say=say)
-    classifier = averaged(open_model(model, size), views)
+    classifier = average_views(open_model(model, size), views)
     scores, _ = score(
         classifier, part.source, batch_size=batch, device=device, precision=precision, workers=workers
     )  # fmt: skip

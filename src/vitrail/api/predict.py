@@ -4,7 +4,7 @@ from vitrail.api.images import Images, open_any
 from vitrail.api.models import Model, Size, open_model
 from vitrail.prediction import predict as prediction
 from vitrail.prediction.predict import Prediction
-from vitrail.prediction.views import Views, averaged
+from vitrail.prediction.views import Views, average_views
 
 
 def predict(
@@ -30,7 +30,7 @@ def predict(
     tensors or PIL images. An unreadable image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and
     no labels.
     """
-    classifier = averaged(open_model(model, size), views)
+    classifier = average_views(open_model(model, size), views)
     return [
         found
         for source in open_any(images)

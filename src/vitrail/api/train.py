@@ -153,7 +153,7 @@ def train_on(
     folder: Path, changes: dict[str, Any], epochs: float | None, holdout: float | None, **options: Any
 ) -> Trained:
     """Goes on with a run folder; `changes` are laid on its own settings."""
-    stored = RunFolder.stored(folder)
+    stored = RunFolder.read(folder)
     run = with_changes(stored, {**spell_out(changes), **shorthands(epochs, holdout)}, where="train")
     result = loop.train(None if run == stored else run, out=folder, resume=True, **options)
     return Trained((result,), f"recipe {run.recipe}: as the run was started")

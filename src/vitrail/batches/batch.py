@@ -34,16 +34,16 @@ class Batch:
         """The same on a device. With `non_blocking` and from pinned memory, a GPU copies while it computes the step before."""
         device = torch.device(device)
         if not non_blocking or device.type != "cuda" or self.images.is_cuda:
-            return self._moved(device, non_blocking)
+            return self._move(device, non_blocking)
         copying, computing = _copying(device), torch.cuda.current_stream(device)
         with torch.cuda.stream(copying):
-            moved = self._moved(device, non_blocking)
+            moved = self._move(device, non_blocking)
         computing.wait_stream(copying)
         for tensor in (moved.images, moved.targets):
             tensor.record_stream(computing)  # else its memory could be given to the next copy while it is read
         return moved
 
-    def _moved(self, device: torch.device, non_blocking: bool) -> "Batch":
+    def _move(self, device: torch.device, non_blocking: bool) -> "Batch":
         move = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("images", "targets")}
         return dataclasses.replace(self, **move)
 

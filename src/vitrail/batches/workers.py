@@ -110,7 +110,7 @@ class Worker:
         self._pipe, theirs = multiprocessing.Pipe()
         context = _context()
         self._process = context.Process(target=_serve, args=(theirs, self._job, self._slots), daemon=True)
-        with _no_main(), _shielded():
+        with _no_main(), _shield_workers():
             self._process.start()
         theirs.close()
         for task in self.waiting:
@@ -202,7 +202,7 @@ def _no_main() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _shielded() -> Generator[None]:
+def _shield_workers() -> Generator[None]:
     """Blocks the signals of the group before a worker starts: it could be killed before it installs its own handlers."""
     with block_signals(*FOR_THE_GROUP):
         if os.name != "nt":

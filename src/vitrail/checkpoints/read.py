@@ -93,7 +93,7 @@ def _content(path: Path, line: Mapping[str, Any] | None = None) -> bytes:
     """The bytes of a file, equal to its line of the manifest where one is given."""
     with _open(path) as file:
         content = file.read()
-    if line is not None and (len(content) != line["size"] or _sum(line, [content]) != _wanted(line)):
+    if line is not None and (len(content) != line["size"] or _sum(line, [content]) != _checksum_of(line)):
         raise _damaged(path.parent, f"{path.name} differs from its manifest")
     return content
 
@@ -102,11 +102,11 @@ def _check(path: Path, line: Mapping[str, Any]) -> None:
     """The same, without keeping the bytes."""
     with _open(path) as file:
         same = os.fstat(file.fileno()).st_size == line["size"]
-        if not same or _sum(line, iter(lambda: file.read(BLOCK), b"")) != _wanted(line):
+        if not same or _sum(line, iter(lambda: file.read(BLOCK), b"")) != _checksum_of(line):
             raise _damaged(path.parent, f"{path.name} differs from its manifest")
 
 
-def _wanted(line: Mapping[str, Any]) -> str:
+def _checksum_of(line: Mapping[str, Any]) -> str:
     return line.get("sha256") or line["crc32"]
 
 

@@ -77,14 +77,14 @@ def in_parts(asked: Predict, out: Path) -> int:
     from vitrail.prediction.bulk import predictions
     from vitrail.prediction.engine import TorchEngine
     from vitrail.prediction.parts import describe
-    from vitrail.prediction.views import averaged
+    from vitrail.prediction.views import average_views
     from vitrail.processes.world import World
     from vitrail.weights.bundle import load
 
     if out.suffix not in (".parquet", ""):
         raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
     world = World.from_environment()
-    engine = TorchEngine.of(averaged(load(asked.model), asked.views), device=asked.device, precision=asked.precision)
+    engine = TorchEngine.of(average_views(load(asked.model), asked.views), device=asked.device, precision=asked.precision)
     job = predictions(engine, open_all(asked.files), top_k=asked.top, batch=asked.batch, part=asked.part)
     say(describe(job.write(out, world), out))
     return 0

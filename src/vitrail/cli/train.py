@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> int:
 def resumed(words: Sequence[str]) -> int:
     """Goes on with a run folder's own settings; words that change them are read on top of those."""
     first = parse(Train, words, command="train", default=Train(run=settings(Run())), check=False)
-    stored = RunFolder.stored(first.resume)
+    stored = RunFolder.read(first.resume)
     asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
     if asked.data or asked.model or asked.seeds != 1 or asked.out:
         raise ConfigError(

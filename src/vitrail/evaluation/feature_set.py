@@ -37,7 +37,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Tally:
     """The result of a protocol with one setting: how many of the test images it answered right."""
 
     right: int

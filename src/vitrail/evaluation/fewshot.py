@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitrail.errors import DataError
-from vitrail.evaluation.feature_set import Labelled, Outcome, check_grid, check_pair
+from vitrail.evaluation.feature_set import Labelled, Tally, check_grid, check_pair
 
 SHOTS = (1, 5, 10, 25)
 L2 = 2.0**10  # big_vision's, for every data set
@@ -24,7 +24,7 @@ _LOW_RANK = 1e-3  # of the largest singular value
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShot(Outcome):
+class FewShot(Tally):
     """One cell of the sweep."""
 
     shots: int

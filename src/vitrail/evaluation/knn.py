@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from vitrail.errors import DataError
-from vitrail.evaluation.feature_set import Labelled, Outcome, check_grid, check_pair
+from vitrail.evaluation.feature_set import Labelled, Tally, check_grid, check_pair
 from vitrail.evaluation.neighbours import nearest_chunks
 
 K = (10, 20, 100, 200)
@@ -17,7 +17,7 @@ TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knn(Outcome):
+class Knn(Tally):
     """The accuracy with k neighbours."""
 
     k: int

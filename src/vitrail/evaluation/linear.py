@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from vitrail.errors import DataError
-from vitrail.evaluation.feature_set import Labelled, Outcome, check_grid, check_pair
+from vitrail.evaluation.feature_set import Labelled, Tally, check_grid, check_pair
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 EPOCHS = 10
@@ -25,7 +25,7 @@ LEAST_STEPS = 1250
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe(Outcome):
+class LinearProbe(Tally):
     """The chosen head's accuracy, and what it was chosen by."""
 
     lr: float

@@ -14,14 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from vitrail.evaluation.feature_set import Labelled, Outcome, check_grid, check_pair
+from vitrail.evaluation.feature_set import Labelled, Tally, check_grid, check_pair
 from vitrail.evaluation.linear import hold_out
 
 C = tuple(10.0 ** (-6 + 11 * step / 44) for step in range(45))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logistic(Outcome):
+class Logistic(Tally):
     """The accuracy with the chosen C, and what it was chosen by."""
 
     c: float

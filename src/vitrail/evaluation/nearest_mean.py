@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vitrail.errors import DataError
-from vitrail.evaluation.feature_set import Labelled, Outcome, check_pair
+from vitrail.evaluation.feature_set import Labelled, Tally, check_pair
 
 
 def class_means(data: Labelled) -> Float[Tensor, "K D"]:
@@ -17,10 +17,10 @@ def class_means(data: Labelled) -> Float[Tensor, "K D"]:
     return sums.index_add_(0, data.labels, normalize(data.features)) / counts[:, None]
 
 
-def nearest_mean(train: Labelled, test: Labelled) -> Outcome:
+def nearest_mean(train: Labelled, test: Labelled) -> Tally:
     """Accuracy by cosine to the class means (the nearest-class-mean classifier of Mensink et al. 2013, on unit
     features).
     """
     check_pair(train, test)
     scores = test.features @ normalize(class_means(train)).T  # the length of the query changes no order
-    return Outcome(right=int((scores.argmax(1) == test.labels).sum()), tested=len(test))
+    return Tally(right=int((scores.argmax(1) == test.labels).sum()), tested=len(test))

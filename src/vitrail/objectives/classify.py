@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
+from vitrail.models import cost
+from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.objective import OBJECTIVES, Loss, Supervised
 
 
@@ -38,6 +40,10 @@ class Classify(Supervised):
                 allowed="loss = 'sigmoid', or 'auto'",
             )
         return replace(self, loss="sigmoid" if several else "softmax") if self.loss == "auto" else self
+
+    def flops(self, config: ModelConfig) -> float:
+        """By the papers' rule: 6 × MACs."""
+        return float(cost.train_flops(config))
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
         return self.loss_of(model(batch.images).float(), batch.targets)

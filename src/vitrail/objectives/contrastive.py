@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Pretraining, Task, draw, unwrapped
+from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Pretraining, Task, draw, unwrap
 from vitrail.objectives.views import ViewSettings, draws_of, view
 
 
@@ -66,7 +66,7 @@ class Contrast(Pretraining):
             torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), 1 - keep)
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        views = self.views(batch, unwrapped(model).task, generator)
+        views = self.views(batch, unwrap(model).task, generator)
         answers, keys = model(torch.cat(views))
         q, k = answers.float().chunk(2), keys.float().chunk(2)
         own = torch.arange(len(batch), device=q[0].device)

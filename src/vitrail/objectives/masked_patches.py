@@ -12,7 +12,7 @@ from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.models.mae import masking, patchify, rows
 from vitrail.objectives.masked_tokens import MaskedTokens
-from vitrail.objectives.objective import OBJECTIVES, Loss, Pretraining, Task, unwrapped
+from vitrail.objectives.objective import OBJECTIVES, Loss, Pretraining, Task, unwrap
 from vitrail.objectives.reconstruct import check_ratio, patch_noise
 
 LEVELS = 8
@@ -58,7 +58,7 @@ class MaskedPatches(Pretraining):
         return LEVELS**config.channels * (16 if self.target == "downsized" else 1)
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        learner, images = unwrapped(model), batch.images
+        learner, images = unwrap(model), batch.images
         patch = learner.backbone.config.patch
         noise = patch_noise(images, patch, generator)
         chosen = masking(noise, self.mask_ratio).hidden

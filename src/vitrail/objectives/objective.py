@@ -14,11 +14,14 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vitrail.batches.batch import Batch
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
+from vitrail.models import zoo
+from vitrail.models.zoo import ModelConfig
 from vitrail.registry import OpenConfig, Registry
 from vitrail.reports.page import Section
 from vitrail.scores.calibration import Calibration, fit_temperature
@@ -61,6 +64,8 @@ class Objective(OpenConfig, abc.ABC):
 
     reads_labels: ClassVar[bool] = True
     """Whether it needs labelled images; the model then has one output for each class."""
+    sees_micro_batch: ClassVar[bool] = False
+    """Whether the loss depends on how a batch is cut into micro-batches: by random numbers, batch norm or negatives."""
 
     @classmethod
     def member(cls, family: str) -> type["Objective"]:
@@ -114,6 +119,20 @@ class Objective(OpenConfig, abc.ABC):
         """Sections of a report that show some held-out images (8-bit) and what the learner makes of them."""
         return ()
 
+    def flops(self, config: ModelConfig) -> float:
+        """Operations to train on one image, forward and backward, counted product by product on the meta device."""
+        with torch.device("meta"):
+            learner = self.build(zoo.skeleton(config)).train()
+            images = torch.empty(2, config.channels, *config.image)  # batch norm needs two
+            batch = Batch(images, torch.zeros(2, dtype=torch.long), ("", ""))
+        with FlopCounterMode(display=False) as counter:
+            self(learner, batch, torch.Generator().manual_seed(0)).value.backward()
+        return counter.get_total_flops() / 2
+
+    def steps_for(self, budget: float, config: ModelConfig, batch_size: int) -> int:
+        """How many steps of this batch `budget` operations pay for, one at least."""
+        return max(1, round(budget / (self.flops(config) * batch_size)))
+
     def after_step(self, learner: Any, progress: float) -> None:  # most objectives move nothing
         """Moves what has no gradient, such as a teacher that follows; `progress` is the share of the run done."""
 
@@ -151,6 +170,7 @@ class Pretraining(Objective):
     """Objectives without labels: judged by their own numbers on held-out images."""
 
     reads_labels: ClassVar[bool] = False
+    sees_micro_batch: ClassVar[bool] = True
 
     def model_of(self, learner: Any) -> Any:
         return learner.backbone
@@ -209,7 +229,7 @@ def draw(module: nn.Module, generator: torch.Generator | None) -> None:
                     layer.bias.zero_()
 
 
-def unwrapped(model: Any) -> Any:
+def unwrap(model: Any) -> Any:
     """The learner inside what distributes it (`module`) or compiles it (`_orig_mod`)."""
     for name in ("module", "_orig_mod"):
         model = getattr(model, name, model)

@@ -23,13 +23,14 @@ class Probe(Supervised):
     """
 
     family: ClassVar[str] = "probe"
+    sees_micro_batch: ClassVar[bool] = True  # its batch norm
     label_smoothing: float = 0.0
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Probing":
         return Probing(backbone, generator)
 
     def model_of(self, learner: Any) -> nn.Module:
-        return learner.folded()
+        return learner.fold()
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
         return Classify(label_smoothing=self.label_smoothing).loss_of(model(batch.images).float(), batch.targets)
@@ -61,7 +62,7 @@ class Probing(Learner):
         return self.head(self.norm(pooled.float()))
 
     @torch.no_grad()
-    def folded(self) -> nn.Module:
+    def fold(self) -> nn.Module:
         """The backbone with head W/σ and b − W·μ/σ: what this answers once the statistics stand."""
         model = copy.deepcopy(self.backbone).requires_grad_(True)
         assert self.norm.running_mean is not None and self.norm.running_var is not None

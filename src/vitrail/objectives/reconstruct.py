@@ -23,7 +23,7 @@ from vitrail.models.mae import (
     unpatchify,
     visible_patches,
 )
-from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Pretraining, Task, unwrapped
+from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Pretraining, Task, unwrap
 from vitrail.reports.page import Gallery, Picture, Section
 from vitrail.weights import bundle
 from vitrail.weights.fit import fit
@@ -59,7 +59,7 @@ class Reconstruct(Pretraining):
             model.encoder = backbone
         if weights is None or generator is None:
             return Reconstructing(model)
-        return Reconstructing(model, continued(model, weights, generator))
+        return Reconstructing(model, load_decoder(model, weights, generator))
 
     def config(self, encoder: Any) -> MAEConfig:
         """The pair that an encoder of this config becomes a part of."""
@@ -75,7 +75,7 @@ class Reconstruct(Pretraining):
         )
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        config = unwrapped(model).backbone.config
+        config = unwrap(model).backbone.config
         noise = patch_noise(batch.images, config.patch, generator)
         prediction, pixels = model(batch.images, masking(noise, self.mask_ratio))
         value = (prediction.float() - pixel_target(pixels.float(), self.target)).square().mean()
@@ -135,7 +135,7 @@ def patch_noise(
     return torch.rand(len(images), patches, generator=generator).to(images.device, non_blocking=True)
 
 
-def continued(model: MAE, weights: str, generator: torch.Generator) -> tuple[str, ...]:
+def load_decoder(model: MAE, weights: str, generator: torch.Generator) -> tuple[str, ...]:
     """Gives the decoder the weights' own, where they have one, else a new start. WeightsError where it does not fit."""
     model.decoder.initialise(generator)
     found = bundle.read(weights)

@@ -13,7 +13,7 @@ from vitrail.errors import ConfigError
 from vitrail.models.checks import Grid
 from vitrail.models.mae import patchify
 from vitrail.objectives.masked_tokens import MaskedTokens
-from vitrail.objectives.objective import OBJECTIVES, Loss, Pretraining, Task, unwrapped
+from vitrail.objectives.objective import OBJECTIVES, Loss, Pretraining, Task, unwrap
 from vitrail.objectives.reconstruct import check_ratio
 
 
@@ -37,7 +37,7 @@ class SimMIM(Pretraining):
         return MaskedTokens(backbone, config.patch[0] * config.patch[1] * config.channels, generator)
 
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
-        stem = unwrapped(model).backbone.patch_embed
+        stem = unwrap(model).backbone.patch_embed
         masked = block_mask(len(batch), stem.grid(batch.images), self.mask_ratio, self.block, generator)
         masked = masked.to(batch.images.device)
         error = (model(batch.images, masked).float() - patchify(batch.images, stem.patch)).abs().mean(2)

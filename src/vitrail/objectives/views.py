@@ -55,11 +55,11 @@ def view(
     def numbers(name: str) -> Float[Tensor, "B 1 1 1"]:
         return torch.from_numpy(draw(name)).to(images)[:, None, None, None]
 
-    pixels = preprocess.to_pixels(cropped(images, settings, draw))
+    pixels = preprocess.to_pixels(crop(images, settings, draw))
     changes = {
-        "colour": lambda x: jittered(x, *(numbers(name) for name in ("brightness", "contrast", "saturation", "hue"))),
+        "colour": lambda x: jitter(x, *(numbers(name) for name in ("brightness", "contrast", "saturation", "hue"))),
         "grey": lambda x: luma(x).expand_as(x),
-        "blur": lambda x: blurred(x, 0.1 + 1.9 * numbers("sigma").flatten()),
+        "blur": lambda x: blur(x, 0.1 + 1.9 * numbers("sigma").flatten()),
         "solarise": lambda x: torch.where(x < 0.5, x, 1 - x),
     }
     for name, change in changes.items():
@@ -69,7 +69,7 @@ def view(
     return preprocess.from_pixels(pixels)
 
 
-def cropped(images: Float[Tensor, "B C H W"], settings: ViewSettings, draw: Draw) -> Float[Tensor, "B C H W"]:
+def crop(images: Float[Tensor, "B C H W"], settings: ViewSettings, draw: Draw) -> Float[Tensor, "B C H W"]:
     """The inception crop: a share of the area, width over height from 3/4 to 4/3, anywhere inside."""
     area = settings.crop + (1 - settings.crop) * draw("area")
     aspect = np.exp(math.log(4 / 3) * (2 * draw("aspect") - 1))
@@ -89,7 +89,7 @@ def luma(pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
     return (pixels * pixels.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def jittered(
+def jitter(
     pixels: Float[Tensor, "B C H W"],
     brightness: Float[Tensor, "B 1 1 1"],
     contrast: Float[Tensor, "B 1 1 1"],
@@ -122,7 +122,7 @@ def turn(angle: Float[Tensor, "B"]) -> Float[Tensor, "B 3 3"]:
     return cos * torch.eye(3, device=angle.device, dtype=angle.dtype) + sin * cross + (1 - cos) / 3
 
 
-def blurred(pixels: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+def blur(pixels: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
     """A Gaussian of each image's own deviation, in pixels of a side of 224: the same share of smaller pictures."""
     batch, channels, height, width = pixels.shape
     x = pixels.reshape(1, batch * channels, height, width)

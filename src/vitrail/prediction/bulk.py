@@ -75,14 +75,14 @@ class Bulk:
             answers: list[Any] = []
             errors: list[str | None] = []
             while len(answers) < len(part):
-                for answer, error in self._answered(next(batches)):
+                for answer, error in self._answer_batch(next(batches)):
                     answers.append(answer)
                     errors.append(error)
                 bar.update(done + len(answers))
             parts.commit(part, self.table(part, source.keys[part.start : part.stop], answers, errors))
             done += len(part)
 
-    def _answered(self, batch: Sequence[Tensor | DecodeError]) -> Iterator[tuple[Any, str | None]]:
+    def _answer_batch(self, batch: Sequence[Tensor | DecodeError]) -> Iterator[tuple[Any, str | None]]:
         images = [item for item in batch if isinstance(item, Tensor)]
         found = iter(by_shape(self.answer, images))
         for item in batch:

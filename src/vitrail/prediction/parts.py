@@ -196,7 +196,7 @@ class Parts:
             if not file.exists():
                 self._join(file)
             shutil.rmtree(self.folder, ignore_errors=True)
-        return _counted(file)
+        return _count_rows(file)
 
     def _join(self, file: Path) -> None:
         _, parquet = arrow()
@@ -243,7 +243,7 @@ def check_file(file: Path, job: Job) -> None:
         )
 
 
-def _counted(file: Path) -> Done:
+def _count_rows(file: Path) -> Done:
     """Counts of a finished job's file."""
     _, parquet = arrow()
     errors = parquet.read_table(file, columns=["error"])["error"]

@@ -58,7 +58,7 @@ class Averaged(nn.Module):
             yield from (crop.flip(-1) for crop in crops)
 
 
-def averaged(model: nn.Module, views: Views, preprocess: Preprocess | None = None) -> nn.Module:
+def average_views(model: nn.Module, views: Views, preprocess: Preprocess | None = None) -> nn.Module:
     """The model as it answers over `views`; itself for `one`. Raises ConfigError where views and preprocessing do not go."""
     if views == "one":
         return model

@@ -22,7 +22,7 @@ def deit_distilled(given: Given) -> Run:
     differs    as the recipe deit; the teacher is any that Vitrail loads
     """
     base = deit(given)
-    return replace(base, model=distilled(base.model), objective=_objective(given, smoothing=0.1))
+    return replace(base, model=add_distillation_token(base.model), objective=_objective(given, smoothing=0.1))
 
 
 def distill_small(given: Given) -> Run:
@@ -32,10 +32,10 @@ def distill_small(given: Given) -> Run:
     variants   hard, soft
     """
     base = digits(given)
-    return replace(base, model=distilled(base.model), objective=_objective(given, smoothing=0.0), length="50 epochs")
+    return replace(base, model=add_distillation_token(base.model), objective=_objective(given, smoothing=0.0), length="50 epochs")
 
 
-def distilled(model: ModelConfig) -> DeiTConfig:
+def add_distillation_token(model: ModelConfig) -> DeiTConfig:
     """The ViT with a second class token and head."""
     vit = as_vit(model)
     values: dict[str, Any] = {field.name: getattr(vit, field.name) for field in fields(vit)}

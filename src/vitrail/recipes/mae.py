@@ -13,7 +13,7 @@ from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.probe import Probe
 from vitrail.objectives.reconstruct import Reconstruct
-from vitrail.recipes.request import Given, fitted
+from vitrail.recipes.request import Given, fit_side
 from vitrail.training.run import Optim, Run
 
 FINETUNE = {
@@ -34,7 +34,7 @@ def mae(given: Given) -> Run:
                (after 1600 epochs); 42 hours on 64 V100 for l/16 and 800 epochs
     """
     model = encoder(given, "vit-b/16")
-    side = fitted(224, model)
+    side = fit_side(224, model)
     epochs = given.variant or "800"
     return Run(
         model=model,

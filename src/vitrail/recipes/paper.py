@@ -6,7 +6,7 @@ from typing import Literal
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.request import Given, Pretrained, fitted
+from vitrail.recipes.request import Given, Pretrained, fit_side
 from vitrail.training.run import Optim, Run
 
 CROP = Augment(crop_area=(0.05, 1.0), flip=True)
@@ -105,7 +105,7 @@ def finetune(given: Given) -> Run:
     variant = given.variant or _by_size(given.images)
     steps, grid, share = FINETUNE[variant]
     start = _pretrained(given, "finetune")
-    side = fitted(384, start.config)
+    side = fit_side(384, start.config)
     return Run(
         model=start.config,
         weights=start.path,

@@ -12,7 +12,7 @@ from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.objectives.simmim import SimMIM
 from vitrail.recipes.mae import as_vit, small_encoder
 from vitrail.recipes.paper import CROP
-from vitrail.recipes.request import Given, fitted
+from vitrail.recipes.request import Given, fit_side
 from vitrail.training.run import Optim, Run
 
 SMALL: dict[str, Any] = {
@@ -33,7 +33,7 @@ def masked_patches(given: Given) -> Run:
     """
     target: Any = given.variant or "mean-colour"
     model = replace(as_vit(given.config("vit-b/16")), classes=0)
-    side = fitted(224, model)
+    side = fit_side(224, model)
     return Run(
         model=model,
         preprocess=given.preprocess((side, side)),
@@ -55,7 +55,7 @@ def simmim(given: Given) -> Run:
     differs    absolute positions in place of the original's relative ones
     """
     model = replace(as_vit(given.config("vit-b/16")), classes=0, pool="mean")
-    side = fitted(224, model)
+    side = fit_side(224, model)
     return Run(
         model=model,
         preprocess=given.preprocess((side, side)),
@@ -77,7 +77,7 @@ def moco(given: Given) -> Run:
     differs    negatives come from one device's batch; hue turns about the axis of greys, not through HSV
     """
     model = replace(as_vit(given.config("vit-s/16", positions="sincos")), classes=0)
-    side = fitted(224, model)
+    side = fit_side(224, model)
     return Run(
         model=model,
         preprocess=given.preprocess((side, side)),

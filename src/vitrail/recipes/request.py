@@ -60,7 +60,7 @@ class Given:
         return replace(base, **changes)
 
 
-def fitted(side: int, model: ModelConfig) -> int:
+def fit_side(side: int, model: ModelConfig) -> int:
     """The size nearest to `side` that fits: 384 is 384 for patch 16 and 378 for patch 14."""
     step = model.multiple
     return max(1, round(side / step)) * step

@@ -7,7 +7,7 @@ from vitrail.models.hybrid import HybridConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.request import Given, fitted
+from vitrail.recipes.request import Given, fit_side
 from vitrail.training.run import Optim, Run
 
 
@@ -132,7 +132,7 @@ def _tiny_folder(given: Given) -> Run:
 def _small_folder(given: Given) -> Run:
     half = {} if given.model else {"depth": 6}
     model = given.config("vit-ti/14", optional=FOLDER, **half)
-    side = fitted(112, model)
+    side = fit_side(112, model)
     return Run(
         model=model,
         preprocess=given.preprocess((side, side), resize="crop", crop_fraction=0.875),
@@ -150,7 +150,7 @@ def _small_folder(given: Given) -> Run:
 
 def _medium_folder(given: Given) -> Run:
     model = given.config("vit-s/16", optional=FOLDER)
-    side = fitted(224, model)
+    side = fit_side(224, model)
     return Run(
         model=model,
         preprocess=given.preprocess((side, side), resize="crop", crop_fraction=0.875),
@@ -201,4 +201,4 @@ def _behind_a_root(
 def _size(given: Given, model: ModelConfig, *, default: int) -> tuple[int, int]:
     """The images' own size, or the nearest that fits the model."""
     height, width = given.shape[:2] if given.shape else (default, default)
-    return fitted(height, model), fitted(width, model)
+    return fit_side(height, model), fit_side(width, model)

@@ -16,7 +16,6 @@ from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.images.sources import Splits, open_data
 from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.flops import flops, steps_for
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.recipes.pretraining import SMALL, small_run
 from vitrail.recipes.request import Given
@@ -128,7 +127,7 @@ def plans(asked: FewLabels, given: Given, labelled: int, seed: int) -> tuple[Run
     )
     tuned = classifier(pre, asked, labelled)
     spent = _flops(pre, given) + _flops(tuned, given)
-    steps = steps_for(spent, tuned.objective, _sized(tuned, given), tuned.batch_size)
+    steps = tuned.objective.steps_for(spent, _sized(tuned, given), tuned.batch_size)
     scratch = dataclasses.replace(
         tuned,
         length=f"{steps} steps",
@@ -166,7 +165,7 @@ def _sized(run: Run, given: Given) -> Any:
 
 
 def _flops(run: Run, given: Given) -> float:
-    return int(run.length.split()[0]) * run.batch_size * flops(run.objective, _sized(run, given))
+    return int(run.length.split()[0]) * run.batch_size * run.objective.flops(_sized(run, given))
 
 
 def measured(

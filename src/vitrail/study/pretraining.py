@@ -16,7 +16,6 @@ from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.images.sources import Splits, open_data
 from vitrail.models import cost
 from vitrail.objectives.classify import Classify
-from vitrail.objectives.flops import flops, steps_for
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.recipes.mae import small_encoder
 from vitrail.recipes.pretraining import SMALL, small_run
@@ -178,11 +177,11 @@ def pretraining(
         run = dataclasses.replace(run, objective=Classify(label_smoothing=0.1), model=model)
     channels = run.preprocess.channels
     sized = dataclasses.replace(run.model, channels=channels)  # pyrefly: ignore[bad-argument-type, unexpected-keyword]
-    steps = steps_for(budget, run.objective, sized, run.batch_size)
+    steps = run.objective.steps_for(budget, sized, run.batch_size)
     if ratio is not None:
         assert isinstance(run.objective, Reconstruct)
         run = dataclasses.replace(run, objective=dataclasses.replace(run.objective, mask_ratio=ratio))
-    spent = steps * run.batch_size * flops(run.objective, sized) if budget else 0.0
+    spent = steps * run.batch_size * run.objective.flops(sized) if budget else 0.0
     length = f"{steps} steps"
     run = dataclasses.replace(
         run,

@@ -19,7 +19,7 @@ def export(path: Path, out: Path, *, say=print) -> int:
     The class names are read from the run's data. Raises CheckpointError where there is no checkpoint yet,
     ConfigError where `out` is a run itself.
     """
-    run = RunFolder.stored(path)
+    run = RunFolder.read(path)
     if (out / "run.json").exists():
         raise ConfigError(
             f"{out} is a run folder", allowed="a new folder for the bundle", next_step="choose another `out`"

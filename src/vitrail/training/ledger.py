@@ -70,7 +70,7 @@ def verify(path: Path) -> Verified:
     bad = unreadable(path / "bad_samples.jsonl")
     steps = [step for step, _ in rows]
     order = Order(len(source), run.seed)
-    numbers = expected(order, source.keys, run.batch_size, steps, repeats=run.augment.repeats, without=bad)
+    numbers = recompute(order, source.keys, run.batch_size, steps, repeats=run.augment.repeats, without=bad)
     wrong = (step for (step, found), wanted in zip(rows, numbers, strict=True) if found != f"{wanted:016x}")
     return Verified(len(rows), steps[-1] * run.batch_size, len(bad), next(wrong, None))
 
@@ -82,7 +82,7 @@ def unreadable(path: Path) -> frozenset[str]:
     return frozenset(json.loads(line)["key"] for line in path.read_text("utf-8").splitlines())
 
 
-def expected(
+def recompute(
     order: Order,
     keys: Sequence[str],
     batch_size: int,

@@ -34,7 +34,7 @@ from vitrail.training.data_check import look_over
 from vitrail.training.head_start import HeadStart, head_start
 from vitrail.training.ledger import unreadable
 from vitrail.training.nan_guard import FiniteGuard
-from vitrail.training.resume_rules import check_data, continued
+from vitrail.training.resume_rules import check_changes, check_data
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, on_device, open_for, prepare
@@ -88,13 +88,13 @@ def train(
         result = train(recipe("digits"), out=Path("runs/digits"))
         print(result.scores)
     """
-    asked = run or RunFolder.stored(out)
+    asked = run or RunFolder.read(out)
     with (
         translate_errors("training", SMALLER),
         world(hardware.device(asked.hardware.device), parallel=asked.hardware.parallel) as ranks,
         RunFolder.open(run, out, resume, ranks) as folder,
     ):
-        wanted, changes = continued(folder.run, run, override=override) if resume and run else (folder.run, ())
+        wanted, changes = check_changes(folder.run, run, override=override) if resume and run else (folder.run, ())
         start = starting_keys(wanted)
         splits = without_trained(splits or open_for(wanted.objective, wanted.data, wanted.holdout), start)
         setup = prepare(wanted, ranks, splits)

@@ -43,9 +43,9 @@ class Schedule:
     def __call__(self, step: float) -> float:
         warm = min(1.0, (step + self.head_start) / self.warmup) if self.warmup else 1.0
         cool = min(1.0, (self.total - step) / self.cooldown) if self.cooldown else 1.0
-        return warm * cool * self._decayed(step)
+        return warm * cool * self._decay(step)
 
-    def _decayed(self, step: float) -> float:
+    def _decay(self, step: float) -> float:
         kind, peak, end = self.optim.schedule, self.peak, self.optim.final_lr
         progress = min(1.0, max(0.0, (step - self.warmup) / max(1, self.total - self.warmup)))
         if kind == "cosine":

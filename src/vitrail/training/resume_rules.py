@@ -8,8 +8,12 @@ without `override`.
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from torch import nn
+
 from vitrail import config
 from vitrail.errors import ConfigError, DataError
+from vitrail.models import zoo
+from vitrail.models.layers import DropPath
 from vitrail.training.run import Run
 
 Kind = Literal["safe", "rounding", "trajectory"]
@@ -39,7 +43,7 @@ KEYS: dict[str, Kind] = {
     "hardware.compile": "rounding",
     "hardware.threads": "rounding",
     "hardware.workers": "safe",
-    "hardware.micro_batch": "rounding",
+    "hardware.micro_batch": "rounding",  # or the trajectory: `kind_in`
     "hardware.parallel": "rounding",
     "hardware.checkpoint_activations": "safe",
     "hardware.deterministic": "rounding",
@@ -50,6 +54,19 @@ KEYS: dict[str, Kind] = {
 def kind_of(key: str) -> Kind | None:
     """The row of a key such as "optim.lr", or of the part it lies in; None for a key without a row."""
     return KEYS.get(key) or KEYS.get(key.partition(".")[0])
+
+
+def kind_in(key: str, run: Run) -> Kind | None:
+    """`kind_of` in this run: the size of micro-batches is the trajectory where random numbers are drawn for each."""
+    return "trajectory" if key == "hardware.micro_batch" and sees_micro_batch(run) else kind_of(key)
+
+
+def sees_micro_batch(run: Run) -> bool:
+    """Whether another size of micro-batches changes more than rounding: by dropout, stochastic depth or batch norm in the
+    model, masks or negatives of the objective, or mixing by the first rules."""
+    layers = zoo.skeleton(run.model).modules()
+    noisy = any(isinstance(layer, nn.Dropout | DropPath | nn.modules.batchnorm._BatchNorm) for layer in layers)
+    return noisy or run.objective.sees_micro_batch or (run.rules < 2 and run.mixing.on)
 
 
 def differences(before: Run, after: Run) -> Iterator[tuple[str, Any, Any]]:
@@ -68,18 +85,18 @@ def leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def continued(before: Run, after: Run, *, override: bool = False) -> tuple[Run, tuple[str, ...]]:
+def check_changes(before: Run, after: Run, *, override: bool = False) -> tuple[Run, tuple[str, ...]]:
     """The Run to go on with, and a sentence for each change. Raises ConfigError for a changed trajectory without `override`."""
-    changes = list(differences(before, after))
-    refused = [change for change in changes if kind_of(change[0]) in ("trajectory", None)]
+    changes = [(*change, kind_in(change[0], after)) for change in differences(before, after)]
+    refused = [change for change in changes if change[3] in ("trajectory", None)]
     if refused and not override:
-        listed = ", ".join(f"{key} {old!r} → {new!r}" for key, old, new in refused)
+        listed = ", ".join(f"{key} {old!r} → {new!r}" for key, old, new, _ in refused)
         raise ConfigError(
             f"the run was started with other settings: {listed}",
             allowed="on resuming: " + ", ".join(key for key, kind in KEYS.items() if kind != "trajectory"),
             next_step="leave them as they were, start a new run, or add `override=True`",
         )
-    said = tuple(f"changed on resuming: {key} {old!r} → {new!r} ({kind_of(key)})" for key, old, new in changes)
+    said = tuple(f"changed on resuming: {key} {old!r} → {new!r} ({kind})" for key, old, new, kind in changes)
     return after, said
 
 

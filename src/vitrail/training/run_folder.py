@@ -50,7 +50,7 @@ class RunFolder:
     @classmethod
     def create(cls, run: Run, path: Path | None) -> "RunFolder":
         """A new folder; `None` numbers one under `runs/`. A folder that already holds a run is refused."""
-        path = path or _numbered(Path("runs"), run)
+        path = path or _next_free(Path("runs"), run)
         folder = cls(path, run)
         folder._new = True
         folder._refuse_a_second_run()
@@ -81,10 +81,10 @@ class RunFolder:
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
         """The folder of an earlier run, with the Run it was started with."""
-        return cls(path, cls.stored(path))
+        return cls(path, cls.read(path))
 
     @staticmethod
-    def stored(path: Path | None) -> Run:
+    def read(path: Path | None) -> Run:
         """The Run in a folder. Raises ConfigError where there is none."""
         if path is None or not (path / "run.json").is_file():
             raise ConfigError(
@@ -183,7 +183,7 @@ class Follower(RunFolder):
         return Path(os.devnull)
 
 
-def _numbered(parent: Path, run: Run) -> Path:
+def _next_free(parent: Path, run: Run) -> Path:
     """runs/digits-1, runs/digits-2, …: the first that is free."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(run.data).name or run.recipe).strip("-").lower() or "run"
     number = 1

@@ -21,7 +21,6 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.images.samples import split
 from vitrail.images.sources import Splits, open_data, open_images
 from vitrail.models import cost, zoo
-from vitrail.objectives.flops import flops
 from vitrail.objectives.objective import Learner, Objective, Task
 from vitrail.processes.world import World, gather_model
 from vitrail.training import optim
@@ -70,7 +69,7 @@ class Setup:
     @property
     def flops_per_image(self) -> float:
         """Forward and backward: 6 × MACs of a classifier (2 operations each, the backward twice the forward)."""
-        return flops(self.run.objective, self.run.model)
+        return self.run.objective.flops(self.run.model)
 
     @property
     def flops_per_step(self) -> float:

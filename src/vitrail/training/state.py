@@ -112,14 +112,14 @@ class State:
         """The parameters that the optimiser changes."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def _named(self) -> dict[str, nn.Parameter]:
+    def _parameters_by_name(self) -> dict[str, nn.Parameter]:
         held = {id(parameter) for parameter in self.parameters()}
         return {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in held}
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         return {
             f"{name}:{key}": torch.as_tensor(value)
-            for name, parameter in self._named().items()
+            for name, parameter in self._parameters_by_name().items()
             for key, value in self.optimizer.state[parameter].items()
             if value is not None
         }
@@ -133,7 +133,7 @@ class State:
 
     def _kept_by_optimizer(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that the optimiser would hold for each parameter with some state in `found`."""
-        named, keys = self._named(), optim.KEPT[type(self.optimizer)]
+        named, keys = self._parameters_by_name(), optim.KEPT[type(self.optimizer)]
         begun = {entry.rpartition(":")[0] for entry in found}
         return {
             f"{name}:{key}": torch.zeros(()) if key == "step" else parameter
@@ -144,7 +144,7 @@ class State:
 
     def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
         self.optimizer.state.clear()
-        named = self._named()
+        named = self._parameters_by_name()
         for entry, like in self._kept_by_optimizer(tensors).items():
             name, _, key = entry.rpartition(":")
             parameter = named[name]
@@ -154,7 +154,7 @@ class State:
 
 def misfits(prefix: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
     """A sentence for each tensor of one name that differs, told without reading those that lie on the disk."""
-    about = described(found)
+    about = shapes_of(found)
     sentences = [f"{prefix}{name} is missing" for name in wanted if name not in about]
     sentences += [f"{prefix}{name} is not of this run" for name in about if name not in wanted]
     for name in wanted.keys() & about.keys():
@@ -175,7 +175,7 @@ def refuse_misfits(sentences: list[str]) -> None:
         )
 
 
-def described(source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def shapes_of(source: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Tensors with the shapes and types of a group's, which itself may lie on the disk."""
     return source if isinstance(source, dict) else source.described  # pyrefly: ignore[missing-attribute]
 

@@ -63,7 +63,7 @@ def choose_part(splits: Splits, models: Sequence[Model], split: Split = "auto", 
     that a model was trained on. Raises DataError where nothing is left. A part that is named is measured whole.
     """
     seen, drawn = seen_by(*models), splits.drawn
-    source, name = _named(splits, split)
+    source, name = _choose_split(splits, split)
     trained = count_of(source, seen)
     total, held = int(trained.sum()), f"({name} of {data or source.name})"
     notes = (seen.note,) if seen.note else ()
@@ -122,7 +122,7 @@ def starting_keys(run: Run) -> Keys:
 def save_trained_keys(folder: Path, train: Source, start: Keys, *, quiet: bool = False) -> None:
     """Writes `trained.keys` of a run: its training images, those before, and those of its starting weights."""
     before = read_trained_keys(folder)
-    keys = unique_keys(hashed(train, quiet=quiet))
+    keys = unique_keys(hash_images(train, quiet=quiet))
     write_keys(folder / TRAINED_KEYS, np.unique(np.concatenate([NO_KEYS if before is None else before, start, keys])))
 
 
@@ -130,16 +130,16 @@ def count_of(source: Source, seen: Seen) -> np.ndarray:
     """For each image, whether it was trained on."""
     if not len(seen.keys):
         return np.zeros(len(source), bool)
-    return contained(hashed(source), seen.keys)
+    return contained(hash_images(source), seen.keys)
 
 
-def hashed(source: Source, *, quiet: bool = False) -> np.ndarray:
+def hash_images(source: Source, *, quiet: bool = False) -> np.ndarray:
     """`keys_of` with a line of progress where there are many images."""
     with progress(len(source), "Hashing the images", quiet=quiet or len(source) < SHOWN) as bar:
         return keys_of(source, bar.update)
 
 
-def _named(splits: Splits, split: Split) -> tuple[Source, str]:
+def _choose_split(splits: Splits, split: Split) -> tuple[Source, str]:
     name = split if split != "auto" else "all" if splits.drawn else "test"
     if name == "all":
         if not splits.drawn:
@@ -183,7 +183,7 @@ def _seen_by_bundle(path: str | Path) -> Seen:
 
 def _seen_before_keys(folder: Path) -> Seen:
     """The training images of a run of 0.1.0, which kept no keys: found again by its settings and its fingerprint."""
-    run = RunFolder.stored(folder)
+    run = RunFolder.read(folder)
     unknown = Seen(note=f"which images {folder} was trained on is not known: its data {run.data!r} cannot be found")
     steps = list_steps(folder / "checkpoints")
     wanted = None
@@ -198,5 +198,5 @@ def _seen_before_keys(folder: Path) -> Seen:
             continue
         if wanted in (None, train.fingerprint):
             note = "" if wanted else f"{folder} does not say whether its images are still those in {run.data!r}"
-            return Seen(unique_keys(hashed(train)), note)
+            return Seen(unique_keys(hash_images(train)), note)
     return unknown
