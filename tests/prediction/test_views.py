@@ -70,7 +70,9 @@ def test_the_larger_square_is_the_records_margin() -> None:
 @pytest.mark.parametrize("views", ["flip", "ten"])
 def test_evaluation_and_prediction_average_the_same_probabilities(views: str, photos: Path) -> None:
     classifier, splits = model(CUT), open_data(photos)
-    _, found = evaluate(average_views(classifier, views), splits.test, batch_size=2, precision="fp32", workers=0, watch=iter)
+    _, found = evaluate(
+        average_views(classifier, views), splits.test, batch_size=2, precision="fp32", workers=0, watch=iter
+    )
     answers = list(predict(average_views(classifier, views), splits.test, precision="fp32", quiet=True))
     for row in range(len(splits.test)):
         prepared = larger(CUT, views).resize_image(splits.test.picture(row))

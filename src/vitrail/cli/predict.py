@@ -84,7 +84,9 @@ def in_parts(asked: Predict, out: Path) -> int:
     if out.suffix not in (".parquet", ""):
         raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
     world = World.from_environment()
-    engine = TorchEngine.of(average_views(load(asked.model), asked.views), device=asked.device, precision=asked.precision)
+    engine = TorchEngine.of(
+        average_views(load(asked.model), asked.views), device=asked.device, precision=asked.precision
+    )
     job = predictions(engine, open_all(asked.files), top_k=asked.top, batch=asked.batch, part=asked.part)
     say(describe(job.write(out, world), out))
     return 0

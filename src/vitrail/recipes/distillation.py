@@ -32,7 +32,9 @@ def distill_small(given: Given) -> Run:
     variants   hard, soft
     """
     base = digits(given)
-    return replace(base, model=add_distillation_token(base.model), objective=_objective(given, smoothing=0.0), length="50 epochs")
+    return replace(
+        base, model=add_distillation_token(base.model), objective=_objective(given, smoothing=0.0), length="50 epochs"
+    )
 
 
 def add_distillation_token(model: ModelConfig) -> DeiTConfig:
