@@ -74,9 +74,9 @@ def _checkpoints(pattern: str) -> Table:
 def _row(name: str, asked: Models) -> tuple[str, str, int, float]:
     """Counted for another size or number of classes."""
     from vitrail.models import cost, zoo
-    from vitrail.recipes.request import fitted
+    from vitrail.recipes.request import fit_side
 
     config = zoo.config(name)
-    side = fitted(asked.size, config)
+    side = fit_side(asked.size, config)
     config = zoo.config(name, image=(side, side), classes=asked.classes)
     return name, config.family, cost.count_parameters(config), cost.macs(config) / 1e9
