@@ -112,7 +112,7 @@ def _tiny_folder(given: Given) -> Run:
         if given.model
         else _behind_a_root(width=128, depth=4, heads=4, patch=(2, 2), image=(64, 64))
     )
-    side = fitted(64, model)
+    side = fit_side(64, model)
     return Run(
         model=model,
         preprocess=given.preprocess((side, side)),
