@@ -1,4 +1,4 @@
-"""The trace as a page: the line of every step is in the code, pictures are there, a browser steps through."""
+"""The trace as a page: every step names its function, pictures are there, a browser steps through."""
 
 import html
 import json
@@ -16,23 +16,23 @@ from tests.support.browser import browse
 from tests.support.models import RESNET, VIT, lively, noise
 from vitrail.cli import main
 from vitrail.inspection.trace import trace
-from vitrail.inspection.trace_page import line_of, page_of, thumbnail, walk
+from vitrail.inspection.trace_page import page_of, place_of, thumbnail, walk
 from vitrail.reports.page import write_page
 
 PIXELS = (noise(3, 224, 160).abs() * 90).clamp(0, 255).to(torch.uint8)
 
 
-def test_every_step_of_a_vit_names_a_line_that_is_in_the_code():
-    model = lively(VIT)
-    nameless = set()
-    for step in trace(model, noise(1, 3, 224, 160)):
-        place, code = line_of(step)
-        if not place:
-            nameless.add(step.name)
-            continue
-        file, number = place.split(":")
-        assert code and code in (Path(vitrail.__file__).parent / file).read_text("utf-8").splitlines()[int(number) - 1]
-    assert nameless == {"x", "y"}
+def test_every_step_with_an_equation_names_the_function_that_makes_it():
+    places = {step.name: place_of(step) for step in trace(lively(VIT), noise(1, 3, 224, 160))}
+    for place in filter(None, places.values()):
+        file, number, name = re.fullmatch(r"(.+):(\d+), \w+\.?(\w*)", place).groups()
+        line = (Path(vitrail.__file__).parent / file).read_text("utf-8").splitlines()[int(number) - 1]
+        assert re.match(rf" *def {name or 'attend'}\(", line)
+    assert {name for name, place in places.items() if not place} == {"x", "logits"}
+    made = {name: place.split(", ")[-1] for name, place in places.items()}
+    wanted = {"x_p E": "PatchEmbed.forward", "z_0": "ViT.place", "q_1": "Attention.project", "A_1": "attend"}
+    wanted |= {"MSA_1": "Attention.forward", "z'_1": "Block.forward", "GELU_1": "Mlp.forward", "y": "ViT.pool"}
+    assert wanted.items() <= made.items()
 
 
 def test_every_step_has_a_picture_attention_too():

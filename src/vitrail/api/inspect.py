@@ -19,6 +19,7 @@ from vitrail.inspection import report
 from vitrail.inspection import trace as tracing
 from vitrail.inspection.report import Inspection
 from vitrail.inspection.trace import Step
+from vitrail.models.backbone import Backbone
 from vitrail.prediction.forward import place
 
 MOST = 128
@@ -79,12 +80,11 @@ def trace(model: Model, image: Any, *, size: Size = None) -> list[Step]:
     return tracing.trace(module, preprocess.normalise(pixels))
 
 
-def prepare(model: Model, size: Size = None, device: str | None = None) -> tuple[nn.Module, Preprocess]:
+def prepare(model: Model, size: Size = None, device: str | None = None) -> tuple[Backbone, Preprocess]:
     """The model on its device, and what brings an image to it."""
     module, _ = open_or_build(model)
     place(module, device)
-    record: Any = module.record
-    preprocess: Preprocess = record.preprocess
+    preprocess: Preprocess = module.record.preprocess
     if size is not None:
         preprocess = replace(preprocess, size=(size, size) if isinstance(size, int) else size)
     return module, preprocess

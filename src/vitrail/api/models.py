@@ -2,22 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from vitrail.errors import ConfigError, DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
+from vitrail.models.backbone import Backbone
 from vitrail.weights.bundle import Record, is_remote, load, save_bundle
 
-Model = str | Path | nn.Module
+Model = str | Path | Backbone
 """A module with a record, or what `vitrail.load` takes."""
 Size = int | tuple[int, int] | None
 """Height and width in pixels, one number for a square, or None for the model's own."""
 
 
-def open_model(model: Model, size: Size = None) -> nn.Module:
+def open_model(model: Model, size: Size = None) -> Backbone:
     """The model, for images of `size`. Raises WeightsError; ConfigError for a module that cannot be resized."""
     if not isinstance(model, nn.Module):
         return load(model, image=size)
@@ -26,7 +26,7 @@ def open_model(model: Model, size: Size = None) -> nn.Module:
     return model
 
 
-def open_or_build(model: Model) -> tuple[nn.Module, bool]:
+def open_or_build(model: Model) -> tuple[Backbone, bool]:
     """The model, and whether it is newly initialised: a name of the zoo is."""
     if isinstance(model, nn.Module) or is_remote(model) or Path(model).exists():
         return open_model(model), False
@@ -34,7 +34,7 @@ def open_or_build(model: Model) -> tuple[nn.Module, bool]:
     if name not in zoo.list_models() and not name.startswith("vit-"):
         raise DataError(f"there is no file or folder {name!r}, and no model of this name", next_step="check the path")
     config = zoo.config(name)
-    built: Any = zoo.build(config).eval()
+    built = zoo.build(config).eval()
     built.record = Record(config=config, preprocess=Preprocess(size=config.image), source="newly initialised")
     return built, True
 
@@ -50,11 +50,10 @@ def save(
 
     What the record does not say of a new model, `classes` and `preprocess` do.
     """
-    record: Any = getattr(model, "record", None)
+    if not isinstance(model, Backbone):
+        raise ConfigError("this model has no config", allowed="a model of vitrail.build or vitrail.load")
+    record, config = model.record, model.config
     if record is None:
-        config: Any = getattr(model, "config", None)
-        if config is None:
-            raise ConfigError("this model has no config", allowed="a model of vitrail.build or vitrail.load")
         record = Record(config=config, preprocess=preprocess or Preprocess(size=config.image), source="saved by hand")
     changes = {name: value for name, value in (("classes", classes), ("preprocess", preprocess)) if value is not None}
     save_bundle(folder, model, replace(record, **changes))

@@ -63,8 +63,7 @@ def main(words: Sequence[str]) -> int:
     pixels = preprocess.resize_image(image)
     stops = walk(model, preprocess.normalise(pixels[None]), pixels) if asked.html else []
     steps = [stop.step for stop in stops] or trace(model, preprocess.normalise(pixels[None]))
-    blocks: Any = getattr(model, "blocks", ())
-    depth = len(blocks)
+    depth = max(step.block for step in steps)
     shown = steps if asked.every_block or asked.format != "table" or depth < 4 else list(ends(steps, depth))
     height, width = image.shape[:2]
     say(f"{asked.image}, {height} × {width} pixels, brought to {preprocess.size[0]} × {preprocess.size[1]}")

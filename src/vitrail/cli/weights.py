@@ -161,13 +161,12 @@ def facts(weights: Weights) -> Iterator[tuple[str, Any]]:
 
 def named(record: Record) -> str:
     """The name of the zoo with the same sizes, if one has them."""
-    sizes = ("family", "width", "depth", "heads", "mlp_width", "patch", "depths", "widths", "root_width", "stem")
+    sizes = ("width", "depth", "heads", "mlp_width", "patch", "depths", "widths", "root_width", "stem")
 
     def of(made: object) -> list[Any]:
         return [getattr(made, name, None) for name in sizes]
 
-    made = getattr(record.config, "encoder", record.config)
-    wanted = ["vit", *of(made)[1:]] if made.family == "deit" else of(made)
+    wanted = of(record.config.encoder)
     return next((name for name, entry in zoo.ZOO.items() if of(entry.config) == wanted), "of no name")
 
 

@@ -54,8 +54,8 @@ class AtLayers(nn.Module):
     def _pooled(self, features: Features) -> Float[Tensor, "B P"]:
         kind = self._pool
         if kind == "auto":
-            kind = "cls" if _config(self.model).pool == "cls" else "mean"
-        if kind != "mean" and not _config(self.model).has_class_token:
+            kind = "cls" if self.vit.config.pool == "cls" else "mean"
+        if kind != "mean" and not self.vit.config.has_class_token:
             raise ConfigError(
                 f"pool = {kind!r} of a model without a class token", allowed="mean", next_step="try `pool='mean'`"
             )
@@ -65,8 +65,12 @@ class AtLayers(nn.Module):
 
     def _norm(self, when: str) -> Any:
         """The model's own final norm, where it stands at this place."""
-        vit: Any = self.model.trunk
-        return vit.norm if vit.config.extras.final_norm == when else nn.Identity()
+        return self.vit.norm if self.vit.config.extras.final_norm == when else nn.Identity()
+
+    @property
+    def vit(self) -> Any:
+        """The transformer inside: of a hybrid, its second half."""
+        return self.model.trunk
 
 
 class Pixels(nn.Module):
@@ -115,9 +119,3 @@ def _number(layer: int, depth: int) -> int:
     if not 1 <= found <= depth or layer == 0:
         raise ConfigError(f"layer {layer} of a model of {depth} blocks", allowed=f"1 to {depth}, or -1 for the last")
     return found
-
-
-def _config(model: nn.Module) -> Any:
-    """The config of the transformer: a hybrid's is inside."""
-    inner: Any = getattr(model, "trunk", model)
-    return inner.config

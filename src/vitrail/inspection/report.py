@@ -5,18 +5,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from vitrail.errors import DoesNotApply, StorageError
-from vitrail.inspection.analyses import ANALYSES, Finding, Subject
+from vitrail.inspection.analyses import ANALYSES
 from vitrail.inspection.attention_hooks import attention_layers, family, picked
 from vitrail.inspection.cka import cka
 from vitrail.inspection.explorer import explorer, looks
 from vitrail.inspection.figures import Plate, matrix
+from vitrail.inspection.subject import Finding, Subject
+from vitrail.models.backbone import Backbone
 from vitrail.models.cost import count_parameters
 from vitrail.reports.figures import standalone
 from vitrail.reports.page import Facts, FigureSection, Html, Section, TableSection, write_page
@@ -30,11 +31,11 @@ LONG = 60
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What was found, as values; `write` makes the folder."""
+    """The findings as values; `write` makes the folder."""
 
     subjects: tuple[Subject, ...]
     findings: dict[str, tuple[Finding | None, ...]]
-    """For each analysis, what it gave for each subject; None where it does not apply."""
+    """Analysis -> its finding for each subject; None where it does not apply."""
     missing: tuple[tuple[str, str], ...]
     """(which analysis, why it does not apply)."""
 
@@ -61,12 +62,12 @@ class Inspection:
 
 
 def inspect(
-    model: Any,
+    model: Backbone,
     images: UInt8[Tensor, "I C H W"] | None = None,
     *,
     name: str = "model",
     keys: Sequence[str] = (),
-    against: Any = None,
+    against: Backbone | None = None,
     against_images: UInt8[Tensor, "I C H W"] | None = None,
     against_name: str = "other",
     layers: Sequence[int] | None = None,
@@ -100,9 +101,9 @@ def _check(subject: Subject) -> None:
     with contextlib.suppress(DoesNotApply):
         found = attention_layers(subject.model)
         picked(subject.layers, len(found), "layer")
-        config = getattr(subject.model.config, "encoder", subject.model.config)
-        if hasattr(config, "heads"):
-            picked(subject.heads, config.heads, "head")
+        count = getattr(subject.model.config.encoder, "heads", None)
+        if count is not None:
+            picked(subject.heads, count, "head")
 
 
 def _found(title: str, analyse, subject: Subject, several: bool, missing: list[tuple[str, str]]) -> Finding | None:
@@ -160,8 +161,8 @@ def _figures(heading: str, finding: Finding) -> Iterator[Section]:
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:
     model = subject.model
-    config = getattr(model.config, "encoder", model.config)
-    record = getattr(model, "record", None)
+    config = model.config.encoder
+    record = model.record
     facts = [
         ("family", family(model)),
         ("parameters", f"{count_parameters(model):,}"),

@@ -3,9 +3,9 @@
 The model is only watched, by forward hooks that are gone afterwards; its outputs are the same bits.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -22,7 +22,7 @@ class Step:
     """One tensor on the way."""
 
     name: str
-    """What the paper calls it: x_p, z_0, z'_1, y."""
+    """Its name in the paper: x_p, z_0, z'_1, y."""
     shape: tuple[int, ...]
     axes: str
     """A letter for each dimension, from `vitrail.axes`; products as P²C."""
@@ -38,21 +38,20 @@ class Step:
 
 @dataclass
 class Seen:
-    """What went into and came out of each module, by its name."""
+    """The first input and the output of each module, by its name."""
 
     entered: dict[str, Tensor] = field(default_factory=dict)
     left: dict[str, Tensor] = field(default_factory=dict)
 
 
-def trace(model: nn.Module, images: Float[Tensor, "B C H W"]) -> list[Step]:
+def trace(model: Backbone, images: Float[Tensor, "B C H W"]) -> list[Step]:
     """Every step from pixels to logits, in order. A ViT gives the paper's equations; other families their stages."""
     with answering(model, place(model), torch.float32):
         seen, logits = _watch(model, images)
-    steps = _vit(model, images, seen, logits) if isinstance(model, ViT) else _stages(model, images, seen, logits)
-    return list(steps)
+    return list(TRACES.get(model.config.family, trace_stages)(model, images, seen, logits))
 
 
-def _watch(model: nn.Module, images: Tensor) -> tuple[Seen, Tensor]:
+def _watch(model: Backbone, images: Tensor) -> tuple[Seen, Tensor]:
     """One forward pass with every module's first input and output kept."""
     seen = Seen()
 
@@ -73,7 +72,8 @@ def _watch(model: nn.Module, images: Tensor) -> tuple[Seen, Tensor]:
             hook.remove()
 
 
-def _vit(model: ViT, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:
+def trace_vit(model: ViT, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:
+    """The tensors of equations 1 to 4."""
     yield from _equation_1(model, images, seen)
     for index in range(len(model.blocks)):
         for step in _block(model, seen.entered, seen.left, index):
@@ -87,19 +87,13 @@ def _equation_1(model: ViT, images: Tensor, seen: Seen) -> Iterator[Step]:
     h, w = model.patch_embed.grid(images)
     patches = rearrange(images, "B C (h p) (w q) -> B (h w) p q C", p=p, q=q)
     yield _step("x", images, "B C H W", "", "the normalised image")
-    yield _step("patches", patches, "B N P P C", "", f"{h}×{w} patches of {p}×{q}")
+    yield _step("patches", patches, "B N P P C", "1", f"{h}×{w} patches of {p}×{q}")
     yield _step("x_p", patches.flatten(2), "B N P²C", "1", "each patch flattened")
     tokens = seen.left["patch_embed"]
     yield _step("x_p E", tokens, "B N D", "1", f"times E, {p * q * images.shape[1]} × {tokens.shape[2]}")
     z = seen.entered["drop"]
-    prefix = [
-        word
-        for word, there in (
-            ("class token", model.config.has_class_token),
-            (f"{model.config.extras.registers} registers", model.config.extras.registers),
-        )
-        if there
-    ]
+    registers = model.config.extras.registers
+    prefix = ["class token"] * model.config.has_class_token + [f"{registers} registers"] * bool(registers)
     if prefix:
         shape = (tokens.shape[0], tokens.shape[1] + model.config.prefix, tokens.shape[2])
         note = f"{' and '.join(prefix)} first: {model.config.prefix} + {tokens.shape[1]}"
@@ -125,26 +119,15 @@ def _block(model: ViT, entered: Mapping[str, Tensor], left: Mapping[str, Tensor]
     yield _step(f"LN(z_{before})", normed, "B N D", "2", "layer norm")
     qkv = left[f"{name}.attn.qkv"].unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     for letter, value in zip("qkv", qkv, strict=True):
-        yield _step(
-            f"{letter}_{number}",
-            value,
-            "B A N d",
-            "5",
-            f"{heads} heads of {value.shape[3]}",
-        )
+        yield _step(f"{letter}_{number}", value, "B A N d", "5", f"{heads} heads of {value.shape[3]}")
     images, tokens = normed.shape[:2]
     yield Step(f"A_{number}", (images, heads, tokens, tokens), "B A N N", "6", "softmax(q kᵀ / √d)")
     yield _step(f"MSA_{number}", left[f"{name}.attn"], "B N D", "8", "A v of all heads · U_msa")
     yield _step(f"z'_{number}", entered[f"{name}.norm2"], "B N D", "2", f"MSA(LN(z_{before})) + z_{before}")
     yield _step(f"LN(z'_{number})", left[f"{name}.norm2"], "B N D", "3", "layer norm")
     hidden = entered[f"{name}.mlp.fc2"]
-    yield _step(
-        f"GELU_{number}",
-        hidden,
-        "B N mlp",
-        "3",
-        f"{model.config.width} → {hidden.shape[2]}, {model.config.extras.activation}",
-    )
+    note = f"{model.config.width} → {hidden.shape[2]}, {model.config.extras.activation}"
+    yield _step(f"GELU_{number}", hidden, "B N mlp", "3", note)
     yield _step(f"z_{number}", left[name], "B N D", "3", f"MLP(LN(z'_{number})) + z'_{number}")
 
 
@@ -164,11 +147,11 @@ def _equation_4(model: ViT, seen: Seen) -> Iterator[Step]:
         yield _step("pre-logits", seen.left["pre_logits"].tanh(), "B P", "", "dense and tanh")
 
 
-def _stages(model: nn.Module, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:
-    """Another family: what leaves each part of each stage."""
+def trace_stages(model: Backbone, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:
+    """Another family: the output of each part of each stage."""
     names = {id(module): name for name, module in model.named_modules()}
     yield _step("x", images, "B C H W", "", "the normalised image")
-    for stage, parts in cast(Backbone, model).stages():
+    for stage, parts in model.stages():
         for part in [parts] if isinstance(parts, nn.Module) else parts:
             name = names.get(id(part), "")
             if name in seen.left:
@@ -180,3 +163,7 @@ def _stages(model: nn.Module, images: Tensor, seen: Seen, logits: Tensor) -> Ite
 
 def _step(name: str, value: Tensor, axes: str, equation: str, note: str) -> Step:
     return Step(name, tuple(value.shape), axes, equation, note, value=value)
+
+
+TRACES: dict[str, Callable[[Any, Tensor, Seen, Tensor], Iterator[Step]]] = {"vit": trace_vit, "deit": trace_vit}
+"""Family -> its steps by equation. Families that are not here are traced by their stages."""

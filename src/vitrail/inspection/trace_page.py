@@ -1,4 +1,4 @@
-"""A trace to step through: for each tensor its name, shape, equation, the line of code that makes it, and a picture of it."""
+"""A trace to step through: for each tensor its name, shape, equation, the function that makes it, and a picture."""
 
 import base64
 import io
@@ -28,22 +28,18 @@ from vitrail.models.layers import Attention, Block, Mlp, PatchEmbed, attend
 from vitrail.models.vit import ViT
 from vitrail.reports.page import Html
 
-CODE: tuple[tuple[str, Callable[..., Any], str], ...] = (
-    (r"patches|x_p", PatchEmbed.forward, "x_p = rearrange("),
-    (r"x_p E", PatchEmbed.forward, "F.linear("),
-    (r"\[x_class; x_p E\]", ViT.place, "z_0 = torch.cat("),
-    (r"z_0", ViT.place, "z_0 = z_0 + self.positions("),
-    (r"LN\(z_\d+\)", Block.forward, "self.norm1("),
-    (r"q_\d+|k_\d+|v_\d+", Attention.project, "self.q_norm("),
-    (r"A_\d+", attend, "scaled_dot_product_attention("),
-    (r"MSA_\d+", Attention.forward, "self.proj("),
-    (r"z'_\d+", Block.forward, "self.norm1("),
-    (r"LN\(z'_\d+\)", Block.forward, "self.norm2("),
-    (r"GELU_\d+", Mlp.forward, "x = self.act(x)"),
-    (r"z_\d+", Block.forward, "self.norm2("),
-    (r"logits", ViT.forward, "self.head("),
+CODE: tuple[tuple[str, Callable[..., Any]], ...] = (
+    (r"1 (patches|x_p|x_p E)", PatchEmbed.forward),
+    (r"1 .*", ViT.place),
+    (r"5 .*", Attention.project),
+    (r"6 .*", attend),
+    (r"8 .*", Attention.forward),
+    (r"3 GELU_.*", Mlp.forward),
+    (r"[23] .*", Block.forward),
+    (r"4 LN.*", ViT.encode),
+    (r"4 .*", ViT.pool),
 )
-"""Where each step of a ViT is made: its name, a function, what its line has in it. Looked up, so numbers stay true."""
+"""Number of the equation and name of a step -> the function that makes it; the first that fits."""
 
 SIDE = 288
 """Pixels of the longer side of a picture."""
@@ -54,9 +50,8 @@ class Stop:
     """A step as the page has it."""
 
     step: Step
-    file: str
-    """`models/layers.py:80`; empty where the tensor is made in no one line."""
-    code: str
+    made_in: str
+    """`models/layers.py:80, Mlp.forward`; empty for a step without an equation."""
     picture: UInt8[np.ndarray, "H W C"] | None
 
     @property
@@ -71,17 +66,17 @@ class Stop:
         return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def walk(model: Any, image: Float[Tensor, "1 C H W"], shown: UInt8[Tensor, "_ _ _"]) -> list[Stop]:
-    """Every step of one image's trace, with its line of code and its picture; `shown` is the image in 8 bits."""
+def walk(model: Backbone, image: Float[Tensor, "1 C H W"], shown: UInt8[Tensor, "_ _ _"]) -> list[Stop]:
+    """Every step of one image's trace, with its function and its picture; `shown` is the image in 8 bits."""
     steps = trace(model, image)
     maps: dict[int, Tensor] = {}
 
     def visit(tap: Tap) -> None:
         maps[tap.layer] = tap.weights()[0].mean(0).cpu()
 
-    if isinstance(model, ViT):
+    if any(step.value is None and step.axes == "B A N N" for step in steps):
         watch(model, image, visit)
-    return [_stop(model, step, maps, shown) for step in steps]
+    return [_stop(step, maps, shown) for step in steps]
 
 
 def page_of(stops: Sequence[Stop]) -> Html:
@@ -95,26 +90,23 @@ NOTE = (
 )
 
 
-def line_of(step: Step) -> tuple[str, str]:
-    """(`file:line`, the line itself) of a ViT's step; empty for one no line alone makes."""
-    for pattern, function, part in CODE:
-        if re.fullmatch(pattern, step.name):
+def place_of(step: Step) -> str:
+    """`file:line, function` of a step with an equation; else empty."""
+    for pattern, function in CODE:
+        if re.fullmatch(pattern, f"{step.equation} {step.name}"):
             function = unwrap(function)  # a type checker may stand in front of it
-            lines, first = getsourcelines(function)
-            at = next(number for number, line in enumerate(lines) if part in line)
             path = Path(getsourcefile(function) or "").relative_to(Path(vitrail.__file__).parent)
-            return f"{path.as_posix()}:{first + at}", lines[at].strip()
-    return "", ""
+            return f"{path.as_posix()}:{getsourcelines(function)[1]}, {function.__qualname__}"
+    return ""
 
 
-def _stop(model: Backbone, step: Step, maps: dict[int, Tensor], shown: Tensor) -> Stop:
-    file, code = line_of(step) if isinstance(model, ViT) else ("", "")
+def _stop(step: Step, maps: dict[int, Tensor], shown: Tensor) -> Stop:
     if step.name == "x":
         picture = enlarged(shown.permute(1, 2, 0).numpy())
     else:
         value = maps.get(step.block) if step.value is None else step.value[0]
         picture = None if value is None else thumbnail(value)
-    return Stop(step, file, code, picture)
+    return Stop(step, place_of(step), picture)
 
 
 def thumbnail(value: Float[Tensor, "*N"]) -> UInt8[np.ndarray, "H W C"]:

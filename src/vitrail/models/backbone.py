@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vitrail.errors import DoesNotApply
 from vitrail.models.checks import Grid
 from vitrail.models.extras import nest
 from vitrail.models.features import Features
@@ -57,8 +58,28 @@ class ModelConfig(OpenConfig):
 
     @property
     def reads(self) -> str:
-        """What the head reads of the tokens: "cls", "mean", "map", "cls-mean" or "distilled"."""
+        """The tokens that the head reads: "cls", "mean", "map", "cls-mean" or "distilled"."""
         return getattr(self, "pool", "mean")
+
+    @property
+    def encoder(self) -> "ModelConfig":
+        """The config without what pre-training puts around it: the encoder of a masked autoencoder, else itself."""
+        return self
+
+    @property
+    def parts(self) -> Mapping[str, "ModelConfig"]:
+        """The configs of models inside, by the first word of their parameters' names."""
+        return {}
+
+    @property
+    def hides_patches(self) -> bool:
+        """Whether single patches can be hidden from the model, as masked pre-training does."""
+        return False
+
+    @property
+    def contents(self) -> str:
+        """The parts of a file with such weights, in words."""
+        return f"encoder, head of {self.classes:,} outputs" if self.classes else "encoder, no head"
 
     def grid_at(self, image: tuple[int, int]) -> Grid:
         """Rows and columns (h, w) of tokens for an image of H×W pixels. ShapeError for a size that does not fit."""
@@ -89,6 +110,10 @@ class Backbone(nn.Module, abc.ABC, Generic[C]):
     config: C
     head: nn.Module
     """From pooled features to logits, or Identity in a model without classes."""
+    record: Any = None
+    """The `vitrail.weights.bundle.Record` of a model that was loaded: source, licence, classes, preprocessing."""
+    loaded_from: str | None = None
+    """The path it was loaded from."""
     checkpoint_activations = False
     """True: activations inside the blocks are not kept but computed again in the backward pass. The bits are the same."""
 
@@ -102,6 +127,11 @@ class Backbone(nn.Module, abc.ABC, Generic[C]):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         return self.head(self.pool(self.features(images)))
+
+    def student_logits(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+        """(logits that follow the labels, logits that follow a teacher), each B K: the same with one head."""
+        logits = self(images)
+        return logits, logits
 
     @abc.abstractmethod
     def stages(self) -> Sequence[Stage]:
@@ -128,6 +158,10 @@ class Backbone(nn.Module, abc.ABC, Generic[C]):
         """The layer that reads the last map of convolutions where more layers follow (hybrids); None elsewhere."""
         return None
 
+    def paint(self, images: Float[Tensor, "B C H W"], noise: Float[Tensor, "B N"], ratio: float) -> "Painting":
+        """Hides the `ratio` of patches with the largest noise and paints them. DoesNotApply without a decoder."""
+        raise DoesNotApply(f"a {type(self).__name__} paints nothing: only a masked autoencoder with its decoder does")
+
     def attention_layers(self) -> list[tuple[str, nn.Module]]:
         """(name, layer) of all self-attention in the order of the network; empty in a model without any."""
         return [(name, layer) for name, layer in self.trunk.named_modules() if isinstance(layer, Attention)]
@@ -140,6 +174,17 @@ class Backbone(nn.Module, abc.ABC, Generic[C]):
     @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+@dataclass(frozen=True, eq=False)
+class Painting:
+    """Normalised images with some patches painted by a model."""
+
+    images: Float[Tensor, "B C H W"]
+    """The visible patches as they are, and the model's guess for the hidden ones."""
+    visible: Bool[Tensor, "B C H W"]
+    lent: bool
+    """Whether the true image lends each hidden patch its mean and contrast."""
 
 
 FAMILIES = Registry[type[Backbone]]("model family")

@@ -32,6 +32,14 @@ class DeiTConfig(ViTConfig):
     def reads(self) -> str:
         return "distilled"
 
+    @property
+    def hides_patches(self) -> bool:
+        return False
+
+    @property
+    def contents(self) -> str:
+        return "encoder, two heads" if self.classes else super().contents
+
     def __post_init__(self) -> None:
         super().__post_init__()
         extras = self.extras
@@ -55,6 +63,10 @@ class DeiT(ViT):
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """Class token and distillation token side by side, 2 D wide."""
         return rearrange(features.tokens[:, :2], "B two D -> B (two D)")
+
+    def student_logits(self, images: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.head, TwoHeads)
+        return self.head.both(self.pool(self.features(images)))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

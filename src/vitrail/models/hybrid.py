@@ -50,7 +50,7 @@ class HybridConfig(ModelConfig):
     positions: PositionKind = "learned"
     dropout: float = 0.0
     extras: Extras = PLAIN
-    """Of the ViT, as in ViTConfig."""
+    """The additions to the ViT, as in ViTConfig."""
 
     def __post_init__(self) -> None:
         _ = self.resnet, self.vit  # both check their own
@@ -83,6 +83,10 @@ class HybridConfig(ModelConfig):
         names = ("width", "depth", "heads", "mlp_width", "patch", "classes", "pool", "positions", "dropout", "extras")
         image = (h * self.patch[0], w * self.patch[1])
         return ViTConfig(image=image, channels=self.resnet.width, **{name: getattr(self, name) for name in names})
+
+    @property
+    def parts(self) -> dict[str, ModelConfig]:
+        return {"resnet": self.resnet, "vit": self.vit}
 
     @property
     def prefix(self) -> int:

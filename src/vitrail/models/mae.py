@@ -4,7 +4,7 @@ The encoder is a `ViT` as any other: after pre-training it is taken out and used
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -13,8 +13,8 @@ from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from vitrail.errors import ConfigError
-from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig, Stage
+from vitrail.errors import ConfigError, DoesNotApply
+from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig, Painting, Stage
 from vitrail.models.checks import Grid, at_least
 from vitrail.models.extras import Extras
 from vitrail.models.features import Features
@@ -23,19 +23,21 @@ from vitrail.models.layers import Block
 from vitrail.models.positions import SinCosPositions
 from vitrail.models.vit import ViT, ViTConfig
 
+ENCODER = ViTConfig(positions="sincos-mae", classes=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MAEConfig(ModelConfig):
     """An encoder and its decoder; the defaults of the decoder are the paper's."""
 
     family: ClassVar[str] = "mae"
-    encoder: ViTConfig = field(default_factory=lambda: ViTConfig(positions="sincos-mae", classes=0))
+    encoder: ViTConfig = ENCODER
     decoder_width: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
     decoder_mlp_width: int = 2048
     target: Literal["normalised", "pixels", "unknown"] = "normalised"
-    """What the decoder predicts: each patch with its own mean and deviation taken out, or pixels as they are. A published
+    """The decoder's prediction: each patch with its own mean and deviation taken out, or pixels as they are. A published
     file does not say."""
 
     def __post_init__(self) -> None:
@@ -45,6 +47,15 @@ class MAEConfig(ModelConfig):
                 raise ConfigError(f"decoder_width = {self.decoder_width}", allowed=f"a multiple of {parts}")
         if self.encoder.extras.final_norm != "tokens":
             raise ConfigError("final_norm='pooled' in a masked autoencoder", allowed="'tokens': the decoder reads them")
+
+    @property
+    def parts(self) -> dict[str, ModelConfig]:
+        return {"encoder": self.encoder}
+
+    @property
+    def contents(self) -> str:
+        target = {"normalised": "normalised pixels"}.get(self.target, self.target)
+        return f"encoder and decoder, which predicts {target}"
 
     @property
     def image(self) -> tuple[int, int]:
@@ -175,6 +186,18 @@ class MAE(Backbone[MAEConfig]):
         tokens = self.decode(latent, masking, grid)[:, self.config.encoder.prefix :]
         return self.decoder.read(rows(tokens, masking.hidden)), rows(patches, masking.hidden)
 
+    def paint(self, images: Float[Tensor, "B C H W"], noise: Float[Tensor, "B N"], ratio: float) -> Painting:
+        """Patches of small noise stay visible; the decoder paints the rest, back in pixels (MAE, figures 2 and 3)."""
+        if self.config.target == "unknown":
+            raise DoesNotApply("these weights do not say whether their decoder predicts pixels or normalised pixels")
+        grid, mask = self.encoder.patch_embed.grid(images), masking(noise, ratio)
+        patches = patchify(images, self.config.patch)
+        guess = from_target(self.predict(images, mask), patches, self.config.target)
+        hidden = mask.mask[..., None].to(patches)
+        painted = unpatchify(patches * (1 - hidden) + guess * hidden, self.config.patch, grid)
+        visible = unpatchify((1 - hidden).expand_as(patches), self.config.patch, grid).bool()
+        return Painting(painted, visible, self.config.target == "normalised")
+
     def features(self, images: Float[Tensor, "B C H W"]) -> Features:
         return self.encoder.features(images)
 
@@ -248,7 +271,7 @@ class Decoder(nn.Module):
 
 
 def pixel_target(pixels: Float[Tensor, "B m P"], target: str) -> Float[Tensor, "B m P"]:
-    """What the prediction is compared with; "normalised": (x - mean) / √(variance + 1e-6) per patch, variance unbiased."""
+    """The target of the prediction; "normalised": (x - mean) / √(variance + 1e-6) per patch, variance unbiased."""
     if target == "pixels":
         return pixels
     mean, variance = pixels.mean(-1, keepdim=True), pixels.var(-1, keepdim=True)

@@ -1,7 +1,7 @@
 """The Vision Transformer: "An Image is Worth 16x16 Words" (arXiv 2010.11929), section 3.1.
 
 Read `ViT.place` (equation 1), `ViT.encode` (equations 2 and 3, the blocks of `layers.py`) and `ViT.pool` (equation 4).
-What later methods and published weights add is in `extras.py`.
+`extras.py` has the additions of later methods and of published weights.
 """
 
 import math
@@ -75,6 +75,10 @@ class ViTConfig(ModelConfig):
 
     def grid_at(self, image: tuple[int, int]) -> Grid:
         return patch_grid(image, self.patch)
+
+    @property
+    def hides_patches(self) -> bool:
+        return True
 
     @property
     def has_class_token(self) -> bool:

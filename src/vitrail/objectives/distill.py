@@ -104,11 +104,7 @@ class Distilling(Learner):
         """(logits for the labels, logits for the teacher, the teacher's logits)."""
         student = self.backbone
         teacher = self._teacher[0].to(images.device)(images)
-        if student.config.family != "deit":
-            logits = student(images)
-            return logits, logits, teacher
-        label, follower = student.head.both(student.pool(student.features(images)))
-        return label, follower, teacher
+        return *student.student_logits(images), teacher
 
     def __deepcopy__(self, memo: dict) -> "Distilling":
         return Distilling(copy.deepcopy(self.backbone, memo), self._teacher[0]).train(self.training)
@@ -118,7 +114,7 @@ def load_teacher(path: str, task: Task, classes: int) -> Teacher:
     """The teacher at `path`, its classes in the student's order by name. ConfigError where they are others."""
     if not Path(path).exists():
         raise ConfigError(f"there is no teacher at {path}", next_step="name a run folder, a bundle or a weights file")
-    model: Any = bundle.load(path)
+    model = bundle.load(path)
     record = model.record
     if record.preprocess.channels != task.preprocess.channels:
         raise ConfigError(

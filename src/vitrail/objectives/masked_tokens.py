@@ -17,7 +17,7 @@ class MaskedTokens(Learner):
         self, backbone: Any, outputs: int, generator: torch.Generator | None, notes: tuple[str, ...] = ()
     ) -> None:
         super().__init__(backbone)
-        if backbone.config.family != "vit":
+        if not backbone.config.hides_patches:
             raise ConfigError(f"masked patches of a {backbone.config.family}", allowed="a plain ViT")
         width = backbone.config.width
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))

@@ -63,7 +63,7 @@ class Reconstruct(Pretraining):
 
     def config(self, encoder: Any) -> MAEConfig:
         """The pair that an encoder of this config becomes a part of."""
-        if encoder.family != "vit":
+        if not encoder.hides_patches:
             raise ConfigError(f"masked autoencoding of a {encoder.family}", allowed="a plain ViT: it drops tokens")
         return MAEConfig(
             encoder=encoder,
@@ -139,10 +139,10 @@ def load_decoder(model: MAE, weights: str, generator: torch.Generator) -> tuple[
     """Gives the decoder the weights' own, where they have one, else a new start. WeightsError where it does not fit."""
     model.decoder.initialise(generator)
     found = bundle.read(weights)
-    if found.record.config.family != "mae":
-        return ("weights: they have no decoder; a new one learns from the start",)
     prefix = "decoder."
     theirs = {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)}
+    if not theirs:
+        return ("weights: they have no decoder; a new one starts from random values",)
     fit(model.decoder, theirs, where=f"the decoder of {weights}")
     return (f"weights: the decoder too, {len(theirs)} tensors",)
 

@@ -177,7 +177,7 @@ def _answers(
     if stored.is_file():
         with np.load(stored, allow_pickle=False) as found:
             return found["rows"], found["targets"]
-    model: Any = load(teacher)
+    model = load(teacher)
     batches = eval_batches(unlabelled, preprocess=model.record.preprocess, batch_size=256)
     logits = extract(model, batches).logits
     assert isinstance(logits, torch.Tensor)

@@ -205,7 +205,7 @@ def _no_more_than(images: int, run: Run, world: World) -> Run:
 
 def _work(model: zoo.ModelConfig, images: int) -> tuple[int, int]:
     """(tokens, width) to measure threads with; a network without width and patch counts as tokens of 16×16."""
-    encoder = getattr(model, "encoder", model)
+    encoder = model.encoder
     (H, W), (p, q) = model.image, getattr(encoder, "patch", (16, 16))
     return images * max(1, H // p) * max(1, W // q), getattr(encoder, "width", 256)
 

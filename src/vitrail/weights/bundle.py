@@ -20,6 +20,7 @@ from torch import nn
 from vitrail import config as configs
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.models import zoo
+from vitrail.models.backbone import Backbone
 from vitrail.models.timm_model import PREFIX as TIMM
 from vitrail.models.timm_model import config_of
 from vitrail.models.zoo import ModelConfig
@@ -61,7 +62,7 @@ def load(
     classes: tuple[str, ...] | None = None,
     image: tuple[int, int] | int | None = None,
     allow_nonfinite: bool = False,
-) -> nn.Module:
+) -> Backbone:
     """A model in eval mode, `model(images) -> logits`, with its Record as `model.record`.
 
     `path` is a run folder (the weights its report is about), a bundle folder, a published file of an origin in
@@ -79,8 +80,7 @@ def load(
     say_assumed(record, path)
     model = zoo.skeleton(record.config)
     fit(model, weights.tensors, where=str(path))
-    model.record = record  # pyrefly: ignore[bad-argument-type]
-    model.loaded_from = str(path)  # pyrefly: ignore[bad-argument-type]
+    model.record, model.loaded_from = record, str(path)
     return model.eval()
 
 
@@ -115,7 +115,7 @@ def say_assumed(record: Record, path: str | Path) -> None:
 
 def load_for_finetuning(
     model: ModelConfig, path: str | Path, *, seed: int = 0, config: Told = None
-) -> tuple[nn.Module, Report]:
+) -> tuple[Backbone, Report]:
     """A model of the config `model` for a new task, started from the weights at `path`; and what became of each tensor.
 
     The paper's section 3.2: the old head is dropped for a zero D×K one, pre_logits goes where the config has none,

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from vitrail.errors import ShapeError
 from vitrail.models import zoo
-from vitrail.models.mae import MAEConfig
 from vitrail.weights.fit import fit, shape
 from vitrail.weights.record import Record, Weights
 
@@ -78,9 +77,4 @@ def _fields(one: object, two: object) -> Iterator[str]:
 
 def contents(record: Record) -> str:
     """The parts inside, in words: encoder, decoder and what it predicts, head."""
-    config = record.config
-    if isinstance(config, MAEConfig):
-        target = {"normalised": "normalised pixels", "pixels": "pixels"}.get(config.target, "unknown")
-        return f"encoder and decoder, which predicts {target}"
-    head = f"head of {config.classes:,} outputs" if config.classes else "no head"
-    return f"encoder, {'two heads' if config.family == 'deit' and config.classes else head}"
+    return record.config.contents

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from vitrail.models import zoo
-from vitrail.models.mae import MAEConfig
 from vitrail.models.positions import sincos
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
@@ -18,21 +17,21 @@ def encoder_config(config: ModelConfig) -> Any:
 
     A masked autoencoder's fixed positions become a learned table that starts from them, as in MAE's fine-tuning.
     """
-    if not isinstance(config, MAEConfig):
-        return config
-    if config.encoder.positions != "sincos-mae":
-        return config.encoder
-    return zoo.change(config.encoder, positions="learned", positions_on="all", position_resize="bicubic", classes=0)
+    encoder: Any = config.encoder
+    if encoder is config or encoder.positions != "sincos-mae":
+        return encoder
+    return zoo.change(encoder, positions="learned", positions_on="all", position_resize="bicubic", classes=0)
 
 
 def encoder_of(tensors: Mapping[str, Tensor], config: ModelConfig) -> tuple[dict[str, Tensor], Any]:
     """(tensors, config) of the encoder inside, in the encoder's own names."""
-    if not isinstance(config, MAEConfig):
+    encoder: Any = config.encoder
+    if encoder is config:
         return dict(tensors), config
     inside = "encoder."
     found = {name.removeprefix(inside): tensor for name, tensor in tensors.items() if name.startswith(inside)}
-    if config.encoder.positions == "sincos-mae":
-        found["positions.table"] = _sincos_table(config.encoder, config.encoder.prefix)
+    if encoder.positions == "sincos-mae":
+        found["positions.table"] = _sincos_table(encoder, encoder.prefix)
     return found, encoder_config(config)
 
 

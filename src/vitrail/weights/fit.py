@@ -74,7 +74,7 @@ def adapt(
     """
     _same_body(old, new, where)
     state = dict(fresh)
-    given = {name: tensor for name, tensor in tensors.items() if not _plain(name).startswith("head.")}
+    given = {name: tensor for name, tensor in tensors.items() if not _plain(name, new).startswith("head.")}
     kept, resized, fresh_ones = [], [], []
     for name, want in state.items():
         if name not in given:
@@ -82,7 +82,7 @@ def adapt(
             continue
         tensor = given[name]
         fitted = _spread(_resized(name, tensor, old, new), want, old.channels, new.channels)
-        if fitted.shape != want.shape and _plain(name).startswith(TASK):
+        if fitted.shape != want.shape and _plain(name, new).startswith(TASK):
             fresh_ones.append(name)
             continue
         state[name] = fitted
@@ -92,7 +92,7 @@ def adapt(
             resized.append(f"{name} {shape(tensor)} → {shape(fitted)}")
     used = {*kept, *(line.split(" ")[0] for line in resized)}
     dropped = [name for name in tensors if name not in used]
-    strange = [name for name in {*fresh_ones, *dropped} if not _plain(name).startswith(TASK)]
+    strange = [name for name in {*fresh_ones, *dropped} if not _plain(name, new).startswith(TASK)]
     if strange:
         raise WeightsError(
             f"{where} has another body than the model: {', '.join(sorted(strange))}",
@@ -123,8 +123,9 @@ def _resized(name: str, tensor: Tensor, old: Any, new: Any) -> Tensor:
 
     A name implies the fields that are read: a family with a position table has a grid.
     """
-    if name.startswith("vit."):  # half of a hybrid
-        return _resized(_plain(name), tensor, old.vit, new.vit)
+    part, _, rest = name.partition(".")
+    if part in old.parts:
+        return _resized(rest, tensor, old.parts[part], new.parts[part])
     if name == "positions.table":
         return _positions(tensor, old, new)
     if name in ("positions.rows", "positions.columns"):
@@ -145,9 +146,10 @@ def _spread(tensor: Tensor, want: Tensor, old: int, new: int) -> Tensor:
     return (tensor.sum(1, keepdim=True) / new).expand(-1, new, -1, -1)
 
 
-def _plain(name: str) -> str:
-    """The name a tensor has in a ViT that stands alone."""
-    return name.removeprefix("vit.")
+def _plain(name: str, config: ModelConfig) -> str:
+    """The name a tensor has in a model that stands alone."""
+    part, _, rest = name.partition(".")
+    return _plain(rest, config.parts[part]) if part in config.parts else name
 
 
 def _positions(table: Tensor, old: Any, new: Any) -> Tensor:

@@ -1,0 +1,93 @@
+"""Analyses of weights alone: position embeddings and the filters of the patch embedding (the paper's figure 7)."""
+
+from dataclasses import fields
+
+import numpy as np
+from torch import Tensor
+
+from vitrail.inspection import figures
+from vitrail.inspection.filters import PAPER, embedding_filters, filter_components, shifted_lines
+from vitrail.inspection.positions import position_components, position_similarity, position_structure, position_table
+from vitrail.inspection.subject import Finding, Subject, table_of
+
+
+def describe_positions(subject: Subject) -> Finding:
+    """The paper's figure 7 (centre), components, and structure as numbers."""
+    table = position_table(subject.model)
+    similarity, found, structure = position_similarity(table), position_components(table), position_structure(table)
+    titles = [f"{share:.1%}" for share in found.explained]
+    h, w = table.shape[:2]
+    rows = [(spec.name.replace("_", " "), getattr(structure, spec.name)) for spec in fields(structure)]
+    return Finding(
+        f"Each tile belongs to one of {h} × {w} places and shows its cosine with all places. Patches that touch have a mean "
+        f"cosine of {structure.neighbours:.2f}, those in the same row or column {structure.same_line:.2f}, others "
+        f"{structure.elsewhere:.2f}. Rows explain {structure.rows:.0%} of the variance, columns {structure.columns:.0%}; one "
+        f"plane wave each explains {structure.waves:.0%} of the first {len(found.scores)} components.",
+        (
+            figures.similarity_grid(
+                "position-similarity",
+                similarity,
+                title="Similarity of position embeddings",
+                alt=f"A grid of tiles; neighbours have a mean cosine of {structure.neighbours:.2f}, others of "
+                f"{structure.elsewhere:.2f}.",
+            ),
+            figures.tiles(
+                "position-components",
+                [score.numpy() for score in found.scores],
+                titles,
+                alt="The first principal components of the position embeddings as maps, with their shares of the variance: "
+                + ", ".join(titles),
+                caption="Principal components of the position embeddings, with their share of the variance",
+                across=6,
+            ),
+        ),
+        table_of(rows, {"what": "{}", "value": "{:.4f}"}),
+        {
+            "similarity": similarity[figures.places(h, min(h, 14))][:, figures.places(w, min(w, 14))],
+            "explained": found.explained,
+        },
+    )
+
+
+def describe_filters(subject: Subject) -> Finding:
+    """The paper's figure 7 (left), and lines that are shifted."""
+    weight = embedding_filters(subject.model)
+    found = filter_components(weight, PAPER)
+    pictures = [_stretched(one) for one in found.scores]
+    lines = {"upright": shifted_lines(weight), "level": shifted_lines(weight, upright=False)}
+    curves = {"pixels": _by_shift(lines["upright"].raw)}
+    curves |= {f"embedded, {name} line": _by_shift(cosines.embedded) for name, cosines in lines.items()}
+    raw, near = lines["upright"].between(1)
+    rows = (
+        (name, shift, *cosines.between(shift))
+        for name, cosines in lines.items()
+        for shift in range(1, len(cosines.raw))
+    )
+    return Finding(
+        f"The first {len(pictures)} principal components of {len(weight)} filters explain "
+        f"{float(found.explained.sum()):.0%} of their variance. Lines one pixel apart share {raw:.0%} as pixels (they are "
+        f"orthogonal) and have a mean |cosine| of {near:.2f} once embedded. Random filters "
+        f"would have {(2 / np.pi / len(weight)) ** 0.5:.2f}. The rest is trained: neighbouring pixels belong together.",
+        (
+            figures.tiles(
+                "filters",
+                pictures,
+                [f"{share:.1%}" for share in found.explained],
+                alt=f"The first {len(pictures)} principal components of the embedding filters as small pictures.",
+                caption="Principal components of the embedding filters, with their share of the variance",
+            ),
+            figures.cosines_by_shift("shifted-lines", curves, title="One line, shifted"),
+        ),
+        table_of(rows, {"line": "{}", "shift": "{}", "raw": "{:.3f}", "embedded": "{:.3f}"}),
+        {"explained": found.explained, "components": found.scores},
+    )
+
+
+def _stretched(component: Tensor) -> np.ndarray:
+    """A component C p q as a picture: grey in the middle, its largest value black or white."""
+    scaled = (0.5 + 0.5 * component / component.abs().max().clamp_min(1e-12)).permute(1, 2, 0).numpy()
+    return scaled if scaled.shape[2] == 3 else 2 * scaled.mean(2) - 1
+
+
+def _by_shift(cosines: Tensor) -> list[float]:
+    return [float(cosines.diagonal(shift).abs().mean()) for shift in range(len(cosines))]
