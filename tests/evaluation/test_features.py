@@ -57,23 +57,23 @@ def by_hand(model, source):
 def test_logits_and_features_are_the_models_own(model):
     source = digits()
     features, logits = by_hand(model, source)
-    found = extract(model, batches(source), what="both", preprocess=GREY, precision="fp32")
-    torch.testing.assert_close(found.features, features, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.logits, logits, rtol=1e-5, atol=1e-5)
-    assert found.keys == tuple(source.keys) and found.targets.tolist() == source.labels.tolist()
+    for what, wanted in (("features", features), ("logits", logits)):
+        found = extract(model, batches(source), what=what, preprocess=GREY, precision="fp32")
+        torch.testing.assert_close(found.features, wanted, rtol=1e-5, atol=1e-5)
+        assert found.keys == tuple(source.keys) and found.labels.tolist() == source.labels.tolist()
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1000])
 def test_every_image_is_there_once_at_any_batch_size(model, size):
     source = digits(100)
     found = extract(model, batches(source, size), preprocess=GREY, precision="fp32")
-    assert found.features is None and found.logits.shape == (100, 10) and len(set(found.keys)) == 100
-    torch.testing.assert_close(found.logits, by_hand(model, source)[1], rtol=1e-4, atol=1e-5)
+    assert found.features.shape == (100, 10) and len(set(found.keys)) == 100
+    torch.testing.assert_close(found.features, by_hand(model, source)[1], rtol=1e-4, atol=1e-5)
 
 
-def test_what_decides_what_is_there(model):
+def test_features_come_as_float32(model):
     found = extract(model, batches(digits(5)), what="features", preprocess=GREY)
-    assert found.logits is None and found.features.shape == (5, 32) and found.features.dtype == torch.float32
+    assert found.features.shape == (5, 32) and found.features.dtype == torch.float32
 
 
 def test_float_images_are_taken_as_they_are(model):
@@ -81,12 +81,12 @@ def test_float_images_are_taken_as_they_are(model):
     batch = Batch(images, torch.zeros(4, dtype=torch.long), tuple("abcd"))
     with torch.no_grad():
         expected = model(images)
-    torch.testing.assert_close(extract(model, [batch], precision="fp32").logits, expected)
+    torch.testing.assert_close(extract(model, [batch], precision="fp32").features, expected)
 
 
 def test_bf16_answers_are_near_and_come_as_float32(model):
     source = digits()
-    found = extract(model, batches(source), preprocess=GREY, precision="bf16").logits
+    found = extract(model, batches(source), preprocess=GREY, precision="bf16").features
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, by_hand(model, source)[1], rtol=0.1, atol=0.15)
 
@@ -96,13 +96,13 @@ def test_the_model_is_left_as_it_was(model):
     model.blocks[0].eval()  # a frozen part of a model in training
     modes = [module.training for module in model.modules()]
     grads = torch.is_grad_enabled()
-    first = extract(model, batches(digits()), preprocess=GREY).logits
+    first = extract(model, batches(digits()), preprocess=GREY).features
     assert [module.training for module in model.modules()] == modes and torch.is_grad_enabled() == grads
-    assert torch.equal(first, extract(model, batches(digits()), preprocess=GREY).logits), "dropout is off"
+    assert torch.equal(first, extract(model, batches(digits()), preprocess=GREY).features), "dropout is off"
     model(torch.randn(2, 1, 8, 8)).sum().backward()
 
 
-def test_what_is_extracted_can_be_learnt_from(model):
+def test_what_is_extracted_can_be_trained_on(model):
     found = extract(model, batches(digits(5)), what="features", preprocess=GREY)
     weight = torch.zeros(32, requires_grad=True)
     (found.features @ weight).sum().backward()
@@ -137,8 +137,8 @@ def test_without_a_record_the_preprocessing_has_to_be_given(model):
 def test_evaluate_scores_every_image_and_hands_the_logits_on(model, capfd):
     source = digits(100)
     scores, found = evaluate(model, source, preprocess=GREY, batch_size=16, workers=0)
-    assert scores.images == 100 and found.logits.shape == (100, 10)
-    assert scores.top1 == float((found.logits.argmax(1).numpy() == source.labels).mean())
+    assert scores.images == 100 and found.features.shape == (100, 10)
+    assert scores.top1 == float((found.features.argmax(1).numpy() == source.labels).mean())
     assert "Evaluating" in capfd.readouterr().err
 
 

@@ -11,10 +11,10 @@ from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import store
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
+from vitrail.evaluation.feature_table import About, FeatureTable, join
 from vitrail.evaluation.features import extract
 from vitrail.evaluation.layers import AtLayers, Pixels
 from vitrail.evaluation.probing import PROTOCOLS, Settings, probe, table
-from vitrail.evaluation.store import About, Kept
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.models import zoo
@@ -63,17 +63,17 @@ def test_pixels_are_pixels() -> None:
     torch.testing.assert_close(found.features, images.flatten(1).float() / 127.5 - 1)
 
 
-def _kept(n: int = 60, width: int = 6, **about) -> Kept:
+def _kept(n: int = 60, width: int = 6, **about) -> FeatureTable:
     draws = np.random.default_rng(0)
     labels = np.arange(n) % 3
     features = draws.standard_normal((n, width)) + 2 * np.random.default_rng(9).standard_normal((3, width))[labels]
     told = About(model="m", digest="d", layer="pooled", preprocess=Preprocess(), classes=("ä", "b", "c"), **about)
-    return Kept(
-        told,
+    return FeatureTable(
         torch.from_numpy(features.astype(np.float32)),
         torch.from_numpy(labels),
         torch.from_numpy((np.arange(n) % 5 == 0).astype(np.int64)),
         tuple(f"bild/{i}.png" for i in range(n)),
+        told,
     )
 
 
@@ -117,7 +117,7 @@ def test_weights_are_not_features(tmp_path: Path) -> None:
 
 def test_features_of_another_model_are_not_mixed() -> None:
     with pytest.raises(DataError, match="of different models: m and other"):
-        store.join(
+        join(
             [_kept(), dataclasses.replace(_kept(), about=dataclasses.replace(_kept().about, digest="e", model="other"))]
         )
 

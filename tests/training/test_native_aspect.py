@@ -103,14 +103,14 @@ def test_answers_come_in_the_order_of_the_images_and_equal_those_one_by_one(phot
     model.record = Record(config=model.config, preprocess=NATIVE, classes=photos.classes)
     model.eval()
     batches = eval_batches(photos, preprocess=NATIVE, batch_size=20)
-    found = extract(model, batches, what="both", precision="fp32")
+    found = extract(model, batches, precision="fp32")
     assert found.keys == tuple(photos.keys)
     answers = list(predict(model, photos, precision="fp32", batch_size=16, quiet=True))
     for index in range(0, 60, 7):
         image = NATIVE.normalise(NATIVE.resize_image(photos.picture(index))[None])
         with torch.no_grad():
             logits = model(image)[0]
-        assert torch.allclose(found.logits[index], logits, atol=1e-4)
+        assert torch.allclose(found.features[index], logits, atol=1e-4)
         assert answers[index].key == photos.keys[index]
         assert answers[index].labels[0] == photos.classes[int(logits.argmax())]
 

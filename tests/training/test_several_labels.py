@@ -83,7 +83,7 @@ def test_a_run_learns_by_sigmoid_and_is_known_by_mean_average_precision(trained:
     assert low <= result.scores.headline.value <= high and high - low > 0.001
     model, test = load(result.folder), open_data(str(data)).test
     batches = eval_batches(test, preprocess=model.record.preprocess, batch_size=50)
-    logits = extract(model, batches, precision="fp32").logits
+    logits = extract(model, batches, precision="fp32").features
     expected = metrics.average_precision_score(test.labels, logits.numpy(), average="macro")
     assert result.scores.headline.value == pytest.approx(expected, abs=1e-6)
 
@@ -110,7 +110,7 @@ def test_predictions_are_the_labels_above_the_threshold(trained: tuple[Path, Res
     model, test = load(result.folder), open_data(str(data)).test
     probabilities = extract(
         model, eval_batches(test, preprocess=model.record.preprocess, batch_size=50)
-    ).logits.sigmoid()
+    ).features.sigmoid()
     found = list(predict(model, test, quiet=True, top_k=1))
     for one, row in zip(found, probabilities, strict=True):
         above = {SHAPES[k]: float(row[k]) for k in range(3) if row[k] >= model.record.threshold}

@@ -9,8 +9,8 @@ from torch import nn
 from vitrail.api.models import Model, Size, open_model
 from vitrail.evaluation import embedding
 from vitrail.evaluation.embedding import Extraction, every_part
+from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.layers import Pixels, Pool
-from vitrail.evaluation.store import Kept
 from vitrail.evaluation.store import save as save_features
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import open_data, open_images
@@ -36,7 +36,7 @@ def embed(
     workers: int = -1,
     download: bool = False,
     cache: str | Path | None = None,
-) -> Kept:
+) -> FeatureTable:
     """A model's features of images, with classes and split where the data has them.
 
         vitrail.embed("runs/photos-1", "./photos", out="features.safetensors")

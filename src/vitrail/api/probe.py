@@ -8,13 +8,15 @@ import numpy as np
 from torch import nn
 
 from vitrail.api.embed import open_features_model, open_split
+from vitrail.api.models import Model
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import PIXELS as PIXELS_DIGEST
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
+from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.layers import Pixels, Pool, blocks_of, up_to
 from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols
 from vitrail.evaluation.probing import probe as probe_features
-from vitrail.evaluation.store import Kept, is_features, read
+from vitrail.evaluation.store import is_features, read
 from vitrail.images.samples import Source, Splits
 from vitrail.reports.progress import progress
 
@@ -45,7 +47,7 @@ class Probing:
 
 
 def probe(
-    model: str | Path | nn.Module,
+    model: Model,
     data: str | Path | Splits | None = None,
     *,
     protocols: Sequence[str] = PROTOCOLS,
@@ -56,7 +58,7 @@ def probe(
     l2: Sequence[float] = (1024.0,),
     k: Sequence[int] | None = None,
     seeds: int = 3,
-    beside: Sequence[str | Path | nn.Module] = (),
+    beside: Sequence[Model] = (),
     at_least: int = 0,
     holdout: float = 0.2,
     cache: str | Path | None = None,
@@ -100,8 +102,8 @@ def probe(
 
 
 def features(
-    models: Sequence[str | Path | nn.Module], data: str | Path | Splits | None, asked: Probing
-) -> Iterator[tuple[str, Kept]]:
+    models: Sequence[Model], data: str | Path | Splits | None, asked: Probing
+) -> Iterator[tuple[str, FeatureTable]]:
     """The features of every model named, checked before the first is computed."""
     stored = {str(name): read(str(name)) for name in models if is_features(str(name))}
     for name, kept in stored.items():
@@ -151,7 +153,7 @@ def keep_classes(splits: Splits, least: int, say: Say) -> Splits:
     return replace(splits, train=of(splits.train), test=of(splits.test), val=splits.val and of(splits.val))
 
 
-def measure(name: str, kept: Kept, asked: Probing) -> Iterator[tuple[str, Row]]:
+def measure(name: str, kept: FeatureTable, asked: Probing) -> Iterator[tuple[str, Row]]:
     """Each row with the name of its features: every protocol on every layer."""
     asked.say(f"{name}: {len(kept.keys):,} images, {kept.features.shape[1]} features ({kept.about.layer})")
     wanted = readings(name, kept, asked)
@@ -164,7 +166,7 @@ def measure(name: str, kept: Kept, asked: Probing) -> Iterator[tuple[str, Row]]:
             bar.update(done)
 
 
-def check_layers(kept: Kept, asked: Probing) -> None:
+def check_layers(kept: FeatureTable, asked: Probing) -> None:
     """Raises ConfigError where features that were kept lack a layer that is asked for. Pixels have none, which is said
     later."""
     if kept.about.blocks:
@@ -174,7 +176,7 @@ def check_layers(kept: Kept, asked: Probing) -> None:
         kept.at(asked.layer or (tuple(range(-most, 0)) if most > 1 else ()))
 
 
-def readings(name: str, kept: Kept, asked: Probing) -> list[tuple[str, str, tuple[int, ...]]]:
+def readings(name: str, kept: FeatureTable, asked: Probing) -> list[tuple[str, str, tuple[int, ...]]]:
     """(name, protocol, the layers it reads) of everything to measure on these features; what they have no layers for is
     said. Raises ConfigError for layers that were not kept.
     """

@@ -9,13 +9,14 @@ from torch import Tensor
 from vitrail.api.models import Model, open_model
 from vitrail.errors import DataError, suggest
 from vitrail.evaluation.embedding import Extraction, embed
+from vitrail.evaluation.feature_table import FeatureTable, check_same_model
 from vitrail.evaluation.neighbours import Pair, mutual_pairs, near_duplicates, nearest
-from vitrail.evaluation.store import Kept, check_same_model, read
+from vitrail.evaluation.store import read
 from vitrail.images.sources import open_images
 
 
 def similar(
-    features: Kept | str | Path, of: str | Path, *, k: int = 10, model: Model | None = None
+    features: FeatureTable | str | Path, of: str | Path, *, k: int = 10, model: Model | None = None
 ) -> list[tuple[str, float]]:
     """The keys of the `k` images most like one, with their cosines, the most similar first.
 
@@ -24,7 +25,7 @@ def similar(
     `of` is the key of an image in the file, or the end of it; or a new image file. A new image is read by `model`, by
     default the one that made the features. Raises DataError for a name that is neither, or for another model.
     """
-    kept = features if isinstance(features, Kept) else read(features)
+    kept = features if isinstance(features, FeatureTable) else read(features)
     row = None if Path(of).is_file() and str(of) not in kept.keys else find_row(kept, str(of))
     query = embed_one(kept, Path(of), model) if row is None else kept.features[row : row + 1]
     near = nearest(query, kept.features, k=min(k + (row is not None), len(kept.keys)))
@@ -32,16 +33,16 @@ def similar(
     return [(kept.keys[index], cosine) for index, cosine in found if index != row][:k]
 
 
-def duplicates(features: Kept | str | Path, *, threshold: float | None = None) -> list[Pair]:
+def duplicates(features: FeatureTable | str | Path, *, threshold: float | None = None) -> list[Pair]:
     """Pairs of nearly equal images. With a `threshold` all pairs of that cosine; without one the pairs above 0.95 that have
     no nearer neighbour."""
-    kept = features if isinstance(features, Kept) else read(features)
+    kept = features if isinstance(features, FeatureTable) else read(features)
     if threshold is None:
         return mutual_pairs(kept.features)
     return near_duplicates(kept.features, threshold=threshold)
 
 
-def embed_one(kept: Kept, image: Path, model: Model | None) -> Float[Tensor, "1 D"]:
+def embed_one(kept: FeatureTable, image: Path, model: Model | None) -> Float[Tensor, "1 D"]:
     """The features of a new image as `kept` has them."""
     name = model if model is not None else kept.about.model
     if model is None and not Path(kept.about.model).exists():
@@ -57,7 +58,7 @@ def embed_one(kept: Kept, image: Path, model: Model | None) -> Float[Tensor, "1 
     return found.features
 
 
-def find_row(kept: Kept, key: str) -> int:
+def find_row(kept: FeatureTable, key: str) -> int:
     """The row of the image with this key, or the only one whose key ends so. Raises DataError."""
     exact = [index for index, name in enumerate(kept.keys) if name == key]
     found = exact or [index for index, name in enumerate(kept.keys) if name.endswith(key)]

@@ -12,7 +12,7 @@ from vitrail.errors import ConfigError
 from vitrail.reports.tables import Column, Table, show
 
 if TYPE_CHECKING:
-    from vitrail.evaluation.store import Kept
+    from vitrail.evaluation.feature_table import FeatureTable
 
 SHOWN = 20
 """Pairs on the screen; --json has all."""
@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def most_similar(kept: "Kept", asked: Similar) -> Table:
+def most_similar(kept: "FeatureTable", asked: Similar) -> Table:
     from vitrail.api.similar import similar
 
     assert asked.of is not None
@@ -67,10 +67,10 @@ def most_similar(kept: "Kept", asked: Similar) -> Table:
     return Table(columns, cells, f"most similar to {asked.of}")
 
 
-def pairs(kept: "Kept", asked: Similar) -> Table:
+def pairs(kept: "FeatureTable", asked: Similar) -> Table:
     from vitrail.api.similar import duplicates
+    from vitrail.evaluation.feature_table import SPLITS
     from vitrail.evaluation.neighbours import groups, typical_cosine
-    from vitrail.evaluation.store import SPLITS
 
     found = duplicates(kept, threshold=asked.duplicates)
     splits = [SPLITS[index] for index in kept.splits.tolist()]
@@ -92,6 +92,6 @@ def pairs(kept: "Kept", asked: Similar) -> Table:
     return Table((*map(Column, columns), Column("cosine", "{:.4f}")), tuple(rows), what)
 
 
-def name_of(kept: "Kept", index: int) -> str | None:
+def name_of(kept: "FeatureTable", index: int) -> str | None:
     label = int(kept.labels[index])
     return kept.about.classes[label] if 0 <= label < len(kept.about.classes) else None

@@ -2,6 +2,7 @@
 before.
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -19,13 +20,13 @@ from vitrail import hardware
 from vitrail.batches.loader import Batch, eval_batches
 from vitrail.errors import ConfigError, NonFiniteError
 from vitrail.evaluation import store
+from vitrail.evaluation.feature_table import SPLITS, About, FeatureTable, join
 from vitrail.evaluation.features import extract
 from vitrail.evaluation.layers import AtLayers, Pixels, Pool
-from vitrail.evaluation.store import About, Kept
 from vitrail.images.samples import Source, Splits
 from vitrail.prediction.bulk import ROWS, Bulk, job_of
 from vitrail.prediction.engine import TorchEngine
-from vitrail.prediction.forward import answering, as_input, place, preprocess_of
+from vitrail.prediction.forward import answering, as_input, model_digest, place, preprocess_of
 from vitrail.prediction.parts import Part
 from vitrail.reports.progress import Progress, progress
 
@@ -65,7 +66,7 @@ def embed(
     name: str = "",
     how: Extraction | None = None,
     cache: Path | None = None,
-) -> Kept:
+) -> FeatureTable:
     """Features of the sources, by the names of their splits (train, test, val).
 
     `cache` is a folder of files named by what decides the features: model, layer, preprocessing and data. Features that are there
@@ -78,8 +79,8 @@ def embed(
     if file is not None and file.is_file():
         return store.read(file)
     aside = file.with_suffix("") if file else None
-    kept = store.join([_pass(reader, about, split, source, how, aside) for split, source in parts.items()])
-    kept = Kept(about, kept.features, kept.labels, kept.splits, kept.keys)
+    kept = join([_pass(reader, about, split, source, how, aside) for split, source in parts.items()])
+    kept = dataclasses.replace(kept, about=about)
     if file is not None and aside is not None:
         store.save(file, kept)
         shutil.rmtree(aside, ignore_errors=True)
@@ -91,7 +92,7 @@ def about_of(model: nn.Module, reader: nn.Module, parts: Mapping[str, Source], n
     sources = list(parts.values())
     return About(
         model=name,
-        digest=PIXELS if isinstance(model, Pixels) else store.model_digest(model),
+        digest=PIXELS if isinstance(model, Pixels) else model_digest(model),
         layer=how.named(reader),
         preprocess=preprocess_of(reader),
         classes=sources[0].classes,
@@ -125,8 +126,8 @@ def bulk(
         rows = [torch.zeros(width) if row is None else row for row in answers]
         labels = torch.from_numpy(parts[span.split].labels[span.start : span.stop])
         labels = labels.long() if labels.ndim == 1 else torch.full((len(rows),), -1)
-        splits = torch.full((len(rows),), store.SPLITS.index(span.split))
-        return store.table_of(Kept(about, torch.stack(rows), labels, splits, tuple(keys)), errors)
+        splits = torch.full((len(rows),), SPLITS.index(span.split))
+        return store.table_of(FeatureTable(torch.stack(rows), labels, splits, tuple(keys), about), errors)
 
     return Bulk(job, parts, about.preprocess.read, answer, table)
 
@@ -148,10 +149,12 @@ def key(about: About, *more: str) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _pass(reader: nn.Module, about: About, split: str, source: Source, how: Extraction, aside: Path | None) -> Kept:
+def _pass(
+    reader: nn.Module, about: About, split: str, source: Source, how: Extraction, aside: Path | None
+) -> FeatureTable:
     """Features of one source; with a folder `aside`, in pieces that are written there as soon as they are made."""
     size = CHUNK if aside else max(1, len(source))
-    found: list[Kept] = []
+    found: list[FeatureTable] = []
     with progress(len(source), f"Features of {source.name} ({split})") as bar:
         for start in range(0, max(1, len(source)), size):
             piece = aside / f"{split}-{start:010d}.safetensors" if aside else None
@@ -163,17 +166,15 @@ def _pass(reader: nn.Module, about: About, split: str, source: Source, how: Extr
             found.append(_some(reader, about, split, some, how, bar))
             if piece is not None:
                 store.save(piece, found[-1])
-    return store.join(found)
+    return join(found)
 
 
-def _some(reader: nn.Module, about: About, split: str, source: Source, how: Extraction, bar: Progress) -> Kept:
+def _some(reader: nn.Module, about: About, split: str, source: Source, how: Extraction, bar: Progress) -> FeatureTable:
     batches = eval_batches(source, preprocess=about.preprocess, batch_size=how.batch_size, workers=how.workers)
     counted = _counted(batches, bar)
     found = extract(reader, counted, what="features", device=how.device, precision=how.precision)
-    features = found.features if found.features is not None else torch.zeros(0, 1)
-    labels = found.targets.long() if found.targets.ndim == 1 else torch.full((len(features),), -1)
-    splits = torch.full((len(features),), store.SPLITS.index(split))
-    return Kept(about, features, labels, splits, found.keys)
+    labels = found.labels.long() if found.labels.ndim == 1 else torch.full((len(found.keys),), -1)
+    return dataclasses.replace(found, labels=labels, splits=found.splits + SPLITS.index(split), about=about)
 
 
 def _counted(batches: Iterable[Batch], bar: Progress) -> Iterator[Batch]:

@@ -7,7 +7,8 @@ from torch import nn
 
 from vitrail.batches.loader import Batch, eval_batches
 from vitrail.errors import DataError
-from vitrail.evaluation.features import Extracted, extract
+from vitrail.evaluation.feature_table import FeatureTable
+from vitrail.evaluation.features import extract
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
 from vitrail.prediction.forward import check_head, class_names, preprocess_of
@@ -26,8 +27,8 @@ def evaluate(
     precision: str = "auto",
     workers: int = -1,
     watch: Callable[[Iterable[Batch]], Iterable[Batch]] | None = None,
-) -> tuple[Scores | MultiLabelScores, Extracted]:
-    """Scores a classifier on every image of `source`, each once; gives the logits too.
+) -> tuple[Scores | MultiLabelScores, FeatureTable]:
+    """Scores a classifier on every image of `source`, each once; gives a table of the logits too.
 
     The images decide: with one label each they give `Scores` (top-1), with several `MultiLabelScores` (mean average precision;
     labels at the threshold of the model's record). Classes are matched by name with the model's record, in any order. `watch`
@@ -43,11 +44,10 @@ def evaluate(
     batches = eval_batches(source, preprocess=preprocess_of(model, preprocess), batch_size=batch_size, workers=workers)
     watched = watch(batches) if watch else track(batches, -(-len(source) // batch_size), "Evaluating")
     found = extract(model, watched, preprocess=preprocess, device=device, precision=precision)
-    assert found.logits is not None
     if labels.ndim == 2:
         threshold = getattr(getattr(model, "record", None), "threshold", None)
-        return score_labels(found.logits, labels, classes, threshold=threshold), found
-    return score_classes(found.logits, labels, classes), found
+        return score_labels(found.features, labels, classes, threshold=threshold), found
+    return score_classes(found.features, labels, classes), found
 
 
 def evaluate_classes(model: nn.Module, source: Source, **options) -> Scores:

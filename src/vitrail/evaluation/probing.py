@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.feature_set import Labelled
+from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.fewshot import L2, SHOTS, few_shot
 from vitrail.evaluation.knn import K, knn
 from vitrail.evaluation.linear import linear_probe
 from vitrail.evaluation.logistic import logistic
 from vitrail.evaluation.nearest_mean import nearest_mean
-from vitrail.evaluation.store import Kept
 from vitrail.registry import Registry
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.statistics import Spread, spread, wilson
@@ -104,7 +104,9 @@ WIDE = {"linear-4": 4}
 """Protocols that read the last so many blocks side by side."""
 
 
-def probe(kept: Kept, protocols: Sequence[str], asked: Settings | None = None, *, blocks: int = 1) -> Iterator[Row]:
+def probe(
+    kept: FeatureTable, protocols: Sequence[str], asked: Settings | None = None, *, blocks: int = 1
+) -> Iterator[Row]:
     """The rows of each protocol, as they are ready: trained on the train part, tested on the test part.
 
     `blocks` says how many blocks' features lie side by side in `kept`; all but the protocols in WIDE read the last.

@@ -1,128 +1,35 @@
-"""Features in a file: what one pass gave, with all that is needed to know whose they are. Every protocol reads it back.
+"""Tables of features in files, with all that is needed to know whose they are.
 
 `.safetensors` is built in; `.parquet` (one row an image, for pandas, DuckDB or Polars) needs the extra `parquet`.
 """
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
 
 from vitrail import config as configs
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluation.feature_set import Labelled, labelled
-from vitrail.images.preprocess import Preprocess
-from vitrail.prediction.forward import model_digest as model_digest
+from vitrail.evaluation.feature_table import SPLITS, About, FeatureTable
 from vitrail.prediction.parts import DONE, JOB, Job, arrow
 from vitrail.storage import write_whole
 
 FORMAT = "vitrail features 1"
-SPLITS = ("train", "test", "val")
 
 
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """The model and data of some features. Two files with one digest, layer and preprocess may be compared."""
-
-    model: str
-    digest: str
-    """sha256 over the model's tensors; "pixels" for none."""
-    layer: str
-    """"pooled", or the blocks and the pooling: "11", "9 10 11 12 cls"."""
-    preprocess: Preprocess
-    classes: tuple[str, ...]
-    data: str = ""
-    fingerprints: tuple[str, ...] = ()
-    """Fingerprints of the sources, one for each split in the file."""
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """The blocks whose features lie side by side; none where they are what the head reads, or pixels."""
-        return tuple(int(word) for word in self.layer.split() if word.isdigit())
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """Features of N images, in order."""
-
-    about: About
-    features: Float[Tensor, "N D"]
-    labels: Int[Tensor, "N"]
-    """-1: unlabelled."""
-    splits: Int[Tensor, "N"]
-    """0 train, 1 test, 2 val."""
-    keys: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        counts = [len(part) for part in (self.features, self.labels, self.splits, self.keys)]
-        if len(set(counts)) > 1 or not set(self.splits.unique().tolist()) <= set(range(len(SPLITS))):
-            raise DataError(
-                "features of {} images with {} labels, {} splits and {} keys".format(*counts),
-                allowed="one of each an image, splits " + ", ".join(f"{k} {name}" for k, name in enumerate(SPLITS)),
-                next_step="make them again with `vitrail embed`",
-            )
-
-    def last(self, count: int, *, of: int) -> "Kept":
-        """The features of the last `count` blocks where those of `of` blocks lie side by side."""
-        width = self.features.shape[1] // of
-        return dataclasses.replace(self, features=self.features[:, -count * width :])
-
-    def at(self, blocks: Sequence[int]) -> "Kept":
-        """The features of these blocks only. Raises ConfigError for one that was not kept."""
-        there = self.about.blocks
-        if not blocks:
-            return self
-        if absent := [block for block in blocks if block not in there]:
-            raise ConfigError(
-                f"layer {absent[0]} of features of {self.about.layer}",
-                allowed=", ".join(map(str, there)) or "no layer: these are what the head reads",
-                next_step=f"keep the layers you need with `vitrail embed` and `layer={blocks}`",
-            )
-        width = self.features.shape[1] // len(there)
-        parts = [self.features[:, place * width : (place + 1) * width] for place in map(there.index, blocks)]
-        pool = self.about.layer.split()[-1]
-        about = dataclasses.replace(self.about, layer=" ".join(map(str, [*blocks, pool])))
-        return dataclasses.replace(self, about=about, features=torch.cat(parts, 1) if len(parts) > 1 else parts[0])
-
-    def part(self, split: str) -> Labelled:
-        """The checked features of one split. Raises DataError where the file has none or labels are missing."""
-        rows = self.splits == SPLITS.index(split)
-        if not rows.any():
-            there = [name for index, name in enumerate(SPLITS) if (self.splits == index).any()]
-            raise DataError(f"these features have no {split} images", allowed=", ".join(there))
-        return labelled(self.features[rows], self.labels[rows], len(self.about.classes) or None)
-
-
-def check_same_model(first: About, second: About) -> None:
-    """Raises DataError unless both were made by one model, at one layer, from images prepared alike."""
-    for name in ("digest", "layer", "preprocess", "classes"):
-        one, other = getattr(first, name), getattr(second, name)
-        if one != other:
-            what = {"digest": "of different models"}.get(name, f"with different {name}")
-            shown = f"{first.model} and {second.model}" if name == "digest" else f"{one} and {other}"
-            raise DataError(f"features {what}: {shown}", next_step="extract both again with the same model and options")
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def save(path: str | Path, kept: Kept) -> None:
+def save(path: str | Path, kept: FeatureTable) -> None:
     """Writes the file, whole or not at all. Raises ConfigError for another ending, StorageError where it cannot be written."""
     path = Path(path)
     writer = _of(path, {".safetensors": _to_safetensors, ".parquet": _to_parquet})
     write_whole(path, writer(kept))
 
 
-def read(path: str | Path) -> Kept:
+def read(path: str | Path) -> FeatureTable:
     """Features from a file, or a folder of parts. Raises DataError for one that is missing, damaged or something else.
 
     Images that could not be read have a row in a table, and none here.
@@ -156,7 +63,7 @@ def _of(path: Path, table: dict[str, Any]) -> Any:
     return table[path.suffix]
 
 
-def _header(kept: Kept) -> dict[str, str]:
+def _header(kept: FeatureTable) -> dict[str, str]:
     return {"format": FORMAT, "about": json.dumps(configs.to_dict(kept.about), ensure_ascii=False)}
 
 
@@ -167,7 +74,7 @@ def _about(header: dict[str, str] | None, path: Path) -> About:
     return configs.from_dict(About, json.loads(header["about"]), where=str(path))
 
 
-def _to_safetensors(kept: Kept) -> bytes:
+def _to_safetensors(kept: FeatureTable) -> bytes:
     names = json.dumps(kept.keys, ensure_ascii=False).encode()
     tensors = {
         "features": kept.features.contiguous(),
@@ -178,7 +85,7 @@ def _to_safetensors(kept: Kept) -> bytes:
     return to_safetensors(tensors, metadata=_header(kept))
 
 
-def _from_safetensors(path: Path) -> Kept:
+def _from_safetensors(path: Path) -> FeatureTable:
     try:
         with safe_open(path, framework="pt") as file:
             about = _about(file.metadata(), path)
@@ -188,17 +95,17 @@ def _from_safetensors(path: Path) -> Kept:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
-    return Kept(about, found["features"], found["labels"], found["splits"].long(), keys)
+    return FeatureTable(found["features"], found["labels"], found["splits"].long(), keys, about)
 
 
-def _to_parquet(kept: Kept) -> bytes:
+def _to_parquet(kept: FeatureTable) -> bytes:
     pa, parquet = arrow()
     sink = pa.BufferOutputStream()
     parquet.write_table(table_of(kept), sink)
     return sink.getvalue().to_pybytes()
 
 
-def table_of(kept: Kept, errors: Sequence[str | None] | None = None) -> Any:
+def table_of(kept: FeatureTable, errors: Sequence[str | None] | None = None) -> Any:
     """A pyarrow table, a row an image. With `errors`, an image that has one has no feature, and says why."""
     pa, _ = arrow()
     names = np.array([*kept.about.classes, None], dtype=object)  # a label of -1 finds the last
@@ -217,7 +124,7 @@ def table_of(kept: Kept, errors: Sequence[str | None] | None = None) -> Any:
     return pa.table(columns).replace_schema_metadata(_header(kept))
 
 
-def _from_parquet(path: Path) -> Kept:
+def _from_parquet(path: Path) -> FeatureTable:
     pa, parquet = arrow()
     try:
         return _from_table(parquet.read_table(path), path)
@@ -225,7 +132,7 @@ def _from_parquet(path: Path) -> Kept:
         raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
 
 
-def _from_parts(folder: Path) -> Kept:
+def _from_parts(folder: Path) -> FeatureTable:
     """The features of a folder that `embed_parts` finished."""
     pa, parquet = arrow()
     job = configs.read_json(Job, folder / JOB)
@@ -239,7 +146,7 @@ def _from_parts(folder: Path) -> Kept:
     return _from_table(pa.concat_tables(tables), folder)
 
 
-def _from_table(table: Any, path: Path) -> Kept:
+def _from_table(table: Any, path: Path) -> FeatureTable:
     header = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     about = _about(header, path)
     if "error" in table.column_names:
@@ -248,25 +155,10 @@ def _from_table(table: Any, path: Path) -> Kept:
     width = feature.type.list_size
     values = feature.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     splits = [SPLITS.index(name) for name in table.column("split").to_pylist()]
-    return Kept(
-        about,
+    return FeatureTable(
         torch.from_numpy(np.array(values)),
         torch.from_numpy(np.array(table.column("label").to_numpy())),
         torch.tensor(splits, dtype=torch.long),
         tuple(table.column("key").to_pylist()),
-    )
-
-
-def join(parts: Sequence[Kept]) -> Kept:
-    """One file out of several, of one model."""
-    first = parts[0]
-    for part in parts[1:]:
-        check_same_model(first.about, part.about)
-    prints = tuple(text for part in parts for text in part.about.fingerprints)
-    return Kept(
-        dataclasses.replace(first.about, fingerprints=prints),
-        torch.cat([part.features for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat([part.splits for part in parts]),
-        tuple(key for part in parts for key in part.keys),
+        about,
     )

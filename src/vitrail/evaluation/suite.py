@@ -17,14 +17,14 @@ from vitrail import config as configs
 from vitrail.errors import DataError, NonFiniteError
 from vitrail.evaluation import vtab
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
+from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.layers import Pixels, blocks_of, up_to
 from vitrail.evaluation.probing import WIDE, Row, Settings, probe
-from vitrail.evaluation.store import Kept, model_digest
 from vitrail.evaluation.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry, VtabEntry
 from vitrail.images.samples import Source
 from vitrail.images.sources import open_data
 from vitrail.models import cost
-from vitrail.prediction.forward import preprocess_of
+from vitrail.prediction.forward import model_digest, preprocess_of
 from vitrail.reports.journal import Journal
 from vitrail.reports.journal import read as read_rows
 
@@ -187,7 +187,7 @@ class _Bench:
 
     def _embedded(
         self, model: nn.Module, task: Opened, entry: ModelEntry, how: Extraction
-    ) -> tuple[Kept, float | None]:
+    ) -> tuple[FeatureTable, float | None]:
         """Features and images per second; None where they came from the cache."""
         cache, began = self.folder / "features", time.perf_counter()
         before = len(list(cache.glob("*")))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
 
 from vitrail.batches.loader import eval_batches
@@ -179,8 +178,6 @@ def _answers(
             return found["rows"], found["targets"]
     model = load(teacher)
     batches = eval_batches(unlabelled, preprocess=model.record.preprocess, batch_size=256)
-    logits = extract(model, batches).logits
-    assert isinstance(logits, torch.Tensor)
-    rows, targets = (found.numpy() for found in pseudo_label(logits, how))
+    rows, targets = (found.numpy() for found in pseudo_label(extract(model, batches).features, how))
     write_whole(stored, lambda file: np.savez_compressed(file, rows=rows, targets=targets))
     return rows, targets

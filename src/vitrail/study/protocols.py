@@ -37,7 +37,7 @@ def features_of(model: Any, source: Source, most: int = 10_000) -> Labelled:
         source = source.subset(np.linspace(0, len(source) - 1, most, dtype=np.int64))
     batches = eval_batches(source, preprocess=model.record.preprocess, batch_size=512)
     found = extract(model, batches, what="features")
-    return labelled(found.features, found.targets, len(source.classes))
+    return labelled(found.features, found.labels, len(source.classes))
 
 
 def finetuned(run: Run, share: float, splits: Splits, folder: Path) -> float:

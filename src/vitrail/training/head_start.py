@@ -118,7 +118,7 @@ def _features(setup: Setup, model: nn.Module, source: Source, preprocess: Prepro
     )
     found = extract(model, batches, what="features", preprocess=preprocess, precision=settings.precision)
     return labelled(
-        found.features, index_labels(found.targets.numpy(), source.classes, setup.classes), len(setup.classes)
+        found.features, index_labels(found.labels.numpy(), source.classes, setup.classes), len(setup.classes)
     )
 
 
