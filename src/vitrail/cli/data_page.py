@@ -83,13 +83,10 @@ def _copies(splits: Splits, groups: Sequence[Group]) -> list[Picture]:
 
 
 def _pictures(splits: Splits, members: Sequence[Member], before: str = "") -> list[Picture]:
-    sources = {"train": splits.train, "val": splits.val, "test": splits.test}
     pictures = []
     for member in members:
-        source = sources[member.part]
-        assert source is not None
         try:
-            image = source.picture(member.index)
+            image = splits.parts[member.part].picture(member.index)
         except DecodeError:  # it is in the table of the unreadable
             continue
         pictures.append(Picture(image, f"{before}{member.label}", str(member)))

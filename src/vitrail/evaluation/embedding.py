@@ -134,8 +134,7 @@ def bulk(
 
 def every_part(splits: Splits) -> dict[str, Source]:
     """All parts that have images."""
-    parts = {"train": splits.train, "test": splits.test, "val": splits.val}
-    return {split: source for split, source in parts.items() if source is not None and len(source)}
+    return {split: source for split, source in splits.parts.items() if len(source)}
 
 
 def parts_of(splits: Splits) -> dict[str, Source]:

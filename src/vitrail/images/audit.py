@@ -47,8 +47,7 @@ def check(
 
     `tick` hears how many images are done.
     """
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    parts = {name: source for name, source in parts.items() if source is not None}
+    parts = splits.parts
     found = Quick(parts, seconds).run(tick if quick else lambda done: None)
     audit = Audit(
         splits.train.classes,

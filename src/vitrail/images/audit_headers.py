@@ -66,9 +66,7 @@ class Quick:
         return f"checked{whole} in {self.seconds:g} seconds, not completely; `vitrail data check` checks everything"
 
     def member(self, index: int) -> Member:
-        part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        name = list(self.parts)[part]
-        return member_of(name, self.parts[name], int(index - self._starts[part]))
+        return member_of(*self._place(index))
 
     def _order(self) -> Int64[np.ndarray, "N"]:
         train = np.arange(len(self._sizes)) < self._starts[1]
@@ -82,12 +80,13 @@ class Quick:
                 return
             yield index
 
-    def _place(self, index: int) -> tuple[Source, int]:
-        part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return list(self.parts.values())[part], int(index - self._starts[part])
+    def _place(self, index: int) -> tuple[str, Source, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        part, source = list(self.parts.items())[number]
+        return part, source, int(index - self._starts[number])
 
     def _look(self, index: int) -> None:
-        source, at = self._place(index)
+        _, source, at = self._place(index)
         try:
             head = source.head(at, HEAD)
         except DecodeError as error:
@@ -114,11 +113,11 @@ class Quick:
         if time.monotonic() > self._ends:
             self._late = True
             raise DecodeError("no time")
-        source, at = self._place(index)
+        _, source, at = self._place(index)
         return source[at].content
 
     def _examine(self, index: int) -> None:
-        source, at = self._place(index)
+        _, source, at = self._place(index)
         try:
             content = source[at].content
             assert isinstance(content, bytes)

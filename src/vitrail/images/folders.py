@@ -10,7 +10,7 @@ import numpy as np
 
 from vitrail.errors import DataError
 from vitrail.images.files import Files, Listing, inside, key_of, list_images
-from vitrail.images.samples import Source, Splits, split
+from vitrail.images.samples import Source, Splits, own_split, split
 
 SPLITS = {
     "train": ("train", "training"),
@@ -33,14 +33,7 @@ def open_folder(
         for name in ("val", "test")
         if name in parts
     }
-    if not rest:
-        return split(train, holdout, seed)
-    how = "the split is the folder's own: " + ", ".join(
-        f"{parts[name]}/ {len(part):,}" for name, part in {"train": train, **rest}.items()
-    )
-    if "test" not in rest:
-        return Splits(train, rest["val"], how)
-    return Splits(train, rest["test"], how, rest.get("val"))
+    return own_split({"train": train, **rest}, "folder's") if rest else split(train, holdout, seed)
 
 
 def _split_folders(root: Path, follow_links: bool) -> dict[str, str]:

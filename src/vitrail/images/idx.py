@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from vitrail.errors import DataError
 from vitrail.images.files import open_regular
-from vitrail.images.samples import Source, Splits, from_arrays, split
+from vitrail.images.samples import Source, Splits, from_arrays, own_split, split
 
 _NAME = re.compile(r"(?P<prefix>.*?)(?P<part>train|t10k|test)-(?P<what>images|labels)[-.]idx[0-9]-ubyte(\.gz)?")
 _DEFLATE = 1032  # gzip packs at most so many bytes into one
@@ -40,7 +40,7 @@ def open_idx(
     if ("test", "images") not in files:
         return split(train, holdout, seed)
     test = _read_part(files, "test", root, name, train.classes)
-    return Splits(train, test, f"the split is the set's own: {len(train):,} for training, {len(test):,} held out")
+    return own_split({"train": train, "test": test}, "set's")
 
 
 def _read_part(

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Int64
 from vitrail.errors import DataError, suggest
 from vitrail.images.files import Files, key_of, path_of
 from vitrail.images.folders import SPLITS
-from vitrail.images.samples import Source, Splits, split
+from vitrail.images.samples import Source, Splits, own_split, split
 
 COLUMNS = {
     "path": ("path", "file", "filename", "image"),
@@ -44,8 +44,6 @@ def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
     """The images that a CSV or TSV file lists. Raises DataError with all that is wrong with it."""
     columns, rows = read_rows(path)
     sizes, problems = _check(path, rows)
-    if "path" not in columns or not {"label", "labels"} & columns.keys():
-        raise AssertionError
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(
@@ -55,13 +53,10 @@ def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
     targets = _several(rows, classes) if "labels" in columns else _single(rows, classes)
     keys = [row.key for row in rows]
     whole = Source(path.stem, classes, targets, keys, Files(path.parent, keys, sizes), np.arange(len(rows)))
-    parts = {part: np.array([at for at, row in enumerate(rows) if row.split == part], np.int64) for part in SPLITS}
     if "split" not in columns:
         return split(whole, holdout, seed)
-    given = {part: whole.subset(members) for part, members in parts.items() if len(members)}
-    how = f"the split is the list's own: {', '.join(f'{part} {len(source):,}' for part, source in given.items())}"
-    test = given.get("test") or given["val"]
-    return Splits(given["train"], test, how, given.get("val") if "test" in given else None)
+    parts = {part: [at for at, row in enumerate(rows) if row.split == part] for part in SPLITS}
+    return own_split({part: whole.subset(members) for part, members in parts.items() if members}, "list's")
 
 
 def read_rows(path: Path) -> tuple[dict[str, int], list[Row]]:

@@ -13,7 +13,7 @@ import numpy as np
 from vitrail.errors import DataError
 from vitrail.images.files import Files, key_of
 from vitrail.images.idx import find_idx, open_idx
-from vitrail.images.samples import Source, Splits, from_arrays, split
+from vitrail.images.samples import Source, Splits, from_arrays, own_split, split
 from vitrail.registry import Registry
 
 Opener = Callable[[str, float, int, bool], Splits]
@@ -104,15 +104,11 @@ class CifarSet:
             raise _missing(name, f"its binary version as {self.folder}/")
         try:
             classes = tuple((found / self.names).read_text("ascii").split())
-            parts = [self._read(found, files, f"{name}/{part}", classes) for part, files in self._parts()]
+            files = {"train": self.train, "test": self.test}
+            parts = {part: self._read(found, names, f"{name}/{part}", classes) for part, names in files.items()}
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{found} is not whole ({error})", next_step="fetch it again") from None
-        return Splits(
-            *parts, how=f"the split is the set's own: {len(parts[0]):,} for training, {len(parts[1]):,} held out"
-        )
-
-    def _parts(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        yield from (("train", self.train), ("test", self.test))
+        return own_split(parts, "set's")
 
     def _read(self, folder: Path, files: tuple[str, ...], name: str, classes: tuple[str, ...]) -> Source:
         data = np.concatenate([np.fromfile(folder / file, np.uint8) for file in files])
@@ -140,9 +136,7 @@ class TorchvisionSet:
         sources = {part: self._open(name, options, download) for part, options in self.parts.items()}
         if "train" not in sources:
             return split(sources[""], holdout, seed)
-        how = "the split is the set's own: " + ", ".join(f"{part} {len(source):,}" for part, source in sources.items())
-        test = sources.get("test") or sources["val"]
-        return Splits(sources["train"], test, how, sources.get("val") if "test" in sources else None)
+        return own_split(sources, "set's")
 
     def _open(self, name: str, options: dict[str, Any], download: bool) -> Source:
         from torchvision import datasets

@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from vitrail.errors import DataError, DecodeError
 from vitrail.images.files import open_regular
 from vitrail.images.folders import SPLITS
-from vitrail.images.samples import Numbered, Source, Splits, split
+from vitrail.images.samples import Numbered, Source, Splits, own_split, split
 
 _HASHED, _SAMPLE = 1 << 30, 64 << 10  # bytes that a fingerprint reads
 _KEPT = 512 << 20  # bytes of row groups kept in memory
@@ -39,9 +39,7 @@ def open_parquet(root: Path, *, holdout: float, seed: int) -> Splits:
     sources = {part: _read(paths, f"{root.stem}/{part}") for part, paths in parts.items()}
     if any(source.classes != sources["train"].classes for source in sources.values()):
         raise DataError(f"the parts of {root} do not have the same classes")
-    how = "the split is the files' own: " + ", ".join(f"{part} {len(source):,}" for part, source in sources.items())
-    test = sources.get("test") or sources["val"]
-    return Splits(sources["train"], test, how, sources.get("val") if "test" in sources else None)
+    return own_split(sources, "files'")
 
 
 def _part(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Source: the one form of all data, samples in a fixed order, each with its bytes, its label and its key."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, overload, runtime_checkable
@@ -174,6 +174,12 @@ class Splits:
     published: bool = False
     """Whether it is a benchmark's own split, kept as it is for the sake of comparison."""
 
+    @property
+    def parts(self) -> dict[str, Source]:
+        """The parts that are there, by name: train, val, test."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: source for name, source in parts.items() if source is not None}
+
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
@@ -222,6 +228,13 @@ def from_arrays(
     """A source of images in memory, keyed by number."""
     rows = np.arange(len(images))
     return Source(name, classes, labels, Numbered(name, rows), Arrays(images), rows)
+
+
+def own_split(parts: Mapping[str, Source], whose: str) -> Splits:
+    """The split that the data bring along. Without a part `test`, `val` is the held-out one."""
+    sizes = ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
+    test, val = (parts["test"], parts.get("val")) if "test" in parts else (parts["val"], None)
+    return Splits(parts["train"], test, f"the split is the {whose} own: {sizes}", val)
 
 
 # of files of equal size: how many, and how many bytes, a split reads to keep copies on one side

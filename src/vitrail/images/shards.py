@@ -39,15 +39,13 @@ def pack(
     if out.exists():
         raise StorageError(f"{out} is there already", next_step="name a folder that is not")
     with whole_folder(out) as aside:
-        parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-        parts = {name: source for name, source in parts.items() if source is not None}
         with contextlib.closing(_Writer(aside, shard_bytes)) as writer:
-            for name, source in parts.items():
+            for name, source in splits.parts.items():
                 for index in range(len(source)):
                     sample = source[index]
                     writer.add(f"{name}/{sample.key}", _encoded(sample.content))
                     tick(len(writer.sizes))
-        _write_index(aside, writer, parts, splits)
+        _write_index(aside, writer, splits)
     return out
 
 
@@ -94,8 +92,8 @@ class _Writer:
             self._tar.close()
 
 
-def _write_index(folder: Path, writer: _Writer, parts: dict[str, Source], splits: Splits) -> None:
-    first = next(iter(parts.values()))
+def _write_index(folder: Path, writer: _Writer, splits: Splits) -> None:
+    first, parts = splits.train, splits.parts
     np.savez(
         folder / "index.npz",
         shards=np.array(writer.shards, np.int32),

@@ -180,9 +180,7 @@ def open_all(paths: Sequence[str | Path], *, follow_links: bool = False) -> dict
     and folders as `open_images` takes them, without a split ("")."""
     if len(paths) != 1 or kind_of(Asked(text=str(paths[0]))) in (None, "folder"):
         return {"": open_images(paths, follow_links=follow_links)}
-    splits = open_data(paths[0])
-    parts = {"train": splits.train, "test": splits.test, "val": splits.val}
-    return {split: source for split, source in parts.items() if source is not None}
+    return open_data(paths[0]).parts
 
 
 def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> Source:
