@@ -25,7 +25,7 @@ Range = tuple[Callable[[float], bool], str]
 COUNT: Range = (lambda number: number >= 1, "1 or more")
 ABOVE_ZERO: Range = (lambda number: 0 < number < math.inf, "a number above 0")
 NOT_NEGATIVE: Range = (lambda number: 0 <= number < math.inf, "0 or more")
-DECAY: Range = (lambda number: 0 <= number < 1, "0 or more, and below 1")
+SHARE: Range = (lambda number: 0 <= number < 1, "0 or more, and below 1")
 
 
 def check_ranges(config: Any, **ranges: Range) -> None:

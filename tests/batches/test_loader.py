@@ -134,7 +134,7 @@ def test_a_few_unreadable_images_are_left_out_of_training_and_named(folder: Path
     root = jpeg_folder(tmp_path / "some", 90)
     bad = root / "class1/0007.jpg"
     bad.write_bytes(bad.read_bytes()[:300])
-    monkeypatch.setattr(loader, "BAD_SHARE", 0.02)
+    monkeypatch.setattr(loader, "BAD_FILES", 1)
     for count in (0, 2):
         batches = stream(read_classes(root), stop=90, workers=count)
         assert sum(len(batch) for batch in batches) == 89
@@ -145,8 +145,9 @@ def test_a_few_unreadable_images_are_left_out_of_training_and_named(folder: Path
 
 def test_too_many_unreadable_images_stop_training(tmp_path: Path) -> None:
     root = jpeg_folder(tmp_path / "bad", 40)
-    (root / "class0/0002.jpg").write_bytes(b"<!DOCTYPE html><html>")
-    with pytest.raises(DataError, match=r"1 of 40 training images cannot be read: class0/0002.jpg: a web page"):
+    for name in ("class0/0002", "class0/0004", "class1/0001", "class1/0003"):
+        (root / f"{name}.jpg").write_bytes(b"<!DOCTYPE html><html>")
+    with pytest.raises(DataError, match=r"4 of 40 training images cannot be read: .*: a web page"):
         stream(read_classes(root))
 
 

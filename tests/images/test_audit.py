@@ -53,7 +53,7 @@ def test_the_quick_part_finds_exact_leaks_and_stops_on_them(dirty: Path) -> None
 
 
 def stop(audit: Audit, **options) -> None:
-    for error in audit.stops(bad_share=0.001, **options):
+    for error in audit.stops(lambda images: 0, **options):
         raise error
 
 
@@ -65,17 +65,20 @@ def test_leaks_can_be_allowed_and_a_published_split_is_kept(dirty: Path) -> None
     stop(published)
 
 
-def test_an_unreadable_header_stops_where_it_is_tested_on_and_counts_where_it_is_learnt_from(tmp_path: Path) -> None:
+def test_more_unreadable_headers_than_allowed_in_a_part_stop(tmp_path: Path) -> None:
     for k in range(20):
         put(tmp_path / "train" / f"class{k % 2}" / f"{k}.png", Image.fromarray(scene(k)))
         put(tmp_path / "test" / f"class{k % 2}" / f"{k}.png", Image.fromarray(scene(50 + k)))
     (tmp_path / "train/class0/2.png").write_bytes(b"<!DOCTYPE html><html>")
-    (error,) = check(open_data(tmp_path), quick=True).stops(bad_share=0.001)
+    (error,) = check(open_data(tmp_path), quick=True).stops(lambda images: 0)
     assert "1 training image cannot be read: train/class0/2.png: a web page" in str(error)
-    assert not check(open_data(tmp_path), quick=True).stops(bad_share=0.1)
+    assert not check(open_data(tmp_path), quick=True).stops(lambda images: images // 20)
     (tmp_path / "test/class1/3.png").write_bytes(b"")
-    (error,) = check(open_data(tmp_path), quick=True).stops(bad_share=0.1)
-    assert "1 held-out image cannot be read: test/class1/3.png: an empty file" in str(error)
+    audit = check(open_data(tmp_path), quick=True)
+    training, held_out = audit.stops(lambda images: 0)
+    assert "1 held-out image cannot be read: test/class1/3.png: an empty file" in str(held_out)
+    assert "--skip-unreadable" in str(held_out) and "train/class0/2.png" in str(training)
+    assert not audit.stops(None)
 
 
 def test_without_time_nothing_is_claimed_and_held_out_images_come_first(dirty: Path) -> None:

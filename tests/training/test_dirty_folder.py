@@ -12,7 +12,7 @@ from tests.support.runs import TINY
 from vitrail.errors import DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.training import loop
-from vitrail.training.ledger import verify
+from vitrail.training.verify import verify
 
 pytestmark = pytest.mark.flow
 

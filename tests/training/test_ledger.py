@@ -11,7 +11,8 @@ from tests.support.runs import TINY
 from vitrail.batches.order import Order
 from vitrail.processes.world import World
 from vitrail.training import loop
-from vitrail.training.ledger import Ledger, recompute, verify
+from vitrail.training.ledger import Ledger, recompute
+from vitrail.training.verify import verify
 
 pytestmark = pytest.mark.fault
 

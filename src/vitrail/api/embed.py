@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from vitrail.api.models import Model, Size, open_model
+from vitrail.errors import ConfigError
 from vitrail.evaluation import embedding
 from vitrail.evaluation.embedding import Extraction, every_part
 from vitrail.evaluation.feature_table import FeatureTable
@@ -62,6 +63,8 @@ def open_split(
 ) -> tuple[Splits, tuple[str, ...]]:
     """The images, with a test part that no model was trained on; and sentences about that."""
     splits = data if isinstance(data, Splits) else open_data(data, holdout=holdout, download=download)
+    if not len(splits.test):
+        raise ConfigError("no image is held out to measure on", allowed="holdout above 0")
     return keep_unseen(splits, *(model for model in models if model != "pixels"))
 
 

@@ -23,8 +23,8 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
 from vitrail.images.transforms import Augment
 
-BAD_SHARE = 0.001
-"""Share of the training images that may be unreadable; with more, training stops."""
+BAD_FILES, BAD_SHARE = 3, 0.001
+"""So many files, or this share of the images, may be unreadable; with more, training stops."""
 CHUNK = 32
 """Images that a worker makes at a time."""
 
@@ -42,12 +42,13 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     pin: bool = False,
+    skip_unreadable: bool = False,
 ) -> Generator[Batch, None, None]:
     """The positions start … stop of the stream in batches of `batch_size`, this rank's contiguous part of each.
 
     Images are uint8 at the model's size. A batch is a function of source, seed and position: the same from any
     start, with any number of workers and ranks. An image that cannot be read is left out and named in `dropped`;
-    more than BAD_SHARE of them raise DataError. `workers` -1 chooses.
+    more than `most_unreadable` raise DataError, without `skip_unreadable`. `workers` -1 chooses.
     """
     order, repeats = Order(len(source), seed), augment.repeats
 
@@ -61,7 +62,7 @@ def train_batches(
             yield Numbers(epochs[at] * repeats + copies % repeats, samples[at])
 
     maker = Maker(source, preprocess, augment, seed)
-    budget = Budget(source)
+    budget = Budget(len(set(source.rows.tolist())), "training", skip_unreadable)
     for batch in _batches(maker, shares(), _workers(workers, maker, stop - start), pin):
         budget.spend(batch.dropped)
         yield batch
@@ -91,22 +92,31 @@ def _stop_at_dropped(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-class Budget:
-    """How many images of a training set may be unreadable: BAD_SHARE of them, counted once each."""
+def most_unreadable(images: int) -> int:
+    """How many of so many images may be unreadable."""
+    return max(BAD_FILES, int(BAD_SHARE * images))
 
-    def __init__(self, source: Source) -> None:
-        self._source, self._bad = source, dict[str, DecodeError]()
+
+class Budget:
+    """The images of a set that could not be read, counted once each. More than `most_unreadable` raise DataError, unless
+    all may be skipped.
+    """
+
+    def __init__(self, images: int, part: str, skip: bool = False) -> None:
+        self._images, self._part, self._skip = images, part, skip
+        self._bad = dict[str, DecodeError]()
 
     def spend(self, errors: Sequence[DecodeError]) -> None:
         self._bad.update((error.key, error) for error in errors)
-        if errors and len(self._bad) > BAD_SHARE * len(self._source):
+        bad, most = len(self._bad), most_unreadable(self._images)
+        if errors and (bad == self._images or (bad > most and not self._skip)):
             first = list(self._bad.values())[:5]
             raise DataError(
-                f"{len(self._bad)} of {len(self._source):,} training images cannot be read: "
+                f"{bad} of {self._images:,} {self._part} images cannot be read: "
                 + "; ".join(error.found for error in first)
-                + ("; …" if len(self._bad) > 5 else ""),
-                allowed=f"{BAD_SHARE:.1%} of them",
-                next_step="remove or replace them; `vitrail data check` lists them all",
+                + ("; …" if bad > 5 else ""),
+                allowed=f"{most} of them; all but one with skip_unreadable",
+                next_step="remove or replace them (`vitrail data check` lists them), or add --skip-unreadable",
             )
 
 

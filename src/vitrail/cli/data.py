@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from vitrail.batches.loader import BAD_SHARE
+from vitrail.batches.loader import most_unreadable
 from vitrail.cli.arguments import Switch, check_writable, pairs, parse, run_group, say
 from vitrail.cli.data_page import audit_sections, sizes
 from vitrail.cli.options import HeldOut
@@ -102,7 +102,7 @@ def run_check(words: Sequence[str]) -> int:
     splits = open_data(asked.data, holdout=asked.holdout, download=asked.download)
     with progress(_images(splits), "Checking") as bar:
         audit = check(splits, quick=asked.quick, tick=bar.update)
-    stops = audit.stops(bad_share=BAD_SHARE)
+    stops = audit.stops(most_unreadable)
     if asked.json:
         print(json.dumps(facts(splits, audit, stops), ensure_ascii=False, indent=1))
     else:

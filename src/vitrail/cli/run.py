@@ -64,7 +64,7 @@ def export_run(words: Sequence[str]) -> int:
 
 def verify_run(words: Sequence[str]) -> int:
     asked = parse(Verify, words, command="run verify")
-    from vitrail.training.ledger import verify
+    from vitrail.training.verify import verify
 
     found = verify(asked.folder)
     if found.wrong_at is not None:

@@ -121,7 +121,9 @@ def report(results: Sequence[Result], asked: Train) -> int:
 
 
 def _lines(result: Result):
-    yield f"held-out {result.scores.headline.name}", str(result.scores)
+    yield _measured(result)
+    if result.best:
+        yield "best", str(result.best)
     yield from _beside(result.scores.headline.value, result.baselines)
     for name, about in (("predictions.png", "predictions"), ("report.html", "report")):
         if (result.folder / name).exists():
@@ -130,6 +132,15 @@ def _lines(result: Result):
     labelled = result.setup.run.objective.reads_labels
     command = f"predict {result.folder} FILES…" if labelled else f"train DATA --weights {result.folder}"
     yield "next", f"vitrail {command}"
+
+
+def _measured(result: Result) -> tuple[str, str]:
+    """What was measured, on which images, and of which weights."""
+    scores = result.scores
+    if not scores.images:
+        return "score", str(scores)
+    chosen = result.best and result.best.validation
+    return f"held-out {scores.headline.name}", f"{scores}, {'best' if chosen else 'last'} weights"
 
 
 def _beside(accuracy: float, baselines: Mapping[str, float]):

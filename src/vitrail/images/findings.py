@@ -1,7 +1,7 @@
 """The result of an audit of images, in words and numbers; some of it stops a training."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,10 +125,13 @@ class Audit:
             extra = sum(len(group.members) - 1 for group in rest)
             yield f"{counted(extra, 'needless copy', 'needless copies')} ({kind}), the first {rest[0].sides}"
 
-    def stops(self, *, bad_share: float, allow_leaks: bool = False) -> tuple[DataError, ...]:
-        """The findings that stop a training: exact leaks, an unreadable held-out image, too many unreadable training images.
+    def stops(
+        self, most_unreadable: Callable[[int], int] | None, *, allow_leaks: bool = False
+    ) -> tuple[DataError, ...]:
+        """The findings that stop a training: exact leaks, and too many unreadable images in a part.
 
-        Near duplicates and conflicting labels stop nothing: they may be intended.
+        `most_unreadable` says how many of so many images may be; None allows all. Near duplicates
+        and conflicting labels stop nothing: they may be intended.
         """
         found = []
         exact = [group for group in self.leaks if group.exact]
@@ -140,21 +143,20 @@ class Audit:
                     next_step="remove one side (`vitrail data check` lists them all), or add `allow_leaks=True`",
                 )
             )
-        held_out = [(member, why) for member, why in self.unreadable if member.part != "train"]
-        if held_out:
-            found.append(_unreadable(held_out, "held-out", "none: a score has an exact denominator"))
-        trained_on = [(member, why) for member, why in self.unreadable if member.part == "train"]
-        if len(trained_on) > bad_share * self.sizes["train"]:
-            found.append(_unreadable(trained_on, "training", f"{bad_share:.1%} of them"))
+        for part, images in self.sizes.items():
+            lost = [why for member, why in self.unreadable if member.part == part]
+            if most_unreadable and len(lost) > most_unreadable(images):
+                found.append(_unreadable(lost, part, most_unreadable(images)))
         return tuple(found)
 
 
-def _unreadable(lost: Sequence[tuple[Member, str]], which: str, allowed: str) -> DataError:
+def _unreadable(lost: Sequence[str], part: str, most: int) -> DataError:
+    which = "training" if part == "train" else "held-out"
     more = "; …" if len(lost) > 3 else ""
     return DataError(
-        f"{counted(len(lost), f'{which} image')} cannot be read: {'; '.join(why for _, why in lost[:3])}{more}",
-        allowed=allowed,
-        next_step="remove or replace them; `vitrail data check` lists them all",
+        f"{counted(len(lost), f'{which} image')} cannot be read: {'; '.join(lost[:3])}{more}",
+        allowed=f"{most} of them",
+        next_step="remove or replace them (`vitrail data check` lists them), or add --skip-unreadable",
     )
 
 

@@ -245,8 +245,11 @@ def split(source: Source, holdout: float, seed: int) -> Splits:
     """Holds out a share of every class, at least one image and never all; a class of one image is only trained on.
 
     An image's rank follows from the seed and its key alone, whatever the order of listing. A copy of a training image
-    is not held out: a test on it would mean nothing.
+    is not held out: a test on it would mean nothing. A share of 0 holds out none.
     """
+    if holdout == 0:
+        how = f"all {len(source):,} images are trained on, none is held out: there will be no score"
+        return Splits(source, source.subset([]), how, drawn=True)
     held = np.zeros(len(source), bool)
     rank = np.array([_rank(seed, key) for key in source.keys], np.uint64)
     for members in [np.arange(len(source))] if source.multi_label else _groups(source.labels):

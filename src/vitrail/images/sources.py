@@ -116,11 +116,11 @@ def open_data(
 
     `spec` is a folder (class folders, with train, val and test above them or not; IDX files; shards; Parquet), a CSV, TSV
     or Parquet file, a named set, or `hf:owner/name`. `holdout` is the share of every class held out where the data has no
-    split of its own. Named sets are fetched only with `download`, links out of a folder are followed only with
+    split of its own; 0 holds out none. Named sets are fetched only with `download`, links out of a folder are followed only with
     `follow_links`. Raises DataError.
     """
-    if not 0 < holdout < 1:
-        raise DataError(f"holdout = {holdout}", allowed="a share between 0 and 1")
+    if not 0 <= holdout < 1:
+        raise DataError(f"holdout = {holdout}", allowed="a share between 0 and 1, or 0 to hold out none")
     asked = Asked(
         text=str(spec),
         holdout=holdout,

@@ -1,11 +1,13 @@
 """Supervised classification: softmax or sigmoid cross-entropy, with label smoothing and soft targets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
@@ -28,6 +30,8 @@ class Classify(Supervised):
     family: ClassVar[str] = "classify"
     loss: Literal["auto", "softmax", "sigmoid"] = "auto"
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
+    """Weight of an image's loss by its class, mean 1 over the images; `balance = "loss"` of a run sets them."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 1.0:
@@ -45,16 +49,23 @@ class Classify(Supervised):
         """By the papers' rule: 6 × MACs."""
         return float(cost.train_flops(config))
 
+    def with_class_weights(self, weights: Sequence[float]) -> "Classify":
+        return replace(self, class_weights=tuple(weights))
+
     def __call__(self, model: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Loss:
         return self.loss_of(model(batch.images).float(), batch.targets)
 
     def loss_of(self, logits: Float[Tensor, "B K"], targets: Int[Tensor, "B"] | Float[Tensor, "B K"]) -> Loss:
         """The loss of these answers; `auto` is softmax here."""
+        plain = soft_targets(targets, logits.shape[1], 0.0)
         targets = soft_targets(targets, logits.shape[1], self.label_smoothing)
         if self.loss == "sigmoid":
-            value = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1).mean()
+            each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
         else:
-            value = -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
+            each = -(targets * F.log_softmax(logits, dim=1)).sum(1)
+        if self.class_weights:  # of a mixed image in the shares of its classes
+            each = each * (plain @ plain.new_tensor(self.class_weights))
+        value = each.mean()
         # the surest answer is right if it is a label: of a mixed image the larger share, of several labels any
         right = targets.gather(1, logits.argmax(1, keepdim=True)) == targets.amax(1, keepdim=True)
         return Loss(value, {"loss": value.detach(), "accuracy": right.float().mean()})
@@ -66,3 +77,8 @@ def soft_targets(
     """One-hot where they are indices, then (1 - s)·t + s/K (Szegedy 2016, eq. 3)."""
     soft = F.one_hot(targets.long(), classes).float() if targets.ndim == 1 else targets.float()
     return soft * (1 - smoothing) + smoothing / classes if smoothing else soft
+
+
+def balanced_weights(counts: Int64[np.ndarray, "K"]) -> list[float]:
+    """N/(K·n_k) for each class of n_k images: all classes weigh the same, and the mean over all images is 1."""
+    return (counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))).tolist()

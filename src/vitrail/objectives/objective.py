@@ -111,6 +111,13 @@ class Objective(OpenConfig, abc.ABC):
             )
         return self
 
+    def with_class_weights(self, weights: Sequence[float]) -> "Objective":
+        """The objective that weighs the loss of each class so. ConfigError if it cannot."""
+        raise ConfigError(
+            f"the objective {self.family!r} does not weigh classes",
+            allowed="balance = 'sampling', or objective=Classify()",
+        )
+
     def calibrate(self, answers: Answers, source: Source, classes: Sequence[str]) -> Calibration:
         """The numbers that answers to validation images choose."""
         return Calibration()

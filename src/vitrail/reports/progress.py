@@ -18,9 +18,11 @@ FIRST_LINE = 2.0  # seconds; then a line every EVERY seconds
 EVERY = 10.0
 
 FORMATS = {
+    "epoch": "epoch {:.1f}",
     "loss": "loss {:.4f}",
     "accuracy": "accuracy {:.1%}",
     "held_out": "held-out {:.2%}",
+    "validation": "validation {:.2%}",
     "lr": "lr {:.2e}",
     "images_per_s": "{:,.0f} img/s",
     "peak_share": "{:.0%} of peak",

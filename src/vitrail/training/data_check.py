@@ -1,6 +1,6 @@
 """Checks the images before the first step: seconds now, for faults that would waste hours of training."""
 
-from vitrail.batches.loader import BAD_SHARE
+from vitrail.batches.loader import most_unreadable
 from vitrail.errors import DataError
 from vitrail.images.audit import check
 from vitrail.reports.progress import progress
@@ -30,5 +30,6 @@ def _look(setup: Setup, allow_leaks: bool, quiet: bool) -> tuple[tuple[str, ...]
     with progress(images, "Checking the images", quiet=quiet or images < SHOWN) as bar:
         audit = check(splits, quick=True, seconds=SECONDS, tick=bar.update)
     known = set(setup.notes)
+    stops = audit.stops(None if setup.run.skip_unreadable else most_unreadable, allow_leaks=allow_leaks)
     sentences = tuple(sentence for sentence in audit.sentences() if sentence not in known)
-    return sentences, next(iter(audit.stops(bad_share=BAD_SHARE, allow_leaks=allow_leaks)), None)
+    return sentences, next(iter(stops), None)

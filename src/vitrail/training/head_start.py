@@ -55,10 +55,11 @@ def head_start(setup: Setup) -> HeadStart:
     if not run.objective.reads_labels or splits.train.multi_label:
         return HeadStart(setup)
     notes: list[str] = []
-    found = {"majority class": _majority(setup)}
+    found = {"majority class": _majority(setup)} if len(splits.test) else {}
     if len(splits.train) <= MOST:
         train, test = _pixels(setup)
-        found["nearest neighbour, raw pixels"] = _neighbours(train, test, 1)
+        if test:
+            found["nearest neighbour, raw pixels"] = _neighbours(train, test, 1)
         if run.augment.flip and run.check_flips and not looks_alike_mirrored(train, run.preprocess.channels):
             run = replace(run, augment=replace(run.augment, flip=False))
             notes.append("no flips: mirrored images look like other classes")
@@ -88,16 +89,14 @@ def looks_alike_mirrored(pixels: Labelled, channels: int) -> bool:
 def _frozen(setup: Setup) -> tuple[Fit, float, dict[str, float]]:
     """The head fitted on frozen features, its accuracy in cross-validation, and baselines."""
     run, splits = setup.run, setup.splits
-    train, test = (_features(setup, setup.model, source, run.preprocess) for source in (splits.train, splits.test))
+    train = _features(setup, setup.model, splits.train, run.preprocess)
     fit, expected = cross_validated(train, seed=run.seed)
-    return (
-        fit,
-        expected,
-        {
-            "kNN on frozen features": _neighbours(train, test, NEIGHBOURS),
-            "logistic on frozen features": fit.right(test) / len(test),
-        },
-    )
+    if not len(splits.test):
+        return fit, expected, {}
+    test = _features(setup, setup.model, splits.test, run.preprocess)
+    near = _neighbours(train, test, NEIGHBOURS)
+    right = {"kNN on frozen features": near, "logistic on frozen features": fit.right(test) / len(test)}
+    return fit, expected, right
 
 
 def set_head(model: Any, fit: Fit) -> None:
@@ -122,12 +121,13 @@ def _features(setup: Setup, model: nn.Module, source: Source, preprocess: Prepro
     )
 
 
-def _pixels(setup: Setup) -> tuple[Labelled, Labelled]:
+def _pixels(setup: Setup) -> tuple[Labelled, Labelled | None]:
     """The images of the training and the test part as the model sees them, at most SIDE pixels a side, in random order."""
     side = min(SIDE, *setup.run.preprocess.size)
     small = replace(setup.run.preprocess, size=(side, side), resize="squash")
     model, splits = Pixels(small.size, small.channels), setup.splits
-    train, test = (_features(setup, model, source, small) for source in (splits.train, splits.test))
+    train = _features(setup, model, splits.train, small)
+    test = _features(setup, model, splits.test, small) if len(splits.test) else None
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setup.run.seed))
     return train.rows(order), test
 

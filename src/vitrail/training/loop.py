@@ -6,42 +6,36 @@ are this loop with another world.
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from vitrail import hardware, machine
+from vitrail import hardware
 from vitrail.batches.draws import generator, seed_of
 from vitrail.batches.loader import Batch
-from vitrail.batches.mixing import mix, pair
-from vitrail.checkpoints import read as checkpoints
+from vitrail.batches.mixing import mix
 from vitrail.checkpoints.background import Saver
-from vitrail.errors import DecodeError, Preempted, translate_errors
+from vitrail.errors import Preempted, translate_errors
 from vitrail.images.sources import Splits
 from vitrail.processes.signals import Interrupted, StopSignals
-from vitrail.processes.world import OrderedGradients, World, whole, world
-from vitrail.reports.journal import Journal, TensorBoard
+from vitrail.processes.world import OrderedGradients, world
+from vitrail.reports.journal import Journal
 from vitrail.reports.progress import Progress, progress
 from vitrail.scores.outcome import Outcome
 from vitrail.training import optim, outcome
-from vitrail.training.data_check import look_over
-from vitrail.training.head_start import HeadStart, head_start
-from vitrail.training.ledger import unreadable
+from vitrail.training.micro_batches import blank, clip, split_in_parts, synced
 from vitrail.training.nan_guard import FiniteGuard
-from vitrail.training.resume_rules import check_changes, check_data
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import Setup, on_device, open_for, prepare
+from vitrail.training.setup import Setup, on_device
+from vitrail.training.speed import Speed
+from vitrail.training.start import Start, open_journal, resume_run, start_run, write_start
 from vitrail.training.state import State
-from vitrail.training.unseen import save_trained_keys, starting_keys, without_trained
-from vitrail.weights.bundle import save_bundle
-from vitrail.weights.trained_on import TRAINED_KEYS, carry_trained_keys
+from vitrail.training.validate import Best, best_of, is_out_of_patience, list_unreadable, validate
 
 SMALLER = (
     "finished checkpoints are whole: resume with a smaller hardware.micro_batch, or with "
@@ -59,6 +53,8 @@ class Result:
     setup: Setup
     baselines: Mapping[str, float] = field(default_factory=dict)
     """Accuracy of cheap answers on the same images: majority class, neighbours, logistic regression."""
+    best: Best | None = None
+    """The weights in best/; None where no score chose them."""
 
 
 def train(
@@ -94,50 +90,33 @@ def train(
         world(hardware.device(asked.hardware.device), parallel=asked.hardware.parallel) as ranks,
         RunFolder.open(run, out, resume, ranks) as folder,
     ):
-        wanted, changes = check_changes(folder.run, run, override=override) if resume and run else (folder.run, ())
-        start = starting_keys(wanted)
-        splits = without_trained(splits or open_for(wanted.objective, wanted.data, wanted.holdout), start)
-        setup = prepare(wanted, ranks, splits)
-        seen = look_over(setup, allow_leaks=allow_leaks, quiet=quiet) if check_images and not resume else ()
-        before = HeadStart(setup) if resume else head_start(setup)
-        setup = before.setup
-        state = setup.state()
-        folder.check_room(state.size)
-        restored = restore(state, folder, ranks, accept_data_change) if resume else ()
+        if resume:
+            start = resume_run(run, folder, ranks, splits, override=override, accept_data_change=accept_data_change)
+        else:
+            start = start_run(
+                asked, folder, ranks, splits, check_images=check_images, allow_leaks=allow_leaks, quiet=quiet
+            )
         with StopSignals() as stop:  # until now there was nothing to lose
-            folder.save_baselines(before.baselines)
-            folder.save(setup.run)  # after all that may refuse a changed run, and before any other file of a new one
-            if ranks.leads and (accept_data_change or not (folder.path / TRAINED_KEYS).exists()):
-                save_trained_keys(folder.path, setup.splits.train, start, quiet=quiet)
-            journal = open_journal(folder, state, tensorboard=tensorboard and ranks.leads)
+            write_start(start, folder, new_images=accept_data_change, quiet=quiet)
+            journal = open_journal(folder, start.state, tensorboard=tensorboard and ranks.leads)
             if announce:
-                announce(setup)
-            with (
-                progress(setup.total_steps, folder.path.name, done=state.step, quiet=quiet or not ranks.leads) as bar,
-                Saver(folder.checkpoints, ranks, setup.device, in_shards=setup.unsharded is not None) as saver,
-            ):
-                for sentence in (*setup.notes, *changes, *seen, *before.notes, *restored):
-                    bar.note(sentence)
-                fit = Fit(setup, state, folder, journal, bar, stop, saver)
-                fit.run()
-                return Result(folder.path, fit.finish(), setup, folder.baselines)
+                announce(start.setup)
+            return run_to_end(start, folder, journal, stop, quiet=quiet)
 
 
-def restore(state: State, folder: RunFolder, ranks: World, accept_data_change: bool) -> list[str]:
-    """Takes over the newest checkpoint if there is one; sentences on what was passed over."""
-    said: list[str] = []
-    if snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks):
-        check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
-        state.restore(snapshot, ranks)
-    return said
-
-
-def open_journal(folder: RunFolder, state: State, *, tensorboard: bool) -> Journal:
-    """The log, without the lines after the step that the state is at."""
-    mirror = TensorBoard(folder.path / "tensorboard") if tensorboard else None
-    journal = Journal(folder.metrics, mirror=mirror)
-    journal.rewind(state.step)
-    return journal
+def run_to_end(start: Start, folder: RunFolder, journal: Journal, stop: StopSignals, *, quiet: bool) -> Result:
+    """Trains from where `start` is to the last step, and judges what came of it."""
+    setup, state = start.setup, start.state
+    with (
+        progress(setup.total_steps, folder.path.name, done=state.step, quiet=quiet or not setup.world.leads) as bar,
+        Saver(folder.checkpoints, setup.world, setup.device, in_shards=setup.unsharded is not None) as saver,
+    ):
+        for sentence in start.notes:
+            bar.note(sentence)
+        fit = Fit(setup, state, folder, journal, bar, stop, saver)
+        fit.run()
+        scores = fit.finish()
+        return Result(folder.path, scores, setup, folder.baselines, best_of(setup, state, folder, scores))
 
 
 @dataclass
@@ -162,12 +141,12 @@ class Fit:
                 self.saver.check()
                 try:
                     self._evaluate_and_save(guard)
-                    if state.step == setup.total_steps:
+                    if self._finished:
                         return
                     if setup.world.any(self.stop.asked is not None):
                         raise Interrupted
                     batch = next(batches)
-                    self._list(batch.dropped)
+                    list_unreadable(self.folder, self.bar, batch.dropped)
                     learn(setup, state, batch, guard, self.stop)
                 except Interrupted:
                     self._stop(guard)
@@ -184,55 +163,31 @@ class Fit:
             self.saver.wait()
             raise self._preempted() from None
 
-    def _list(self, dropped: Sequence[DecodeError]) -> None:
-        """Images that could not be read are left out, never replaced: each is named once, in bad_samples.jsonl."""
-        path = self.folder.path / "bad_samples.jsonl"
-        for error in dropped:
-            if error.key not in unreadable(path):
-                Journal(path).append({"key": error.key, "reason": error.reason})
-                self.bar.note(f"left out: {error.found}")
-
     def _due(self, every: str) -> bool:
         step = self.state.step
         return step == self.setup.total_steps or (step > 0 and step % self.setup.steps(every) == 0)
 
-    def _log(self, speed: "Speed") -> None:
+    def _log(self, speed: Speed) -> None:
         state, setup = self.state, self.setup
         means = state.meter.means(setup.world)
         state.meter.clear()
         pace = speed.read()
-        row: dict[str, Any] = {"step": state.step, "epoch": state.step / setup.steps_per_epoch, **means}
+        epoch = state.step / setup.steps_per_epoch
+        row: dict[str, Any] = {"step": state.step, "epoch": epoch, **means}
         row |= {"lr": setup.schedule(state.step - 1), "ledger": f"{state.ledger.value(setup.world):016x}"}
         self.journal.append({**row, **pace})
-        self.bar.update(state.step, **{name: means[name] for name in ("loss", "accuracy") if name in means}, **pace)
+        shown = {name: means[name] for name in ("loss", "accuracy") if name in means}
+        self.bar.update(state.step, epoch=epoch, **shown, **pace)
 
     def _evaluate_and_save(self, guard: FiniteGuard) -> None:
         if self._due(self.setup.run.evaluate_every) and self.state.evaluated != self.state.step:
-            self._evaluate()
-        if self._due(self.setup.run.save_every):
+            validate(self.setup, self.state, self.folder, self.journal, self.bar, self._watch())
+        if self._due(self.setup.run.save_every) or self._finished:
             self._save(guard)
 
-    def _evaluate(self) -> None:
-        """Judges the model and keeps it: as best/ if its headline is the best so far, as last/ if no headline chooses."""
-        state, setup, objective = self.state, self.setup, self.setup.run.objective
-        learner = setup.whole(state.best_model)
-        source = setup.splits.val or setup.splits.test
-        judged = outcome.judge(setup, objective.model_to_judge(learner), source, self._watch())
-        scores, headline = judged.outcome, judged.outcome.headline
-        state.evaluated = state.step
-        numbers = {f"held_out_{name}": value for name, value in scores.numbers.items() if name != "images"}
-        self.journal.append({"step": state.step, "epoch": state.step / setup.steps_per_epoch, **numbers})
-        self.bar.update(state.step, **{"held_out" if headline.percent else f"held_out_{headline.name}": headline.value})
-        if scores.chooses_best and state.best_step >= 0 and not headline.is_better_than(state.best):
-            return
-        if scores.chooses_best:
-            state.best, state.best_step = headline.value, state.step
-        if setup.world.leads:
-            model = objective.model_of(learner)
-            record = outcome.make_record(model, setup, scores if scores.chooses_best else None, judged.calibration)
-            folder = self.folder.best if scores.chooses_best else self.folder.last
-            save_bundle(folder, model, record)
-            carry_trained_keys(self.folder.path, folder)
+    @property
+    def _finished(self) -> bool:
+        return self.state.step == self.setup.total_steps or is_out_of_patience(self.setup, self.state)
 
     def _save(self, guard: FiniteGuard) -> None:
         guard.read()
@@ -314,47 +269,3 @@ def compute_gradient(setup: Setup, state: State, batch: Batch, stop: StopSignals
     if ordered:
         ordered.add(parts=world.share(run.batch_size) // setup.micro_batch)
     return report
-
-
-def split_in_parts(setup: Setup, batch: Batch) -> Sequence[tuple[Batch, Batch | None]]:
-    """The micro-batches, each with the partners that its images are mixed with; None by the old rules, or without mixing."""
-    if setup.run.rules > 1 and setup.run.mixing.on:
-        return pair(batch, setup.micro_batch, setup.run.augment.repeats)
-    return [(part, None) for part in batch.split(setup.micro_batch)]
-
-
-def blank(setup: Setup) -> Batch:
-    """Two black images, for a rank that could read none of its own: the others wait for its gradient, which is zero."""
-    channels, size = setup.run.preprocess.channels, setup.run.preprocess.size
-    labels = torch.from_numpy(setup.splits.train.labels[:1]).repeat_interleave(2, 0)
-    return Batch(torch.zeros(2, channels, *size, dtype=torch.uint8), labels, ("", ""))
-
-
-def synced(setup: Setup, *, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Gradients travel between ranks once a step, with the last micro-batch."""
-    forward = setup.forward
-    return forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else contextlib.nullcontext()
-
-
-def clip(state: State, largest: float | None) -> Tensor:
-    """Scales the gradient to a global L2 norm of at most `largest`; gives its norm before that, on the device."""
-    norm = torch.nn.utils.clip_grad_norm_(state.parameters(), largest or float("inf"), foreach=True)
-    return whole(norm)
-
-
-class Speed:
-    """Images a second over all ranks, and their share of the measured peak of as many machines as this."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup, self._flops = setup, setup.flops_per_image
-        self._peak = machine.peak_flops(setup.device, setup.dtype) * setup.world.size
-        self._since, self._steps = time.perf_counter(), 0
-
-    def step(self) -> None:
-        self._steps += 1
-
-    def read(self) -> dict[str, float]:
-        seconds = max(1e-9, time.perf_counter() - self._since)
-        rate = self._steps * self._setup.run.batch_size / seconds
-        self._since, self._steps = time.perf_counter(), 0
-        return {"images_per_s": rate, "peak_share": rate * self._flops / self._peak}

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitrail import machine
 from vitrail.batches.draws import generator
-from vitrail.batches.loader import Batch, eval_batches
-from vitrail.errors import NonFiniteError
+from vitrail.batches.loader import Batch, Budget, eval_batches
+from vitrail.errors import DecodeError, NonFiniteError
 from vitrail.images.samples import Source
 from vitrail.models import cost
 from vitrail.objectives.objective import Answers
@@ -22,6 +22,7 @@ from vitrail.reports.journal import Journal, read
 from vitrail.reports.page import Facts, FigureSection, Section, write_page
 from vitrail.scores.calibration import Calibration
 from vitrail.scores.outcome import Outcome
+from vitrail.scores.unscored import Unscored
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, on_device
 from vitrail.training.state import State
@@ -34,10 +35,13 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Judged:
-    """An outcome, and the calibration that its images choose."""
+    """An outcome, the images that it is of, and the calibration that they choose."""
 
     outcome: Outcome
     calibration: Calibration
+    source: Source
+    unreadable: tuple[DecodeError, ...] = ()
+    """Images that this process could not read: they are left out of the outcome."""
 
 
 def judge(
@@ -49,23 +53,36 @@ def judge(
 ) -> Judged:
     """Judges a model on all of `source`, each image once; every rank answers a share and judges the whole.
 
-    `calibration` was chosen on other images.
+    `calibration` was chosen on other images. Without images there is no score.
     """
-    objective, answers = setup.run.objective, collect_answers(setup, model, source, watch)
+    if not len(source):
+        return Judged(Unscored(), Calibration(), source)
+    objective = setup.run.objective
+    answers, source, lost = collect_answers(setup, model, source, watch)
     outcome = objective.judge(answers, source, setup.classes, calibration)
-    return Judged(outcome, objective.calibrate(answers, source, setup.classes))
+    return Judged(outcome, objective.calibrate(answers, source, setup.classes), source, lost)
 
 
-def collect_answers(setup: Setup, model: nn.Module, source: Source, watch: Watch = iter) -> Answers:
-    """All ranks' answers to all images of `source`, in its order. Random numbers are the same at every evaluation.
+def collect_answers(
+    setup: Setup, model: nn.Module, source: Source, watch: Watch = iter
+) -> tuple[Answers, Source, tuple[DecodeError, ...]]:
+    """All ranks' answers to the images of `source`, in its order; those images; and why this rank left some out.
 
-    Raises NonFiniteError that names the first image whose answer is not finite.
+    Random numbers are the same at every evaluation. Raises NonFiniteError that names the first image whose answer is not
+    finite, and DataError for too many unreadable images.
     """
     run, world = setup.run, setup.world
     mine = source if world.alone else source.subset(np.arange(len(source))[world.slice(len(source))])
-    batches = eval_batches(mine, preprocess=run.preprocess, batch_size=setup.micro_batch, workers=run.hardware.workers)
+    batches = eval_batches(
+        mine, preprocess=run.preprocess, batch_size=setup.micro_batch, workers=run.hardware.workers, strict=False
+    )
+    budget, lost = Budget(len(source), "held-out", run.skip_unreadable), list[DecodeError]()
     found: dict[str, list[Tensor]] = {}
     for index, batch in enumerate(watch(batches)):
+        budget.spend(batch.dropped)
+        lost += batch.dropped
+        if not len(batch):
+            continue
         random = generator(run.seed, -1, world.rank, index)
         for name, rows in _answer(setup, model, batch, random).items():
             parts = found.setdefault(name, [])
@@ -73,8 +90,11 @@ def collect_answers(setup: Setup, model: nn.Module, source: Source, watch: Watch
             if len(parts) > 1:
                 parts[-2] = parts[-2].cpu()  # the batch before: this copy does not wait for the one just started
     joined = {name: torch.cat([part.cpu() for part in parts]) for name, parts in found.items()}
-    _check_finite(joined, mine)
-    return {name: world.gather_rows(rows) for name, rows in joined.items()}
+    left_out = {error.key for error in lost}
+    read = torch.tensor([key not in left_out for key in mine.keys])
+    _check_finite(joined, mine.subset(np.flatnonzero(read.numpy())))
+    scored = source.subset(np.flatnonzero(world.gather_rows(read).numpy()))
+    return {name: world.gather_rows(rows) for name, rows in joined.items()}, scored, tuple(lost)
 
 
 def _answer(setup: Setup, model: nn.Module, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
@@ -110,18 +130,18 @@ def finish(setup: Setup, state: State, folder: RunFolder, journal: Journal, watc
     last = objective.model_of(learner)
     if setup.splits.val is None or state.best_step < 0:
         judged = judge(setup, objective.model_to_judge(learner), test, watch)
-        outcome, written = judged.outcome, [(folder.last, last, judged.outcome, judged.calibration)]
+        written = [(folder.last, last, judged.outcome, judged.calibration)]
     else:
         best: Any = load(folder.best).to(setup.device)
         chosen = Calibration(best.record.temperature, best.record.threshold)
-        outcome = judge(setup, best, test, watch, chosen).outcome
-        written = [(folder.best, best, outcome, chosen), (folder.last, last, None, chosen)]
+        judged = judge(setup, best, test, watch, chosen)
+        written = [(folder.best, best, judged.outcome, chosen), (folder.last, last, None, chosen)]
     if setup.world.leads:
         for place, model, scores, calibration in written:
             save_bundle(place, model, make_record(model, setup, scores, calibration))
             carry_trained_keys(folder.path, place)
-        write_report(setup, learner, outcome, folder, journal)
-    return outcome
+        write_report(setup, learner, judged, folder, journal)
+    return judged.outcome
 
 
 def make_record(model: Any, setup: Setup, outcome: Outcome | None, calibration: Calibration) -> Record:
@@ -139,14 +159,14 @@ def make_record(model: Any, setup: Setup, outcome: Outcome | None, calibration: 
     )
 
 
-def write_report(setup: Setup, learner: nn.Module, outcome: Outcome, folder: RunFolder, journal: Journal) -> None:
+def write_report(setup: Setup, learner: nn.Module, judged: Judged, folder: RunFolder, journal: Journal) -> None:
     """report.html: how good the model is, where it is wrong, how training went, what ran. And predictions.png."""
-    image_of = setup.splits.test.picture
+    outcome, image_of = judged.outcome, judged.source.picture
     baselines = [(name, f"{accuracy:.2%}") for name, accuracy in folder.baselines.items()]
     sections = [
         *outcome.sections(image_of),
         *([Facts("Cheap answers on the same images", baselines)] if baselines else []),
-        *show_images(setup, learner),
+        *show_images(setup, learner, judged.source),
         FigureSection("Training", figures.curves(read(journal.path), outcome.panels)),
         Facts("Run", list(run_facts(setup))),
     ]
@@ -155,9 +175,11 @@ def write_report(setup: Setup, learner: nn.Module, outcome: Outcome, folder: Run
         (folder.path / "predictions.png").write_bytes(sheet)
 
 
-def show_images(setup: Setup, learner: nn.Module) -> Sequence[Section]:
+def show_images(setup: Setup, learner: nn.Module, source: Source) -> Sequence[Section]:
     """The objective's own pictures of held-out images, spread over the set."""
-    run, source = setup.run, setup.splits.test
+    run = setup.run
+    if not len(source):
+        return ()
     some = source.subset(np.linspace(0, len(source) - 1, min(SHOWN, len(source)), dtype=np.int64))
     batch = next(iter(eval_batches(some, preprocess=run.preprocess, batch_size=len(some), workers=0)))
     return run.objective.show(learner, batch.apart()[0][1], run.preprocess, generator(run.seed, -2))

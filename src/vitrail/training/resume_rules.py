@@ -22,6 +22,7 @@ KEYS: dict[str, Kind] = {
     "recipe": "safe",
     "data": "safe",  # the same images may have moved; their fingerprint is checked apart
     "holdout": "trajectory",
+    "skip_unreadable": "safe",  # it leaves out or stops, and never replaces
     "model": "trajectory",
     "weights": "safe",  # read once, at the start
     "head": "trajectory",
@@ -31,9 +32,11 @@ KEYS: dict[str, Kind] = {
     "mixing": "trajectory",
     "objective": "trajectory",
     "optim": "trajectory",
+    "balance": "trajectory",
     "ema": "trajectory",
     "batch_size": "trajectory",
     "length": "trajectory",
+    "patience": "trajectory",  # it decides which images validate
     "evaluate_every": "safe",
     "save_every": "safe",
     "seed": "trajectory",

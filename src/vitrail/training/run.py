@@ -11,7 +11,7 @@ from typing import Literal
 import vitrail.objectives.table  # noqa: F401  # fills the table that run.json is read by
 from vitrail import config
 from vitrail.batches.mixing import Mixing
-from vitrail.config import ABOVE_ZERO, COUNT, DECAY, NOT_NEGATIVE, check_ranges
+from vitrail.config import ABOVE_ZERO, COUNT, NOT_NEGATIVE, SHARE, check_ranges
 from vitrail.errors import ConfigError
 from vitrail.hardware import Hardware
 from vitrail.images.preprocess import Preprocess
@@ -91,8 +91,8 @@ class Optim:
             self,
             lr=NOT_NEGATIVE,
             lr_batch=COUNT,
-            betas=DECAY,
-            momentum=DECAY,
+            betas=SHARE,
+            momentum=SHARE,
             weight_decay=NOT_NEGATIVE,
             clip=ABOVE_ZERO,
             timescale=COUNT,
@@ -115,7 +115,9 @@ class Run:
     data: str = ""
     """A folder, an IDX file's folder, or a named set."""
     holdout: float = 0.2
-    """Share of the images kept for evaluation where the data has no split of its own."""
+    """Share of the images held out where the data has no split of its own. 0 trains on all of them; there is no score."""
+    skip_unreadable: bool = False
+    """Leave out all images that cannot be read, and list them. Without it, only 3 of them or 0.1 %."""
     model: ModelConfig = field(default_factory=ViTConfig)
     weights: str | None = None
     head: Literal["zero", "logistic"] = "zero"
@@ -128,10 +130,14 @@ class Run:
     mixing: Mixing = field(default_factory=Mixing)
     objective: Objective = field(default_factory=Classify)
     optim: Optim = field(default_factory=Optim)
+    balance: Literal["none", "loss", "sampling"] = "none"
+    """For classes of unequal size: `loss` weighs each image by N/(K·n) of its class, `sampling` shows rare classes more often."""
     ema: float | None = None
     """Decay of the moving average of the weights; evaluation and the saved best then use the average."""
     batch_size: int = 128
     length: str = "100 epochs"
+    patience: float | None = None
+    """Stop when so many epochs brought no better score. Without validation images, some training images become such."""
     evaluate_every: str = "1 epoch"
     save_every: str = "1 epoch"
     seed: int = 0
@@ -148,11 +154,7 @@ class Run:
             raise ConfigError(f"length = {self.length!r} of itself", allowed="'90 epochs' or '10000 steps'")
         if self.head == "logistic" and not self.weights:
             raise ConfigError("head = 'logistic' without weights", allowed="head = 'zero', or weights to start from")
-        check_ranges(self, batch_size=COUNT, seed=NOT_NEGATIVE, ema=DECAY)
-        if not 0 < self.holdout < 1:
-            raise ConfigError(
-                f"holdout = {self.holdout}", allowed="a share between 0 and 1", next_step="try `holdout=0.2`"
-            )
+        check_ranges(self, batch_size=COUNT, seed=NOT_NEGATIVE, ema=SHARE, patience=ABOVE_ZERO, holdout=SHARE)
 
     @property
     def head_only(self) -> bool:

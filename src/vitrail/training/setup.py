@@ -18,9 +18,11 @@ from vitrail import hardware
 from vitrail.batches.draws import generator
 from vitrail.batches.loader import Batch, train_batches
 from vitrail.errors import ConfigError, DataError
-from vitrail.images.samples import split
+from vitrail.images.heldout import add_validation, repeat_rare
+from vitrail.images.samples import Source, split
 from vitrail.images.sources import Splits, open_data, open_images
 from vitrail.models import cost, zoo
+from vitrail.objectives.classify import balanced_weights
 from vitrail.objectives.objective import Learner, Objective, Task
 from vitrail.processes.world import World, gather_model
 from vitrail.training import optim
@@ -28,6 +30,9 @@ from vitrail.training.ema import Ema
 from vitrail.training.run import Run, steps
 from vitrail.training.state import State
 from vitrail.weights.bundle import load_for_finetuning
+
+VALIDATION = 0.2
+"""Share of the training images that become validation images where a run needs some and the data has none."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Setup:
         """The batches from `start_step` on: position in the stream is step × batch_size, and nothing else."""
         run = self.run
         return train_batches(
-            self.splits.train,
+            stream_of(self.splits.train, run),
             preprocess=run.preprocess,
             augment=run.augment,
             seed=run.seed,
@@ -107,12 +112,13 @@ class Setup:
             rank=self.world.rank,
             world=self.world.size,
             pin=self.device.type == "cuda",
+            skip_unreadable=run.skip_unreadable,
         )
 
 
 def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> Setup:  # noqa: B008  # frozen
     """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
-    splits = splits or open_for(run.objective, run.data, run.holdout)
+    splits = arrange(splits or open_run(run), run)
     if run.objective.reads_labels and len(splits.train.classes) < 2:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
     run = resolve(run, splits, world)
@@ -125,7 +131,7 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     unsharded = copy.deepcopy(model).cpu() if run.hardware.parallel == "fsdp" else None
     if unsharded is not None:
         model = sharded(model, run)
-    per_epoch = len(splits.train) / run.batch_size
+    per_epoch = len(stream_of(splits.train, run)) / run.batch_size
     total = max(0 if run.head_only else 1, steps(run.length, steps_per_epoch=per_epoch))
     return Setup(
         run=run,
@@ -144,6 +150,27 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
         world=world,
         notes=(splits.how, *splits.train.notes, *notes),
     )
+
+
+def open_run(run: Run) -> Splits:
+    """The images of a run, as it splits them."""
+    return arrange(open_for(run.objective, run.data, run.holdout), run)
+
+
+def arrange(splits: Splits, run: Run) -> Splits:
+    """With validation images where the run's patience needs them."""
+    if run.patience is None:
+        return splits
+    if not run.objective.reads_labels:
+        raise ConfigError("patience without labels: a pre-training loss chooses no weights", allowed="patience = None")
+    return add_validation(splits, VALIDATION)
+
+
+def stream_of(train: Source, run: Run) -> Source:
+    """The images that an epoch goes through: the training images, some of them several times where the run balances
+    classes by sampling.
+    """
+    return repeat_rare(train) if run.balance == "sampling" else train
 
 
 def open_for(objective: Objective, data: str, holdout: float, *, download: bool = False) -> Splits:
@@ -190,6 +217,8 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     tokens, width = _work(model, micro)
     settings = hardware.resolve(run.hardware, processes=world.here, tokens=tokens, width=width)
     objective = run.objective.for_labels(several=splits.test.multi_label)
+    if run.balance == "loss":
+        objective = objective.with_class_weights(balanced_weights(splits.train.counts))
     return dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)
 
 

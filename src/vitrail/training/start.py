@@ -1,0 +1,95 @@
+"""What happens before the first step: images, model and state are made ready, and everything that may refuse is asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vitrail.checkpoints import read as checkpoints
+from vitrail.images.content_keys import Keys
+from vitrail.images.sources import Splits
+from vitrail.processes.world import World
+from vitrail.reports.journal import Journal, TensorBoard
+from vitrail.training.data_check import look_over
+from vitrail.training.head_start import HeadStart, head_start
+from vitrail.training.resume_rules import check_changes, check_data
+from vitrail.training.run import Run
+from vitrail.training.run_folder import RunFolder
+from vitrail.training.setup import Setup, arrange, open_run, prepare
+from vitrail.training.state import State
+from vitrail.training.unseen import save_trained_keys, starting_keys, without_trained
+from vitrail.weights.trained_on import TRAINED_KEYS
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run before its first step, or before the next one."""
+
+    setup: Setup
+    state: State
+    keys: Keys
+    """The images that its starting weights were trained on."""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """Sentences on what was chosen, changed and found."""
+
+
+def start_run(
+    run: Run,
+    folder: RunFolder,
+    ranks: World,
+    splits: Splits | None = None,
+    *,
+    check_images: bool = True,
+    allow_leaks: bool = False,
+    quiet: bool = False,
+) -> Start:
+    """A new run: its images are looked at, its head is set, the cheap answers are measured."""
+    setup, keys = _prepare(run, ranks, splits)
+    seen = look_over(setup, allow_leaks=allow_leaks, quiet=quiet) if check_images else ()
+    before = head_start(setup)
+    state = before.setup.state()
+    folder.check_room(state.size)
+    return Start(before.setup, state, keys, before.baselines, (*setup.notes, *seen, *before.notes))
+
+
+def resume_run(
+    run: Run | None,
+    folder: RunFolder,
+    ranks: World,
+    splits: Splits | None = None,
+    *,
+    override: bool = False,
+    accept_data_change: bool = False,
+) -> Start:
+    """The run of a folder where it stopped; `run` has the settings that change."""
+    wanted, changes = check_changes(folder.run, run, override=override) if run else (folder.run, ())
+    setup, keys = _prepare(wanted, ranks, splits)
+    before = HeadStart(setup)
+    state = before.setup.state()
+    folder.check_room(state.size)
+    said: list[str] = []
+    if snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks):
+        check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
+        state.restore(snapshot, ranks)
+    return Start(setup, state, keys, notes=(*setup.notes, *changes, *said))
+
+
+def _prepare(run: Run, ranks: World, splits: Splits | None) -> tuple[Setup, Keys]:
+    keys = starting_keys(run)
+    splits = without_trained(arrange(splits or open_run(run), run), keys)
+    return prepare(run, ranks, splits), keys
+
+
+def write_start(start: Start, folder: RunFolder, *, new_images: bool, quiet: bool = False) -> None:
+    """Writes the first files of a run: after all that may refuse a changed run, and run.json before the others."""
+    folder.save_baselines(start.baselines)
+    folder.save(start.setup.run)
+    if start.setup.world.leads and (new_images or not (folder.path / TRAINED_KEYS).exists()):
+        save_trained_keys(folder.path, start.setup.splits.train, start.keys, quiet=quiet)
+
+
+def open_journal(folder: RunFolder, state: State, *, tensorboard: bool) -> Journal:
+    """The log, without the lines after the step that the state is at."""
+    mirror = TensorBoard(folder.path / "tensorboard") if tensorboard else None
+    journal = Journal(folder.metrics, mirror=mirror)
+    journal.rewind(state.step)
+    return journal

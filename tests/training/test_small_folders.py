@@ -1,0 +1,214 @@
+"""What owners of small folders ask for: early stopping, all images, balanced classes, unreadable files."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from tests.support.runs import TINY, assert_same_run, log, no_report, stop_after
+from vitrail.batches.batch import Batch
+from vitrail.errors import ConfigError, DataError, Preempted
+from vitrail.images.heldout import add_validation, repeat_rare
+from vitrail.images.preprocess import Preprocess
+from vitrail.images.sources import open_data
+from vitrail.objectives.classify import Classify, balanced_weights
+from vitrail.objectives.reconstruct import Reconstruct
+from vitrail.reports.journal import Journal
+from vitrail.training import loop
+from vitrail.training.outcome import judge, write_report
+from vitrail.training.run import Run
+from vitrail.training.run_folder import RunFolder
+from vitrail.training.setup import prepare
+from vitrail.training.verify import verify
+from vitrail.weights.bundle import load
+
+pytestmark = pytest.mark.flow
+
+SMALL = dataclasses.replace(
+    TINY, preprocess=Preprocess(size=(8, 8)), batch_size=16, length="4 epochs", evaluate_every="1 epoch",
+    save_every="1 epoch", ema=None,
+)  # fmt: skip
+
+
+def write(root: Path, **counts: int) -> Path:
+    """A folder of PNG files of noise, brighter from class to class."""
+    rng = np.random.default_rng(0)
+    for number, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = rng.normal(60 + 60 * number, 20, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index:03d}.png")
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write(tmp_path / "photos", dark=60, light=20)
+
+
+def train(run: Run, out: Path, **options):
+    with no_report():
+        return loop.train(run, out=out, quiet=True, **options)
+
+
+# --- early stopping ---------------------------------------------------------------------------------------------------
+
+
+def test_patience_ends_a_run_that_no_longer_gets_better(photos: Path, tmp_path: Path) -> None:
+    """At a rate of 0 no epoch is better than the first: with a patience of 2 it ends after the third of twenty."""
+    still = dataclasses.replace(SMALL.optim, lr=0.0)
+    run = dataclasses.replace(SMALL, data=str(photos), length="20 epochs", optim=still, patience=2)
+    result = train(run, tmp_path / "run")
+    rows = [row for row in log(tmp_path / "run") if "held_out_top1" in row]
+    assert [round(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert result.best is not None and round(result.best.epoch) == 1 and result.best.validation
+    again = train(None, tmp_path / "run", resume=True)
+    assert again.scores.numbers == result.scores.numbers and len(log(tmp_path / "run")) == len(log(tmp_path / "run"))
+
+
+def test_a_run_with_patience_resumes_to_the_same_bits(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    run = dataclasses.replace(SMALL, data=str(photos), patience=1)
+    train(run, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_after(6, patched)
+        with pytest.raises(Preempted):
+            train(run, tmp_path / "stopped")
+    train(None, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert verify(tmp_path / "whole").wrong_at is None
+
+
+def test_validation_images_are_neither_trained_on_nor_tested_on(photos: Path) -> None:
+    splits = open_data(photos)
+    parts = add_validation(splits, 0.25)
+    assert parts.val is not None
+    train_, val, test = (set(source.keys) for source in (parts.train, parts.val, parts.test))
+    assert train_ | val == set(splits.train.keys) and not train_ & val and test == set(splits.test.keys)
+    assert parts.val.counts.tolist() == [12, 4]
+
+
+def test_patience_without_a_score_is_refused(tmp_path: Path) -> None:
+    run = dataclasses.replace(SMALL, data="digits", patience=3, objective=Reconstruct())
+    with pytest.raises(ConfigError, match="patience without labels"):
+        train(run, tmp_path / "run")
+
+
+# --- all images -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patience", [None, 5])
+def test_without_held_out_images_all_are_trained_on_and_nothing_is_scored(
+    patience: float | None, photos: Path, tmp_path: Path
+) -> None:
+    run = dataclasses.replace(SMALL, data=str(photos), holdout=0.0, length="1 epoch", patience=patience)
+    result = train(run, tmp_path / "run")
+    trained_on = len(result.setup.splits.train) + len(result.setup.splits.val or ())
+    assert trained_on == 80 and not result.scores.images and not result.baselines
+    assert str(result.scores) == "none: every image was trained on"
+    assert load(tmp_path / "run").record.classes == ("dark", "light")
+    folder = RunFolder(tmp_path / "run", result.setup.run)
+    judged = judge(result.setup, result.setup.model, result.setup.splits.test)
+    write_report(result.setup, result.setup.model, judged, folder, Journal(folder.metrics))
+    assert "none: every image was trained on" in folder.report.read_text("utf-8")
+
+
+# --- balanced classes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_class_weights_are_those_of_torch(loss: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(64, 5, generator=random), torch.randint(5, (64,), generator=random)
+    weights = torch.rand(5, generator=random)
+    found = Classify(loss=loss, class_weights=tuple(weights.tolist())).loss_of(logits, targets).value  # pyrefly: ignore
+    if loss == "softmax":
+        wanted = F.cross_entropy(logits, targets, weight=weights, reduction="none").mean()
+    else:
+        each = F.binary_cross_entropy_with_logits(logits, F.one_hot(targets, 5).float(), reduction="none").sum(1)
+        wanted = (each * weights[targets]).mean()
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_balanced_weights_give_every_class_the_same_sum() -> None:
+    counts = np.array([60, 20, 0, 5])
+    weights = np.array(balanced_weights(counts))
+    assert np.allclose((weights * counts)[counts > 0], counts.sum() / 3)
+
+
+def test_balanced_loss_is_the_gradient_of_weighted_cross_entropy(photos: Path) -> None:
+    """Whatever the micro-batch."""
+    gradients, images = [], torch.rand(16, 3, 8, 8)
+    for micro in (None, 4):
+        hardware = dataclasses.replace(SMALL.hardware, micro_batch=micro)
+        plain = dataclasses.replace(SMALL, data=str(photos), balance="loss", hardware=hardware, batch_size=16)
+        setup = prepare(plain)
+        assert setup.run.objective.class_weights == pytest.approx([64 / (2 * 48), 64 / (2 * 16)])  # pyrefly: ignore
+        batch = Batch(images, torch.arange(16) % 2, ("",) * 16)
+        setup.model.eval()
+        for part in batch.split(micro or 16):
+            (setup.run.objective(setup.model, part).value * len(part) / 16).backward()
+        gradients.append([parameter.grad.clone() for parameter in setup.model.parameters()])  # pyrefly: ignore
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))
+
+
+def test_balanced_sampling_shows_every_class_as_often(photos: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(SMALL, data=str(photos), balance="sampling", batch_size=48, length="1 epoch")
+    setup = prepare(run)
+    assert setup.total_steps == 2
+    batches = list(setup.batches(0))
+    assert torch.cat([batch.targets for batch in batches]).bincount().tolist() == [48, 48]
+    keys = [key for batch in batches for key in batch.keys]
+    assert set(keys) == set(setup.splits.train.keys)
+    assert {keys.count(key) for key in keys if key.startswith("light")} == {3}
+    train(run, tmp_path / "run")
+    assert verify(tmp_path / "run").wrong_at is None
+
+
+def test_repeated_images_differ_by_one_at_most() -> None:
+    digits = open_data("digits").train
+    uneven = digits.subset(np.r_[np.flatnonzero(digits.labels == 0)[:7], np.flatnonzero(digits.labels == 1)[:3]])
+    keys = list(repeat_rare(uneven).keys)
+    assert len(keys) == 14 and sorted(keys.count(key) for key in set(keys)) == [1] * 7 + [2, 2, 3]
+
+
+def test_objectives_that_cannot_weigh_classes_say_so(photos: Path) -> None:
+    run = dataclasses.replace(SMALL, data=str(photos), balance="loss", objective=Reconstruct())
+    with pytest.raises(ConfigError, match="does not weigh classes"):
+        prepare(run)
+
+
+# --- unreadable files -------------------------------------------------------------------------------------------------
+
+
+def damage(root: Path, count: int) -> list[str]:
+    """Cuts so many files of each class short."""
+    names = [f"{folder}/{index:03d}.png" for folder in ("dark", "light") for index in range(count)]
+    for name in names:
+        (root / name).write_bytes((root / name).read_bytes()[:60])
+    return names
+
+
+def test_one_file_of_eighty_may_be_unreadable(photos: Path, tmp_path: Path) -> None:
+    damage(photos, 1)
+    result = train(dataclasses.replace(SMALL, data=str(photos), length="1 epoch"), tmp_path / "run")
+    named = [json.loads(line)["key"] for line in (tmp_path / "run/bad_samples.jsonl").read_text().splitlines()]
+    assert sorted(named) == ["dark/000.png", "light/000.png"]
+    held = set(result.setup.splits.test.keys)
+    assert result.scores.images == len(held) - len(held & set(named))
+
+
+def test_many_unreadable_files_stop_a_run_unless_they_are_skipped(photos: Path, tmp_path: Path) -> None:
+    names = damage(photos, 8)
+    run = dataclasses.replace(SMALL, data=str(photos), length="1 epoch")
+    with pytest.raises(DataError, match=r"cannot be read.*--skip-unreadable"):
+        train(run, tmp_path / "stops", check_images=False)
+    result = train(dataclasses.replace(run, skip_unreadable=True), tmp_path / "run")
+    held = set(result.setup.splits.test.keys)
+    assert result.scores.images == len(held - set(names)) < len(held)
+    assert len((tmp_path / "run/bad_samples.jsonl").read_text().splitlines()) == 16
+    assert verify(tmp_path / "run").wrong_at is None
