@@ -22,15 +22,16 @@ from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
 from vitrail.models.conv_backbone import conv_same, same_padding
 from vitrail.models.resnet import ResNetConfig, standardised
-from vitrail.weights.origins import bit
+from vitrail.weights.origin import ORIGINS
+from vitrail.weights.recognise import read_foreign
 
 pytestmark = pytest.mark.oracle
 
 CASES = {
-    "bit_torch_tfnpz/r_half_width": ("checkpoint.npz", "big_transfer"),
-    "bit_bigvision/resnetv2_half_width": ("checkpoint.npz", "big_vision"),
-    "bit_bigvision/resnetv1_gn_half_width": ("checkpoint.npz", "big_vision v1"),
-    "timm_bit/resnetv2": ("checkpoint.pth", "timm"),
+    "bit_torch_tfnpz/r_half_width": ("checkpoint.npz", ("google", "BiT")),
+    "bit_bigvision/resnetv2_half_width": ("checkpoint.npz", ("big_vision", "BiT")),
+    "bit_bigvision/resnetv1_gn_half_width": ("checkpoint.npz", ("big_vision", "BiT v1")),
+    "timm_bit/resnetv2": ("checkpoint.pth", ("timm", "BiT")),
 }
 
 
@@ -60,20 +61,24 @@ def test_stages_equal_the_original_s(golden: Golden, name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_files_are_written_back_bit_for_bit(golden: Golden, name: str) -> None:
-    file, style = CASES[name]
+    file, (origin, style) = CASES[name]
     theirs, foreign = tensors_of(golden / name / file), read(golden / name / file)
-    assert_bit_equal(bit.write(foreign.tensors, foreign.config, style=style), theirs)
+    assert_bit_equal(ORIGINS[origin].write(foreign.tensors, foreign.config, style), theirs)
 
 
-@pytest.mark.parametrize("style", bit.STYLES)
-def test_every_style_reads_what_it_writes(style: str) -> None:
+STYLES = [(name, style) for name, origin in ORIGINS.items() for style in origin.styles if "BiT" in style]
+
+
+@pytest.mark.parametrize(("origin", "style"), STYLES)
+def test_every_style_reads_what_it_writes(origin: str, style: str) -> None:
     """A model with its origin's habits, also without a head and of other channels: config and tensors come back."""
-    habits = bit.STYLES[style].habits
+    habits = ORIGINS[origin].styles[style].habits
     for changes in ({}, {"classes": 0}, {"channels": 1}):
         shape = {"depths": (1, 2), "widths": (128, 256), "root_width": 32, "classes": 7, **changes}
         config = ResNetConfig(**shape, **habits)
         state = zoo.build(config, seed=1).state_dict()
-        foreign = bit.read(bit.write(state, config, style=style), where="made")
+        name, foreign = read_foreign(ORIGINS[origin].write(state, config, style), where="made")
+        assert name == origin
         assert foreign.config == config
         assert_bit_equal(foreign.tensors, state)
 
@@ -84,14 +89,14 @@ def test_published_files_that_number_one_layer_more(golden: Golden) -> None:
         name.replace("a/proj/standardized_conv2d/", "a/proj/standardized_conv2d_3/"): t for name, t in theirs.items()
     }
     assert odd.keys() != theirs.keys()
-    assert_bit_equal(bit.read(odd, where="odd").tensors, bit.read(theirs, where="even").tensors)
+    assert_bit_equal(read_foreign(odd, where="odd")[1].tensors, read_foreign(theirs, where="even")[1].tensors)
 
 
 def test_a_missing_key_is_named(golden: Golden) -> None:
     theirs = tensors_of(golden / "bit_torch_tfnpz/r_half_width/checkpoint.npz")
     del theirs["resnet/block3/unit02/b/group_norm/gamma"]
     with pytest.raises(WeightsError, match="missing resnet/block3/unit02/b/group_norm/gamma"):
-        bit.read(theirs, where="less.npz")
+        read_foreign(theirs, where="less.npz")
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 97), (224, 160)])
@@ -111,7 +116,7 @@ def test_live_timm_in_float64(size: tuple[int, int], preact: bool) -> None:
     config = ResNetConfig(depths=(1, 2), widths=(128, 256), root_width=32, classes=5, **habits)
     state = {name: tensor for name, tensor in theirs.state_dict().items()}
     model = zoo.build(config).double().eval()
-    model.load_state_dict(bit.read(state, where="timm", config=config).tensors)
+    model.load_state_dict(read_foreign(state, where="timm", config=config)[1].tensors)
     images = torch.randn(2, 3, *size, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(model(images), theirs(images), rtol=0, atol=1e-11)

@@ -24,9 +24,12 @@ from vitrail.models.hybrid import HybridConfig
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
 from vitrail.weights.fit import adapt, at_size, fit
-from vitrail.weights.origins import hybrid
+from vitrail.weights.origin import ORIGINS
+from vitrail.weights.recognise import read_foreign
 
 pytestmark = pytest.mark.oracle
+
+STYLES = {"published": ("google", "hybrid"), "linen": ("google", "hybrid, linen"), "timm": ("timm", "hybrid")}
 
 # the file, what it cannot say, how it names its tensors
 CASES = {
@@ -77,13 +80,15 @@ def test_every_step_equals_the_original_s(golden: Golden, name: str) -> None:
 def test_files_are_written_back_bit_for_bit(golden: Golden, name: str) -> None:
     file, told, style = CASES[name]
     theirs, foreign = tensors_of(golden / name / file), read(golden / name / file, told)
-    assert_bit_equal(hybrid.write(foreign.tensors, foreign.config, style=style), theirs)
+    origin, name = STYLES[style]
+    assert_bit_equal(ORIGINS[origin].write(foreign.tensors, foreign.config, name), theirs)
 
 
-@pytest.mark.parametrize("style", ["published", "linen", "timm"])
+@pytest.mark.parametrize("style", STYLES)
 def test_every_style_reads_what_it_writes(style: str) -> None:
+    origin, name = STYLES[style]
     state = zoo.build(SMALL, seed=2).state_dict()
-    foreign = hybrid.read(hybrid.write(state, SMALL, style=style), where="made")
+    foreign = read_foreign(ORIGINS[origin].write(state, SMALL, name), where="made")[1]
     assert_bit_equal(foreign.tensors, state)
     assert foreign.config.grid == SMALL.grid and foreign.config.heads == 3
 
@@ -108,7 +113,7 @@ def test_live_timm_in_float64(size: tuple[int, int]) -> None:
     theirs = theirs.double().eval()
     randomise(theirs)
     told = {"image": list(size)}
-    foreign = hybrid.read(theirs.state_dict(), where="timm", told=told)
+    foreign = read_foreign(theirs.state_dict(), where="timm", told=told)[1]
     model = zoo.build(foreign.config).double().eval()
     model.load_state_dict(foreign.tensors)
     images = torch.randn(2, 3, *size, dtype=torch.float64)

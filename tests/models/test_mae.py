@@ -16,7 +16,8 @@ from vitrail.models.mae import MAEConfig, from_target, masking, patchify, pixel_
 from vitrail.models.positions import sincos
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.fit import fit
-from vitrail.weights.origins import mae as source
+from vitrail.weights.origin import ORIGINS
+from vitrail.weights.recognise import read_foreign
 
 pytestmark = pytest.mark.oracle
 
@@ -51,7 +52,7 @@ def config_of(model: dict) -> MAEConfig:
 def loaded(folder: Path, config: MAEConfig) -> torch.nn.Module:
     tensors = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
     model = zoo.skeleton(config)
-    fit(model, source.read(tensors, where=str(folder), config=config).tensors, where=str(folder))
+    fit(model, read_foreign(tensors, where=str(folder), config=config)[1].tensors, where=str(folder))
     return model
 
 
@@ -77,7 +78,7 @@ def test_latent_mask_prediction_loss_and_gradients_equal_the_originals(golden: G
                 limit = limits[name + suffix]["atol"]
                 assert np.abs(ours.detach().numpy() - io[name + suffix]).max() <= limit, name + suffix
     found["loss"].backward()
-    theirs = source.write({n: p.grad for n, p in model.named_parameters()}, config)
+    theirs = ORIGINS["mae"].write({n: p.grad for n, p in model.named_parameters()}, config)
     for name, norm in meta["gradient_l2_norms_f64"].items():
         assert float(theirs[name].norm()) == pytest.approx(norm, rel=1e-9), name
 
@@ -124,12 +125,12 @@ def test_transformers_files_give_transformers_outputs(golden: Golden, variant: s
     config = dataclasses.replace(config, decoder_mlp_width=theirs["decoder_intermediate_size"])
     tensors = load_file(folder / "model.safetensors")
     model = zoo.skeleton(config)
-    fit(model, source.read(tensors, where="file", config=config).tensors, where="file")
+    fit(model, read_foreign(tensors, where="file", config=config)[1].tensors, where="file")
     chosen = masking(torch.from_numpy(io["noise"]), theirs["mask_ratio"])
     model.double()
     predicted = model.predict(torch.from_numpy(io["input"]).double(), chosen).detach().numpy()
     assert np.abs(predicted - io["logits_f64"]).max() <= meta["io"]["outputs"]["logits_f64"]["atol"]
-    back = source.write(model.float().state_dict(), config, style="transformers")
+    back = ORIGINS["transformers"].write(model.float().state_dict(), config)
     assert back.keys() == tensors.keys()
     assert all(torch.allclose(back[name], tensors[name], atol=1e-6) for name in tensors)
 
@@ -139,16 +140,16 @@ def test_the_table_is_a_bijection_and_a_strange_key_is_named(golden: Golden) -> 
     meta, _ = case(folder)
     config = config_of(meta["model"])
     theirs = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
-    back = source.write(loaded(folder, config).state_dict(), config)
+    back = ORIGINS["mae"].write(loaded(folder, config).state_dict(), config)
     assert back.keys() == theirs.keys()
     assert all(torch.allclose(back[name], theirs[name], atol=1e-6) for name in theirs)
     moved = {**theirs, "pos_embed": theirs["pos_embed"] + 1e-3}
     with pytest.raises(WeightsError, match="pos_embed is not the sin-cos table"):
-        source.read(moved, where="file", config=config)
+        read_foreign(moved, where="file", config=config)
     with pytest.raises(WeightsError, match="unknown odd"):
-        source.read({**theirs, "odd": torch.zeros(1)}, where="file", config=config)
+        read_foreign({**theirs, "odd": torch.zeros(1)}, where="file", config=config)
     with pytest.raises(WeightsError, match="none of the published models"):
-        source.read(theirs, where="file")
+        read_foreign(theirs, where="file")
 
 
 def test_kept_patches_are_counted_in_floating_point() -> None:

@@ -22,8 +22,8 @@ from vitrail.models import cost, zoo
 from vitrail.models.backbone import ModelConfig
 from vitrail.models.maxvit import MaxViTConfig, relative_bias, resize_bias
 from vitrail.weights.fit import adapt, at_size
-from vitrail.weights.origins import maxvit as source
-from vitrail.weights.origins import read_foreign
+from vitrail.weights.origin import ORIGINS
+from vitrail.weights.recognise import read_foreign
 
 pytestmark = pytest.mark.oracle
 
@@ -69,7 +69,7 @@ def test_stages_equal_the_original_s(golden: Golden, name: str, file: str, told:
 def test_files_are_written_back_bit_for_bit(golden: Golden, name: str, file: str, told: dict, style: str) -> None:
     """Counts of batches as 0."""
     theirs, foreign = tensors_of(golden / name / file), read(golden / name / file, told)
-    assert_bit_equal(source.write(foreign.tensors, foreign.config, style=style), theirs)
+    assert_bit_equal(ORIGINS[style].write(foreign.tensors, foreign.config), theirs)
 
 
 def test_resized_biases_equal_tensorflow_s(golden: Golden) -> None:
@@ -115,7 +115,7 @@ def test_live_timm_maxvit_of_tensorflow_in_float64(image) -> None:
 
 
 def assert_equal_live(theirs: torch.nn.Module, config: MaxViTConfig, size: tuple[int, int]) -> None:
-    foreign = source.read(theirs.state_dict(), where="live", config=config)
+    foreign = read_foreign(theirs.state_dict(), where="live", config=config)[1]
     model = zoo.build(config).double().eval()
     model.load_state_dict(foreign.tensors)
     images = torch.randn(2, 3, *size, dtype=torch.float64)

@@ -12,8 +12,8 @@ import torch
 
 from vitrail.models import zoo
 from vitrail.weights.fit import fit
-from vitrail.weights.origins import read_foreign
-from vitrail.weights.origins.table import Foreign
+from vitrail.weights.origin import Foreign
+from vitrail.weights.recognise import read_foreign
 
 HERE = Path(__file__).parents[1] / "golden"
 

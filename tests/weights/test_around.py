@@ -13,10 +13,11 @@ from vitrail.errors import ConfigError, WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
-from vitrail.weights import bundle, published
+from vitrail.weights import bundle
 from vitrail.weights.convert import convert
 from vitrail.weights.files import hub
-from vitrail.weights.origins import timm_config, torchvision
+from vitrail.weights.origins import google, timm, torchvision
+from vitrail.weights.published_file import published_checkpoints
 from vitrail.weights.record import Record, Weights
 
 CONFIG = ViTConfig(width=24, depth=1, heads=3, mlp_width=16, patch=(8, 8), image=(32, 32), classes=3)
@@ -165,7 +166,7 @@ NAMES_ONLY = [
 
 @pytest.mark.parametrize(("name", "said"), NAMES_ONLY)
 def test_what_only_the_name_of_timm_s_architecture_says(name: str, said: dict) -> None:
-    assert timm_config.by_name(name) == said
+    assert timm.read_architecture(name) == said
 
 
 @pytest.mark.parametrize(
@@ -214,9 +215,9 @@ def test_names_of_timm_s_outputs(timm_file: Path) -> None:
     for names in (["n1", "n2", "n3"], {"0": "n1", "1": "n2", "2": "n3"}):
         write(timm_file.parent / "config.json", architecture="x", label_names=names, label_descriptions=described)
         assert bundle.load(timm_file, config={"heads": 3}).record.classes == ("tench", "goldfish", "shark")
-    tuned = timm_config.classes({"num_classes": 1000, "pretrained_cfg": {"tag": "augreg_in21k_ft_in1k"}})
+    tuned = timm.read_classes({"num_classes": 1000, "pretrained_cfg": {"tag": "augreg_in21k_ft_in1k"}})
     assert len(tuned) == 1000 and tuned[0] == "tench"
-    assert timm_config.classes({"num_classes": 1000, "pretrained_cfg": {"tag": "mine"}}) == ()
+    assert timm.read_classes({"num_classes": 1000, "pretrained_cfg": {"tag": "mine"}}) == ()
 
 
 # --- names
@@ -224,7 +225,7 @@ def test_names_of_timm_s_outputs(timm_file: Path) -> None:
 
 def test_augreg_names_are_read() -> None:
     name = "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03-res_384.npz"
-    assert published.augreg(name) == {
+    assert google.read_training(name) == {
         "model": "vit-b/16",
         "data": "ImageNet-21k",
         "epochs": 300,
@@ -239,10 +240,13 @@ def test_augreg_names_are_read() -> None:
         "resolution": 384,
     }
     assert (
-        published.augreg("R26_S_32-i1k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.1-sd_0.1.npz")["model"] == "r26+vit-s/32"
+        google.read_training("R26_S_32-i1k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.1-sd_0.1.npz")["model"]
+        == "r26+vit-s/32"
     )
-    assert published.augreg("R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0.npz")["model"] == "r+vit-ti/16"
-    assert published.augreg("model.npz") == {}
+    assert (
+        google.read_training("R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0.npz")["model"] == "r+vit-ti/16"
+    )
+    assert google.read_training("model.npz") == {}
 
 
 def test_an_augreg_name_reaches_the_record(tmp_path: Path) -> None:
@@ -263,13 +267,12 @@ SWAG = "vit_b_16_lc_swag-4e70ced5.pth"
     [
         (SWAG, {"crop_fraction": 1.0, "interpolation": "bicubic"}, "CC-BY-NC-4.0"),
         ("vit_l_16-852ce7e3.pth", {"crop_fraction": 224 / 242, "interpolation": "bilinear"}, "BSD-3-Clause"),
-        ("maxvit_t-bc5ab103.pth", {"crop_fraction": 1.0, "interpolation": "bicubic"}, "BSD-3-Clause"),
     ],
 )
 def test_torchvision_s_own_table_says_how_images_were_prepared(name: str, wanted: dict, licence: str) -> None:
-    found = torchvision.published(name)
-    assert found and found.licence == licence and wanted.items() <= found.preprocess.items()
-    assert found.preprocess["mean"] == IMAGENET[0] and torchvision.published("vit_mine-00000000.pth") is None
+    found = torchvision.read_name(name)
+    assert found.licence == licence and wanted.items() <= found.preprocess.items()
+    assert found.preprocess["mean"] == IMAGENET[0] and not torchvision.read_name("vit_mine-00000000.pth").licence
 
 
 def test_a_file_of_torchvision_s_name_has_its_preprocessing_licence_and_classes(tmp_path: Path) -> None:
@@ -282,8 +285,9 @@ def test_a_file_of_torchvision_s_name_has_its_preprocessing_licence_and_classes(
 
 
 def test_every_published_checkpoint_is_a_model_of_the_zoo() -> None:
-    assert len({one.name for one in published.PUBLISHED}) == len(published.PUBLISHED)
-    for one in published.PUBLISHED:
+    listed = [one for _, one in published_checkpoints()]
+    assert len({one.name for one in listed}) == len(listed)
+    for one in listed:
         assert zoo.config(one.model) and one.licence and (one.top1 is None or 50 < one.top1 < 95)
 
 

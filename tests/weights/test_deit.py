@@ -22,7 +22,7 @@ from vitrail.objectives.distill import Distill
 from vitrail.objectives.objective import Task
 from vitrail.weights.bundle import Record, load, save_bundle
 from vitrail.weights.fit import fit
-from vitrail.weights.origins import read_foreign
+from vitrail.weights.recognise import read_foreign
 
 pytestmark = pytest.mark.oracle
 

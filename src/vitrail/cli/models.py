@@ -57,12 +57,12 @@ def main(words: Sequence[str]) -> int:
 
 def _checkpoints(pattern: str) -> Table:
     """Published files of the models that match."""
-    from vitrail.weights.published import PUBLISHED
+    from vitrail.weights.published_file import published_checkpoints
 
     columns = tuple(map(Column, ("checkpoint", "model", "trained on", "image", "ImageNet top-1", "licence", "origin")))
     rows = tuple(
-        (one.name, one.model, one.data, one.image, one.top1, one.licence, one.origin)
-        for one in PUBLISHED
+        (one.name, one.model, one.data, one.image, one.top1, one.licence, origin)
+        for origin, one in published_checkpoints()
         if fnmatch.fnmatchcase(one.model, pattern)
     )
     title = (

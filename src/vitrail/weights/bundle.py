@@ -29,7 +29,7 @@ from vitrail.weights.encoder import encoder_of
 from vitrail.weights.files.hub import fetch, is_hub_name
 from vitrail.weights.files.safe import not_finite, read_safetensors, sha256, to_bytes
 from vitrail.weights.fit import Report, adapt, at_size, fit
-from vitrail.weights.origins.table import laid
+from vitrail.weights.name_tables import laid
 from vitrail.weights.published_file import read_file
 from vitrail.weights.record import Record, Told, Weights
 from vitrail.weights.timm_pretrained import is_timm_name, read_pretrained, record_of

@@ -1,40 +1,38 @@
-"""A published file, and what lies beside it and in its name, as Weights."""
+"""A published file, and what stands in its name and in JSON files next to it, as Weights."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitrail.errors import WeightsError
-from vitrail.weights import published
+from vitrail.errors import VitrailError, WeightsError
 from vitrail.weights.files.index import INDEX, digest, read_shards
+from vitrail.weights.files.json_file import read_object
 from vitrail.weights.files.readers import READERS, Content, read_any
-from vitrail.weights.origins import read_foreign, timm_config, torchvision
-from vitrail.weights.origins.table import Foreign
+from vitrail.weights.imagenet import imagenet_classes
+from vitrail.weights.origin import ORIGINS, Checkpoint, Facts, Foreign, Origin
+from vitrail.weights.recognise import find_origin
 from vitrail.weights.record import Record, Told, Weights
-from vitrail.weights.sidecars import Beside, beside
 
 
 def read_file(path: Path, config: Told = None) -> Weights:
-    """Tensors and record of a published file, or of a folder with one. `config` goes before what lies beside."""
+    """Tensors and record of a published file, or of a folder with one. `config` goes before the JSON file next to it."""
     path = only_file(path)
     content = Content(read_shards(path)) if path.name.endswith(INDEX) else read_any(path)
-    around = beside(path)
-    given = config if isinstance(config, Mapping) else {}
-    whole = None if isinstance(config, Mapping) else config
-    named = {} if around.where else _by_name(path.name)
-    told = {} if whole is not None else {**named, **around.config, **given}
-    origin, foreign = read_foreign(content.tensors, where=str(path), config=whole, told=told, wrapped=content.wrapped)
-    facts, theirs = published.known(path.name), torchvision.published(path.name)
-    preprocess = dataclasses.replace(foreign.preprocess, **theirs.preprocess) if theirs else foreign.preprocess
+    origin, sidecar = find_origin(content.tensors.keys(), str(path)), read_sidecar(path)
+    named = read_name(origin, path.name)
+    given, whole = (config, None) if isinstance(config, Mapping) else ({}, config)
+    from_name = {} if sidecar.where else {name: value for name, value in named.config.items() if name not in given}
+    told = {} if whole is not None else {**from_name, **sidecar.config, **given}
+    foreign = origin.read(content.tensors, where=str(path), config=whole, told=told, wrapped=content.wrapped)
     record = Record(
         config=foreign.config,
-        preprocess=around.prepared(preprocess),
-        classes=_classes(path.name, origin, foreign, around),
-        source=f"{path.name} ({origin})",
-        licence=around.licence or (theirs or facts or foreign).licence,
-        training=published.augreg(path.name),
-        notes=_notes(foreign, around, given, named, content.left),
+        preprocess=dataclasses.replace(foreign.preprocess, **{**named.preprocess, **sidecar.preprocess}),
+        classes=_classes(foreign, sidecar, named),
+        source=f"{path.name} ({origin.name})",
+        licence=sidecar.licence or named.licence or foreign.licence,
+        training=dict(named.training),
+        notes=tuple(_notes(foreign, sidecar, given, from_name, content.left)),
         sha256=digest(path),
     )
     return Weights(foreign.tensors, record)
@@ -56,43 +54,59 @@ def only_file(path: Path) -> Path:
     return best[0]
 
 
-def _by_name(name: str) -> dict[str, Any]:
-    """Settings that only the name of a published file gives: what a masked autoencoder's decoder predicts; timm's architecture."""
-    facts = published.known(name)
-    if facts and facts.target:
-        return {"target": facts.target}
-    return timm_config.by_name(name) if name.startswith(("vit_", "coatnet_")) else {}
+def read_sidecar(path: Path) -> Facts:
+    """What config.json or NAME.json next to the weights says, an origin's or fields of our config; nothing without one."""
+    for file in (path.with_suffix(".json"), path.with_name("config.json")):
+        if file.is_file() and file != path:  # an index of shards is JSON itself
+            return _understand(read_object(file), file)
+    return Facts()
 
 
-def _classes(name: str, origin: str, foreign: Foreign, around: Beside) -> tuple[str, ...]:
-    """Names of the outputs: those beside; else ImageNet's for a thousand outputs of a file that is known to be of it."""
-    outputs = getattr(foreign.config, "classes", 0)
-    if around.classes:
-        return around.classes if len(around.classes) == outputs else ()
-    facts = published.known(name)
-    imagenet = (
-        origin == "torchvision"
-        or name.startswith("maxvit_t-")
-        or "imagenet2012" in name
-        or (facts is not None and facts.data == "ImageNet-1k")
-    )
-    return published.imagenet_classes() if outputs == 1000 and imagenet else ()
+def _understand(data: dict[str, Any], path: Path) -> Facts:
+    try:
+        found = (origin.read_json(data, path) for origin in ORIGINS.values())
+        # an unknown field of our config is refused, with a suggestion, when it is used
+        return next((facts for facts in found if facts), Facts(config=data, where=path.name))
+    except VitrailError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{path}: {error!r} is missing or odd", next_step="mend it, or move it away") from None
+
+
+def published_checkpoints() -> Iterator[tuple[str, Checkpoint]]:
+    """(origin, checkpoint) of all published files that are known by name."""
+    return ((name, checkpoint) for name, origin in ORIGINS.items() for checkpoint in origin.published)
+
+
+def read_name(origin: Origin, name: str) -> Facts:
+    """What the name of a file says: by the origin's own rules, or as one of its published files."""
+    facts = origin.read_name(name)
+    known = next((one for one in origin.published if one.name == name), None)
+    if known is None:
+        return facts
+    classes = imagenet_classes() if known.data == "ImageNet-1k" else facts.classes
+    config, licence = {**facts.config, **known.config}, facts.licence or known.licence
+    return dataclasses.replace(facts, config=config, classes=classes, licence=licence)
+
+
+def _classes(foreign: Foreign, sidecar: Facts, named: Facts) -> tuple[str, ...]:
+    """Names of the outputs, where there are as many."""
+    names = sidecar.classes or named.classes
+    return names if len(names) == getattr(foreign.config, "classes", 0) else ()
 
 
 def _notes(
-    foreign: Foreign, around: Beside, given: Mapping[str, Any], named: Mapping[str, Any], left: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Who said what: the file's names, the caller, what lies beside, else the origin's default."""
-    beside_only = [name for name in around.config if name not in given]
-    said = [note for note in foreign.said if not note.startswith("from the config given")]
+    foreign: Foreign, sidecar: Facts, given: Mapping[str, Any], from_name: Mapping[str, Any], left: tuple[str, ...]
+) -> Iterator[str]:
+    """Who said what: the file's names, the caller, the JSON file, the name, else the origin's default."""
+    yield from foreign.said
     if given:
-        said.append(f"from the config given: {', '.join(f'{name} {value}' for name, value in given.items())}")
-    if named:
-        said.append(f"from its file's name: {', '.join(name for name in named if name not in given)}")
-    if beside_only:
-        said.append(f"from {around.where} beside it: {', '.join(beside_only)}")
-    if around.preprocess:
-        said.append(f"preprocessing from {around.where} beside it")
+        yield f"from the config given: {', '.join(f'{name} {value}' for name, value in given.items())}"
+    if from_name:
+        yield f"from its file's name: {', '.join(from_name)}"
+    if beside := [name for name in sidecar.config if name not in given]:
+        yield f"from {sidecar.where} beside it: {', '.join(beside)}"
+    if sidecar.preprocess:
+        yield f"preprocessing from {sidecar.where} beside it"
     if left:
-        said.append(f"left out: {', '.join(left)}")
-    return tuple(said)
+        yield f"left out: {', '.join(left)}"

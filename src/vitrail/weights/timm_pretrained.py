@@ -10,7 +10,7 @@ from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import timm_model
 from vitrail.models.timm_model import PREFIX, TimmConfig
-from vitrail.weights.origins import timm_config
+from vitrail.weights.origins import timm
 from vitrail.weights.record import Record, Weights
 
 
@@ -47,13 +47,13 @@ def record_of(config: TimmConfig) -> Record:
     found = timm_model.timm().get_pretrained_cfg(config.name)
     about: dict[str, Any] = {key: value for key, value in dataclasses.asdict(found).items() if value is not None}
     notes = ["timm's crop mode 'border' becomes a centre crop"] if about.get("crop_mode") == "border" else []
-    prepared: dict[str, Any] = {"interpolation": "bicubic", **timm_config.preprocess(about), "size": config.image}
+    prepared: dict[str, Any] = {"interpolation": "bicubic", **timm.read_preprocess(about), "size": config.image}
     if config.channels != len(prepared["mean"]):
         prepared |= {"mean": (0.5,) * config.channels, "std": (0.5,) * config.channels}
     return Record(
         config=config,
         preprocess=Preprocess(**prepared),
-        classes=timm_config.classes({"num_classes": config.classes, "pretrained_cfg": about}),
+        classes=timm.read_classes({"num_classes": config.classes, "pretrained_cfg": about}),
         source=f"{PREFIX}{config.name}",
         licence=str(about.get("license", "")),
         notes=tuple(notes),

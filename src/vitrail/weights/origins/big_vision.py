@@ -1,4 +1,4 @@
-"""ViTs of google-research/big_vision (.npz, JAX names): pooled by mean, class token or attention; scanned blocks too.
+"""google-research/big_vision (.npz, JAX names): ViTs pooled by mean, class token or attention, scanned blocks too; BiT.
 
 Its code adds positions to the patches only, and fixes the rest: tanh GELU, 1e-6, sin-cos where no table is stored.
 """
@@ -6,14 +6,14 @@ Its code adds positions to the patches only, and fixes the rest: tanh GELU, 1e-6
 import re
 
 from vitrail.images.preprocess import Preprocess
-from vitrail.weights.origins.library import LIBRARIES, Library
-from vitrail.weights.origins.origin import Origin, Style, pair
-from vitrail.weights.origins.table import Row
+from vitrail.weights.name_tables import Row, pair, pairs
+from vitrail.weights.origin import ORIGINS, Origin, Style
 
 _BLOCK = "Transformer/encoderblock_{i}/"
 JAX = ("/kernel", "/bias")
 NORM = ("/scale", "/bias")
 _QKV = ("qkv", "qkv bias")
+_DENSE = {"ends": JAX, "layouts": ("dense", "same")}
 
 
 # also google.py's: both name the parts of a flax module
@@ -25,12 +25,10 @@ def attention(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def mlp(ours: str, theirs: str) -> tuple[Row, ...]:
-    names = (("fc1", "Dense_0"), ("fc2", "Dense_1"))
-    return tuple(
-        row for our, name in names for row in pair(f"{ours}.{our}", theirs + name, ends=JAX, layouts=("dense", "same"))
-    )
+    return pairs(f"{ours}.", theirs, {"fc1": "Dense_0", "fc2": "Dense_1"}, **_DENSE)
 
 
+_POOL = "MAPHead_0/MultiHeadDotProductAttention_0/"
 TABLE = (
     *pair("patch_embed", "embedding", ends=JAX, layouts=("conv", "same")),
     Row("cls_token", ("cls",)),
@@ -41,21 +39,14 @@ TABLE = (
     *mlp("blocks.{i}.mlp", _BLOCK + "MlpBlock_0/"),
     *pair("norm", "Transformer/encoder_norm", ends=NORM),
     Row("attention_pool.probe", ("MAPHead_0/probe",)),
-    *pair("attention_pool.q", "MAPHead_0/MultiHeadDotProductAttention_0/query", ends=JAX, layouts=_QKV),
-    *pair(
-        "attention_pool.kv",
-        *(f"MAPHead_0/MultiHeadDotProductAttention_0/{part}" for part in ("key", "value")),
-        ends=JAX,
-        layouts=_QKV,
-    ),
-    *pair("attention_pool.proj", "MAPHead_0/MultiHeadDotProductAttention_0/out", ends=JAX, layouts=("out", "same")),
+    *pair("attention_pool.q", f"{_POOL}query", ends=JAX, layouts=_QKV),
+    *pair("attention_pool.kv", f"{_POOL}key", f"{_POOL}value", ends=JAX, layouts=_QKV),
+    *pair("attention_pool.proj", f"{_POOL}out", ends=JAX, layouts=("out", "same")),
     *pair("attention_pool.norm", "MAPHead_0/LayerNorm_0", ends=NORM),
     *mlp("attention_pool.mlp", "MAPHead_0/MlpBlock_0/"),
-    *pair("pre_logits", "pre_logits", ends=JAX, layouts=("dense", "same")),
-    *pair("head", "head", ends=JAX, layouts=("dense", "same")),
+    *pair("pre_logits", "pre_logits", **_DENSE),
+    *pair("head", "head", **_DENSE),
 )
-
-_ALWAYS = frozenset({"embedding/kernel", "Transformer/encoder_norm/scale"})
 _HABITS = {
     "activation": "gelu-tanh",
     "norm_eps": 1e-6,
@@ -64,21 +55,74 @@ _HABITS = {
     "position_resize": "bilinear",
     "pool": "cls",
 }
-# resize_small(256) | central_crop(224) | value_range(-1, 1)
-_PREPROCESS = Preprocess(resize="crop", crop_fraction=0.875)
-_NEVER = frozenset({"Transformer/posembed_input/pos_embedding", "conv_root/kernel"})
-
-
-def _style(block: str, stack: str = "") -> Style:
-    signature = _ALWAYS | {f"Transformer/{block}/MlpBlock_0/Dense_0/kernel"}
-    return Style(TABLE, signature, _HABITS, _PREPROCESS, "Apache-2.0", _NEVER, stack=stack)
-
-
-ORIGIN = Origin(
-    "big_vision",
-    {"a block an array": _style("encoderblock_0"), "scanned": _style("encoderblock", "Transformer/encoderblock/")},
-    plain=lambda name: re.sub(r"^(params|opt/target|target)/", "", name),
+_UNIT, _V2, _V1 = "blocks.{b}.{u}.", "block{B}/unit{U:02}/", "block{B}/unit{U}/"
+BIT = (
+    Row("root.weight", ("root_block/conv_root/kernel",), "conv"),
+    Row(_UNIT + "conv{n}.weight", (_V2 + "conv{n}/kernel",), "conv"),
+    *pair(_UNIT + "norm{n}", _V2 + "gn{n}", ends=NORM, layouts=("spread", "spread")),
+    Row(_UNIT + "shortcut.weight", (_V2 + "conv_proj/kernel",), "conv"),
+    *pair("norm", "norm-pre-head", ends=NORM, layouts=("spread", "spread")),
+    *pair("head", "head", **_DENSE),
 )
-LIBRARY = LIBRARIES.register(
-    "big_vision", Library(suffixes=(".npz",), writers={"vit": ORIGIN.write}, keeps_sincos=True)
+V1 = {"order": "post", "padding": "same", "standardise": "deviation", "standardise_eps": 1e-5, "norm_eps": 1e-6}
+
+
+def hybrid_resnet(layout: str) -> tuple[Row, ...]:
+    """A ResNet-v1 without its head, which is the stem of Google's hybrids too; `layout` is that of its GroupNorms."""
+    return (
+        Row("root.weight", ("conv_root/kernel",), "conv"),
+        *pair("root_norm", "gn_root", ends=NORM, layouts=(layout, layout)),
+        Row(_UNIT + "conv{n}.weight", (_V1 + "conv{n}/kernel",), "conv"),
+        *pair(_UNIT + "norm{n}", _V1 + "gn{n}", ends=NORM, layouts=(layout, layout)),
+        Row(_UNIT + "shortcut.weight", (_V1 + "conv_proj/kernel",), "conv"),
+        *pair(_UNIT + "shortcut_norm", _V1 + "gn_proj", ends=NORM, layouts=(layout, layout)),
+    )
+
+
+def _vit(block: str, stack: str = "") -> Style:
+    # resize_small(256) | central_crop(224) | value_range(-1, 1)
+    preprocess = Preprocess(resize="crop", crop_fraction=0.875)
+    always = {"embedding/kernel", "Transformer/encoder_norm/scale", f"Transformer/{block}/MlpBlock_0/Dense_0/kernel"}
+    never = frozenset({"Transformer/posembed_input/pos_embedding", "conv_root/kernel"})
+    return Style(
+        TABLE,
+        frozenset(always),
+        _HABITS,
+        preprocess,
+        "Apache-2.0",
+        never=never,
+        stack=stack,
+        plain=lambda name: re.sub(r"^(params|opt/target|target)/", "", name),
+    )
+
+
+ORIGIN = ORIGINS.register(
+    "big_vision",
+    Origin(
+        "big_vision",
+        {
+            "a block an array": _vit("encoderblock_0"),
+            "scanned": _vit("encoderblock", "Transformer/encoderblock/"),
+            "BiT": Style(
+                BIT,
+                frozenset({"root_block/conv_root/kernel", "block1/unit01/conv1/kernel"}),
+                {"padding": "symmetric"},
+                Preprocess(),
+                "Apache-2.0",
+                shapes="resnet",
+                writes=lambda config: config.order == "pre",
+            ),
+            "BiT v1": Style(
+                (*hybrid_resnet("flat"), *pair("head", "head", **_DENSE)),
+                frozenset({"conv_root/kernel", "block1/unit1/conv1/kernel"}),
+                V1,
+                Preprocess(),
+                "Apache-2.0",
+                shapes="resnet",
+                never=frozenset({"Transformer/encoder_norm/scale"}),
+            ),
+        },
+        suffixes=(".npz",),
+        keeps_sincos=True,
+    ),
 )

@@ -1,10 +1,14 @@
 """Key tables: rows of (our name, their names, layout), read in both directions.
 
-`{i}` in a row stands for the block; a layout says how their axes become ours, and back.
+`{i}` in a row stands for a block's number. In models of stages `{b}` and `{u}` count stages and units from 0, `{B}` and
+`{U}` from 1; `{n}` (or `{abc}`) is one of three convolutions. A layout says how their axes become ours, and back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,20 +16,7 @@ from torch import Tensor
 
 from vitrail import config as configs
 from vitrail.errors import WeightsError
-from vitrail.images.preprocess import Preprocess
-from vitrail.models.zoo import ModelConfig
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A model read from another's file: the config its keys and shapes (and its origin's habits) give, in our names."""
-
-    config: ModelConfig
-    tensors: dict[str, Tensor]
-    preprocess: Preprocess
-    licence: str = ""
-    said: tuple[str, ...] = ()
-    """Sentences: what the file could not say and who said it instead."""
+from vitrail.models.extras import value_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,31 @@ class Row:
     theirs: tuple[str, ...]
     layout: str = "same"
     when: tuple[str, Any] | None = None
+
+
+def pair(
+    ours: str,
+    *theirs: str,
+    ends: tuple[str, str] = (".weight", ".bias"),
+    layouts: tuple[str, str] = ("same", "same"),
+    when: tuple[str, Any] | None = None,
+) -> tuple[Row, Row]:
+    """The rows of a weight and its bias."""
+    weight, bias = (
+        Row(ours + our, tuple(name + end for name in theirs), layout, when)
+        for our, end, layout in zip((".weight", ".bias"), ends, layouts, strict=True)
+    )
+    return weight, bias
+
+
+def pairs(ours: str, theirs: str, parts: Mapping[str, str], **how: Any) -> tuple[Row, ...]:
+    """The pairs of several parts of a block: our name of each, and theirs."""
+    return tuple(row for our, their in parts.items() for row in pair(ours + our, theirs + their, **how))
+
+
+def prefixed(rows: Sequence[Row], ours: str, theirs: str = "") -> tuple[Row, ...]:
+    """The table of a model that stands inside of another."""
+    return tuple(replace(row, ours=ours + row.ours, theirs=tuple(theirs + n for n in row.theirs)) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -85,16 +101,61 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def rows_of(table: Sequence[Row], depth: int) -> list[Row]:
-    """The table with its block rows written out for `depth` blocks."""
-    plain = [row for row in table if "{i}" not in row.ours]
-    blocks = [
-        replace(row, ours=row.ours.format(i=i), theirs=tuple(name.format(i=i) for name in row.theirs))
-        for i in range(depth)
-        for row in table
-        if "{i}" in row.ours
+_COUNTERS = {"i": r"(?P<i>\d+)", "b": r"(?P<b>\d+)", "u": r"(?P<u>\d+)", "n": r"(?P<n>\d)"}
+_COUNTERS |= {"B": r"(?P<B>\d+)", "U:02": r"(?P<U>\d+)", "U": r"(?P<U>\d+)", "abc": r"(?P<abc>[abc])"}
+_COUNTERS |= {"b:02": r"(?P<b>\d+)", "u:02": r"(?P<u>\d+)"}
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    """The expression for a name of a table."""
+    parts = re.split(r"\{([^}]+)\}", name)
+    seen: set[str] = set()
+    for index in range(1, len(parts), 2):
+        parts[index] = _COUNTERS[parts[index]] if parts[index] not in seen else f"(?P={parts[index]})"
+        seen.add(parts[index])
+    return re.compile("".join(part if index % 2 else re.escape(part) for index, part in enumerate(parts)))
+
+
+def _counted(row: Row, match: re.Match[str]) -> Row:
+    """The row with the numbers of a name that fits it, whichever way they were counted."""
+    at: dict[str, Any] = {key: value if key == "abc" else int(value) for key, value in match.groupdict().items()}
+    for zero, one in (("b", "B"), ("u", "U")):
+        if zero in at:
+            at[one] = at[zero] + 1
+        elif one in at:
+            at[zero] = at[one] - 1
+    if "n" in at:
+        at["abc"] = "abc"[at["n"] - 1]
+    elif "abc" in at:
+        at["n"] = "abc".index(at["abc"]) + 1
+    return replace(row, ours=row.ours.format(**at), theirs=tuple(name.format(**at) for name in row.theirs))
+
+
+def rows_of(table: Sequence[Row], names: Collection[str], config: Any) -> list[Row]:
+    """The rows of the tensors that a model of this config has, numbers written out."""
+    rows = [row for row in table if row.when is None or value_of(config, row.when[0]) == row.when[1]]
+    return [_counted(row, match) for name in names for row in rows if (match := _pattern(row.ours).fullmatch(name))]
+
+
+def rows_there(table: Sequence[Row], names: Collection[str]) -> list[Row]:
+    """The rows whose tensors are among `names` of theirs, numbers written out."""
+    found = [
+        _counted(row, match) for name in names for row in table if (match := _pattern(row.theirs[0]).fullmatch(name))
     ]
-    return plain + blocks
+    return [row for row in found if set(row.theirs) <= set(names)]
+
+
+def count(names: Collection[str], start: str) -> int:
+    """How many numbers, from 0 without a gap, stand behind `start` in the names: blocks, or stages."""
+    found = {int(match[1]) for name in names if (match := re.match(rf"{re.escape(start)}(\d+)\.", name))}
+    return next(number for number in itertools.count() if number not in found)
+
+
+def to_shapes(table: Sequence[Row], tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Tensors without memory under our names, of all that a table knows: to read sizes from before a model is there."""
+    shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    return {row.ours: one_of_ours(row, shapes, where) for row in rows_there(table, shapes)}
 
 
 def to_ours(rows: Sequence[Row], tensors: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
@@ -116,11 +177,11 @@ def one_of_ours(row: Row, tensors: Mapping[str, Tensor], where: str) -> Tensor:
         raise WeightsError(f"{where}: misshapen {shapes}", next_step="nothing was loaded") from None
 
 
-def to_theirs(rows: Sequence[Row], state: Mapping[str, Tensor], *, heads: int) -> dict[str, Tensor]:
-    """Our state under their names and in their axes."""
+def to_theirs(rows: Sequence[Row], state: Mapping[str, Tensor], heads: Callable[[str], int]) -> dict[str, Tensor]:
+    """Our state under their names and in their axes. `heads` gives the heads of the block a tensor is in."""
     tensors = {}
     for row in rows:
-        parts = LAYOUTS[row.layout].back(state[row.ours], heads, len(row.theirs))
+        parts = LAYOUTS[row.layout].back(state[row.ours], heads(row.ours), len(row.theirs))
         tensors |= {name: part.contiguous() for name, part in zip(row.theirs, parts, strict=True)}
     return tensors
 
