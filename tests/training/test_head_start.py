@@ -13,6 +13,7 @@ from vitrail.errors import ConfigError, Preempted
 from vitrail.evaluation.feature_set import labelled
 from vitrail.evaluation.logistic import cross_validated
 from vitrail.images.transforms import Augment
+from vitrail.objectives.probe import Probe
 from vitrail.training import loop
 from vitrail.training.head_start import head_start, looks_alike_mirrored
 from vitrail.training.run_folder import RunFolder
@@ -129,3 +130,11 @@ def test_digits_are_not_flipped(tmp_path: Path) -> None:
     run = dataclasses.replace(TINY, augment=Augment(flip=True), check_flips=True, length="1 steps")
     result = loop.train(run, out=tmp_path / "run", quiet=True)
     assert not RunFolder.read(result.folder).augment.flip
+
+
+def test_a_probe_has_baselines_and_takes_no_logistic_head(tuned) -> None:
+    """The learner around a frozen backbone has no features of its own."""
+    found = head_start(prepare(dataclasses.replace(tuned, objective=Probe(), head="zero"))).baselines
+    assert found["logistic on frozen features"] > found["majority class"]
+    with pytest.raises(ConfigError, match="no linear head is trained"):
+        head_start(prepare(dataclasses.replace(tuned, objective=Probe())))

@@ -20,6 +20,7 @@ from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.logistic import Fit, cross_validated
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
+from vitrail.objectives.objective import Learner
 from vitrail.scores.classification import index_labels
 from vitrail.training.setup import Setup
 
@@ -38,7 +39,7 @@ MIRRORED = 0.8
 
 @dataclass(frozen=True)
 class HeadStart:
-    """What was measured before the first step."""
+    """The run after its head start, and the measured baselines."""
 
     setup: Setup
     """Ready to train: the head set, flips decided."""
@@ -63,7 +64,7 @@ def head_start(setup: Setup) -> HeadStart:
         if run.augment.flip and run.check_flips and not looks_alike_mirrored(train, run.preprocess.channels):
             run = replace(run, augment=replace(run.augment, flip=False))
             notes.append("no flips: mirrored images look like other classes")
-    if run.weights and (run.head == "logistic" or len(splits.train) <= MOST):
+    if run.weights and setup.unsharded is None and (run.head == "logistic" or len(splits.train) <= MOST):
         fit, expected, answers = _frozen(setup)
         found |= answers
         if run.head == "logistic":
@@ -89,11 +90,12 @@ def looks_alike_mirrored(pixels: Labelled, channels: int) -> bool:
 def _frozen(setup: Setup) -> tuple[Fit, float, dict[str, float]]:
     """The head fitted on frozen features, its accuracy in cross-validation, and baselines."""
     run, splits = setup.run, setup.splits
-    train = _features(setup, setup.model, splits.train, run.preprocess)
+    model = run.objective.model_of(setup.model)
+    train = _features(setup, model, splits.train, run.preprocess)
     fit, expected = cross_validated(train, seed=run.seed)
     if not len(splits.test):
         return fit, expected, {}
-    test = _features(setup, setup.model, splits.test, run.preprocess)
+    test = _features(setup, model, splits.test, run.preprocess)
     near = _neighbours(train, test, NEIGHBOURS)
     right = {"kNN on frozen features": near, "logistic on frozen features": fit.right(test) / len(test)}
     return fit, expected, right
@@ -102,8 +104,8 @@ def _frozen(setup: Setup) -> tuple[Fit, float, dict[str, float]]:
 def set_head(model: Any, fit: Fit) -> None:
     """Puts the fitted weights into the model's head. Raises ConfigError for a head that is not one linear layer."""
     head = getattr(model, "head", None)
-    if not isinstance(head, nn.Linear) or head.weight.shape != fit.weight.T.shape:
-        raise ConfigError("head = 'logistic' on a model without a linear head", allowed="head = 'zero'")
+    if isinstance(model, Learner) or not isinstance(head, nn.Linear) or head.weight.shape != fit.weight.T.shape:
+        raise ConfigError("head = 'logistic' where no linear head is trained", allowed="head = 'zero'")
     with torch.no_grad():
         head.weight.copy_(fit.weight.T)
         head.bias.copy_(fit.bias)

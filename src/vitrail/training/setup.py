@@ -209,6 +209,8 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         "classes": len(splits.train.classes) if run.objective.reads_labels else 0,
     }
     model = dataclasses.replace(run.model, **derived)
+    if run.hardware.parallel == "fsdp" and run.head == "logistic":
+        raise ConfigError("head = 'logistic' with parallel = 'fsdp'", allowed="head = 'zero', or parallel = 'ddp'")
     if run.hardware.parallel == "fsdp" and run.hardware.deterministic:
         raise ConfigError(
             "deterministic with parallel = 'fsdp'",
