@@ -62,7 +62,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def compare(ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> tuple[float, float, float]:
-    """(seconds of ours, of theirs, median over pairs of theirs / ours)."""
+    """(seconds of Vitrail, seconds of the peer, median over pairs of peer / Vitrail)."""
     for call in (ours, theirs):
         call()
     times = [(seconds(ours), seconds(theirs)) for _ in range(pairs)]

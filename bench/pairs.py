@@ -78,7 +78,7 @@ def take_turns(
 
 
 def ratio(turns: Mapping[str, Sequence[Measured]], ours: str, peer: str) -> float:
-    """The median over the rounds of ours / peer."""
+    """The median over the rounds of Vitrail / peer."""
     pairs = zip(turns[ours], turns[peer], strict=True)
     return statistics.median(our.images_per_s / their.images_per_s for our, their in pairs)
 

@@ -41,7 +41,7 @@ def timm_step(how: str, compiled: bool, batch: int) -> Callable[[], object]:
 
 
 def vitrail_step(precision: str, batch: int) -> Callable[[], object]:
-    """What `vitrail predict` does with a batch that has been read: 8-bit pixels in, the five likeliest classes out."""
+    """The work of `vitrail predict` on a batch that has been read: 8-bit pixels in, the five likeliest classes out."""
     from vitrail.cli import settle_threads
 
     settle_threads()

@@ -74,7 +74,7 @@ def test_commands_parse(where: str, line: str, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an example adds to the open tables is gone after it."""
+    """Takes an example's rows out of the open tables afterwards."""
     for table in [one for one in gc.get_objects() if type(one) is Registry]:
         monkeypatch.setattr(table, "_values", dict(table._values))
     monkeypatch.setattr(cli, "COMMANDS", dict(COMMANDS))

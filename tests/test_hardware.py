@@ -1,4 +1,4 @@
-"""What `auto` resolves to, and that measuring threads finds the faster number, whoever else is on the machine."""
+"""`auto` resolves to what the machine has; measuring threads finds the faster number on a busy machine too."""
 
 import subprocess
 import sys

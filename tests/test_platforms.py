@@ -1,4 +1,4 @@
-"""What Windows and macOS lack is not needed: to import, to load, to predict, to evaluate, to train in one process."""
+"""Calls that Windows and macOS lack are not needed to import, to load, to predict, to evaluate, to train in one process."""
 
 import subprocess
 import sys

@@ -19,7 +19,7 @@ CONTENT = pickle.dumps(OrderedDict(a=1))
 
 
 def opened_by(module: str) -> str:
-    """Whose look-up it is when a module of this name unpickles."""
+    """The owner of a look-up by a module of this name."""
     names: dict = {"__name__": module}
     exec(OPENS, names)
     before = len(unpickling.found)

@@ -118,7 +118,7 @@ def test_a_disk_too_small_for_two_checkpoints_is_said_before_the_first_step(
 
 
 def test_memory_that_runs_out_in_a_step_leaves_the_checkpoint(whole_run, memory: Path) -> None:
-    """An address space that is too small for step 5: the next step is said, and the run ends with the same bits."""
+    """An address space that is too small for step 5: the error says what to do, and the run ends with the same bits."""
     reference, _ = whole_run
     folder, said = memory / "hungry", memory / "said"
 

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the resumed run ends with the bits of the run nobody touched.
+"""kill -9 at any moment: the resumed run ends with the bits of a run without a kill.
 
 A warm process forks one child a trial, so a trial costs what its training costs.
 """

@@ -1,4 +1,4 @@
-"""CSV and TSV lists: what they say is what is learnt from, and everything wrong with them is said at once."""
+"""CSV and TSV lists: training reads what they say, and one error names everything that is wrong."""
 
 from pathlib import Path
 

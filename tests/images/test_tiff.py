@@ -1,4 +1,4 @@
-"""TIFFs of many channels, written by tifffile: no channel is lost, and what is not read is said."""
+"""TIFFs of many channels, written by tifffile: no channel is lost, and an error names what cannot be read."""
 
 import io
 import zlib

@@ -8,7 +8,7 @@ import torch
 
 from tests.support.models import HYBRID, MAXVIT, VIT, lively, noise
 from vitrail.inspection.attention_hooks import Layout, Tap
-from vitrail.inspection.heads import _measured, attention_distance, heads
+from vitrail.inspection.heads import _measure, attention_distance, heads
 from vitrail.inspection.maps import attention
 from vitrail.models.vit import ViTConfig
 
@@ -69,15 +69,15 @@ def tap(q, k, prefix=1, grid=(14, 10)):
 
 def test_a_head_of_equal_keys_sees_all_and_a_sharp_one_sees_one_patch():
     n = 141
-    even = _measured(tap(torch.zeros(n, 8), torch.zeros(n, 8)))
+    even = _measure(tap(torch.zeros(n, 8), torch.zeros(n, 8)))
     assert float(even.entropy) == pytest.approx(math.log(n), rel=1e-5)
     assert float(even.view) == pytest.approx(1, rel=1e-5)
     assert float(even.prefix) == pytest.approx(1 / n, rel=1e-4)
     assert float(even.distance) == pytest.approx(uniform_mean((14, 10), (16, 16)) * 140 / 141, rel=1e-5)
-    sharp = _measured(tap(1e4 * torch.eye(n), torch.eye(n)))
+    sharp = _measure(tap(1e4 * torch.eye(n), torch.eye(n)))
     assert float(sharp.distance) == pytest.approx(0, abs=1e-4) and float(sharp.entropy) == pytest.approx(0, abs=1e-4)
     assert float(sharp.view) == pytest.approx(1 / 140, rel=1e-4) and float(sharp.prefix) == 0
-    towards_class = _measured(tap(torch.ones(n, 1), 1e4 * torch.eye(n)[:, :1]))
+    towards_class = _measure(tap(torch.ones(n, 1), 1e4 * torch.eye(n)[:, :1]))
     assert float(towards_class.prefix) == 1 and float(towards_class.distance) == 0
     assert float(towards_class.view) == 0
 

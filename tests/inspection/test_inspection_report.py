@@ -19,7 +19,7 @@ from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.analyses import ANALYSES
 from vitrail.inspection.attention_hooks import watch
-from vitrail.inspection.explorer import looks, membership, pooled, shown_grid
+from vitrail.inspection.explorer import membership, pool_attention, read_attention, shown_grid
 from vitrail.inspection.maps import attention
 from vitrail.inspection.reconstruction import reconstruct
 from vitrail.inspection.report import inspect
@@ -109,16 +109,16 @@ def test_chosen_layers_and_heads_are_all_there_is_and_wrong_ones_are_errors():
 
 def test_maps_of_the_page_are_the_models_and_coarser_ones_keep_their_sums(monkeypatch):
     model, image = with_record(VIT), pictures(VIT, 1)[0]
-    seen = looks(model, image)
+    seen = read_attention(model, image)
     exact = attention(model, image[None])
     assert seen.grid == (14, 10) and [maps.shape for maps in seen.maps] == [(4, 141, 140)] * 3
     share = exact[1].weights[0, 2, 7, 1:]
     assert np.abs(seen.maps[1][3, 7] / 23 - (share / share.max()).sqrt().numpy()).max() <= 0.5 / 23 + 1e-6
     monkeypatch.setattr("vitrail.inspection.explorer.MOST_CELLS", 9 * 35**2)
-    coarse = looks(model, image)
+    coarse = read_attention(model, image)
     assert coarse.coarser and coarse.grid == shown_grid((14, 10), 9) == (7, 5)
     sums = []
-    watch(model, image[None], lambda tap: sums.append(pooled(tap, [0], (7, 5))), layers=[1])
+    watch(model, image[None], lambda tap: sums.append(pool_attention(tap, [0], (7, 5))), layers=[1])
     whole = exact[0].weights[0, 0, 1:, 1:].unflatten(1, (14, 10)).unflatten(0, (14, 10))
     expected = whole.unflatten(0, (7, 2)).unflatten(2, (5, 2)).unflatten(4, (7, 2)).unflatten(6, (5, 2))
     expected = expected.mean((1, 3)).sum((3, 5)).flatten(2).flatten(0, 1)
@@ -234,7 +234,7 @@ def test_the_command_writes_the_folder_and_prints_the_page(bundle, capsys):
     words = ["inspect", str(bundle / "model"), str(bundle / "photos"), "--against", str(bundle / "model"), "--out"]
     assert main([*words, str(bundle / "out")]) == 0
     out, err = capsys.readouterr()
-    assert out.strip() == str(bundle / "out" / "report.html") and "4 images" in err and "What it paints" in err
+    assert out.strip() == str(bundle / "out" / "report.html") and "4 images" in err and "Reconstruction" in err
     names = {path.name for path in (bundle / "out" / "numbers").iterdir()}
     assert {"heads.csv", "against-heads.csv", "heads.json"} <= names
     # the same model on both sides: the same numbers

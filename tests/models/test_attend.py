@@ -1,4 +1,4 @@
-"""What bfloat16 on a CPU goes through that float32 does not: `attend` by matrix products, and a head in float32."""
+"""bfloat16 on a CPU: `attend` by matrix products, and a head in float32."""
 
 import pytest
 import torch

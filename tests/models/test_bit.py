@@ -21,7 +21,7 @@ from tests.support.golden import (
 from vitrail.errors import WeightsError
 from vitrail.models import cost, zoo
 from vitrail.models.conv_backbone import conv_same, same_padding
-from vitrail.models.resnet import ResNetConfig, standardised
+from vitrail.models.resnet import ResNetConfig, standardise_filters
 from vitrail.weights.origin import ORIGINS
 from vitrail.weights.recognise import read_foreign
 
@@ -127,13 +127,13 @@ def test_standardised_filters_in_numpy() -> None:
     rows = weight.numpy().reshape(6, -1)
     for form, over in (("variance", np.sqrt(rows.var(1) + 1e-2)), ("deviation", rows.std(1) + 1e-2)):
         expected = (rows - rows.mean(1)[:, None]) / over[:, None]
-        assert np.abs(standardised(weight, form, 1e-2).numpy().reshape(6, -1) - expected).max() < 1e-14
+        assert np.abs(standardise_filters(weight, form, 1e-2).numpy().reshape(6, -1) - expected).max() < 1e-14
 
 
 def test_a_constant_filter_has_a_gradient() -> None:
     for form in ("variance", "deviation"):
         weight = torch.ones(2, 3, 3, 3, requires_grad=True)
-        standardised(weight, form, 1e-5).square().sum().backward()
+        standardise_filters(weight, form, 1e-5).square().sum().backward()
         assert torch.isfinite(weight.grad).all()
 
 
@@ -194,7 +194,7 @@ def test_standardising_by_the_deviation_has_the_gradient_of_its_formula() -> Non
     weight = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     for eps in (1e-5, 0.3):
         plain = (weight - weight.mean((1, 2, 3), True)) / (weight.std((1, 2, 3), correction=0, keepdim=True) + eps)
-        ours = standardised(weight, "deviation", eps)
+        ours = standardise_filters(weight, "deviation", eps)
         assert torch.allclose(ours, plain, rtol=0, atol=1e-12)
-        assert torch.autograd.gradcheck(lambda w, eps=eps: standardised(w, "deviation", eps), weight)
-    assert not standardised(torch.ones(1, 3, 2, 2), "deviation", 1e-5).any()
+        assert torch.autograd.gradcheck(lambda w, eps=eps: standardise_filters(w, "deviation", eps), weight)
+    assert not standardise_filters(torch.ones(1, 3, 2, 2), "deviation", 1e-5).any()

@@ -20,7 +20,7 @@ from vitrail.models import zoo
 from vitrail.objectives.objective import Task
 
 ROWS = ("vit-b/16", "r50x1", "r50+vit-b/16", "r+vit-ti/16", "maxvit-t")
-"""Of the zoo's rows one of each kind; and every option."""
+"""One row of the zoo of each kind, and every option."""
 CONFIGS = {name: config for name, config in {**VITS, **FAMILIES}.items() if name in ROWS or name not in zoo.ZOO}
 GPU = torch.device("cuda", 0)
 

@@ -1,4 +1,4 @@
-"""Every objective by the same contract: resumed to the same bits, over two ranks, compiled; and what does not fit is said."""
+"""Every objective by the same contract: resumed to the same bits, over two ranks, compiled; an error names what does not fit."""
 
 import dataclasses
 import json

@@ -1,5 +1,5 @@
-"""Predictions and features of many images, part by part: killed anywhere, shared by ranks, every image is there once, with
-the bits of the job that nobody touched."""
+"""Predictions and features of many images, part by part: killed anywhere or shared by ranks, every image is there once.
+Its bits are those of a job without a kill."""
 
 import os
 import random

@@ -156,8 +156,10 @@ SOME = [
 def test_saved_on_some_ranks_resumed_on_others(
     saved: str, goes_on: tuple[str, int], stopped: dict[str, Path], alone: Path, tmp_path: Path, sweep: int
 ) -> None:
-    """Every way from one engine and number of ranks to another ends on the curve of the run nobody stopped; five of the
-    twenty, the rest under `make deep`."""
+    """Resuming with another engine or number of ranks gives the curve of a run without a stop.
+
+    Five of the twenty pairs run here, the rest under `make deep`.
+    """
     parallel, size = goes_on
     if sweep == 1 and (saved, goes_on) not in SOME:
         pytest.skip("under make deep")
@@ -259,7 +261,7 @@ def test_batch_norms_in_half_precision(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("parallel", ["auto", "fsdp"])
 def test_all_ranks_evaluate_with_the_statistics_of_the_first(parallel: str, tmp_path: Path) -> None:
-    """What is scored is what is saved: after a step each rank has seen other images."""
+    """The saved weights are those that were scored, although each rank has seen other images."""
     port = str(free_port())
 
     def work(rank: int) -> None:

@@ -1,4 +1,4 @@
-"""Commands that are told to stop: one word, the documented exit code, no traceback, nobody left behind."""
+"""Commands that are told to stop: one word, the documented exit code, no traceback, no process left behind."""
 
 import os
 import signal

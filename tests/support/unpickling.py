@@ -13,7 +13,7 @@ from types import FrameType
 
 OURS = "vitrail"
 BETWEEN_OUR_PROCESSES = ("multiprocessing", "torch.distributed.distributed_c10d")
-"""Who unpickles what this program itself sent from another of its processes."""
+"""Modules that unpickle what another process of this program sent."""
 COMPILER = ("torch._inductor", "torch._dynamo", "torch._functorch", "torch.fx", "triton", "torch.compiler")
 """torch.compile keeps what it compiled in the user's cache, pickled; its doing and its files, not ours."""
 SHOWN = {"processes": "between our own processes", "compiler": "by torch's compiler", "others": "by test tools"}
@@ -28,7 +28,7 @@ found: list[tuple[str, str]] = []
 
 
 def whose(frame: FrameType | None) -> str:
-    """ "vitrail", "processes", "compiler", or "others" where none of ours is on the stack (the test tools)."""
+    """ "vitrail", "processes", "compiler", or "others" without a module of Vitrail on the stack (the test tools)."""
     opener, ours = "", False
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
@@ -74,7 +74,7 @@ def watch(log: Path | None = None) -> None:
 
 
 def reported(log: Path, since: int = 0) -> list[tuple[str, str]]:
-    """What child processes looked up, after that many bytes of their log."""
+    """The names that child processes looked up, after that many bytes of their log."""
     if not log.exists() or log.stat().st_size == since:
         return []
     with open(log, encoding="utf-8") as lines:

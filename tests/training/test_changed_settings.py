@@ -1,4 +1,4 @@
-"""Resuming with other settings: harmless ones pass with a word, ones that change what is learnt are refused, none is forgotten."""
+"""Resuming with other settings: harmless ones pass with a note, ones that change the result are refused, none is left out."""
 
 import dataclasses
 

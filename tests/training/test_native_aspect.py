@@ -1,4 +1,4 @@
-"""Pictures that are not square are learnt from without squashing: by shape, in the same exact order, end to end."""
+"""Training on pictures that are not square, without squashing: by shape, in the same exact order, end to end."""
 
 import json
 from pathlib import Path

@@ -100,7 +100,7 @@ def test_a_zero_weight_or_update_has_ratio_one() -> None:
 
 @pytest.mark.parametrize("name", ["lars", "lamb"])
 def test_an_optimiser_by_name_goes_on_from_its_state(name: str) -> None:
-    """What a checkpoint holds is tensors by name: a copy that got them takes the same next step."""
+    """A checkpoint holds tensors by name: a copy that got them takes the same next step."""
 
     class Small(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What lies beside a file, what its name says, and names of the hub."""
+"""Files next to the weights, names of files, and names of the hub."""
 
 import dataclasses
 import json

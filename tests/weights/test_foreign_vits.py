@@ -55,7 +55,7 @@ def case(folder: Path) -> tuple[Path, dict, dict[str, np.ndarray]]:
 
 
 def told(meta: dict) -> dict | None:
-    """What these small models' files do not say: heads of no published width, an oblong image without a table."""
+    """Facts that the files of these small models lack: heads of no published width, an oblong image without a table."""
     model = meta["model"]
     found = {"heads": model["num_heads"]} if "num_heads" in model and "mlp_dim" not in model else {}
     if "mlp_dim" in model and model.get("posemb") == "sincos2d":

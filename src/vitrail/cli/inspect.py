@@ -15,7 +15,7 @@ class Inspect:
     """Looks inside a model: attention, rollout, attention distance, position embeddings, filters, patch features.
 
     Writes a folder with report.html (one file, no network), every figure as SVG and PNG, every number as CSV and JSON.
-    What does not apply to the model is said. Without images, only its weights are looked at.
+    Analyses that do not apply are named. Without images, the report is about the weights only.
 
     examples:
       vitrail inspect runs/photos-1 photo.jpg another.jpg
@@ -56,6 +56,7 @@ def main(words: Sequence[str]) -> int:
         device=asked.device,
     )  # fmt: skip
     page = found.write(out)
+    say(f"{len(found.subjects[0].images):,} images")
     for what, why in found.missing:
         say(f"not in the report: {what}: {why}")
     print(page)

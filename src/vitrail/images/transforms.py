@@ -53,7 +53,7 @@ class Augment:
     shear: float = 0.0
     """Largest horizontal shear, in degrees."""
     outside: Literal["zeros", "border", "reflection"] = "zeros"
-    """What a shift, rotation or change of size brings in: black, the pixels of the edge, or the image mirrored."""
+    """The pixels that a shift, rotation or change of size brings in: black, the pixels of the edge, or the image mirrored."""
     jitter: float = 0.0
     """Brightness, contrast and saturation, each times 1 - jitter … 1 + jitter."""
     randaugment: tuple[int, float] | None = None
@@ -204,7 +204,7 @@ def _pad_crop(images: UInt8[Tensor, "B C H W"], pad: int, draws: Draws) -> UInt8
 def _affine(
     images: UInt8[Tensor, "B C H W"], matrices: Float64[np.ndarray, "B 2 3"], outside: str
 ) -> UInt8[Tensor, "B C H W"]:
-    """Bicubic; what comes from outside the image is said by `Augment.outside`.
+    """Bicubic. `Augment.outside` says which pixels come from outside the image.
 
     Not bilinear: on 8×8 digits its blur, which no test image has, costs a whole point of accuracy (docs/log.md).
     """

@@ -9,13 +9,13 @@ from vitrail.inspection.weight_findings import describe_filters, describe_positi
 
 ANALYSES: dict[str, tuple[str, Callable[[Subject], Finding]]] = {
     "attention": ("Attention of the class token", describe_attention),
-    "flow": ("What the answer rests on", explain_answers),
+    "flow": ("Why this answer", explain_answers),
     "heads": ("How far the heads look", measure_heads),
     "positions": ("Position embeddings", describe_positions),
     "filters": ("Patch embedding filters", describe_filters),
     "patches": ("Patch features", describe_patches),
     "neighbours": ("Nearest patches", find_neighbours),
-    "reconstruction": ("What it paints", paint_hidden),
-    "alignment": ("Layers beside layers", align_layers),
+    "reconstruction": ("Reconstruction", paint_hidden),
+    "alignment": ("Alignment of layers", align_layers),
 }
 """Every analysis: the stem of its files -> its title and its function."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitrail.errors import DoesNotApply
 from vitrail.inspection import figures
-from vitrail.inspection.attention_hooks import attention_layers, layout_of, prepared
+from vitrail.inspection.attention_hooks import attention_layers, layout_of, prepare_images
 from vitrail.inspection.figures import overlay, sheet
 from vitrail.inspection.maps import attention, rollout_of
 from vitrail.inspection.relevance import grad_cam, relevance
@@ -133,6 +133,6 @@ def _answers(subject: Subject) -> list[str]:
     if not subject.model.config.classes:
         return [""] * len(subject.few)
     with answering(subject.model, place(subject.model), torch.float32):
-        best = subject.model(prepared(subject.model, subject.few)).argmax(1).tolist()
+        best = subject.model(prepare_images(subject.model, subject.few)).argmax(1).tolist()
     names = class_names(subject.model)
     return [names[k] if names else f"class {k}" for k in best]

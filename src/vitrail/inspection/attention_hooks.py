@@ -108,17 +108,17 @@ def watch(
     ConfigError for layers it has not.
     """
     found = attention_layers(model)
-    chosen = picked(layers, len(found), "layer")
+    chosen = choose(layers, len(found), "layer")
     where = place(model)
-    pixels = prepared(model, images, preprocess)
+    pixels = prepare_images(model, images, preprocess)
     with ExitStack() as stack:
         for layer in chosen:
-            stack.enter_context(_tapped(model, layer, *found[layer - 1], pixels, visit))
+            stack.enter_context(_tap_layer(model, layer, *found[layer - 1], pixels, visit))
         stack.enter_context(answering(model, where, torch.float32))
         return model(pixels)
 
 
-def prepared(model: nn.Module, images: Tensor, preprocess: Preprocess | None = None) -> Float[Tensor, "B C H W"]:
+def prepare_images(model: nn.Module, images: Tensor, preprocess: Preprocess | None = None) -> Float[Tensor, "B C H W"]:
     """Images as the model reads them: normalised, on its device, in its dtype. Raises ConfigError for none at all."""
     if not len(images):
         raise ConfigError("there are no images to look at", next_step="give at least one image")
@@ -141,7 +141,7 @@ def family(model: nn.Module) -> str:
     return type(model).__name__
 
 
-def picked(wanted: Iterable[int] | None, count: int, what: str, *, first: int = 1) -> list[int]:
+def choose(wanted: Iterable[int] | None, count: int, what: str, *, first: int = 1) -> list[int]:
     """Numbers in order, the first of them `first`; all for None, negative ones from the end. Raises ConfigError for
     one that is not there.
     """
@@ -168,7 +168,9 @@ def layout_of(model: Backbone, images: Shaped[Tensor, "B C H W"]) -> Layout:
 
 
 @contextmanager
-def _tapped(model: Backbone, layer: int, name: str, module: nn.Module, images: Tensor, visit: Visit) -> Iterator[None]:
+def _tap_layer(
+    model: Backbone, layer: int, name: str, module: nn.Module, images: Tensor, visit: Visit
+) -> Iterator[None]:
     if isinstance(module, Attention):
         hooks = _hook_attention(module, Tap(layer, name, layout_of(model, images), _NOTHING, _NOTHING), visit)
     else:

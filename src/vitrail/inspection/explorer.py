@@ -16,8 +16,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from vitrail.inspection.attention_hooks import Tap, picked, watch
-from vitrail.inspection.figures import HEAT, Pixels, fitted
+from vitrail.inspection.attention_hooks import Tap, choose, watch
+from vitrail.inspection.figures import HEAT, Pixels, shrink
 from vitrail.models.backbone import Backbone
 
 MOST_CELLS = 7_000_000
@@ -42,7 +42,7 @@ class Looks:
     """For each layer: the mean of the heads, then each; row 0 is what the class token (or the mean patch) looks at."""
 
 
-def looks(
+def read_attention(
     model: Backbone,
     image: UInt8[Tensor, "C H W"],
     *,
@@ -58,11 +58,11 @@ def looks(
         if tap.windows != 1:  # of MaxViT's layers, those that see the whole map
             return
         found.prefix = tap.layout.prefix > 0
-        chosen = picked(heads, tap.heads, "head")
+        chosen = choose(heads, tap.heads, "head")
         found.heads, found.grid = tuple(chosen), shown_grid(tap.layout.grid, sum(counts))
         found.coarser = found.grid != tap.layout.grid
         found.layers.append(tap.layer)
-        found.maps.append(quantised(pooled(tap, [head - 1 for head in chosen], found.grid)))
+        found.maps.append(quantise(pool_attention(tap, [head - 1 for head in chosen], found.grid)))
 
     watch(model, image[None], visit, layers=layers)
     return found
@@ -75,7 +75,7 @@ def shown_grid(grid: tuple[int, int], maps: int) -> tuple[int, int]:
     return max(1, int(grid[0] * scale)), max(1, int(grid[1] * scale))
 
 
-def pooled(tap: Tap, heads: Sequence[int], grid: tuple[int, int]) -> Float[Tensor, "a m n"]:
+def pool_attention(tap: Tap, heads: Sequence[int], grid: tuple[int, int]) -> Float[Tensor, "a m n"]:
     """Attention between the cells of a coarser grid: keys added, queries averaged; row 0 is the class token's."""
     cells = membership(tap.layout.grid, grid).to(tap.q.device, torch.float32)
     prefix = tap.layout.prefix
@@ -100,7 +100,7 @@ def membership(fine: tuple[int, int], coarse: tuple[int, int]) -> Float[Tensor, 
     return torch.kron(axes[0], axes[1])
 
 
-def quantised(maps: Float[Tensor, "a m n"]) -> UInt8[np.ndarray, "a m n"]:
+def quantise(maps: Float[Tensor, "a m n"]) -> UInt8[np.ndarray, "a m n"]:
     """Square roots of the shares of each row's largest, in LEVELS steps: faint attention stays visible."""
     shares = maps / maps.amax(-1, keepdim=True).clamp_min(1e-30)
     return ((LEVELS - 1) * shares.sqrt()).round().to(torch.uint8).numpy()
@@ -111,7 +111,7 @@ def explorer(models: Sequence[tuple[str, Sequence[Looks]]], names: Sequence[str]
     data = {
         "images": list(names),
         "colours": (HEAT(np.linspace(0, 1, LEVELS))[:, :3] * 255).round().astype(int).tolist(),
-        "models": [{"name": name, "images": [_written(one) for one in seen]} for name, seen in models],
+        "models": [{"name": name, "images": [_to_data(one) for one in seen]} for name, seen in models],
     }
     most = {
         "layers": max(len(one.layers) for _, seen in models for one in seen),
@@ -126,8 +126,8 @@ def explorer(models: Sequence[tuple[str, Sequence[Looks]]], names: Sequence[str]
     )
 
 
-def _written(one: Looks) -> dict[str, Any]:
-    picture = fitted(one.picture, 448)
+def _to_data(one: Looks) -> dict[str, Any]:
+    picture = shrink(one.picture, 448)
     height, width = one.picture.shape[:2]
     return {
         "source": _address(picture, "png" if max(height, width) <= 64 else "jpeg"),

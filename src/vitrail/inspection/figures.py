@@ -35,7 +35,7 @@ class Plate:
     """Whether it wants the whole width of the page."""
 
 
-def finished(figure: Figure, name: str, alt: str, caption: str = "", *, wide: bool = False) -> Plate:
+def finish(figure: Figure, name: str, alt: str, caption: str = "", *, wide: bool = False) -> Plate:
     drawing = Drawing(svg(figure), alt, caption, wide)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
@@ -63,7 +63,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(shown, (*image.shape[:2], 3)))
 
 
-def fitted(image: Pixels, side: int = SIDE) -> Rgb:
+def shrink(image: Pixels, side: int = SIDE) -> Rgb:
     """No larger than `side`, in three channels; tiny pictures keep their every pixel."""
     picture = Image.fromarray(as_rgb(image))
     picture.thumbnail((side, side))
@@ -72,7 +72,7 @@ def fitted(image: Pixels, side: int = SIDE) -> Rgb:
 
 def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str, caption: str = "") -> Plate:
     """Pictures in rows, a few words over each; rows may differ in length. All pixels are one image, gaps see-through."""
-    cells = [[(title, _enlarged(picture)) for title, picture in row] for row in rows]
+    cells = [[(title, _enlarge(picture)) for title, picture in row] for row in rows]
     heights, widths = zip(*(picture.shape[:2] for row in cells for _, picture in row), strict=True)
     height, width, head = max(heights) + 22, max(widths) + 8, 18
     canvas = np.zeros((height * len(rows), width * max(map(len, rows)), 4), np.uint8)
@@ -87,10 +87,10 @@ def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str,
                 canvas[y : y + picture.shape[0], x : x + picture.shape[1], 3] = 255
                 axes.text(x + picture.shape[1] / 2, y - 5, title, fontsize=7.5, ha="center", va="baseline")
         axes.imshow(canvas, interpolation="none", aspect="auto")
-        return finished(figure, name, alt, caption, wide=len(max(rows, key=len)) > 3)
+        return finish(figure, name, alt, caption, wide=len(max(rows, key=len)) > 3)
 
 
-def _enlarged(picture: np.ndarray) -> Rgb:
+def _enlarge(picture: np.ndarray) -> Rgb:
     """Three channels of 8 bits; small pictures by a whole factor larger. Floats are colours from 0 to 1."""
     pixels = picture if picture.dtype == np.uint8 else np.clip(picture * 255, 0, 255).astype(np.uint8)
     factor = max(1, SIDE // max(pixels.shape[:2]))
@@ -115,7 +115,7 @@ def by_depth(
         axes.grid(axis="y")
         axes.legend()
         trend = f"{label} by layer, mean of the heads: " + ", ".join(f"{mean:.3g}" for mean in means)
-        return finished(figure, name, f"{title}. {trend}.")
+        return finish(figure, name, f"{title}. {trend}.")
 
 
 def matrix(
@@ -130,7 +130,7 @@ def matrix(
         _name_ticks(axes, rows, columns)
         axes.set(title=title)
         axes.spines[:].set_visible(False)
-        return finished(figure, name, alt)
+        return finish(figure, name, alt)
 
 
 def similarity_grid(name: str, similarity: Float[Tensor, "h w h w"], *, title: str, alt: str, most: int = 14) -> Plate:
@@ -154,7 +154,7 @@ def similarity_grid(name: str, similarity: Float[Tensor, "h w h w"], *, title: s
         axes.spines[:].set_visible(False)
         axes.set(xlabel="patch column", ylabel="patch row", title=title)
         figure.colorbar(drawn, ax=axes, shrink=0.7, label="cosine")
-        return finished(figure, name, alt)
+        return finish(figure, name, alt)
 
 
 def tiles(
@@ -183,7 +183,7 @@ def cosines_by_shift(name: str, curves: Mapping[str, Sequence[float]], *, title:
         said = "; ".join(
             f"{label}: {', '.join(f'{value:.2f}' for value in values)}" for label, values in curves.items()
         )
-        return finished(figure, name, f"{title}. {said}.")
+        return finish(figure, name, f"{title}. {said}.")
 
 
 def places(size: int, count: int) -> list[int]:

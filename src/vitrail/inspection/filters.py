@@ -1,4 +1,4 @@
-"""What the embedding looks for: its filters' principal components (the paper's figure 7, left), and shifted lines."""
+"""The filters of the patch embedding: their' principal components (the paper's figure 7, left), and shifted lines."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ def shifted_lines(weight: Float[Tensor, "D C p q"], *, upright: bool = True) -> 
     """A line one pixel wide in a dark patch, at every place it can be, as pixels and as E makes of it (without bias).
 
     The pixels of two places are orthogonal, however near the lines are: a patch as a raw vector knows no neighbourhood.
-    What training put into E shows as cosines that fall with the shift.
+    Training shows as cosines that fall with the shift.
     """
     side = weight.shape[3] if upright else weight.shape[2]
     pictures = torch.zeros(side, *weight.shape[1:])

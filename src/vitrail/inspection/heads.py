@@ -1,4 +1,4 @@
-"""What each head does: how far it looks, how widely, and how much of it goes to tokens that are no patches."""
+"""The heads in numbers: how far each looks, how widely, and how much of it goes to tokens that are no patches."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.attention_hooks import Layout, Tap, prepared, watch
+from vitrail.inspection.attention_hooks import Layout, Tap, prepare_images, watch
 from vitrail.models.backbone import Backbone
 
 
@@ -22,7 +22,7 @@ class Heads:
     distance: Float[Tensor, "I A"]
     """Attention distance in pixels."""
     entropy: Float[Tensor, "I A"]
-    """Of the weights over all tokens, in nats: 0 looks at one token, log N at all alike."""
+    """Entropy of the weights over all tokens, in nats: 0 looks at one token, log N at all alike."""
     view: Float[Tensor, "I A"]
     """Share of the image a head sees: exp(entropy over the patches) / patches; 1 is all of it, evenly."""
     prefix: Float[Tensor, "I A"]
@@ -37,7 +37,7 @@ def attention_distance(
 
     The mean over patch queries of Σ weight · distance over patch keys; distances are Euclidean on the grid, times the
     patch size. As in the authors' code the prefix is left out of queries and keys, and what went to it counts as no
-    distance: the rows are not normalised anew.
+    distance: the rows are not normalised again.
     """
     return _distance(weights[..., prefix:, prefix:], Layout(prefix, grid, patch).distances())
 
@@ -58,11 +58,11 @@ def heads(
     parts: dict[int, list[Heads]] = {}
 
     def visit(tap: Tap) -> None:
-        parts.setdefault(tap.layer, []).append(_measured(tap))
+        parts.setdefault(tap.layer, []).append(_measure(tap))
 
     for batch in images.split(batch_size) if len(images) else [images]:
-        watch(model, prepared(model, batch, preprocess), visit, layers=layers)
-    return [_joined(parts[layer]) for layer in sorted(parts)]
+        watch(model, prepare_images(model, batch, preprocess), visit, layers=layers)
+    return [_join(parts[layer]) for layer in sorted(parts)]
 
 
 def _distance(weights: Float[Tensor, "*B n m"], distances: Float[Tensor, "n m"]) -> Float[Tensor, "*B"]:
@@ -71,7 +71,7 @@ def _distance(weights: Float[Tensor, "*B n m"], distances: Float[Tensor, "n m"])
     return weights.reshape(*weights.shape[:-2], -1) @ flat / len(distances)
 
 
-def _measured(tap: Tap) -> Heads:
+def _measure(tap: Tap) -> Heads:
     """A layer's numbers, summed over blocks of query rows."""
     prefix = tap.layout.prefix
     sums = torch.zeros(4, len(tap.q), tap.heads, device=tap.q.device)
@@ -92,6 +92,6 @@ def _measured(tap: Tap) -> Heads:
     return Heads(tap.layer, tap.name, distance, entropy, view / patches, away.clamp(0, 1) * bool(prefix))
 
 
-def _joined(parts: list[Heads]) -> Heads:
+def _join(parts: list[Heads]) -> Heads:
     columns = (torch.cat([getattr(part, name) for part in parts]) for name in ("distance", "entropy", "view", "prefix"))
     return Heads(parts[0].layer, parts[0].name, *columns)

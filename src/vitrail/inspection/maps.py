@@ -15,9 +15,9 @@ from vitrail.inspection.attention_hooks import (
     Layout,
     Tap,
     attention_layers,
+    choose,
     layout_of,
-    picked,
-    prepared,
+    prepare_images,
     watch,
 )
 from vitrail.models.backbone import Backbone
@@ -42,7 +42,7 @@ class AttentionMap:
 
     @property
     def patches(self) -> Float[Tensor, "B a n h w"]:
-        """What goes to the patches, laid out as the image."""
+        """The attention to the patches, laid out as the image."""
         return self.weights[..., self.layout.prefix :].unflatten(-1, self.layout.grid)
 
 
@@ -59,21 +59,21 @@ def attention(
 
     They are recomputed beside the fused path; the model's outputs do not change by a bit. Layers and heads count from
     1, -1 is the last; query 0 is the class token where there is one. Raises DoesNotApply for a model without attention,
-    ConfigError for a layer, head or query it has not, and where the maps would not fit in memory (`taps.watch` streams
+    ConfigError for a layer, head or query it has not, and where the maps would not fit in memory (`attention_hooks.watch` streams
     them).
     """
     layers, heads, queries = (None if wanted is None else list(wanted) for wanted in (layers, heads, queries))
     found: list[AttentionMap] = []
 
     def visit(tap: Tap) -> None:
-        chosen, rows = picked(heads, tap.heads, "head"), picked(queries, tap.tokens, "token", first=0)
+        chosen, rows = choose(heads, tap.heads, "head"), choose(queries, tap.tokens, "token", first=0)
         if tap.layer == first:
             _check_memory(len(images) * tap.windows * len(chosen) * len(rows) * tap.tokens * len(numbers))
         places = None if heads is None else [head - 1 for head in chosen]
         weights = tap.weights(slice(None) if queries is None else rows, places).cpu()
         found.append(AttentionMap(tap.layer, tap.name, tuple(chosen), tuple(rows), tap.layout, weights))
 
-    numbers = picked(layers, len(attention_layers(model)), "layer")
+    numbers = choose(layers, len(attention_layers(model)), "layer")
     first = numbers[0] if numbers else -1
     watch(model, images, visit, layers=numbers, preprocess=preprocess)
     return found
@@ -84,7 +84,7 @@ def _check_memory(numbers: int) -> None:
     if needed > there:
         raise ConfigError(
             f"these attention maps are {needed / 2**30:.1f} GiB, of {there / 2**30:.1f} GiB of free memory",
-            next_step="name layers, heads or queries, or take them row by row with inspection.taps.watch",
+            next_step="name layers, heads or queries, or take them row by row with inspection.attention_hooks.watch",
         )
 
 
@@ -110,19 +110,19 @@ def rollout_of(
     from the last layer to the first a single row of the product is carried.
     """
     taps: list[Tap] = []
-    pixels = prepared(model, images, preprocess)
+    pixels = prepare_images(model, images, preprocess)
     if any(not isinstance(module, Attention) for _, module in attention_layers(model)):
         raise DoesNotApply("the layers of a MaxViT attend in different windows: there is no one way to multiply them")
     watch(model, pixels, taps.append)
     with answering(model, place(model), torch.float32):
         flow = readout(model, model.features(pixels))
     while taps:
-        flow = _carried(flow, taps.pop())
+        flow = _carry(flow, taps.pop())
     layout = layout_of(model, pixels)
     return flow[:, layout.prefix :].unflatten(1, layout.grid).cpu()
 
 
-def _carried(flow: Float[Tensor, "B N"], tap: Tap) -> Float[Tensor, "B N"]:
+def _carry(flow: Float[Tensor, "B N"], tap: Tap) -> Float[Tensor, "B N"]:
     """flow · (mean over heads of A + 1) / 2: the rows of A sum to 1, those of the sum to 2."""
     passed = torch.zeros_like(flow)
     for rows, weights in tap.stream():

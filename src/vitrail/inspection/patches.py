@@ -1,4 +1,4 @@
-"""What patches have become: principal components as colours, nearest neighbours, tokens of high norm."""
+"""Features of patches: principal components as colours, nearest neighbours, tokens of high norm."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.attention_hooks import prepared
+from vitrail.inspection.attention_hooks import prepare_images
 from vitrail.inspection.pca import Components, components
 from vitrail.models.backbone import Backbone
 from vitrail.prediction.forward import answering, place
@@ -47,7 +47,7 @@ def patch_features(
     """The features of every patch after the last norm, laid out as the image, on the CPU. Any family."""
     found = []
     for batch in images.split(batch_size) if len(images) else [images]:
-        pixels = prepared(model, batch, preprocess)
+        pixels = prepare_images(model, batch, preprocess)
         with answering(model, place(model), torch.float32):
             features = model.features(pixels)
         found.append(features.patches.unflatten(1, features.grid).float().cpu())

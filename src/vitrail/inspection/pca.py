@@ -1,4 +1,4 @@
-"""Principal components, the one way every analysis here makes them."""
+"""Principal components, as every analysis here computes them."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Components:
     directions: Float[Tensor, "k D"]
     """Unit vectors."""
     scores: Shaped[Tensor, "..."]
-    """The rows' places along them: rows × k, or laid out anew by who asked."""
+    """The rows' places along them: rows × k, or in a shape of the caller."""
     explained: Float[Tensor, "k"]
     """Shares of the whole variance."""
 

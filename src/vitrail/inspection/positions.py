@@ -1,4 +1,4 @@
-"""What the position embeddings have learned: who is like whom (the paper's figure 7), rows, columns and waves."""
+"""Trained position embeddings: their similarity (the paper's figure 7), rows, columns and waves."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Structure:
     """Share of the variance that the row alone explains."""
     columns: float
     interaction: float
-    """What rows and columns added together do not explain."""
+    """Share that rows and columns added together do not explain."""
     neighbours: float
     """Mean cosine of patches that touch."""
     same_line: float

@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.attention_hooks import prepared
+from vitrail.inspection.attention_hooks import prepare_images
 from vitrail.models.backbone import Backbone
 from vitrail.prediction.forward import answering, place, preprocess_of
 
@@ -41,7 +41,7 @@ def reconstruct(
     The mask depends on `seed` and the image's number alone. Raises DoesNotApply for anything but a masked autoencoder.
     """
     recipe = preprocess_of(model, preprocess)
-    pixels = prepared(model, images, recipe)
+    pixels = prepare_images(model, images, recipe)
     patches = math.prod(model.config.grid_at((pixels.shape[2], pixels.shape[3])))
     noise = [torch.rand(patches, generator=torch.Generator().manual_seed(seed + k)) for k in range(len(pixels))]
     with answering(model, place(model), torch.float32):

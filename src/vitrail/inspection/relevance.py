@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.attention_hooks import family, layout_of, prepared
+from vitrail.inspection.attention_hooks import family, layout_of, prepare_images
 from vitrail.inspection.maps import readout
 from vitrail.models.backbone import Backbone
 from vitrail.models.features import Features
@@ -34,7 +34,7 @@ def relevance(
     if not blocks:
         raise DoesNotApply(f"a {family(model)} has no blocks as a ViT's", next_step="use grad_cam")
     _check_head(model)
-    pixels = prepared(model, images, preprocess)
+    pixels = prepare_images(model, images, preprocess)
     with _explaining(model):
         entered, features, logits = _cut(model, blocks, pixels)
         (gradient,) = torch.autograd.grad(_answer(logits, classes), features.tokens, retain_graph=True)
@@ -60,7 +60,7 @@ def grad_cam(
     no position of that map: a ViT with a class token (its relevance says more).
     """
     _check_head(model)
-    pixels = prepared(model, images, preprocess).detach().clone().requires_grad_()
+    pixels = prepare_images(model, images, preprocess).detach().clone().requires_grad_()
     last: list[Tensor] = []
     with _explaining(model), ExitStack() as stack:
         if model.map_reader is not None:
@@ -126,9 +126,9 @@ def _check_classes(chosen: Int[Tensor, "_"], logits: Float[Tensor, "B K"]) -> No
 
 
 def _cut(model: nn.Module, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple[list[Tensor], Features, Tensor]:
-    """What enters each block, and what leaves the last, as tensors on their own: the graph is cut at every block.
+    """(input of each block and output of the last, features, logits), with the graph cut at every block.
 
-    A hook gives each block's output back as a leaf; nothing then holds the block's activations, and they go.
+    A hook gives each block's output back as a leaf. Nothing then holds the block's activations, and they are freed.
     """
     leaves: list[Tensor] = []
 
@@ -160,10 +160,10 @@ def _back(block: Block, tokens: Tensor, gradient: Tensor, flow: Tensor) -> tuple
             hook.remove()
     before, out = torch.autograd.grad(left, (tokens, kept["out"]), gradient)
     with torch.no_grad():
-        return before, flow + _weighted(block.attn, kept["x"], out, flow)
+        return before, flow + _weigh(block.attn, kept["x"], out, flow)
 
 
-def _weighted(attn: Attention, x: Tensor, out: Tensor, flow: Tensor) -> Float[Tensor, "B N"]:
+def _weigh(attn: Attention, x: Tensor, out: Tensor, flow: Tensor) -> Float[Tensor, "B N"]:
     """flow · Ā, where Ā is the mean over heads of (∇A ⊙ A)⁺ and ∇A = ∇O Vᵀ."""
     q, k, v = attn.project(x)
     towards = rearrange(out, "B N (A d) -> B A N d", A=attn.heads)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from vitrail.errors import DoesNotApply, StorageError
 from vitrail.inspection.analyses import ANALYSES
-from vitrail.inspection.attention_hooks import attention_layers, family, picked
+from vitrail.inspection.attention_hooks import attention_layers, choose, family
 from vitrail.inspection.cka import cka
-from vitrail.inspection.explorer import explorer, looks
+from vitrail.inspection.explorer import explorer, read_attention
 from vitrail.inspection.figures import Plate, matrix
 from vitrail.inspection.subject import Finding, Subject
 from vitrail.models.backbone import Backbone
@@ -91,7 +91,7 @@ def inspect(
     missing: list[tuple[str, str]] = []
     with progress(len(ANALYSES), "Looking", quiet=quiet) as bar:
         for done, (key, (title, analyse)) in enumerate(ANALYSES.items(), 1):
-            findings[key] = tuple(_found(title, analyse, subject, len(subjects) > 1, missing) for subject in subjects)
+            findings[key] = tuple(_analyse(title, analyse, subject, len(subjects) > 1, missing) for subject in subjects)
             bar.update(done)
     return Inspection(tuple(subjects), findings, tuple(missing))
 
@@ -100,13 +100,13 @@ def _check(subject: Subject) -> None:
     """A layer or head that is not there is the caller's mistake, not a reason to leave something out."""
     with contextlib.suppress(DoesNotApply):
         found = attention_layers(subject.model)
-        picked(subject.layers, len(found), "layer")
+        choose(subject.layers, len(found), "layer")
         count = getattr(subject.model.config.encoder, "heads", None)
         if count is not None:
-            picked(subject.heads, count, "head")
+            choose(subject.heads, count, "head")
 
 
-def _found(title: str, analyse, subject: Subject, several: bool, missing: list[tuple[str, str]]) -> Finding | None:
+def _analyse(title: str, analyse, subject: Subject, several: bool, missing: list[tuple[str, str]]) -> Finding | None:
     try:
         return analyse(subject)
     except DoesNotApply as reason:
@@ -137,7 +137,7 @@ def _sections(found: Inspection) -> Iterator[Section]:
         yield touched
     for key, (title, _) in ANALYSES.items():
         if key == "alignment" and several:
-            yield from _across(found.subjects)
+            yield from _compare(found.subjects)
         named = [(s, f) for s, f in zip(found.subjects, found.findings[key], strict=True) if f is not None]
         for subject, finding in named:
             heading = finding.heading or title
@@ -186,7 +186,7 @@ def _explorer(subjects: Sequence[Subject]) -> Html | None:
     for subject in subjects:
         with contextlib.suppress(DoesNotApply):
             seen = [
-                looks(subject.model, image, layers=subject.layers, heads=subject.heads)
+                read_attention(subject.model, image, layers=subject.layers, heads=subject.heads)
                 for image in subject.images[:EXPLORED]
             ]
             if seen and all(one.maps for one in seen):
@@ -202,7 +202,7 @@ def _explorer(subjects: Sequence[Subject]) -> Html | None:
     )
 
 
-def _across(subjects: Sequence[Subject]) -> Iterator[Section]:
+def _compare(subjects: Sequence[Subject]) -> Iterator[Section]:
     """CKA of each layer of one model with each of the other."""
     one, other = subjects
     if len(one.images) < 4:

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vitrail.errors import DoesNotApply
-from vitrail.inspection.figures import Pixels, Plate, Rgb, fitted
+from vitrail.inspection.figures import Pixels, Plate, Rgb, shrink
 from vitrail.inspection.heads import Heads, heads
 from vitrail.inspection.patches import patch_features
 from vitrail.models.backbone import Backbone
@@ -81,4 +81,4 @@ def peak(values: Tensor) -> tuple[float, int, int, float]:
 
 
 def picture_of(image: UInt8[Tensor, "C H W"]) -> Rgb:
-    return fitted(image.permute(1, 2, 0).numpy())
+    return shrink(image.permute(1, 2, 0).numpy())

@@ -102,7 +102,7 @@ def place_of(step: Step) -> str:
 
 def _stop(step: Step, maps: dict[int, Tensor], shown: Tensor) -> Stop:
     if step.name == "x":
-        picture = enlarged(shown.permute(1, 2, 0).numpy())
+        picture = enlarge(shown.permute(1, 2, 0).numpy())
     else:
         value = maps.get(step.block) if step.value is None else step.value[0]
         picture = None if value is None else thumbnail(value)
@@ -118,7 +118,7 @@ def thumbnail(value: Float[Tensor, "*N"]) -> UInt8[np.ndarray, "H W C"]:
     height, width = (min(size, SIDE) for size in rows.shape)
     small = torch.nn.functional.adaptive_avg_pool2d(rows[None], (height, width))[0]
     top = torch.quantile(small.flatten()[:100_000], 0.99).clamp_min(1e-12)
-    return enlarged((HEAT((small / top).clamp(0, 1).numpy())[..., :3] * 255).astype(np.uint8))
+    return enlarge((HEAT((small / top).clamp(0, 1).numpy())[..., :3] * 255).astype(np.uint8))
 
 
 def _block_of(vector: Float[Tensor, "D"]) -> Float[Tensor, "h w"]:
@@ -127,7 +127,7 @@ def _block_of(vector: Float[Tensor, "D"]) -> Float[Tensor, "h w"]:
     return torch.nn.functional.pad(vector, (0, -len(vector) % width)).unflatten(0, (-1, width))
 
 
-def enlarged(pixels: np.ndarray) -> Rgb:
+def enlarge(pixels: np.ndarray) -> Rgb:
     """Three channels, and small ones by a whole factor larger."""
     pixels = as_rgb(pixels).astype(np.uint8)
     factor = max(1, SIDE // max(pixels.shape[:2]))

@@ -53,7 +53,7 @@ def describe_filters(subject: Subject) -> Finding:
     """The paper's figure 7 (left), and lines that are shifted."""
     weight = embedding_filters(subject.model)
     found = filter_components(weight, PAPER)
-    pictures = [_stretched(one) for one in found.scores]
+    pictures = [_stretch(one) for one in found.scores]
     lines = {"upright": shifted_lines(weight), "level": shifted_lines(weight, upright=False)}
     curves = {"pixels": _by_shift(lines["upright"].raw)}
     curves |= {f"embedded, {name} line": _by_shift(cosines.embedded) for name, cosines in lines.items()}
@@ -83,7 +83,7 @@ def describe_filters(subject: Subject) -> Finding:
     )
 
 
-def _stretched(component: Tensor) -> np.ndarray:
+def _stretch(component: Tensor) -> np.ndarray:
     """A component C p q as a picture: grey in the middle, its largest value black or white."""
     scaled = (0.5 + 0.5 * component / component.abs().max().clamp_min(1e-12)).permute(1, 2, 0).numpy()
     return scaled if scaled.shape[2] == 3 else 2 * scaled.mean(2) - 1

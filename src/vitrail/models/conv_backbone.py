@@ -1,4 +1,4 @@
-"""What the families of convolutions share: tokens are the positions of the last map; SAME padding; BatchNorm."""
+"""Shared by the families of convolutions: tokens are the positions of the last map; SAME padding; BatchNorm."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,14 @@ Parts = Sequence[nn.Module | None]
 
 
 class MapBackbone(Backbone[C]):
-    """A backbone whose last map is its features. A family has `stem`, `blocks`, `head`, and says what else it does."""
+    """A backbone whose last map is its features. A family has `stem`, `blocks` and `head`."""
 
     stem: Any
     blocks: nn.ModuleList
     unit_name = "stage {} block {}"
 
     def ends(self) -> tuple[Parts, Parts]:
-        """What comes before the blocks, and what after them: the stages of stem and head."""
+        """The parts before the blocks and after them: the stages of stem and head."""
         raise NotImplementedError
 
     def units(self) -> Iterator[tuple[str, nn.Module]]:
@@ -48,7 +48,7 @@ class MapBackbone(Backbone[C]):
         return self.finish(x)
 
     def finish(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
-        """What follows the blocks, before pooling."""
+        """The layers between the blocks and pooling."""
         return x
 
     def features(self, images: Float[Tensor, "B C H W"]) -> Features:
@@ -57,7 +57,7 @@ class MapBackbone(Backbone[C]):
         return Features(rearrange(x, "B D h w -> B (h w) D"), 0, (x.shape[2], x.shape[3]))
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
-        """The mean over the map. What the head and every probe read."""
+        """The mean over the map. The head and every probe read it."""
         return features.patches.mean(dim=1)
 
     def stages(self) -> Sequence[Stage]:
@@ -67,7 +67,7 @@ class MapBackbone(Backbone[C]):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation without a count of batches, so that a state holds numbers of one kind."""
+    """BatchNorm without `num_batches_tracked`: the state then holds floats only."""
 
     def __init__(self, width: int, eps: float, momentum: float = 0.01) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates, and the exaFLOPs of training it.
+"""The cost of a model: parameters, multiply-accumulates, and the exaFLOPs of training it.
 
 Convolutions and matrix products are counted, q kᵀ and attention·v among them, on the meta device: nothing is computed.
 """

@@ -43,9 +43,9 @@ class ResNetConfig(ModelConfig):
     """Norm and ReLU before each convolution (v2, one more norm at the end), or after it (v1)."""
     padding: Padding = "bit"
     """`bit`: the same on all sides, the root's max-pool with ZEROS (big_transfer, timm); `symmetric`: there with -inf
-    (big_vision's bit_paper); `same`: TensorFlow's, more below and right, as the size of the map wants it."""
+    (big_vision's bit_paper); `same`: TensorFlow's, more below and right, depending on the size of the map."""
     standardise: Standardise = "variance"
-    """What ε is added to: √(var + ε) in BiT (ε 1e-10) and timm (1e-8); σ + ε in the hybrids (1e-5)."""
+    """The place of ε: √(var + ε) in BiT (ε 1e-10) and timm (1e-8); σ + ε in the hybrids (1e-5)."""
     standardise_eps: float = 1e-10
     norm_eps: float = 1e-5
     head_bias: float = 0.0
@@ -91,13 +91,13 @@ class StandardisedConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(width, before, kernel, kernel))
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
-        weight = standardised(self.weight, self.form, self.eps)
+        weight = standardise_filters(self.weight, self.form, self.eps)
         if self.same:
             return conv_same(x, weight, stride=self.stride)
         return F.conv2d(x, weight, stride=self.stride, padding=weight.shape[2] // 2)
 
 
-def standardised(weight: Float[Tensor, "D C p q"], form: Standardise, eps: float) -> Float[Tensor, "D C p q"]:
+def standardise_filters(weight: Float[Tensor, "D C p q"], form: Standardise, eps: float) -> Float[Tensor, "D C p q"]:
     """Each filter less its mean, over √(var + ε) or σ + ε, with the population's variance."""
     if form == "variance":
         return F.layer_norm(weight, weight.shape[1:], eps=eps)
@@ -105,9 +105,10 @@ def standardised(weight: Float[Tensor, "D C p q"], form: Standardise, eps: float
 
 
 class Deviation(torch.autograd.Function):
-    """(w - mean) / (σ + ε) of each row. torch's own std takes 40 times as long on a CPU as its layer norm, which knows σ
-    and does not let it be differentiated; hence the gradient by hand: k (g - mean g - o · mean(g o) / c), with the output o,
-    c = σ / (σ + ε) and k = 1 / (σ + ε).
+    """(w - mean) / (σ + ε) of each row.
+
+    torch's std takes 40 times as long on a CPU as its layer norm. `layer_norm` returns σ but not its gradient, so we
+    write the backward pass: k (g - mean g - o · mean(g o) / c), with the output o, c = σ / (σ + ε), k = 1 / (σ + ε).
     """
 
     @staticmethod
@@ -163,7 +164,7 @@ class Bottleneck(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, which refuses one 1×1 map of as many channels as groups; that has an answer too, its biases."""
+    """GroupNorm that accepts one value for each group (torch raises); the result is the bias."""
 
     def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -174,7 +175,7 @@ def group_norm(config: ResNetConfig, width: int) -> GroupNorm:
 
 
 def relu(x: Tensor) -> Tensor:
-    """In place: its input, a norm's or a sum's fresh output, is needed by no backward pass."""
+    """ReLU in place. Its input is the output of a norm or a sum, which no backward pass needs."""
     return F.relu(x, inplace=True)
 
 
@@ -220,7 +221,7 @@ class ResNet(MapBackbone[ResNetConfig]):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """The original's start: LeCun normal kernels (whose scale matters only beside ε); v1's units as identities."""
+        """The original's start: LeCun normal kernels (their scale matters only next to ε); v1's units as identities."""
         for layer in self.modules():
             if isinstance(layer, StandardisedConv):
                 lecun_normal_(layer.weight, generator)
