@@ -14,6 +14,7 @@ COMMANDS = [
     "embed",
     "evaluate",
     "inspect",
+    "look",
     "plan",
     "predict",
     "probe",

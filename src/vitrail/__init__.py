@@ -20,6 +20,7 @@ _MODULES = {
     "api.embed": ("embed",),
     "api.evaluate": ("compare", "evaluate", "robustness"),
     "api.inspect": ("inspect", "trace"),
+    "api.look": ("look",),
     "api.models": ("save",),
     "api.plan": ("plan",),
     "api.predict": ("predict",),

@@ -12,6 +12,7 @@ from vitrail import prediction as prediction
 from vitrail import processes as processes
 from vitrail import recipes as recipes
 from vitrail import reports as reports
+from vitrail import scores as scores
 from vitrail import study as study
 from vitrail import training as training
 from vitrail import weights as weights
@@ -21,6 +22,7 @@ from vitrail.api.evaluate import evaluate as evaluate
 from vitrail.api.evaluate import robustness as robustness
 from vitrail.api.inspect import inspect as inspect
 from vitrail.api.inspect import trace as trace
+from vitrail.api.look import look as look
 from vitrail.api.models import save as save
 from vitrail.api.plan import plan as plan
 from vitrail.api.predict import predict as predict

@@ -1,6 +1,8 @@
 """probe, embed, similar, compare, robustness and suite on real digits, with a model of a few parameters."""
 
+import csv
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -10,14 +12,15 @@ import torch
 from PIL import Image
 
 from vitrail.cli import main
-from vitrail.errors import DataError
+from vitrail.errors import DataError, StorageError
 from vitrail.evaluation import embedding, store
 from vitrail.evaluation.suite import costs
 from vitrail.evaluation.suite_file import ModelEntry
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
+from vitrail.inspection.relevance import relevance
 from vitrail.models import cost, zoo
-from vitrail.weights.bundle import Record, save_bundle
+from vitrail.weights.bundle import Record, load, save_bundle
 
 
 @pytest.fixture
@@ -238,3 +241,62 @@ def test_a_model_without_a_head_gives_no_answers(models: Path, capsys) -> None:
 def test_an_address_is_no_path(words: list[str], models: Path, capsys) -> None:
     assert main([*words, "https://example.com/a.jpg"]) == 65
     assert "https://example.com/a.jpg is an address" in (said := capsys.readouterr().err) and "download it" in said
+
+
+def test_pages_of_compare_robustness_and_probe(models: Path, capsys) -> None:
+    assert main(["compare", "a", "b", "digits", "--html", "c.html", "--json"]) == 0
+    verdict = json.loads(capsys.readouterr().out)["verdict"]
+    assert verdict in Path("c.html").read_text("utf-8")
+    words = ["robustness", "a", "digits", "--corruptions", "contrast", "--severities", "1", "5", "--html", "r.html"]
+    assert main(words) == 0
+    assert "Accuracy over severity" in Path("r.html").read_text("utf-8")
+    said = capsys.readouterr().err
+    assert "Contrast" in said and said.count("Evaluating") <= 2
+    assert main(["probe", "a", "digits", "--protocols", "nearest-mean", "--html", "p.html"]) == 0
+    assert "Accuracies with intervals" in Path("p.html").read_text("utf-8")
+
+
+def test_answers_to_each_image_stand_beside_its_truth(models: Path, capsys) -> None:
+    """Against the model called by hand."""
+    assert (
+        main(["evaluate", "a", "digits", "--answers", "all.csv", "--split", "test", "--precision", "fp32", "--json"])
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    rows = list(csv.DictReader(io.StringIO(Path("all.csv").read_text("utf-8"))))
+    model, test = load("a"), open_data("digits").test
+    pixels = torch.from_numpy(test.in_memory).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        sure = model(model.record.preprocess.normalise(pixels)).softmax(1)
+    by_key = dict(zip(test.keys, range(len(test)), strict=True))
+    assert len(rows) == len(test) and sum(row["right"] == "True" for row in rows) == round(found["top1"] * len(test))
+    for row in rows:
+        index = by_key[row["image"]]
+        assert row["truth"] == test.classes[test.labels[index]]
+        assert row["answer"] == test.classes[int(sure[index].argmax())]
+        assert float(row["probability_of_truth"]) == pytest.approx(float(sure[index, test.labels[index]]), abs=1e-5)
+
+
+def test_the_numbers_are_printed_before_a_disk_refuses(models: Path, capsys, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("vitrail.api.evaluate.write_page", refuse)
+    assert main(["evaluate", "a", "digits", "--html", "x.html"]) == 74
+    assert "Accuracy (top-1)" in capsys.readouterr().out
+
+
+def test_look_lays_a_map_over_a_photo(models: Path, capsys) -> None:
+    digits = open_data("digits").test
+    Image.fromarray(digits[5].content[..., 0]).save("photo.png")
+    found = _json(["look", "a", "photo.png", "--of", "3", "--out", "map.html"], capsys)
+    model = load("a")
+    pixels = torch.from_numpy(digits[5].content[None]).permute(0, 3, 1, 2)
+    expected = relevance(model, pixels, classes=[3])[0]
+    assert found[0]["label"] == "3" and np.allclose(found[0]["map"], expected, atol=1e-6)
+    assert "<svg" in Path("map.html").read_text("utf-8")
+    assert main(["look", "a", "photo.png"]) == 0
+    with Image.open("look.png") as picture:
+        assert picture.width > picture.height > 100
+    assert main(["look", "a", "photo.png", "--of", "x"]) == 78
+    assert "no class 'x'" in capsys.readouterr().err

@@ -3,12 +3,16 @@
 import io
 import re
 import xml.etree.ElementTree as xml
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
+from vitrail.reports import figures
 from vitrail.reports.figures import INK, SERIES, confusion, curves, prediction_sheet, reliability
 
 ROWS = [{"step": k, "epoch": k / 10, "loss": 2 / k, "accuracy": 1 - 1 / k, "lr": 0.01} for k in range(1, 50)]
@@ -108,3 +112,16 @@ def test_a_loss_is_drawn_so_that_its_axis_has_numbers():
         (drawing,) = curves([{"epoch": 0, "loss": first}, {"epoch": 1, "loss": last}])
         numbers = [float(text) for text in texts(drawing.svg) if re.fullmatch(r"[\d.e+-]+", text)]
         assert len([number for number in numbers if last / 2 <= number <= first * 2 and number not in (0, 1)]) >= 2
+
+
+def test_letters_that_the_own_font_lacks_are_written_in_an_installed_one(monkeypatch) -> None:
+    """A font of other signs stands for one of Chinese or Japanese: it is found by what it can draw, not by its name."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    other = folder / "STIXGeneral.ttf"
+    lacking = set(FT2Font(str(other)).get_charmap()) - set(FT2Font(str(folder / "DejaVuSans.ttf")).get_charmap())
+    letter = next(chr(code) for code in sorted(lacking) if chr(code).isprintable())
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(folder / "cmr10.ttf"), str(other)])
+    assert figures.choose_fonts(["plain", f"with {letter}"]) == ["DejaVu Sans", FT2Font(str(other)).family_name]
+    assert figures.choose_fonts(["plain é ß"]) == ["DejaVu Sans"]
+    names = figures._short("植物" * 12, 18), figures._short("plantes à fleurs rouges", 22)
+    assert names == ("植物植物植物植物…", "plantes à fleurs roug…")

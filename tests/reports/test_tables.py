@@ -4,6 +4,9 @@ import csv
 import io
 import json
 
+import pytest
+from rich.console import Console
+
 from vitrail.reports.tables import Column, Table, show
 
 TABLE = Table(
@@ -41,3 +44,20 @@ def test_in_a_pipe_long_cells_are_not_folded(capsys):
     path = "/".join(["a folder"] * 40)
     show(Table((Column("file"), Column("answer")), ((path, "cat"),)), "table")
     assert any(path in line and "cat" in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_narrow_terminal_drops_columns_and_breaks_no_number(width: int) -> None:
+    names = ("features", "protocol", "accuracy_%", "low", "high", "seconds")
+    row = ("/a/long/path/to/features.safetensors", "nearest-mean", 61.123, 50.0, 70.25, 12345.5)
+    columns = [Column(name, "{:.2f}" if index > 1 else "{}") for index, name in enumerate(names)]
+    table = Table(tuple(columns), (row,) * 3)
+    file = io.StringIO()
+    Console(file=file, width=width).print(table.terminal(width))
+    text = file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    shown = [f"{value:.2f}" for value in row[2:] if f"{value:.2f}" in text]
+    left_out = [name.replace("_", " ") for name in names[2 + len(shown) :]]
+    said = " ".join(text.partition("no room for")[2].split())
+    assert all(text.count(number) == 3 for number in shown) and all(name in said for name in left_out)
+    assert len(shown) == 4 or width < 80

@@ -1,10 +1,12 @@
 """`vitrail.evaluate`, `vitrail.compare` and `vitrail.robustness`: scores on images that were not trained on."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vitrail.api.models import Model, Size, open_model
 from vitrail.errors import ConfigError
@@ -12,12 +14,16 @@ from vitrail.evaluation import robustness as corrupted
 from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from vitrail.evaluation.evaluate import evaluate as score
 from vitrail.evaluation.evaluate import evaluate_classes
+from vitrail.evaluation.features import Extracted
+from vitrail.images.samples import Source
 from vitrail.images.sources import Splits, open_data
 from vitrail.prediction.views import Views, average_views
 from vitrail.reports.page import write_page
-from vitrail.scores.classification import Scores
+from vitrail.reports.tables import Column, Table
+from vitrail.scores.classification import Scores, index_labels
 from vitrail.scores.multilabel import MultiLabelScores
 from vitrail.scores.statistics import McNemar, mcnemar
+from vitrail.storage import write_whole
 from vitrail.training.unseen import Part, Split, choose_part
 
 Say = Callable[[str], object]
@@ -35,6 +41,7 @@ def evaluate(
     precision: str = "auto",
     workers: int = -1,
     download: bool = False,
+    answers: str | Path | None = None,
     html: str | Path | None = None,
     say: Say = lambda text: None,
 ) -> Scores | MultiLabelScores:
@@ -45,17 +52,86 @@ def evaluate(
         vitrail.evaluate("runs/photos-1", "./photos").top1
 
     Images that the model was trained on are left out, by their contents. A `split` that is named is measured whole.
-    `say` hears which images they are. Raises DataError where all images were trained on, or for unknown classes.
+    `answers` is a CSV or JSON file for the answer to each image, `html` one for the report. `say` hears which images are
+    measured. Raises DataError where all images were trained on, or for unknown classes.
     """
-    part = open_part(data, [model], split, download=download, say=say)
-    classifier = average_views(open_model(model, size), views)
-    scores, _ = score(
-        classifier, part.source, batch_size=batch, device=device, precision=precision, workers=workers
+    found = measure(
+        model, data, split=split, size=size, views=views, batch=batch, device=device, precision=precision,
+        workers=workers, download=download, say=say,
     )  # fmt: skip
+    if answers is not None:
+        found.write_answers(answers)
     if html is not None:
-        title = f"{model if isinstance(model, str | Path) else type(model).__name__} on {part.source.name}"
-        write_page(html, title, scores.sections(part.source.picture))
-    return scores
+        found.write_page(html)
+    return found.scores
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The scores of a model on one set of images, and the answer to each image."""
+
+    title: str
+    source: Source
+    scores: Scores | MultiLabelScores
+    extracted: Extracted
+
+    def write_page(self, path: str | Path) -> Path:
+        """Writes the report with pictures. Raises StorageError."""
+        return write_page(path, self.title, self.scores.sections(self.source.picture))
+
+    def write_answers(self, path: str | Path) -> Path:
+        """Writes a line per image: key, truth, answer, probability. JSON for a name that ends so, else CSV."""
+        table = table_answers(self.scores, self.extracted, self.source)
+        write_whole(path, table.json() + "\n" if Path(path).suffix == ".json" else table.csv())
+        return Path(path)
+
+
+def measure(
+    model: Model,
+    data: str | Path | Splits,
+    *,
+    split: Split = "auto",
+    size: Size = None,
+    views: Views = "one",
+    batch: int = 64,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = -1,
+    download: bool = False,
+    say: Say = lambda text: None,
+) -> Measured:
+    """The scores, as `evaluate` gives them, with the answer to each image."""
+    classifier = open_model(model, size)  # a wrong name is told before the images are read
+    part = open_part(data, [model], split, download=download, say=say)
+    scores, extracted = score(
+        average_views(classifier, views),
+        part.source,
+        batch_size=batch,
+        device=device,
+        precision=precision,
+        workers=workers,
+    )
+    title = f"{model if isinstance(model, str | Path) else type(model).__name__} on {part.source.name}"
+    return Measured(title, part.source, scores, extracted)
+
+
+def table_answers(scores: Scores | MultiLabelScores, extracted: Extracted, source: Source) -> Table:
+    """A row an image: its key, its truth, the answer, whether it is right, and the probabilities of both."""
+    assert extracted.logits is not None
+    names = scores.classes
+    if isinstance(scores, MultiLabelScores):
+        probabilities = extracted.logits.sigmoid()
+        truth = index_labels(source.labels, source.classes, names) > 0  # in the order of the model's classes
+        given = probabilities >= scores.threshold
+        joined = ["|".join(name for name, on in zip(names, row, strict=True) if on) for row in (*truth, *given)]
+        pairs = zip(extracted.keys, joined[: len(truth)], joined[len(truth) :], strict=True)
+        rows = tuple((key, labels, answer, labels == answer) for key, labels, answer in pairs)
+        return Table(tuple(map(Column, ("image", "truth", "answer", "right"))), rows)
+    own = extracted.logits.softmax(1).gather(1, torch.from_numpy(scores.targets)[:, None])[:, 0].tolist()
+    both = zip(extracted.keys, scores.targets, scores.predicted, scores.confidence.tolist(), own, strict=True)
+    columns = ("image", "truth", "answer", "right", "probability", "probability_of_truth")
+    rows = tuple((key, names[t], names[p], bool(t == p), sure, of_truth) for key, t, p, sure, of_truth in both)
+    return Table(tuple(map(Column, columns)), rows)
 
 
 def compare(

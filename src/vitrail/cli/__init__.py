@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vitrail.cli.evaluate", "accuracy with its interval, per class, calibration"),
     "predict": ("vitrail.cli.predict", "label image files"),
     "inspect": ("vitrail.cli.inspect", "look inside: attention, distances, positions, filters, in one report"),
+    "look": ("vitrail.cli.look", "a heat map over your photo: what the answer rests on"),
     "probe": ("vitrail.cli.probe", "few-shot, nearest neighbours and linear probes on frozen features"),
     "embed": ("vitrail.cli.embed", "a model's features of images, in a file"),
     "similar": ("vitrail.cli.similar", "most similar images and near-duplicates, from such a file"),

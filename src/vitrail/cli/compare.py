@@ -3,15 +3,17 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from vitrail.cli.arguments import parse, say
+from vitrail.cli.arguments import check_writable, parse, say
 from vitrail.cli.options import Compute, Part, Show
 from vitrail.reports.tables import Column, Table, show
 
 if TYPE_CHECKING:
+    from vitrail.reports.page import Section
     from vitrail.scores.statistics import McNemar
 
 
@@ -25,19 +27,24 @@ class Compare(Compute, Part, Show):
     examples:
       vitrail compare runs/a runs/b ./photos
       vitrail compare runs/a vit-b16.npz digits --json
+      vitrail compare runs/a runs/b ./photos --html compared.html
     """
 
     first: tyro.conf.Positional[str]
     second: tyro.conf.Positional[str]
     data: tyro.conf.Positional[str]
     """Labelled images; those that either model was trained on are left out."""
+    html: Path | None = None
+    """Also write a page here."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Compare, words, command="compare")
 
     from vitrail.api.evaluate import compare
+    from vitrail.reports.page import write_page
 
+    check_writable(asked.html)
     found = compare(
         asked.first, asked.second, asked.data, split=asked.split, batch=asked.batch, device=asked.device,
         precision=asked.precision, workers=asked.workers, download=asked.download, say=say,
@@ -47,6 +54,9 @@ def main(words: Sequence[str]) -> int:
     else:
         show(table(asked, found), asked.format)
         say(sentence(found))
+        say(found.verdict(asked.first, asked.second))
+    if asked.html:
+        say(f"page: {write_page(asked.html, f'{asked.first} and {asked.second}', sections(asked, found))}")
     return 0
 
 
@@ -56,26 +66,15 @@ def facts(asked: Compare, found: "McNemar") -> dict[str, Any]:
         "difference": found.difference,
         "difference_low": low,
         "difference_high": high,
+        "verdict": found.verdict(asked.first, asked.second),
     }
 
 
 def table(asked: Compare, found: "McNemar") -> Table:
     columns = (Column("model"), Column("accuracy_%", "{:.2f}"), Column("right"), Column("only_this_one"))
-    rows = [
-        (
-            asked.first,
-            100 * (found.both + found.only_first) / found.images,
-            found.both + found.only_first,
-            found.only_first,
-        ),
-        (
-            asked.second,
-            100 * (found.both + found.only_second) / found.images,
-            found.both + found.only_second,
-            found.only_second,
-        ),
-    ]
-    return Table(columns, tuple(rows), f"{found.images:,} images of {asked.data}")
+    pairs = ((asked.first, found.only_first), (asked.second, found.only_second))
+    rows = tuple((name, 100 * (found.both + own) / found.images, found.both + own, own) for name, own in pairs)
+    return Table(columns, rows, f"{found.images:,} images of {asked.data}")
 
 
 def sentence(found: "McNemar") -> str:
@@ -84,3 +83,25 @@ def sentence(found: "McNemar") -> str:
         f"second - first: {100 * found.difference:+.2f} points (95 %: {low:+.2f} to {high:+.2f}); "
         f"McNemar p = {found.mid_p:.3g} (mid-p), {found.exact:.3g} (exact)"
     )
+
+
+def sections(asked: Compare, found: "McNemar") -> "list[Section]":
+    """The page."""
+    from vitrail.reports.page import Facts, TableSection, Text
+
+    low, high = (100 * edge for edge in found.interval)
+    facts = [
+        ("Difference", f"{100 * found.difference:+.2f} points"),
+        ("95 % interval", f"{low:+.2f} to {high:+.2f}"),
+        ("p (mid-p)", f"{found.mid_p:.3g}"),
+        ("p (exact)", f"{found.exact:.3g}"),
+    ]
+    return [
+        Text("Verdict", found.verdict(asked.first, asked.second)),
+        Facts("Second minus first", facts, style="tiles"),
+        TableSection(
+            "The same images",
+            table(asked, found),
+            note="Only images that one model gets right and the other wrong can tell them apart.",
+        ),
+    ]

@@ -1,6 +1,7 @@
 """`vitrail evaluate`."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class Evaluate(Compute, Part, Show):
       vitrail evaluate runs/photos-1 ./other-photos --json
       vitrail evaluate runs/photos-1 ./photos --size 384 384      what another resolution does
       vitrail evaluate runs/photos-1 ./photos --views ten          mean over ten crops of each image
+      vitrail evaluate runs/photos-1 ./photos --answers answers.csv
       vitrail evaluate vit-b16.npz imagenet/ --split test --html report.html
     """
 
@@ -40,6 +42,8 @@ class Evaluate(Compute, Part, Show):
     """Height and width to measure at, instead of the model's own; its positions are resized."""
     views: Views = "one"
     """Average the answers over views of each image: flip, five crops, or ten (five and their mirror images)."""
+    answers: Path | None = None
+    """Also write the answer to each image and its truth here, as CSV, or as JSON where the name ends with .json."""
     html: Path | None = None
     """Also write a report with pictures here."""
 
@@ -47,17 +51,20 @@ class Evaluate(Compute, Part, Show):
 def main(words: Sequence[str]) -> int:
     asked = parse(Evaluate, words, command="evaluate")
 
-    from vitrail.api.evaluate import evaluate
+    from vitrail.api.evaluate import measure
 
-    check_writable(asked.html)
-    scores = evaluate(
+    for path in (asked.html, asked.answers):
+        check_writable(path)
+    found = measure(
         asked.model, asked.data, split=asked.split, size=asked.size, views=asked.views, batch=asked.batch,
-        device=asked.device, precision=asked.precision, workers=asked.workers, download=asked.download, html=asked.html,
-        say=say,
+        device=asked.device, precision=asked.precision, workers=asked.workers, download=asked.download, say=say,
     )  # fmt: skip
-    report(scores, asked)
+    report(found.scores, asked)
+    sys.stdout.flush()  # the numbers first: a disk may refuse the rest
+    if asked.answers:
+        say(f"answers: {found.write_answers(asked.answers)}")
     if asked.html:
-        say(f"report: {asked.html}")
+        say(f"report: {found.write_page(asked.html)}")
     return 0
 
 

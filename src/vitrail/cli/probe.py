@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from vitrail.cli.arguments import parse, say, split_names
+from vitrail.cli.arguments import check_writable, parse, say, split_names
 from vitrail.cli.options import Compute, HeldOut, Pool, Show
 from vitrail.reports.tables import show
 
@@ -56,6 +56,8 @@ class Probe(Compute, HeldOut, Show):
     """Leave out classes of fewer images, train and test together."""
     cache: Path | None = None
     """A folder in which features are kept between commands; a pass that was stopped goes on."""
+    html: Path | None = None
+    """Also write a page here."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -64,7 +66,10 @@ def main(words: Sequence[str]) -> int:
         return save_head(asked, asked.save)
 
     from vitrail.api.probe import probe
-    from vitrail.evaluation.probing import table
+    from vitrail.evaluation.probing import sections, table
+    from vitrail.reports.page import write_page
+
+    check_writable(asked.html)
 
     rows = probe(
         asked.model, asked.data or None, protocols=split_names(asked.protocols), layer=asked.layer, pool=asked.pool,
@@ -72,7 +77,10 @@ def main(words: Sequence[str]) -> int:
         at_least=asked.at_least, holdout=asked.holdout, cache=asked.cache, batch=asked.batch, device=asked.device,
         precision=asked.precision, workers=asked.workers, download=asked.download, say=say,
     )  # fmt: skip
-    show(table(rows, f"features on {asked.data or asked.model}"), asked.format)
+    title = f"features on {asked.data or asked.model}"
+    show(table(rows, title), asked.format)
+    if asked.html:
+        say(f"page: {write_page(asked.html, title.capitalize(), sections(rows))}")
     return 0
 
 

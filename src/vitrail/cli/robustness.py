@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
-from vitrail.cli.arguments import parse, say, split_names
+from vitrail.cli.arguments import check_writable, parse, say, split_names
 from vitrail.cli.options import Compute, Part, Show
 from vitrail.reports.tables import Column, Table, show
 
@@ -28,6 +29,8 @@ class Robust(Compute, Part, Show):
     """Names with commas between; all twelve by default."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     seed: int = 0
+    html: Path | None = None
+    """Also write a page with a curve for each corruption here."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -35,7 +38,10 @@ def main(words: Sequence[str]) -> int:
 
     from vitrail.api.evaluate import robustness
     from vitrail.evaluation.corruptions import CORRUPTIONS
-    from vitrail.evaluation.robustness import mean_corrupted
+    from vitrail.evaluation.robustness import mean_corrupted, sections
+    from vitrail.reports.page import write_page
+
+    check_writable(asked.html)
 
     chosen = split_names(asked.corruptions) or list(CORRUPTIONS)
     rows = robustness(
@@ -51,5 +57,8 @@ def main(words: Sequence[str]) -> int:
         (Column("corruption"), Column("severity"), *(Column(name, "{:.2f}") for name in columns)), cells, asked.model
     )
     show(table, asked.format)
+    if asked.html:
+        page = write_page(asked.html, f"{asked.model} on corrupted images", sections(rows, table))
+        say(f"page: {page}")
     say(f"clean {rows[0].accuracy:.2%} · corrupted {mean_corrupted(rows):.2%}, the mean of {len(rows) - 1} settings")
     return 0

@@ -13,6 +13,8 @@ from vitrail.evaluation.linear import linear_probe
 from vitrail.evaluation.logistic import logistic
 from vitrail.evaluation.nearest_mean import nearest_mean
 from vitrail.registry import Registry
+from vitrail.reports.figures import draw_intervals
+from vitrail.reports.page import FigureSection, Section, TableSection
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.statistics import Spread, spread, wilson
 
@@ -149,6 +151,17 @@ def table(rows: Sequence[tuple[str, Row]], title: str = "") -> Table:
         Column("note"),
     )
     return Table(columns, tuple(_cells(name, row) for name, row in rows), title)
+
+
+def sections(rows: Sequence[tuple[str, Row]]) -> list[Section]:
+    """The page: accuracies with their intervals, and the numbers."""
+    names = [f"{name}: {row.protocol}, {row.setting}" for name, row in rows]
+    points = [(row.spread.mean, *row.interval) for _, row in rows]
+    note = "A dot is the accuracy on held-out images, its line the 95 % interval for their number (Wilson)."
+    return [
+        FigureSection("Accuracy", [draw_intervals(names, points)], note=note),
+        TableSection("Numbers", table(rows)),
+    ]
 
 
 def _cells(name: str, row: Row) -> tuple[object, ...]:

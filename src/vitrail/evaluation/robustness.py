@@ -14,6 +14,10 @@ from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Contents, Source
 from vitrail.prediction.forward import preprocess_of
+from vitrail.reports.figures import draw_severities
+from vitrail.reports.page import Facts, FigureSection, Section, TableSection
+from vitrail.reports.progress import progress
+from vitrail.reports.tables import Table
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,12 @@ def robustness(
     clean = evaluate_classes(model, source, preprocess=preprocess, **options)
     yield Robustness("none", 0, clean.top1, clean.interval)
     for name in corruptions:
-        for severity in severities:
-            made = corrupted(source, preprocess, name, severity, seed=seed)
-            scores = evaluate_classes(model, made, preprocess=at_size(preprocess), **options)
-            yield Robustness(name, severity, scores.top1, scores.interval)
+        with progress(len(severities) * len(source), name.replace("_", " ").capitalize()) as bar:
+            for done, severity in enumerate(severities, 1):
+                made = corrupted(source, preprocess, name, severity, seed=seed)
+                scores = evaluate_classes(model, made, preprocess=at_size(preprocess), watch=iter, **options)
+                bar.update(done * len(source))
+                yield Robustness(name, severity, scores.top1, scores.interval)
 
 
 def mean_corrupted(rows: Sequence[Robustness]) -> float:
@@ -89,3 +95,22 @@ def mean_corrupted(rows: Sequence[Robustness]) -> float:
     names = {row.corruption for row in rows if row.severity}
     each = [np.mean([row.accuracy for row in rows if row.corruption == name]) for name in sorted(names)]
     return float(np.mean(each))
+
+
+def sections(rows: Sequence[Robustness], table: Table) -> list[Section]:
+    """The page: clean and corrupted accuracy, a curve over severity for each corruption, the numbers."""
+    clean = rows[0]
+    names = dict.fromkeys(row.corruption for row in rows if row.severity)
+    curves = {name: [(row.severity, row.accuracy) for row in rows if row.corruption == name] for name in names}
+    low, high = clean.interval
+    facts = [
+        ("Clean", f"{clean.accuracy:.2%}"),
+        ("95 % interval", f"{low:.2%}–{high:.2%}"),
+        ("Corrupted, mean", f"{mean_corrupted(rows):.2%}"),
+    ]
+    note = "The grey line is the accuracy on clean images. All curves share one scale."
+    return [
+        Facts("Result", facts, style="tiles"),
+        FigureSection("Accuracy over severity", [draw_severities(curves, clean.accuracy)], note=note),
+        TableSection("Numbers", table),
+    ]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.inspection.heads import Heads
-from vitrail.reports.figures import GOOD, INK, Drawing, styled, svg
+from vitrail.reports.figures import GOOD, INK, Drawing, choose_fonts, styled, svg
 
 Pixels = UInt8[np.ndarray, "H W C"]
 Rgb = UInt8[np.ndarray, "_ _ 3"]
@@ -76,7 +76,8 @@ def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str,
     heights, widths = zip(*(picture.shape[:2] for row in cells for _, picture in row), strict=True)
     height, width, head = max(heights) + 22, max(widths) + 8, 18
     canvas = np.zeros((height * len(rows), width * max(map(len, rows)), 4), np.uint8)
-    with styled(size=(canvas.shape[1] / 128, canvas.shape[0] / 128)) as (figure, axes):
+    fonts = choose_fonts(title for row in cells for title, _ in row)
+    with styled(size=(canvas.shape[1] / 128, canvas.shape[0] / 128), family=fonts) as (figure, axes):
         figure.set_layout_engine("none")
         axes.set_position((0, 0, 1, 1))
         axes.set_axis_off()

@@ -5,11 +5,14 @@ Nothing here is drawn with pyplot, so no global state: every figure is a value. 
 
 import contextlib
 import io
+import itertools
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+from unicodedata import east_asian_width
 
 import matplotlib
 import numpy as np
@@ -17,6 +20,7 @@ from jaxtyping import Int, UInt8
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image
 
@@ -42,15 +46,8 @@ STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.unicode_minus": True,
 }
-SCRIPTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK KR",
-    "IPAGothic",
-    "NanumGothic",
-    "Noto Sans Arabic",
-    "Noto Sans Devanagari",
-)
-"""Fonts for what DejaVu Sans, matplotlib's own, cannot write; used in pixel pictures where they are installed."""
+PLAIN = "DejaVu Sans"
+"""matplotlib's own font."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,8 @@ def confusion(matrix: Int[np.ndarray, "K K"], classes: Sequence[str]) -> Drawing
     Counts are written in the cells up to 20 classes, names on the axes up to 60.
     """
     count = len(classes)
-    with styled(size=(5.2, 5.0) if count <= 20 else (7.6, 7.4)) as (figure, axes):
+    side = min(5.0, 2.4 + 0.28 * count) if count <= 20 else 7.4
+    with styled(size=(side + 0.2, side)) as (figure, axes):
         axes.imshow(_shades(matrix), interpolation="nearest", aspect="equal")
         if count <= 20:
             _write_counts(axes, matrix)
@@ -109,7 +107,9 @@ def confusion(matrix: Int[np.ndarray, "K K"], classes: Sequence[str]) -> Drawing
         axes.spines[:].set_visible(True)
         right, images = int(np.trace(matrix)), int(matrix.sum())
         return Drawing(
-            svg(figure), f"Confusion matrix of {count} classes: {right:,} of {images:,} images on the diagonal."
+            svg(figure),
+            f"Confusion matrix of {count} classes: {right:,} of {images:,} images on the diagonal.",
+            wide=count > 8,
         )
 
 
@@ -135,7 +135,7 @@ def reliability(
             alpha=0.35,
             edgecolor=GOOD,
         )
-        below.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
+        below.set(xlim=(0, 1), xlabel="confidence", ylabel="share of images")
         for axes in (top, below):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -153,14 +153,14 @@ def prediction_sheet(
     across = min(8, max(1, len(images)))
     down = max(1, -(-len(images) // across))
     size = (1.35 * across, (1.7 if any("\n" in text for text in titles) else 1.55) * down + (0.45 if title else 0.1))
-    with styled(size=size, rows=down, columns=across, family=_families()) as (figure, grid):
+    with styled(size=size, rows=down, columns=across, family=choose_fonts([*titles, title])) as (figure, grid):
         cells = np.atleast_1d(np.asarray(grid, dtype=object)).ravel()
         for axes in cells:
             axes.set_axis_off()
         for axes, image, text, right in zip(cells, images, titles, correct, strict=False):
             axes.imshow(_fitted(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             mark, colour = ("✓", GOOD) if right else ("✗", BAD)
-            lines = "\n".join(_short(line, 15) for line in f"{mark} {text}".splitlines())
+            lines = "\n".join(_short(line, 22) for line in f"{mark} {text}".splitlines())
             axes.set_title(lines, color=colour, fontsize=8.5, pad=3, fontweight="normal" if right else "bold")
         if title:
             figure.suptitle(title, fontsize=11, color="#222222")
@@ -175,7 +175,8 @@ def picture_rows(
     """Rows of pictures, each with a name, under headings, as one PNG."""
     across = max(1, *(len(pictures) for _, pictures in rows))
     size = (1.2 * across + 0.6, 1.35 * len(rows) + (0.7 if title else 0.3))
-    with styled(size=size, rows=len(rows), columns=across, family=_families()) as (figure, grid):
+    fonts = choose_fonts([title, *headings, *(name for name, _ in rows)])
+    with styled(size=size, rows=len(rows), columns=across, family=fonts) as (figure, grid):
         cells = np.asarray(grid, dtype=object).reshape(len(rows), across)
         for axes in cells.ravel():
             axes.set_axis_off()
@@ -190,6 +191,40 @@ def picture_rows(
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
         return file.getvalue()
+
+
+def draw_intervals(names: Sequence[str], points: Sequence[tuple[float, float, float]]) -> Drawing:
+    """A dot for each name, with a line from the low to the high end of its interval: (mean, low, high), shares."""
+    with styled(size=(7.2, 0.6 + 0.26 * len(names))) as (figure, axes):
+        for place, (mean, low, high) in enumerate(points):
+            axes.plot([low, high], [place, place], color=GOOD, linewidth=1.4, alpha=0.5)
+            axes.plot([mean], [place], "o", color=GOOD, markersize=5)
+        axes.set_yticks(range(len(names)), [_short(name, 48) for name in names], fontsize=8.5)
+        axes.set(ylim=(len(names) - 0.5, -0.5))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.grid(axis="x")
+        said = "; ".join(f"{name} {mean:.1%}" for name, (mean, _, _) in zip(names, points, strict=True))
+        return Drawing(svg(figure), f"Accuracies with intervals. {said}.", wide=True)
+
+
+def draw_severities(curves: Mapping[str, Sequence[tuple[int, float]]], clean: float) -> Drawing:
+    """Small diagrams, one for each corruption: accuracy over severity, the clean accuracy as a line."""
+    across = min(4, len(curves))
+    down = -(-len(curves) // across)
+    with styled(size=(2.1 * across, 1.75 * down + 0.2), rows=down, columns=across) as (figure, grid):
+        cells = np.atleast_1d(np.asarray(grid, dtype=object)).ravel()
+        for axes in cells[len(curves) :]:
+            axes.set_axis_off()
+        for axes, (name, points) in zip(cells, curves.items(), strict=False):
+            axes.axhline(clean, color=INK, linewidth=0.8, alpha=0.4)
+            axes.plot(*zip(*points, strict=True), color=GOOD, marker="o", markersize=3)
+            axes.set_title(name.replace("_", " "), fontsize=9)
+            axes.set(ylim=(0, 1.02), xlim=(0.7, 5.3), xticks=range(1, 6))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.tick_params(labelsize=7.5)
+            axes.grid(axis="y")
+        said = "; ".join(f"{name} from {points[0][1]:.0%} to {points[-1][1]:.0%}" for name, points in curves.items())
+        return Drawing(svg(figure), f"Accuracy over severity. Clean {clean:.0%}; {said}.", wide=True)
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing | None:
@@ -242,7 +277,9 @@ def _fitted(image: UInt8[np.ndarray, "H W C"], side: int = 192) -> np.ndarray:
 
 
 def _short(name: str, limit: int = 18) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """As much of a name as fits; Chinese, Japanese and Korean signs are two letters wide."""
+    widths = list(itertools.accumulate(2 if east_asian_width(sign) in "WF" else 1 for sign in name))
+    return name if not widths or widths[-1] <= limit else name[: sum(width < limit for width in widths)] + "…"
 
 
 def standalone(drawing: Drawing) -> str:
@@ -264,9 +301,27 @@ def styled(
         yield figure, figure.subplots(rows, columns, gridspec_kw=grid)
 
 
-def _families() -> list[str]:
-    known = set(font_manager.get_font_names())
-    return ["DejaVu Sans", *(name for name in SCRIPTS if name in known)]
+def choose_fonts(texts: Iterable[str]) -> list[str]:
+    """Font families that can write these texts: matplotlib's own, then installed ones for the letters that it lacks."""
+    missing = {ord(letter) for letter in "".join(texts) if letter.isprintable()}
+    missing -= set(_letters(font_manager.findfont(PLAIN)))
+    families = [PLAIN]
+    files = sorted(font_manager.findSystemFonts()) if missing else []
+    for path in sorted(files, key=lambda path: "Regular" not in path):  # the list of matplotlib's cache may be old
+        if found := missing & _letters(path):
+            font_manager.fontManager.addfont(path)
+            families.append(FT2Font(path).family_name)
+            missing -= found
+    return families
+
+
+@cache
+def _letters(path: str) -> frozenset[int]:
+    """Code points that a font can draw; none of a file that FreeType cannot read."""
+    try:
+        return frozenset(FT2Font(path).get_charmap())
+    except (RuntimeError, OSError):
+        return frozenset()
 
 
 def svg(figure: Figure) -> str:

@@ -58,6 +58,11 @@ class TableSection:
         yield from list(self.table.written())[:MOST_ROWS]
 
     @property
+    def is_long(self) -> bool:
+        """Whether it is a box that scrolls: no page of a person is longer."""
+        return len(self.table.rows) > 100
+
+    @property
     def left_out(self) -> int:
         return max(0, len(self.table.rows) - MOST_ROWS)
 

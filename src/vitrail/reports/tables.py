@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 Output = Literal["table", "json", "csv"]
+TEXT_WIDTH = 12
+"""Letters of a line of text that a narrow terminal leaves."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,32 @@ class Table:
         writer.writerows(self.rows)
         return text.getvalue()
 
-    def terminal(self) -> rich.table.Table:
-        """For a rich console."""
+    def terminal(self, width: int = 10_000) -> rich.table.Table:
+        """For a rich console. Numbers are never broken: where they do not fit into `width`, the last columns are left out."""
+        cells = list(self.written())
+        least = [self._least(index, cells) for index in range(len(self.columns))]
+        count = len(least)
+        while count > 2 and sum(least[:count]) + 3 * count + 1 > width:  # three spaces between columns
+            count -= 1
+        left_out = ", ".join(column.name.replace("_", " ") for column in self.columns[count:])
         table = rich.table.Table(
-            title=Text(self.title) if self.title else None, box=box.SIMPLE_HEAD, title_justify="left"
-        )
-        for index, column in enumerate(self.columns):
-            heading = Text(column.name.replace("_", " "))
-            table.add_column(heading, justify="right" if self.is_number(index) else "left", overflow="fold")
-        for row in self.written():
-            table.add_row(*map(Text, row))  # Text: a file may be called [red]
+            title=Text(self.title) if self.title else None, box=box.SIMPLE_HEAD, title_justify="left",
+            caption=Text(f"no room for: {left_out} (--csv and --json have all)") if left_out else None,
+        )  # fmt: skip
+        for index, column in enumerate(self.columns[:count]):
+            name, is_number = column.name.replace("_", " "), self.is_number(index)
+            heading = textwrap.fill(name, least[index], break_long_words=False) if is_number else name
+            justify = "right" if is_number else "left"
+            table.add_column(Text(heading), justify=justify, no_wrap=is_number, overflow="fold")
+        for row in cells:
+            table.add_row(*map(Text, row[:count]))  # Text: a file may be called [red]
         return table
+
+    def _least(self, index: int, cells: Sequence[tuple[str, ...]]) -> int:
+        """The width a column needs: of a number all its digits, of a text a few letters, as it can be folded."""
+        longest = max((len(row[index]) for row in cells), default=0)
+        words = max(map(len, self.columns[index].name.replace("_", " ").split()), default=0)
+        return max(words, longest if self.is_number(index) else min(longest, TEXT_WIDTH))
 
 
 def show(table: Table, output: Output, file: TextIO | None = None, *, fold: int = 10_000) -> None:
@@ -80,6 +98,7 @@ def show(table: Table, output: Output, file: TextIO | None = None, *, fold: int 
     if output == "table":
         # in a file or a pipe no line is folded, as it may be read by grep, unless its cells are prose
         width = None if (file or sys.stdout).isatty() else fold
-        Console(file=file, width=width).print(table.terminal())
+        console = Console(file=file, width=width)
+        console.print(table.terminal(console.width))
     else:
         print(table.json() + "\n" if output == "json" else table.csv(), end="", file=file)

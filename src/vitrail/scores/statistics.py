@@ -65,6 +65,14 @@ class McNemar:
         """Accuracy of the second minus that of the first."""
         return (self.only_second - self.only_first) / self.images
 
+    def verdict(self, first: str = "the first model", second: str = "the second model") -> str:
+        """One sentence, by the mid-p value: which model is better, or that these images do not show it."""
+        cases = f"two equally good models would differ so much in {_percent(self.mid_p)} of 100 cases"
+        if self.mid_p >= 0.05:
+            return f"These {self.images:,} images show no difference between {first} and {second}: {cases}."
+        better, worse = (second, first) if self.difference > 0 else (first, second)
+        return f"{better} is better than {worse} on such images: {cases}."
+
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the difference (Wald with Bonett and Price's 2012 adjustment: one image added to each cell
@@ -74,6 +82,10 @@ class McNemar:
         first, second = (self.only_first + 1) / n, (self.only_second + 1) / n
         half = Z95 * math.sqrt((first + second - (second - first) ** 2) / n)
         return max(-1.0, second - first - half), min(1.0, second - first + half)
+
+
+def _percent(p: float) -> str:
+    return "fewer than 0.01" if p < 1e-4 else f"{100 * p:.2g}" if p < 0.995 else "100"
 
 
 def mcnemar(first: Bool[np.ndarray, "N"], second: Bool[np.ndarray, "M"]) -> McNemar:
