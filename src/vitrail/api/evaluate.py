@@ -14,7 +14,7 @@ from vitrail.evaluation import robustness as corrupted
 from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from vitrail.evaluation.evaluate import evaluate as score
 from vitrail.evaluation.evaluate import evaluate_classes
-from vitrail.evaluation.features import Extracted
+from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.images.samples import Source
 from vitrail.images.sources import Splits, open_data
 from vitrail.prediction.views import Views, average_views
@@ -73,7 +73,7 @@ class Measured:
     title: str
     source: Source
     scores: Scores | MultiLabelScores
-    extracted: Extracted
+    extracted: FeatureTable
 
     def write_page(self, path: str | Path) -> Path:
         """Writes the report with pictures. Raises StorageError."""
@@ -115,19 +115,18 @@ def measure(
     return Measured(title, part.source, scores, extracted)
 
 
-def table_answers(scores: Scores | MultiLabelScores, extracted: Extracted, source: Source) -> Table:
+def table_answers(scores: Scores | MultiLabelScores, extracted: FeatureTable, source: Source) -> Table:
     """A row an image: its key, its truth, the answer, whether it is right, and the probabilities of both."""
-    assert extracted.logits is not None
     names = scores.classes
     if isinstance(scores, MultiLabelScores):
-        probabilities = extracted.logits.sigmoid()
+        probabilities = extracted.features.sigmoid()
         truth = index_labels(source.labels, source.classes, names) > 0  # in the order of the model's classes
         given = probabilities >= scores.threshold
         joined = ["|".join(name for name, on in zip(names, row, strict=True) if on) for row in (*truth, *given)]
         pairs = zip(extracted.keys, joined[: len(truth)], joined[len(truth) :], strict=True)
         rows = tuple((key, labels, answer, labels == answer) for key, labels, answer in pairs)
         return Table(tuple(map(Column, ("image", "truth", "answer", "right"))), rows)
-    own = extracted.logits.softmax(1).gather(1, torch.from_numpy(scores.targets)[:, None])[:, 0].tolist()
+    own = extracted.features.softmax(1).gather(1, torch.from_numpy(scores.targets)[:, None])[:, 0].tolist()
     both = zip(extracted.keys, scores.targets, scores.predicted, scores.confidence.tolist(), own, strict=True)
     columns = ("image", "truth", "answer", "right", "probability", "probability_of_truth")
     rows = tuple((key, names[t], names[p], bool(t == p), sure, of_truth) for key, t, p, sure, of_truth in both)
