@@ -1,24 +1,35 @@
-"""Frozen dataclasses to JSON and back. An unknown key stops with a suggestion; nothing is guessed.
+"""Frozen dataclasses to JSON and back, and the one reader of JSON. An unknown key stops with a suggestion; nothing is guessed.
+
+`parse_json` and `read_object` take any JSON that a stranger wrote: size, depth and numbers are bounded. `read_json` reads
+a config; `sealed_json` writes one with a digest of itself, and a changed bit is seen.
 
 This is the only module that knows pydantic. A config stands next to the class that it configures. Its `__post_init__`
 may check values, and never assigns any.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from vitrail.errors import ConfigError, suggest
+from vitrail.errors import ConfigError, VitrailError, suggest
 from vitrail.registry import OpenConfig
+from vitrail.storage import read_regular
 
 T = TypeVar("T")
+
+LARGEST, DEEPEST = 64 << 20, 64
+"""Bytes of the largest JSON file that is read, and brackets inside of each other."""
+SEAL = "seal"
+"""The first key of a sealed file: a sha256 over all others."""
 
 Range = tuple[Callable[[float], bool], str]
 """Whether a number may be, and in words which ones may."""
@@ -89,19 +100,88 @@ def with_changes(config: T, changes: Mapping[str, Any], *, where: str = "config"
     return from_dict(type(config), tree, where=where)
 
 
+def parse_json(content: bytes | str) -> Any:
+    """JSON that anyone may have written.
+
+    ValueError for text that is not UTF-8, more than 64 brackets inside of each other, a name twice in one object, a
+    number that is not finite, and a whole number of more than 64 bits.
+    """
+    try:
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        data = json.loads(
+            text, object_pairs_hook=_each_once, parse_int=_whole, parse_float=_finite, parse_constant=_finite
+        )
+    except RecursionError:
+        raise ValueError("too many brackets inside of each other") from None
+    level = _containers([data])
+    for _ in range(DEEPEST):
+        level = [part for node in level for part in _containers(node.values() if isinstance(node, dict) else node)]
+    if level:
+        raise ValueError(f"more than {DEEPEST} brackets inside of each other")
+    if "\\ud" in text or "\\uD" in text:  # half of a character, which no file can hold
+        json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if isinstance(value, dict | list)]
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) >= 1 << 64:
+        raise ValueError(f"the number {digits[:30]} has more than 64 bits")
+    return int(digits)
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"the number {number[:30]} is not finite")
+    return float(number)
+
+
+def read_object(
+    path: Path, error: type[VitrailError] = ConfigError, *, next_step: str = "mend or copy it"
+) -> dict[str, Any]:
+    """The object in a JSON file; `error` for a file that cannot be read, and for one that holds anything else."""
+    try:
+        data = parse_json(read_regular(path, LARGEST))
+        if not isinstance(data, dict):
+            raise ValueError("no JSON object")
+        return data
+    except (OSError, ValueError) as why:
+        reason = getattr(why, "strerror", None) or why
+        raise error(f"{path} is not a readable JSON file ({reason})", next_step=next_step) from None
+
+
 def read_json(kind: type[T], path: Path, *, missing: Mapping[str, Any] | None = None) -> T:
-    """Reads a config file; a damaged or unknown one raises ConfigError that names the file.
+    """Reads a config file. ConfigError that names the file, for one that is damaged or unknown, or does not fit its seal.
 
     `missing` are values of keys that the file may lack: those of an older version, where they are not today's defaults.
     """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    data = read_object(path)
+    if data.pop(SEAL, None) not in (None, _seal_of(data)):
         raise ConfigError(
-            f"{path} is not a readable JSON file ({error})", next_step="check the path, or write it anew"
-        ) from None
-    data = {**(missing or {}), **data} if isinstance(data, dict) else data
-    return from_dict(kind, data, where=str(path))
+            f"{path} was changed after Vitrail wrote it: its {SEAL!r} is another",
+            next_step=f'copy it again; or, if you changed it on purpose, remove its line "{SEAL}"',
+        )
+    return from_dict(kind, {**(missing or {}), **data}, where=str(path))
+
+
+def sealed_json(config: Any) -> str:
+    """The config as the text of a file, with its seal first."""
+    data = to_dict(config)
+    return json.dumps({SEAL: _seal_of(data), **data}, indent=1)
+
+
+def _seal_of(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _resolve(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
@@ -126,6 +206,8 @@ def _resolve(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
             problems.append(f"unknown key {path + str(key)!r} ({hint})")
         else:
             found[key] = _resolve(hints[key], value, f"{path}{key}.", problems)
+            if _is_plain(hints[key]):
+                _refuse_other_kind(hints[key], value, path + key, problems)
     return _validate(known_kind, found, path, problems) if open_config and not problems else found
 
 
@@ -135,6 +217,22 @@ def _validate(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
     except ValidationError as error:
         problems += [path + _explain(problem) for problem in error.errors()]
         return None
+
+
+def _is_plain(kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return True
+    return all(map(_is_plain, get_args(kind))) if get_args(kind) else kind in (int, float, str, bool, NoneType, ...)
+
+
+def _refuse_other_kind(kind: Any, value: Any, name: str, problems: list[str]) -> None:
+    """Text is no number here, and a number no truth value: pydantic would turn one into the other."""
+    try:
+        _adapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        problems.append(f"{name} = {value!r}: {error.errors()[0]['msg']}")
+    except TypeError:
+        return  # no JSON value: a caller's own
 
 
 def _member(kind: Any, data: Any) -> Any:

@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Generator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,7 @@ from vitrail.errors import StorageError
 
 ADVICE = "check the folder, its permissions and the free space; what was there before is unchanged"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_NO_FILES = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
 
 Content = bytes | memoryview | str | Callable[[IO[bytes]], object]
 """Bytes, text (stored as UTF-8), or a function that writes into the open file."""
@@ -96,14 +98,25 @@ def _moved_away(path: Path) -> Generator[None]:
     remove(old)
 
 
-def open_file(path: Path) -> IO[bytes]:
-    """Opens a regular file for reading. OSError for a link, which may lead elsewhere, and for a pipe, which may never end."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = open(os.open(path, flags), "rb")  # noqa: SIM115  # the caller closes it
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return file
+def open_regular(path: str | Path, *, follow_links: bool = True) -> BufferedReader:
+    """A file open for reading. OSError at once for a folder, pipe, socket or device: reading one could wait for ever."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags if follow_links else flags | getattr(os, "O_NOFOLLOW", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = next((name for test, name in _NO_FILES if test(mode)), "device")
+        raise OSError(errno.EINVAL, f"it is a {kind}, not a file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: str | Path, limit: int, *, follow_links: bool = True) -> bytes:
+    """A regular file whole. OSError as `open_regular`, and for more than `limit` bytes, of which none is read."""
+    with open_regular(path, follow_links=follow_links) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EINVAL, f"it has {size:,} bytes, of {limit:,} allowed", str(path))
+        return file.read(limit)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Reads checkpoints: every byte is checked against the manifest first, and a damaged one is passed over for the one before."""
 
 import hashlib
-import json
 import os
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,9 +12,10 @@ import safetensors.torch
 from torch import Tensor
 
 from vitrail.checkpoints.write import MANIFEST, SCHEMA, STATE, folder_of, list_steps
+from vitrail.config import parse_json
 from vitrail.errors import CheckpointError
 from vitrail.processes.world import World
-from vitrail.storage import open_file
+from vitrail.storage import open_regular
 
 BLOCK = 1 << 20
 
@@ -123,7 +123,7 @@ def _sum(line: Mapping[str, Any], blocks: Any) -> str:
 
 def _open(path: Path) -> IO[bytes]:
     try:
-        return open_file(path)
+        return open_regular(path, follow_links=False)
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise _damaged(path.parent, f"{path.name!r} cannot be read ({reason})") from None
@@ -131,8 +131,8 @@ def _open(path: Path) -> IO[bytes]:
 
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = parse_json(content)
+    except ValueError:
         raise _damaged(path, "its JSON does not parse") from None
     if not isinstance(value, dict):
         raise _damaged(path, "its JSON is no object")

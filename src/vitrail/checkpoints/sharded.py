@@ -19,6 +19,8 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner,
 from torch.distributed.checkpoint.planner import WriteItemType
 
 from vitrail.checkpoints.write import write_tensors
+from vitrail.config import read_object
+from vitrail.errors import CheckpointError
 
 FIRST_INDEX = "shards.json"
 """Where Vitrail 0.1.0 wrote which part of which tensor lies in which file."""
@@ -96,7 +98,7 @@ def open_groups(folder: Path) -> Mapping[str, Mapping[str, Tensor]]:
 def _read_first(folder: Path) -> Mapping[str, Mapping[str, Tensor]]:
     """A checkpoint of Vitrail 0.1.0, in memory: a part's name in its file ends with where it begins."""
     groups: dict[str, dict[str, Tensor]] = {}
-    for path, about in json.loads((folder / FIRST_INDEX).read_bytes()).items():
+    for path, about in read_object(folder / FIRST_INDEX, CheckpointError).items():
         group, _, name = path.partition("/")
         whole = torch.empty(about["size"], dtype=getattr(torch, about["dtype"]))
         for begin, size, file in about["parts"]:

@@ -13,7 +13,9 @@ import shlex
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
+from types import TracebackType
 
 from vitrail.cli.short_help import SHORT_HELP
 from vitrail.errors import ConfigError, VitrailError, recognise_error, suggest
@@ -57,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    with StopSignals(raising=True) as stop:
+    from vitrail.reports.terminal import clean_streams
+
+    with StopSignals(raising=True) as stop, clean_streams():
         try:
             code = dispatch(words)
             sys.stdout.flush()
@@ -67,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         except (Stopped, KeyboardInterrupt, Exception) as error:
             if debug:
+                sys.excepthook = show_traceback
                 raise
             return explain(error, stop.exit_code)
 
@@ -144,6 +149,13 @@ def name_options(text: str) -> str:
         return f"--{found[1].replace('_', '-')} {words}".rstrip()
 
     return _PARAMETER.sub(option, text)
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python does, but printable."""
+    from vitrail.reports.terminal import CleanStream
+
+    CleanStream(sys.stderr).write("".join(traceback.format_exception(kind, error, trace)))
 
 
 def paragraph(text: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
-from rich.console import Console
 
 from vitrail.api.words import translate_peer
 from vitrail.errors import ConfigError, StorageError, suggest
 from vitrail.reports.tables import Column, Table
+from vitrail.reports.terminal import clean, clean_streams, console
 
 T = TypeVar("T")
 
@@ -32,15 +32,16 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
     options = {} if loose is None else {"default": loose}
     shape: Any = kind if loose is None else type(loose)
     try:
-        found = tyro.cli(
-            shape,
-            prog=f"vitrail {command}",
-            description=inspect.getdoc(kind),
-            args=list(words),
-            # the family of a model is part of its default, never a subcommand that would eat the words after it
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.PositionalMetavarFromFieldName),
-            **options,
-        )
+        with clean_streams(colours=True):
+            found = tyro.cli(
+                shape,
+                prog=f"vitrail {command}",
+                description=inspect.getdoc(kind),
+                args=list(words),
+                # the family of a model is part of its default, never a subcommand that would eat the words after it
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.PositionalMetavarFromFieldName),
+                **options,
+            )
     except SystemExit as exit_:
         if exit_.code:
             hint_at_peers(words)
@@ -90,7 +91,7 @@ def pairs(rows: Sequence[tuple[str, Any]], title: str = "") -> Table:
 
 def say(text: str = "") -> None:
     """A sentence for the person, on stderr: stdout belongs to the result."""
-    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+    console(highlight=False).print(clean(text), soft_wrap=True)
 
 
 def split_names(text: str) -> list[str]:

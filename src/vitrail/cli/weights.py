@@ -1,6 +1,5 @@
 """`vitrail weights`: show, convert, check."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -118,8 +117,8 @@ def told(text: str) -> Mapping[str, Any] | None:
     if not text:
         return None
     try:
-        found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        found = config.parse_json(text) if text.lstrip().startswith("{") else config.read_object(Path(text))
+    except ValueError as error:
         raise ConfigError(
             f"--config {text!r} ({error})", allowed='JSON such as {"heads": 12}, or a file of it'
         ) from None

@@ -71,7 +71,7 @@ def _about(header: dict[str, str] | None, path: Path) -> About:
     if (header or {}).get("format") != FORMAT:
         raise DataError(f"{path} does not hold features", next_step="make such a file with `vitrail embed`")
     assert header is not None
-    return configs.from_dict(About, json.loads(header["about"]), where=str(path))
+    return configs.from_dict(About, configs.parse_json(header["about"]), where=str(path))
 
 
 def _to_safetensors(kept: FeatureTable) -> bytes:
@@ -90,7 +90,7 @@ def _from_safetensors(path: Path) -> FeatureTable:
         with safe_open(path, framework="pt") as file:
             about = _about(file.metadata(), path)
             found = {name: file.get_tensor(name) for name in ("features", "labels", "splits", "keys")}
-        keys = tuple(json.loads(found["keys"].numpy().tobytes()))
+        keys = tuple(configs.parse_json(found["keys"].numpy().tobytes()))
     except (SafetensorError, ValueError) as error:
         if isinstance(error, DataError):
             raise

@@ -5,18 +5,17 @@ import errno
 import hashlib
 import os
 import re
-import stat
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int64
 
 from vitrail.errors import DataError, DecodeError, StorageError
+from vitrail.storage import open_regular
 
 SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm",
@@ -28,7 +27,6 @@ LARGEST = 1 << 30
 """Bytes of the largest image file that is read."""
 _HASHED = 1 << 30  # bytes that a fingerprint reads: about a second
 _UNCOMPRESSED = (".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".npy")
-_NO_FILES = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
 _RETRIES = 3  # of a read that fails as networks and disks do for a moment; a missing file is missing
 _ESCAPES = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 
@@ -58,17 +56,6 @@ def _unescape(code: str) -> str:
     if code == "\\":
         return "\\"
     return chr(int(code[1:], 16) + (0xDC00 if code[0] == "x" else 0))
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """A file open for reading. OSError at once for a folder, pipe, socket or device: reading one could wait for ever."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        kind = next((name for test, name in _NO_FILES if test(mode)), "device")
-        raise OSError(errno.EINVAL, f"it is a {kind}, not a file", str(path))
-    return os.fdopen(handle, "rb")
 
 
 def read_bytes(path: str | Path, size: int = -1) -> bytes:

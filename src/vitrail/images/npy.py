@@ -2,6 +2,7 @@
 
 import io
 import math
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -86,10 +87,24 @@ def _load_npy(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"]:
 
 
 def _npy_header(file: io.BytesIO, limit: int) -> None:
-    version = np.lib.format.read_magic(file)
-    read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    shape, dtype = _read_header(file)
     if dtype not in (np.uint8, np.uint16, np.bool_) or len(shape) not in (2, 3):
         raise DecodeError(f"an array of {dtype} and shape {shape}", allowed="uint8, uint16 or bool of H W or H W C")
     check_size(shape[1], shape[0], limit)
     check_values(shape[1], shape[0], math.prod(shape[2:]), limit)
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], Any]:
+    version = np.lib.format.read_magic(file)
+    read: Any = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def check_arrays(archive: zipfile.ZipFile) -> None:
+    """ValueError for an array of an .npz that claims more than its entry holds: numpy asks for what a header claims."""
+    for entry in archive.infolist():
+        with archive.open(entry) as file:
+            shape, dtype = _read_header(file)
+        if math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"{entry.filename} claims the shape {shape} in {entry.file_size:,} bytes")

@@ -5,7 +5,6 @@ Needs pyarrow (`pip install vitrail[parquet]`). A row group is read whole, so a 
 """
 
 import hashlib
-import json
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from vitrail.config import parse_json
 from vitrail.errors import DataError, DecodeError
-from vitrail.images.files import open_regular
 from vitrail.images.folders import SPLITS
 from vitrail.images.samples import Numbered, Source, Splits, own_split, split
+from vitrail.storage import open_regular
 
 _HASHED, _SAMPLE = 1 << 30, 64 << 10  # bytes that a fingerprint reads
 _KEPT = 512 << 20  # bytes of row groups kept in memory
@@ -88,8 +88,14 @@ def _columns(schema: Any, path: Path) -> tuple[str, str]:
 
 def _names(schema: Any, label: str) -> tuple[str, ...]:
     """Class names where Hugging Face wrote them into the file."""
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return tuple(features.get(label, {}).get("names") or ())
+    about = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))
+    try:
+        names = tuple(about.get("info", {}).get("features", {}).get(label, {}).get("names") or ())
+    except (AttributeError, TypeError):
+        names = (about,)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("its class names are no text")
+    return names
 
 
 def _labels(cells: list[Any], names: tuple[str, ...], path: Path) -> tuple[Int64[np.ndarray, "N"], tuple[str, ...]]:

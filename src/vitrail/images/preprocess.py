@@ -14,6 +14,7 @@ from vitrail.errors import ConfigError
 from vitrail.images.decode import LIMIT, as_channels, naming
 from vitrail.images.samples import Sample
 
+_MOST = 1e5  # a mean or a std, in parts of 255; and one over the least std
 _CACHED = 2**17  # float32 numbers: half a MiB
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the original ViT weights: (x - 127.5) / 127.5
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # MAE, DeiT, torchvision, DINOv2
@@ -49,9 +50,13 @@ class Preprocess:
             raise ConfigError(f"crop_fraction = {self.crop_fraction}", allowed="0 < crop_fraction ≤ 1")
         if self.multiple < 1:
             raise ConfigError(f"multiple = {self.multiple}", allowed="1 or more")
-        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+        small = all(-_MOST <= mean <= _MOST for mean in self.mean) and all(
+            1 / _MOST <= std <= _MOST for std in self.std
+        )
+        if len(self.mean) != len(self.std) or not self.mean or not small:
             raise ConfigError(
-                f"mean = {self.mean}, std = {self.std}", allowed="one mean and one positive std a channel"
+                f"mean = {self.mean}, std = {self.std}",
+                allowed=f"one mean and one positive std a channel, of {_MOST:,.0f} at most",
             )
 
     @property

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt32
 from PIL import Image
 
+from vitrail.config import read_object
 from vitrail.errors import DataError, DecodeError, StorageError
 from vitrail.images.files import path_of
+from vitrail.images.npy import check_arrays
 from vitrail.images.samples import Source, Splits
-from vitrail.storage import whole_folder
+from vitrail.storage import open_regular, whole_folder
 
 INDEX = "index.json"
 _FORMAT = "vitrail shards 1"
@@ -148,10 +151,12 @@ def open_shards(root: Path) -> Splits:
 
 def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        facts = json.loads((root / INDEX).read_text("utf-8"))
+        facts = read_object(root / INDEX, DataError, next_step="copy or pack the shards again")
         if facts["format"] != _FORMAT:
             raise DataError(f"{root / INDEX} has the format {facts['format']!r}", allowed=repr(_FORMAT))
-        with open(root / "index.npz", "rb") as file, np.load(file, allow_pickle=False) as stored:
+        with open_regular(root / "index.npz") as file, zipfile.ZipFile(file) as archive:
+            check_arrays(archive)
+        with open_regular(root / "index.npz") as file, np.load(file, allow_pickle=False) as stored:
             columns = {name: stored[name] for name in ("shards", "offsets", "sizes", "sums", "labels", "keys")}
         _check_index(facts, columns, root)
         for name, size in facts["shards"].items():
@@ -159,7 +164,17 @@ def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 raise DataError(f"{root / INDEX} names the shard {name!r}", allowed="files of its own folder")
             if not (root / name).is_file() or os.path.getsize(root / name) != size:
                 raise DataError(f"{root / name} does not have its {size:,} bytes", next_step="copy or pack it again")
-    except (OSError, ValueError, KeyError, EOFError, RecursionError, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        SyntaxError,
+        tokenize.TokenError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the shards in {root} are not whole ({error})", next_step="copy or pack them again") from None
@@ -256,7 +271,7 @@ class Shards:
         else:
             if len(self._open) >= _HANDLES:
                 os.close(self._open.pop(next(iter(self._open))))
-            self._open[shard] = os.open(self._root / self._names[shard], os.O_RDONLY)
+            self._open[shard] = os.open(self._root / self._names[shard], os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         return self._open[shard]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,14 +10,27 @@ Grid = tuple[int, int]
 """Rows and columns (h, w) of patches."""
 
 
+MOST, DEEPEST, MOST_PIXELS = 1 << 20, 1000, 1 << 28
+"""The largest width, depth and image that a config may ask for: far above all models there are. A file may claim any."""
+
+
 def at_least(config: object, least: int, *names: str) -> None:
-    """ConfigError unless these fields, or all numbers in them, are so large; None is left out."""
+    """ConfigError unless these fields, or all numbers in them, are so large, and not absurdly large; None is left out."""
     for name in names:
         value = getattr(config, name)
         if isinstance(value, str):
             raise ConfigError(f"{name} = {value!r}", allowed=f"a number, {least} or more")
-        if value is not None and min(value if isinstance(value, tuple) else (value,), default=least) < least:
-            raise ConfigError(f"{name} = {value}", allowed=f"{least} or more")
+        numbers = (value if isinstance(value, tuple) else (value,)) if value is not None else ()
+        most = DEEPEST if "depth" in name else MOST
+        if any(not least <= number <= most for number in numbers) or ("depth" in name and sum(numbers) > most):
+            raise ConfigError(f"{name} = {value}", allowed=f"{least} to {most:,}")
+
+
+def epsilons(config: object, *names: str) -> None:
+    """ConfigError unless these fields are small numbers above 0."""
+    for name in names:
+        if not 0 < getattr(config, name) < 1:
+            raise ConfigError(f"{name} = {getattr(config, name)}", allowed=f"0 < {name} < 1")
 
 
 def probabilities(config: object, *names: str) -> None:
@@ -44,6 +57,8 @@ def check_images(images: Tensor, channels: int) -> None:
 def patch_grid(image: tuple[int, int], patch: tuple[int, int]) -> Grid:
     """(h, w) of an image of H×W pixels, or ShapeError with two ways out."""
     (H, W), (p, q) = image, patch
+    if H * W > MOST_PIXELS:
+        raise ShapeError(f"image {H}×{W}", allowed=f"{MOST_PIXELS:,} pixels")
     if not H or not W or H % p or W % q:
         nearest = f"{max(1, round(H / p)) * p}×{max(1, round(W / q)) * q}"
         divisors = _nearest_divisor(H, p), _nearest_divisor(W, q)

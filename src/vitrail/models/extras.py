@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from vitrail.models.checks import at_least, probabilities
+from vitrail.models.checks import at_least, epsilons, probabilities
 from vitrail.models.resize import Resize
 
 
@@ -44,6 +44,7 @@ class Extras:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "registers", "pre_logits")
+        epsilons(self, "norm_eps")
         probabilities(self, "drop_path")
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.models.backbone import FAMILIES, ModelConfig
-from vitrail.models.checks import Grid, at_least
+from vitrail.models.checks import Grid, at_least, epsilons
 from vitrail.models.conv_backbone import MapBackbone, Parts, conv_same, same_padding
 from vitrail.models.initialise import lecun_normal_
 
@@ -54,7 +54,8 @@ class ResNetConfig(ModelConfig):
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths):
             raise ConfigError(f"{len(self.depths)} depths and {len(self.widths)} widths", allowed="one of each a stage")
-        at_least(self, 1, "root_width", "channels", "depths")
+        at_least(self, 1, "root_width", "channels", "depths", "widths")
+        epsilons(self, "standardise_eps", "norm_eps")
         at_least(self, 0, "classes")
         if self.root_width % GROUPS or any(width < 1 or width % (4 * GROUPS) for width in self.widths):
             raise ConfigError(

@@ -8,13 +8,14 @@ of timm.
 
 import dataclasses
 import fnmatch
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
-from vitrail.errors import ConfigError, suggest
+from vitrail.errors import ConfigError, MemoryRanOut, suggest
 from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig
 from vitrail.models.deit import DeiT
 from vitrail.models.extras import NAMES, settings
@@ -159,9 +160,19 @@ def build(
     if not isinstance(model, str | ModelConfig):
         raise ConfigError(f"a model {model!r}", allowed="a name, such as 'vit-b/16', or a config")
     built = skeleton(change(_named(model) if isinstance(model, str) else model, **changes))
+    _refuse_too_large(built)
     built.to_empty(device="cpu")
     built.initialise(generator or torch.Generator().manual_seed(seed))
     return built
+
+
+def _refuse_too_large(model: Backbone) -> None:
+    """MemoryRanOut before a model is made that the whole machine cannot hold: the system may promise it, and fail later."""
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if hasattr(os, "sysconf") and size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise MemoryRanOut(
+            f"a model of {size / 1e9:,.0f} GB does not fit into this machine", next_step="take a smaller width or depth"
+        )
 
 
 def skeleton(config: ModelConfig) -> Backbone:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vitrail.config import parse_json
 from vitrail.errors import ConfigError, StorageError
 from vitrail.storage import write_whole
 
@@ -100,7 +101,7 @@ class TensorBoard:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

@@ -8,9 +8,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
+from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
+
+from vitrail.reports.terminal import CleanStream, clean, printable
+from vitrail.reports.terminal import console as open_console
 
 T = TypeVar("T")
 
@@ -73,19 +77,22 @@ class Bar(Progress):
         super().__init__(total, title, done=done)
         self._rich = _TwoLines(
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[left]}", style="progress.remaining"),
-            console=console or Console(stderr=True),
+            console=console or open_console(),
             refresh_per_second=4,  # a thread that shares the cores with the training
             redirect_stdout=sys.stdout.isatty(),  # else what is printed for a pipe would land on stderr
         )
         self._rich.below = self._numbers_line
-        self._task = self._rich.add_task(title, total=total, completed=done, left="")
+        self._task = self._rich.add_task(printable(title, keep=""), total=total, completed=done, left="")
 
     def __enter__(self) -> "Progress":
         self._rich.start()
+        for name in ("stdout", "stderr"):  # what others print meanwhile; rich would obey its escapes
+            if isinstance(stream := getattr(sys, name), FileProxy):
+                setattr(sys, name, CleanStream(stream))
         return super().__enter__()
 
     def __exit__(self, *exception: object) -> None:
@@ -97,10 +104,10 @@ class Bar(Progress):
         self._rich.update(self._task, completed=done, left=self.left())
 
     def note(self, text: str) -> None:
-        self._rich.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._rich.console.print(clean(text), highlight=False, soft_wrap=True)
 
     def track(self, items: Iterable[T], total: int, title: str) -> Iterator[T]:
-        task = self._rich.add_task(title, total=total, left="")
+        task = self._rich.add_task(printable(title, keep=""), total=total, left="")
         try:
             for item in items:
                 yield item
@@ -109,7 +116,7 @@ class Bar(Progress):
             self._rich.remove_task(task)
 
     def _numbers_line(self) -> Text:
-        return Text("  " + show(self.numbers), no_wrap=True, overflow="ellipsis")
+        return Text("  " + printable(show(self.numbers), keep=""), no_wrap=True, overflow="ellipsis")
 
 
 class Lines(Progress):
@@ -117,7 +124,7 @@ class Lines(Progress):
 
     def __init__(self, total: int, title: str, *, done: int = 0, console: Console | None = None) -> None:
         super().__init__(total, title, done=done)
-        self._console = console or Console(stderr=True)
+        self._console = console or open_console()
         self._next = math.inf
 
     def __enter__(self) -> "Progress":
@@ -150,7 +157,7 @@ class Lines(Progress):
         return " · ".join(part for part in parts if part)
 
     def _write(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(clean(text), highlight=False, soft_wrap=True)
 
 
 class _TwoLines(RichProgress):

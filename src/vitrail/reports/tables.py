@@ -11,8 +11,9 @@ from typing import Any, Literal, TextIO
 
 import rich.table
 from rich import box
-from rich.console import Console
 from rich.text import Text
+
+from vitrail.reports.terminal import clean, console, printable, safe_cell
 
 Output = Literal["table", "json", "csv"]
 TEXT_WIDTH = 12
@@ -45,7 +46,9 @@ class Table:
     def written(self) -> Iterator[tuple[str, ...]]:
         """The rows as people read them."""
         for row in self.rows:
-            yield tuple(column.write(value) for column, value in zip(self.columns, row, strict=True))
+            yield tuple(
+                printable(column.write(value), keep="\n") for column, value in zip(self.columns, row, strict=True)
+            )
 
     def is_number(self, index: int) -> bool:
         """Whether a column holds numbers, which are aligned right."""
@@ -58,11 +61,14 @@ class Table:
         return json.dumps([dict(zip(names, row, strict=True)) for row in self.rows], ensure_ascii=False, indent=1)
 
     def csv(self) -> str:
-        """A heading and one line a row (RFC 4180, but lines end as Unix lines); empty where there is no value."""
+        """A heading and one line a row (RFC 4180, but lines end as Unix lines); empty where there is no value.
+
+        Text that begins with = + - @ has an apostrophe before it: a spreadsheet would run it.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([column.name for column in self.columns])
-        writer.writerows(self.rows)
+        writer.writerows(map(safe_cell, row) for row in self.rows)
         return text.getvalue()
 
     def terminal(self, width: int = 10_000) -> rich.table.Table:
@@ -74,16 +80,16 @@ class Table:
             count -= 1
         left_out = ", ".join(column.name.replace("_", " ") for column in self.columns[count:])
         table = rich.table.Table(
-            title=Text(self.title) if self.title else None, box=box.SIMPLE_HEAD, title_justify="left",
-            caption=Text(f"no room for: {left_out} (--csv and --json have all)") if left_out else None,
+            title=clean(self.title, keep="") if self.title else None, box=box.SIMPLE_HEAD, title_justify="left",
+            caption=clean(f"no room for: {left_out} (--csv and --json have all)") if left_out else None,
         )  # fmt: skip
         for index, column in enumerate(self.columns[:count]):
             name, is_number = column.name.replace("_", " "), self.is_number(index)
             heading = textwrap.fill(name, least[index], break_long_words=False) if is_number else name
             justify = "right" if is_number else "left"
-            table.add_column(Text(heading), justify=justify, no_wrap=is_number, overflow="fold")
+            table.add_column(clean(heading), justify=justify, no_wrap=is_number, overflow="fold")
         for row in cells:
-            table.add_row(*map(Text, row[:count]))  # Text: a file may be called [red]
+            table.add_row(*map(Text, row[:count]))
         return table
 
     def _least(self, index: int, cells: Sequence[tuple[str, ...]]) -> int:
@@ -98,7 +104,7 @@ def show(table: Table, output: Output, file: TextIO | None = None, *, fold: int 
     if output == "table":
         # in a file or a pipe no line is folded, as it may be read by grep, unless its cells are prose
         width = None if (file or sys.stdout).isatty() else fold
-        console = Console(file=file, width=width)
-        console.print(table.terminal(console.width))
+        screen = console(file or sys.stdout, width=width)
+        screen.print(table.terminal(screen.width))
     else:
         print(table.json() + "\n" if output == "json" else table.csv(), end="", file=file)

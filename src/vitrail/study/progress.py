@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vitrail.config import LARGEST, parse_json, read_object
 from vitrail.errors import ConfigError, Preempted
 from vitrail.images.sources import Splits
-from vitrail.storage import write_whole
+from vitrail.storage import read_regular, write_whole
 from vitrail.training.loop import Result, train
 from vitrail.training.run import Run
 
@@ -23,7 +24,7 @@ def claim(folder: Path, name: str, asked: Any) -> None:
     asked = {key: value for key, value in vars(asked).items() if key not in WHERE}
     settings = json.loads(json.dumps({"study": name, **asked}))
     path = folder / ASKED
-    begun = json.loads(path.read_text("utf-8")) if path.is_file() else settings
+    begun = read_object(path) if path.is_file() else settings
     changed = [key for key in {**begun, **settings} if begun.get(key) != settings.get(key)]
     if changed:
         raise ConfigError(
@@ -42,9 +43,12 @@ def write(path: Path, content: Any) -> None:
 def stored(path: Path) -> list[Any]:
     """A list that `write` wrote; empty where there is none. ConfigError for one that is damaged."""
     try:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else []
-    except ValueError:
-        raise ConfigError(f"{path} is damaged", next_step="remove it: its numbers are measured again") from None
+        found = parse_json(read_regular(path, LARGEST)) if path.is_file() else []
+        if isinstance(found, list):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise ConfigError(f"{path} is damaged", next_step="remove it: its numbers are measured again")
 
 
 def trained(run: Run, folder: Path, splits: Splits, *, quiet: bool = False) -> Result:

@@ -6,7 +6,6 @@ again from nothing but the data and the seed.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def unreadable(path: Path) -> frozenset[str]:
     """Keys of the images that a run left out."""
     if not path.exists():
         return frozenset()
-    return frozenset(json.loads(line)["key"] for line in path.read_text("utf-8").splitlines())
+    return frozenset(str(row["key"]) for row in journal.read(path))
 
 
 def recompute(

@@ -116,7 +116,7 @@ class RunFolder:
     def save(self, run: Run) -> None:
         """Writes run.json."""
         self.run = run
-        write_whole(self.path / "run.json", json.dumps(config.to_dict(run), indent=1))
+        write_whole(self.path / "run.json", config.sealed_json(run))
 
     def save_baselines(self, found: Mapping[str, float]) -> None:
         """Writes baselines.json, where there are any."""
@@ -126,7 +126,7 @@ class RunFolder:
     @property
     def baselines(self) -> dict[str, float]:
         path = self.path / BASELINES
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return config.read_object(path) if path.is_file() else {}
 
     def check_room(self, checkpoint: int) -> None:
         """Raises StorageError unless two checkpoints of so many bytes fit on the disk, or one beside those that are there."""

@@ -14,7 +14,7 @@ from vitrail.training.resume_rules import check_changes, check_data
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, arrange, open_run, prepare
-from vitrail.training.state import State
+from vitrail.training.state import Facts, State
 from vitrail.training.unseen import save_trained_keys, starting_keys, without_trained
 from vitrail.weights.trained_on import TRAINED_KEYS
 
@@ -68,7 +68,7 @@ def resume_run(
     folder.check_room(state.size)
     said: list[str] = []
     if snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks):
-        check_data(snapshot.facts["data"], state.data, accept=accept_data_change)
+        check_data(Facts.of(snapshot).data, state.data, accept=accept_data_change)
         state.restore(snapshot, ranks)
     return Start(setup, state, keys, notes=(*setup.notes, *changes, *said))
 

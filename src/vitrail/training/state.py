@@ -11,12 +11,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail import config as configs
 from vitrail.checkpoints.read import Snapshot
-from vitrail.errors import CheckpointError
+from vitrail.errors import CheckpointError, ConfigError
 from vitrail.processes.world import World, own, part_of
 from vitrail.training import optim
 from vitrail.training.ema import Ema
 from vitrail.training.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class MeterFacts:
+    """A meter in a checkpoint."""
+
+    sums: dict[str, float]
+    count: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint holds besides tensors."""
+
+    step: int
+    evaluated: int
+    best: float
+    best_step: int
+    meter: MeterFacts
+    ledger: int
+    data: str
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "Facts":
+        """Those of a checkpoint. CheckpointError for facts that are missing or of another kind."""
+        try:
+            return configs.from_dict(cls, dict(snapshot.facts), where=f"the checkpoint of step {snapshot.step}")
+        except ConfigError as error:
+            raise CheckpointError(error.found, next_step="remove this checkpoint: the one before is used") from None
 
 
 @dataclass
@@ -47,11 +77,11 @@ class Meter:
         stacked = world.sum(torch.stack(list(self.sums.values()))) / world.size
         return dict(zip(self.sums, stacked.tolist(), strict=True))  # one read of the device for all
 
-    def restore(self, facts: Mapping[str, Any], device: torch.device) -> None:
+    def restore(self, facts: MeterFacts, device: torch.device) -> None:
         self.sums = {
-            name: torch.tensor(total, dtype=torch.float64, device=device) for name, total in facts["sums"].items()
+            name: torch.tensor(total, dtype=torch.float64, device=device) for name, total in facts.sums.items()
         }
-        self.count = facts["count"]
+        self.count = facts.count
 
 
 @dataclass
@@ -97,16 +127,16 @@ class State:
 
     def restore(self, snapshot: Snapshot, world: World = World()) -> None:  # noqa: B008  # frozen
         """Takes over a checkpoint, or raises CheckpointError with the state untouched."""
-        found = snapshot.tensors
+        found, facts = snapshot.tensors, Facts.of(snapshot)
         refuse_misfits(self._misfits(found))
         take(found["model"], self.model.state_dict())
         if self.ema:
             take(found["ema"], self.ema.model.state_dict())
         self._restore_optimizer(found.get("optimizer", {}))
         for name in ("step", "evaluated", "best", "best_step"):
-            setattr(self, name, snapshot.facts[name])
-        self.meter.restore(snapshot.facts["meter"], next(self.model.parameters()).device)
-        self.ledger = Ledger(snapshot.facts["ledger"] if world.leads else 0)  # the shares of ranks add up
+            setattr(self, name, getattr(facts, name))
+        self.meter.restore(facts.meter, next(self.model.parameters()).device)
+        self.ledger = Ledger(facts.ledger if world.leads else 0)  # the shares of ranks add up
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that the optimiser changes."""

@@ -4,7 +4,6 @@ Images are compared by contents (`images.content_keys`), so names, folders, the 
 do not matter. A run keeps the keys of its training images, and those of the weights that it started from.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 from torch import nn
 
 from vitrail.checkpoints.write import STATE, folder_of, list_steps
-from vitrail.errors import ConfigError, DataError
+from vitrail.config import read_object
+from vitrail.errors import CheckpointError, ConfigError, DataError
 from vitrail.images.content_keys import NO_KEYS, Keys, contained, keys_of, unique_keys, write_keys
 from vitrail.images.heldout import join_split
 from vitrail.images.samples import Source, Splits
@@ -188,7 +188,7 @@ def _seen_before_keys(folder: Path) -> Seen:
     steps = list_steps(folder / "checkpoints")
     wanted = None
     if steps:
-        wanted = json.loads((folder_of(folder / "checkpoints", steps[-1]) / STATE).read_text("utf-8")).get("data")
+        wanted = read_object(folder_of(folder / "checkpoints", steps[-1]) / STATE, CheckpointError).get("data")
     for place in (Path(), *folder.resolve().parents):
         if place != Path() and not (place / run.data).exists():
             continue

@@ -9,7 +9,6 @@ Saving over an older bundle leaves the old one or the new one at every moment, a
 
 import dataclasses
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from vitrail.models.timm_model import config_of
 from vitrail.models.zoo import ModelConfig
 from vitrail.storage import remove, write_whole
 from vitrail.weights.encoder import encoder_of
-from vitrail.weights.files.hub import fetch, is_hub_name
+from vitrail.weights.files.hub import fetch, is_hub_name, refuse_link
 from vitrail.weights.files.safe import not_finite, read_safetensors, sha256, to_bytes
 from vitrail.weights.fit import Report, adapt, at_size, fit
 from vitrail.weights.name_tables import laid
@@ -48,7 +47,7 @@ def save_bundle(folder: str | Path, model: nn.Module, record: Record) -> None:
     """
     folder, content = Path(folder), to_bytes(model.state_dict())
     record = dataclasses.replace(record, sha256=hashlib.sha256(content).hexdigest())
-    described = json.dumps(configs.to_dict(record), indent=1)
+    described = configs.sealed_json(record)
     write_whole(folder / NEXT, described)
     write_whole(folder / TENSORS, content)
     write_whole(folder / RECORD, described)
@@ -138,7 +137,7 @@ def read_record(path: str | Path, *, config: Told = None) -> Record:
     if not is_hub_name(path):
         folder = find_bundle(Path(path))
         if folder is not None and (folder / RECORD).is_file():
-            return configs.read_json(Record, _no_link(folder / RECORD))
+            return configs.read_json(Record, refuse_link(folder / RECORD))
     return read(path, config=config).record
 
 
@@ -188,17 +187,10 @@ def _scored(folder: Path) -> bool:
     return (folder / RECORD).is_file() and bool(configs.read_json(Record, folder / RECORD).scores)
 
 
-def _no_link(path: Path) -> Path:
-    """The path; a bundle's files lie in its folder, and a link elsewhere is refused, but for those of the hub's cache."""
-    if path.is_symlink() and path.resolve().parent != path.parent.resolve().parent.parent / "blobs":
-        raise WeightsError(f"{path} is a link", next_step="a bundle's own files are no links: copy it whole")
-    return path
-
-
 def _read_bundle(folder: Path, config: Told) -> Weights:
     """The bundle, every byte checked against the record that was written with it."""
-    digest = sha256(_no_link(folder / TENSORS))
-    found = [_no_link(folder / name) for name in (RECORD, NEXT) if (folder / name).is_file()]
+    digest = sha256(refuse_link(folder / TENSORS))
+    found = [refuse_link(folder / name) for name in (RECORD, NEXT) if (folder / name).is_file()]
     records = [configs.read_json(Record, file) for file in found]
     for record in records:
         if record.sha256 == digest:

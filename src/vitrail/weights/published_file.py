@@ -7,7 +7,7 @@ from typing import Any
 
 from vitrail.errors import VitrailError, WeightsError
 from vitrail.weights.files.index import INDEX, digest, read_shards
-from vitrail.weights.files.json_file import read_object
+from vitrail.config import read_object
 from vitrail.weights.files.readers import READERS, Content, read_any
 from vitrail.weights.imagenet import imagenet_classes
 from vitrail.weights.origin import ORIGINS, Checkpoint, Facts, Foreign, Origin
@@ -58,7 +58,7 @@ def read_sidecar(path: Path) -> Facts:
     """What config.json or NAME.json next to the weights says, an origin's or fields of our config; nothing without one."""
     for file in (path.with_suffix(".json"), path.with_name("config.json")):
         if file.is_file() and file != path:  # an index of shards is JSON itself
-            return _understand(read_object(file), file)
+            return _understand(read_object(file, WeightsError), file)
     return Facts()
 
 

@@ -24,6 +24,13 @@ def is_hub_name(path: str | Path) -> bool:
     return str(path).startswith(PREFIX)
 
 
+def refuse_link(path: Path) -> Path:
+    """The path; WeightsError for a link, which may lead anywhere, but for those of the hub's cache to its own files."""
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve().parent.parent / "blobs":
+        raise WeightsError(f"{path} is a link", next_step="copy the files themselves into one folder")
+    return path
+
+
 def fetch(name: str) -> Path:
     """The local folder (or file, where one is named) of a hub name, downloaded once. WeightsError when that fails."""
     from huggingface_hub import snapshot_download

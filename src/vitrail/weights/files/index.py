@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vitrail.config import read_object
 from vitrail.errors import WeightsError
-from vitrail.weights.files.json_file import read_object
+from vitrail.weights.files.hub import refuse_link
 from vitrail.weights.files.readers import READERS, read_any
 from vitrail.weights.files.safe import sha256
 
@@ -26,7 +27,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
             raise WeightsError(
                 f"{index.name} names {file.name}, which is not beside it", next_step="fetch the files it names"
             )
-        found = read_any(file).tensors
+        found = read_any(refuse_link(file)).tensors
         if found.keys() != names:
             odd = ", ".join(sorted(found.keys() ^ names)[:5])
             raise WeightsError(
@@ -39,7 +40,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 def shards(index: Path) -> dict[Path, set[str]]:
     """The files an index names, and the tensors of each."""
     named: dict[Path, set[str]] = defaultdict(set)
-    listed = read_object(index).get("weight_map")
+    listed = read_object(index, WeightsError).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise WeightsError(f"{index} has no weight_map", next_step="fetch it anew, or name one file")
     for tensor, file in listed.items():

@@ -4,8 +4,10 @@ Nothing is unpickled. torch's `weights_only` reader makes tensors, numbers and w
 """
 
 import re
+import tokenize
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import WeightsError
+from vitrail.images.npy import check_arrays
+from vitrail.storage import open_regular
 from vitrail.weights.files.safe import MOST_TENSORS, damaged, read_safetensors
 
 MOST_BLOWN_UP, SMALL = 8, 64 << 20
@@ -50,13 +54,25 @@ def read_any(path: Path) -> Content:
 def read_npz(path: Path) -> Content:
     """All arrays of a numpy archive. Arrays of objects, which need unpickling, are refused."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
+            check_arrays(archive)
         if claimed > MOST_BLOWN_UP * path.stat().st_size + SMALL:
             raise ValueError(f"a file of {path.stat().st_size:,} bytes claims to hold {claimed:,}")
         with np.load(path, allow_pickle=False) as archive:
             return Content({name: _tensor(archive[name]) for name in archive.files})
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        SyntaxError,
+        tokenize.TokenError,
+        zlib.error,
+    ) as error:
         raise damaged(path, str(error)) from None
 
 
@@ -67,7 +83,7 @@ _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 def read_pth(path: Path) -> Content:
     """A file of torch.save: tensors by name, alone or under "model". WeightsError for anything else in it."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(len(_LEGACY))
             if start.startswith(_ZIP):
                 _check_archive(path, file)
@@ -147,7 +163,7 @@ def read_onnx(path: Path) -> Content:
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
             raise damaged(path, "its tensors lie in another file")
         return Content({tensor.name: _tensor(numpy_helper.to_array(tensor)) for tensor in graph.initializer})
-    except (OSError, ValueError, TypeError, DecodeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, DecodeError) as error:
         raise damaged(path, str(error)) from None
 
 

@@ -1,7 +1,6 @@
 """Safetensors files. Every claim of a header is checked before the tensors are read."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from vitrail.config import parse_json
 from vitrail.errors import WeightsError
+from vitrail.storage import open_regular
 
 LARGEST_HEADER = 1 << 20
 MOST_TENSORS = 20_000
@@ -22,7 +23,7 @@ _ITEM_SIZES = {
 
 
 def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -47,7 +48,7 @@ def check_header(path: Path) -> None:
     """
     try:
         size = path.stat().st_size
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(LARGEST_HEADER, size - 8):
                 raise damaged(path, f"its header claims {length:,} bytes, of a file of {size:,}")
@@ -55,17 +56,9 @@ def check_header(path: Path) -> None:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})", next_step="check the path") from None
     try:
-        entries = json.loads(header, object_pairs_hook=_no_duplicates)
-        _check_entries(entries, size - 8 - length)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        _check_entries(parse_json(header), size - 8 - length)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged(path, f"header: {error}") from None
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("a name stands there twice")
-    return entries
 
 
 def _check_entries(entries: dict[str, Any], size: int) -> None:

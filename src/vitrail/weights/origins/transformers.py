@@ -16,7 +16,7 @@ from vitrail.models.extras import value_of
 from vitrail.models.mae import MAEConfig
 from vitrail.models.resnet import GROUPS, ResNetConfig
 from vitrail.models.vit import ViTConfig
-from vitrail.weights.files.json_file import read_object
+from vitrail.config import read_object
 from vitrail.weights.name_tables import Row, pair, pairs, prefixed
 from vitrail.weights.origin import CROP, ORIGINS, Facts, Origin, Style
 from vitrail.weights.origins import dinov2
@@ -255,7 +255,7 @@ def read_json(data: dict[str, Any], path: Path) -> Facts | None:
     if data["model_type"] not in readers:
         raise WeightsError(f"{path} is of the model type {data['model_type']!r}", allowed=", ".join(readers))
     processor = path.with_name("preprocessor_config.json")
-    preprocess = _read_processor(read_object(processor)) if processor.is_file() else {}
+    preprocess = _read_processor(read_object(processor, WeightsError)) if processor.is_file() else {}
     names = data.get("id2label") or {}
     numbered = all(name.startswith("LABEL_") for name in names.values())
     return Facts(
