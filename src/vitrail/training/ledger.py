@@ -14,6 +14,7 @@ import torch
 
 from vitrail.batches.order import Order
 from vitrail.processes.world import World
+from vitrail.reports import journal
 
 MASK = (1 << 64) - 1
 

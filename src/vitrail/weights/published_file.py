@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vitrail.config import read_object
 from vitrail.errors import VitrailError, WeightsError
 from vitrail.weights.files.index import INDEX, digest, read_shards
-from vitrail.config import read_object
 from vitrail.weights.files.readers import READERS, Content, read_any
 from vitrail.weights.imagenet import imagenet_classes
 from vitrail.weights.origin import ORIGINS, Checkpoint, Facts, Foreign, Origin

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from vitrail.config import read_object
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.extras import value_of
 from vitrail.models.mae import MAEConfig
 from vitrail.models.resnet import GROUPS, ResNetConfig
 from vitrail.models.vit import ViTConfig
-from vitrail.config import read_object
 from vitrail.weights.name_tables import Row, pair, pairs, prefixed
 from vitrail.weights.origin import CROP, ORIGINS, Facts, Origin, Style
 from vitrail.weights.origins import dinov2
