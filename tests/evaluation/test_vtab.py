@@ -8,6 +8,7 @@ from PIL import Image
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import vtab
 from vitrail.evaluation.vtab import TASKS, open_task, task
+from vitrail.images.chain import join
 
 pytestmark = pytest.mark.oracle
 
@@ -50,9 +51,10 @@ def test_prepared_lists_are_taken_as_they_are(tmp_path: Path) -> None:
         lines = [f"images/{name}/{index} x.png {label}" for index, label in enumerate(labels)]
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
     found = open_task(task("dmlab"), tmp_path)
-    assert found.train1000.labels.tolist() == [0, 5, 1] and found.test.labels.tolist() == [2, 3, 4]
+    whole = join([found.train, found.val])
+    assert whole.labels.tolist() == [0, 5, 1] and found.test.labels.tolist() == [2, 3, 4]
     assert [_red(found.test, row) for row in range(3)] == [0, 10, 20]
-    assert _red(found.train1000, 2) == 0 and len(found.train1000.classes) == 6
+    assert _red(whole, 2) == 0 and len(whole.classes) == 6
     (folder / "test.txt").write_text("images/test/0 x.png 6\n")
     with pytest.raises(DataError, match="outside the task's 6 classes"):
         open_task(task("dmlab"), tmp_path)

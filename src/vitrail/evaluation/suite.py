@@ -21,6 +21,7 @@ from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.layers import Pixels, blocks_of, up_to
 from vitrail.evaluation.probing import WIDE, Row, Settings, probe
 from vitrail.evaluation.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry, VtabEntry
+from vitrail.images.chain import join
 from vitrail.images.samples import Source
 from vitrail.images.sources import open_data
 from vitrail.models import cost
@@ -110,26 +111,26 @@ def _openers(suite: Suite) -> Iterator[tuple[str, Callable[[], Opened]]]:
 
         def of_vtab(task: vtab.Task = task, entry: VtabEntry = suite.vtab) -> Opened:  # pyrefly: ignore
             splits = vtab.open_task(task, Path(entry.root))
-            parts = {"train": splits.train1000, "test": splits.test}
+            assert splits.val is not None
+            parts = {"train": join([splits.train, splits.val]), "test": splits.test}
             return Opened(task.name, task.group, parts, (splits.train, splits.val))
 
         yield name, of_vtab
 
 
+@dataclass(eq=False)
 class _Bench:
     """Measures one model on one task at a time, and knows what was measured before."""
 
-    def __init__(
-        self,
-        suite: Suite,
-        folder: Path,
-        load: Callable[[ModelEntry, Opened], nn.Module],
-        say: Callable[[str], None],
-        how: Extraction,
-        tune: Tune | None,
-    ) -> None:
-        self.suite, self.folder, self.load, self.say, self.how, self.tune = suite, folder, load, say, how, tune
-        self.journal = Journal(folder / "results.jsonl")
+    suite: Suite
+    folder: Path
+    load: Callable[[ModelEntry, Opened], nn.Module]
+    say: Callable[[str], None]
+    how: Extraction
+    tune: Tune | None
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.folder / "results.jsonl")
         self.known = {row["key"]: row["results"] for row in read_rows(self.journal.path)}
 
     def measure(self, entry: ModelEntry, task: Opened) -> list[Result]:

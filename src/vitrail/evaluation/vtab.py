@@ -12,9 +12,8 @@ from typing import Literal
 import numpy as np
 
 from vitrail.errors import ConfigError, DataError, suggest
-from vitrail.images.chain import join
 from vitrail.images.files import Files, key_of
-from vitrail.images.samples import Source
+from vitrail.images.samples import Source, Splits
 
 Group = Literal["natural", "specialised", "structured"]
 
@@ -98,21 +97,7 @@ def _mean(name: str, values: Sequence[float], of: int) -> Mean:
 # --- prepared copies --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class VtabSplits:
-    """800 images to train on, 200 to choose settings by, and the whole test set."""
-
-    train: Source
-    val: Source
-    test: Source
-
-    @property
-    def train1000(self) -> Source:
-        """All 1000: for the final training, and for every probe."""
-        return join([self.train, self.val])
-
-
-def open_task(task: Task, root: Path) -> VtabSplits:
+def open_task(task: Task, root: Path) -> Splits:
     """The images that the lists in `root/<task.folder>` or `root/<task.name>` name. Raises DataError for a missing task."""
     folder = next((root / name for name in (task.folder, task.name) if (root / name / "test.txt").is_file()), None)
     if folder is None:
@@ -122,7 +107,7 @@ def open_task(task: Task, root: Path) -> VtabSplits:
             next_step="unpack a prepared copy of VTAB-1k there",
         )
     train, val, test = (_read_list(task, folder, name) for name in ("train800", "val200", "test"))
-    return VtabSplits(train, val, test)
+    return Splits(train, test, "VTAB's 800 images to train on, 200 to choose settings by, and the whole test set", val)
 
 
 def _read_list(task: Task, folder: Path, name: str) -> Source:

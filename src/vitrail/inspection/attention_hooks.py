@@ -176,6 +176,14 @@ def _tap_layer(
     else:
         assert isinstance(module, WindowBlock)
         hooks = _hook_windows(module, layer, name, images, visit)
+    with keep_until_end(hooks):
+        yield
+
+
+@contextmanager
+def keep_until_end(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Removes the hooks at the end of the block, whatever happens in it."""
+    hooks = list(hooks)
     try:
         yield
     finally:

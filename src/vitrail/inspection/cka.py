@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
-from vitrail.inspection.attention_hooks import prepare_images
+from vitrail.inspection.attention_hooks import keep_until_end, prepare_images
 from vitrail.models.backbone import Backbone
 from vitrail.prediction.forward import answering, place
 
@@ -66,12 +66,8 @@ def grams(model: Backbone, images: Shaped[Tensor, "I C H W"]) -> tuple[tuple[str
         module.register_forward_hook(lambda _, __, left, stage=name: keep(stage, left)) for name, module in modules
     ]
     pixels = prepare_images(model, images)
-    try:
-        with answering(model, place(model), torch.float32):
-            model.features(pixels)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with keep_until_end(hooks), answering(model, place(model), torch.float32):
+        model.features(pixels)
     return tuple(found), torch.stack(list(found.values())).cpu()
 
 

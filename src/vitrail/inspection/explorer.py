@@ -1,15 +1,10 @@
-"""The part of the report one can touch: point at a patch, and see where each head of each layer looks from there."""
+"""The interactive part of the report: point at a patch, and see where each head of each layer looks from there."""
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -19,6 +14,7 @@ from torch import Tensor
 from vitrail.inspection.attention_hooks import Tap, choose, watch
 from vitrail.inspection.figures import HEAT, Pixels, shrink
 from vitrail.models.backbone import Backbone
+from vitrail.reports.page import data_address, template
 
 MOST_CELLS = 7_000_000
 """Numbers a model's maps of one image may have; larger grids are shown coarser."""
@@ -121,7 +117,7 @@ def explorer(models: Sequence[tuple[str, Sequence[Looks]]], names: Sequence[str]
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     first = " or ".join(sorted({one["first"] for model in data["models"] for one in model["images"]}))
     coarser = any(one.coarser for _, seen in models for one in seen)
-    return _template().render(
+    return template("vitrail.inspection", "explorer").render(
         data=text, models=data["models"], images=data["images"], first=first, coarser=coarser, **most
     )
 
@@ -130,25 +126,11 @@ def _to_data(one: Looks) -> dict[str, Any]:
     picture = shrink(one.picture, 448)
     height, width = one.picture.shape[:2]
     return {
-        "source": _address(picture, "png" if max(height, width) <= 64 else "jpeg"),
+        "source": data_address(Image.fromarray(picture), "png" if max(height, width) <= 64 else "jpeg"),
         "size": [height, width],
         "first": "the class token" if one.prefix else "the mean patch",
         "grid": list(one.grid),
         "layers": one.layers,
         "heads": list(one.heads),
-        "maps": [_address(maps.reshape(-1, maps.shape[-1]), "png") for maps in one.maps],
+        "maps": [data_address(Image.fromarray(maps.reshape(-1, maps.shape[-1])), "png") for maps in one.maps],
     }
-
-
-def _address(pixels: np.ndarray, kind: str) -> str:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **({"optimize": True} if kind == "png" else {"quality": 85}))
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.from_string(files("vitrail.inspection").joinpath("explorer.html.jinja").read_text("utf-8"))

@@ -72,7 +72,7 @@ def shrink(image: Pixels, side: int = SIDE) -> Rgb:
 
 def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str, caption: str = "") -> Plate:
     """Pictures in rows, a few words over each; rows may differ in length. All pixels are one image, gaps see-through."""
-    cells = [[(title, _enlarge(picture)) for title, picture in row] for row in rows]
+    cells = [[(title, enlarge(picture)) for title, picture in row] for row in rows]
     heights, widths = zip(*(picture.shape[:2] for row in cells for _, picture in row), strict=True)
     height, width, head = max(heights) + 22, max(widths) + 8, 18
     canvas = np.zeros((height * len(rows), width * max(map(len, rows)), 4), np.uint8)
@@ -91,10 +91,10 @@ def sheet(name: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], alt: str,
         return finish(figure, name, alt, caption, wide=len(max(rows, key=len)) > 3)
 
 
-def _enlarge(picture: np.ndarray) -> Rgb:
+def enlarge(picture: np.ndarray, side: int = SIDE) -> Rgb:
     """Three channels of 8 bits; small pictures by a whole factor larger. Floats are colours from 0 to 1."""
     pixels = picture if picture.dtype == np.uint8 else np.clip(picture * 255, 0, 255).astype(np.uint8)
-    factor = max(1, SIDE // max(pixels.shape[:2]))
+    factor = max(1, side // max(pixels.shape[:2]))
     return as_rgb(pixels).repeat(factor, 0).repeat(factor, 1)
 
 

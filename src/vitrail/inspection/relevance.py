@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.attention_hooks import family, layout_of, prepare_images
+from vitrail.inspection.attention_hooks import family, keep_until_end, layout_of, prepare_images
 from vitrail.inspection.maps import readout
 from vitrail.models.backbone import Backbone
 from vitrail.models.features import Features
@@ -102,10 +102,8 @@ def _explaining(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _head(model: nn.Module, features: Features) -> Float[Tensor, "B K"]:
-    pooled = model.pool(features)  # pyrefly: ignore[not-callable]
-    head = getattr(model, "head", None)
-    return head(pooled) if isinstance(head, nn.Module) else pooled
+def _head(model: Backbone, features: Features) -> Float[Tensor, "B K"]:
+    return model.head(model.pool(features))
 
 
 def _answer(logits: Float[Tensor, "B K"], classes: Sequence[int] | None) -> Float[Tensor, ""]:
@@ -125,7 +123,7 @@ def _check_classes(chosen: Int[Tensor, "_"], logits: Float[Tensor, "B K"]) -> No
         )
 
 
-def _cut(model: nn.Module, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple[list[Tensor], Features, Tensor]:
+def _cut(model: Backbone, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple[list[Tensor], Features, Tensor]:
     """(input of each block and output of the last, features, logits), with the graph cut at every block.
 
     A hook gives each block's output back as a leaf. Nothing then holds the block's activations, and they are freed.
@@ -138,11 +136,8 @@ def _cut(model: nn.Module, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple
 
     hooks = [blocks[0].register_forward_pre_hook(lambda _, entered: (leaf(entered[0]),))]
     hooks += [block.register_forward_hook(lambda _, __, left: leaf(left)) for block in blocks]
-    try:
-        features = model.features(pixels)  # pyrefly: ignore[not-callable]
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with keep_until_end(hooks):
+        features = model.features(pixels)
     return leaves, features, _head(model, features)
 
 
@@ -153,11 +148,8 @@ def _back(block: Block, tokens: Tensor, gradient: Tensor, flow: Tensor) -> tuple
         block.attn.register_forward_pre_hook(lambda _, entered: kept.update(x=entered[0])),
         block.attn.proj.register_forward_pre_hook(lambda _, entered: kept.update(out=entered[0])),
     ]
-    try:
+    with keep_until_end(hooks):
         left = block(tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
     before, out = torch.autograd.grad(left, (tokens, kept["out"]), gradient)
     with torch.no_grad():
         return before, flow + _weigh(block.attn, kept["x"], out, flow)

@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.inspection.attention_hooks import keep_until_end
 from vitrail.models.backbone import Backbone
 from vitrail.models.vit import ViT
 from vitrail.prediction.forward import answering, place
@@ -65,11 +66,8 @@ def _watch(model: Backbone, images: Tensor) -> tuple[Seen, Tensor]:
         return hook
 
     hooks = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
-    try:
+    with keep_until_end(hooks):
         return seen, model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def trace_vit(model: ViT, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:

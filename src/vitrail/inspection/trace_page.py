@@ -1,18 +1,13 @@
 """A trace to step through: for each tensor its name, shape, equation, the function that makes it, and a picture."""
 
-import base64
-import io
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from inspect import getsourcefile, getsourcelines, unwrap
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -21,12 +16,12 @@ from torch import Tensor
 
 import vitrail
 from vitrail.inspection.attention_hooks import Tap, watch
-from vitrail.inspection.figures import HEAT, Rgb, as_rgb
+from vitrail.inspection.figures import HEAT, enlarge
 from vitrail.inspection.trace import Step, trace
 from vitrail.models.backbone import Backbone
 from vitrail.models.layers import Attention, Block, Mlp, PatchEmbed, attend
 from vitrail.models.vit import ViT
-from vitrail.reports.page import Html
+from vitrail.reports.page import Html, data_address, template
 
 CODE: tuple[tuple[str, Callable[..., Any]], ...] = (
     (r"1 (patches|x_p|x_p E)", PatchEmbed.forward),
@@ -60,10 +55,8 @@ class Stop:
 
     @property
     def source(self) -> str:
-        file = io.BytesIO()
         assert self.picture is not None
-        Image.fromarray(self.picture).save(file, "png", optimize=True)
-        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        return data_address(Image.fromarray(self.picture), "png")
 
 
 def walk(model: Backbone, image: Float[Tensor, "1 C H W"], shown: UInt8[Tensor, "_ _ _"]) -> list[Stop]:
@@ -81,7 +74,7 @@ def walk(model: Backbone, image: Float[Tensor, "1 C H W"], shown: UInt8[Tensor, 
 
 def page_of(stops: Sequence[Stop]) -> Html:
     """The stops as one section: buttons and arrow keys step through them; without scripts all are there, one under another."""
-    return Html("Step by step", _template().render(stops=stops), note=NOTE)
+    return Html("Step by step", template("vitrail.inspection", "walk").render(stops=stops), note=NOTE)
 
 
 NOTE = (
@@ -102,7 +95,7 @@ def place_of(step: Step) -> str:
 
 def _stop(step: Step, maps: dict[int, Tensor], shown: Tensor) -> Stop:
     if step.name == "x":
-        picture = enlarge(shown.permute(1, 2, 0).numpy())
+        picture = enlarge(shown.permute(1, 2, 0).numpy(), SIDE)
     else:
         value = maps.get(step.block) if step.value is None else step.value[0]
         picture = None if value is None else thumbnail(value)
@@ -118,25 +111,10 @@ def thumbnail(value: Float[Tensor, "*N"]) -> UInt8[np.ndarray, "H W C"]:
     height, width = (min(size, SIDE) for size in rows.shape)
     small = torch.nn.functional.adaptive_avg_pool2d(rows[None], (height, width))[0]
     top = torch.quantile(small.flatten()[:100_000], 0.99).clamp_min(1e-12)
-    return enlarge((HEAT((small / top).clamp(0, 1).numpy())[..., :3] * 255).astype(np.uint8))
+    return enlarge(HEAT((small / top).clamp(0, 1).numpy())[..., :3], SIDE)
 
 
 def _block_of(vector: Float[Tensor, "D"]) -> Float[Tensor, "h w"]:
     """A vector broken into rows about three times as wide as high, zeros at the end."""
     width = max(1, math.ceil((3 * len(vector)) ** 0.5))
     return torch.nn.functional.pad(vector, (0, -len(vector) % width)).unflatten(0, (-1, width))
-
-
-def enlarge(pixels: np.ndarray) -> Rgb:
-    """Three channels, and small ones by a whole factor larger."""
-    pixels = as_rgb(pixels).astype(np.uint8)
-    factor = max(1, SIDE // max(pixels.shape[:2]))
-    return pixels.repeat(factor, 0).repeat(factor, 1)
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.from_string(files("vitrail.inspection").joinpath("walk.html.jinja").read_text("utf-8"))

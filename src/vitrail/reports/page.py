@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import jinja2
 import numpy as np
@@ -123,15 +124,19 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Pat
 def render(title: str, sections: Sequence[Section]) -> str:
     """The page as HTML; empty sections are left out."""
     shown = [section for section in sections if not isinstance(section, FigureSection | Gallery) or _filled(section)]
-    return _template().render(title=title, sections=shown, drawn=Markup)
+    return template("vitrail.reports", "page").render(title=title, sections=shown, drawn=Markup)
 
 
 def thumbnail(image: UInt8[np.ndarray, "H W C"]) -> str:
     """A picture as a data: address, at most THUMBNAIL pixels wide and high; tiny ones keep their every pixel."""
     picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return data_address(picture, "png" if max(picture.size) <= 64 else "jpeg")
+
+
+def data_address(picture: Image.Image, kind: Literal["png", "jpeg"]) -> str:
+    """A picture as a data: address, so that a page needs no other file."""
     file = io.BytesIO()
-    kind = "png" if max(picture.size) <= 64 else "jpeg"
     picture.save(file, kind, **({"optimize": True} if kind == "png" else {"quality": 82}))
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
@@ -141,8 +146,9 @@ def _filled(section: FigureSection | Gallery) -> bool:
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(package: str, name: str) -> jinja2.Template:
+    """The file `name`.html.jinja of a package, as a template that escapes what it is given."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    return environment.from_string(files("vitrail.reports").joinpath("page.html.jinja").read_text("utf-8"))
+    return environment.from_string(files(package).joinpath(f"{name}.html.jinja").read_text("utf-8"))
