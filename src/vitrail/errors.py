@@ -127,9 +127,15 @@ def recognise_error(error: BaseException, doing: str, next_step: str) -> Vitrail
         )
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         asked = re.search(r"(?:ried to allocate|nable to allocate) ([\d.]+ ?\w+)", str(error))
-        more = f" ({asked[1]} more were asked for)" if asked else ""
+        more = f" ({_in_gib(asked[1])} more were asked for)" if asked else ""
         return MemoryRanOut(f"the memory ran out while {doing}{more}", next_step=next_step)
     return None
+
+
+def _in_gib(size: str) -> str:
+    """ "37632000000 bytes" as "35.0 GiB"; other units stay."""
+    number, _, unit = size.partition(" ")
+    return f"{float(number) / 2**30:.1f} GiB" if unit == "bytes" else size
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +55,23 @@ def memory(device: torch.device = torch.device("cpu")) -> Memory:  # noqa: B008
         return _windows_memory()
     page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
     free = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else pages
-    return Memory(page * pages, page * free)
+    return Memory(page * pages, min(_meminfo("MemAvailable", page * free), _group_memory()))
+
+
+def _meminfo(name: str, otherwise: int) -> int:
+    """A row of Linux's /proc/meminfo in bytes. Free pages alone leave out what the kernel would give back."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as lines:
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), otherwise)
+    return otherwise
+
+
+def _group_memory(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    """The bytes that a container's limit leaves (cgroup v2); its file cache can be given back."""
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(stat.get("inactive_file", 0)))
+    return sys.maxsize
 
 
 def _windows_memory() -> Memory:

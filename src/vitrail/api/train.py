@@ -130,14 +130,15 @@ def train(
 def train_seeds(
     run: Run, splits: Splits, seeds: int = 1, out: Path | None = None, *, announce: Any = None, **options: Any
 ) -> tuple[Result, ...]:
-    """One run for each seed, from the run's own on, on the same images."""
+    """One run for each seed, from the run's own on, on the same images. What the first measures, all use."""
     check_seeds(seeds)
     results: list[Result] = []
     for seed in range(run.seed, run.seed + seeds):
         folder = out / f"seed-{seed}" if out and seeds > 1 else out
         results.append(
             loop.train(
-                replace(run, seed=seed), out=folder, splits=splits,
+                replace(run, seed=seed, hardware=results[0].setup.run.hardware if results else run.hardware),
+                out=folder, splits=splits,
                 announce=None if results else announce, **options,
             )
         )  # fmt: skip

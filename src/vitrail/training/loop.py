@@ -38,8 +38,8 @@ from vitrail.training.state import State
 from vitrail.training.validate import Best, best_of, is_out_of_patience, list_unreadable, validate
 
 SMALLER = (
-    "finished checkpoints are whole: resume with a smaller hardware.micro_batch, or with "
-    "hardware.checkpoint_activations = True"
+    "use a smaller `hardware.micro_batch`, or `hardware.checkpoint_activations = True`; "
+    "a run that has a checkpoint can be resumed so"
 )
 
 

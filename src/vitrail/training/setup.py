@@ -27,6 +27,7 @@ from vitrail.objectives.objective import Learner, Objective, Task
 from vitrail.processes.world import World, gather_model
 from vitrail.training import optim
 from vitrail.training.ema import Ema
+from vitrail.training.memory import with_micro_batch
 from vitrail.training.run import Run, steps
 from vitrail.training.state import State
 from vitrail.weights.bundle import load_for_finetuning
@@ -121,7 +122,13 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     splits = arrange(splits or open_run(run), run)
     if run.objective.reads_labels and len(splits.train.classes) < 2:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
-    run = resolve(run, splits, world)
+    asked, run = run.hardware.micro_batch, resolve(run, splits, world)
+    micro = run.hardware.micro_batch
+    parts = (
+        (f"{micro} images go through the model at once: more do not fit the memory",)
+        if micro != asked and micro
+        else ()
+    )
     model, notes = build_model(run, splits.train.classes)  # an nn.Module and a Backbone: Python has no name for both
     device = torch.device(run.hardware.device)
     model.to(device)
@@ -148,7 +155,7 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
         device=device,
         dtype=hardware.precision(run.hardware.precision, device),
         world=world,
-        notes=(splits.how, *splits.train.notes, *notes),
+        notes=(splits.how, *splits.train.notes, *parts, *notes),
     )
 
 
@@ -221,7 +228,8 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     objective = run.objective.for_labels(several=splits.test.multi_label)
     if run.balance == "loss":
         objective = objective.with_class_weights(balanced_weights(splits.train.counts))
-    return dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)
+    run = dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)
+    return with_micro_batch(run, world)
 
 
 def _no_more_than(images: int, run: Run, world: World) -> Run:
