@@ -69,7 +69,7 @@ def test_timm_s_own_config_gives_preprocessing_names_and_heads(timm_file: Path) 
     wanted = {"resize": "crop", "crop_fraction": 0.9, "interpolation": "bicubic", "size": (32, 32)}
     assert record.preprocess == Preprocess(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), **wanted)
     assert record.licence == "mit"
-    assert any("from config.json beside it: heads" in note for note in record.notes)
+    assert any("from config.json next to it: heads" in note for note in record.notes)
 
 
 def test_fields_of_our_config_beside_and_given_ones_go_first(timm_file: Path) -> None:

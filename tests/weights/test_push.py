@@ -101,6 +101,7 @@ def bundle(tmp_path: Path) -> Path:
         scores={"top1": 0.875},
     )
     save_bundle(tmp_path / "run/best", model, record)
+    (tmp_path / "run/best/trained.keys").write_bytes(bytes(16))
     return tmp_path / "run"
 
 
@@ -119,7 +120,8 @@ def test_what_is_pushed_is_loaded_again_bit_for_bit(hub, bundle: Path, tmp_path:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("/me/photos")
-    assert server.files.keys() == {"model.safetensors", "record.json", "README.md"}
+    assert server.files.keys() == {"model.safetensors", "record.json", "README.md", "trained.keys"}
+    assert server.files["trained.keys"] == (bundle / "best/trained.keys").read_bytes()
     assert server.files["model.safetensors"] == (bundle / "best/model.safetensors").read_bytes()
     made = next(about for path, about in server.asked if path == "/api/repos/create")
     assert made.get("private") or made.get("visibility") == "private"  # by version of the client

@@ -28,7 +28,6 @@ from vitrail.weights.encoder import encoder_of
 from vitrail.weights.files.hub import fetch, is_hub_name, refuse_link
 from vitrail.weights.files.safe import not_finite, read_safetensors, sha256, to_bytes
 from vitrail.weights.fit import Report, adapt, at_size, fit
-from vitrail.weights.name_tables import laid
 from vitrail.weights.published_file import read_file
 from vitrail.weights.record import Record, Told, Weights
 from vitrail.weights.timm_pretrained import is_timm_name, read_pretrained, record_of
@@ -65,7 +64,7 @@ def load(
     """A model in eval mode, `model(images) -> logits`, with its Record as `model.record`.
 
     `path` is a run folder (the weights its report is about), a bundle folder, a published file of an origin in
-    `weights.sources`, a folder with one, or a name of the hub (`hf:owner/name`). `config`, whole or some of its fields,
+    `weights.origin.ORIGINS`, a folder with one, or a name of the hub (`hf:owner/name`). `config`, whole or some of its fields,
     says what a bare file cannot; `classes` names its outputs; `image` makes the model for another size, positions
     resized. WeightsError names everything that does not fit, and NaN; nothing is ever half loaded.
     """
@@ -195,7 +194,7 @@ def _read_bundle(folder: Path, config: Told) -> Weights:
     for record in records:
         if record.sha256 == digest:
             if isinstance(config, Mapping):
-                record = dataclasses.replace(record, config=laid(record.config, config, str(folder)))
+                record = dataclasses.replace(record, config=_merge(record.config, config, str(folder)))
             elif config not in (None, record.config):
                 raise ConfigError(
                     f"{folder} says its config itself, and it is another", next_step="leave the config out"
@@ -205,3 +204,12 @@ def _read_bundle(folder: Path, config: Told) -> Weights:
         f"{folder / TENSORS} is damaged: its sha256 is {digest[:12]}…, its record says {records[0].sha256[:12]}…",
         next_step="copy the bundle anew, or take another checkpoint of the run",
     )
+
+
+def _merge(config: ModelConfig, told: Mapping[str, Any], where: str) -> ModelConfig:
+    """The config with the fields of `told`, those of a nested config too. ConfigError for one it does not have."""
+    fields = configs.to_dict(config)
+    inner = {
+        name: {**fields[name], **value} for name, value in told.items() if isinstance(value, Mapping) and name in fields
+    }
+    return configs.from_dict(type(config), {**fields, **told, **inner}, where=where)

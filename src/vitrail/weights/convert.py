@@ -91,8 +91,10 @@ def _with_positions(weights: Weights, to: Origin) -> tuple[Any, dict[str, Tensor
 
 def _told(config: Any) -> dict[str, Any]:
     """The settings of this config that a reader can be told."""
-    if inside := getattr(config, "encoder", None):
-        return {"encoder": _told(inside)} | {name: getattr(config, name) for name in ("decoder_heads", "target")}
+    if hasattr(config, "decoder_heads"):
+        return {"encoder": _told(config.encoder)} | {
+            name: getattr(config, name) for name in ("decoder_heads", "target")
+        }
     if not hasattr(config, "heads"):
         return {}
     words = ("heads", "activation", "norm_eps", "pool", *(("positions",) if config.positions == "none" else ()))

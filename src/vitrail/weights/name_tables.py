@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail import config as configs
 from vitrail.errors import WeightsError
 from vitrail.models.extras import value_of
 
@@ -184,21 +183,6 @@ def to_theirs(rows: Sequence[Row], state: Mapping[str, Tensor], heads: Callable[
         parts = LAYOUTS[row.layout].back(state[row.ours], heads(row.ours), len(row.theirs))
         tensors |= {name: part.contiguous() for name, part in zip(row.theirs, parts, strict=True)}
     return tensors
-
-
-def laid(config: Any, told: Mapping[str, Any], where: str) -> Any:
-    """The config with the fields of `told` laid over it. ConfigError for one it does not have."""
-    return configs.from_dict(type(config), _merged(configs.to_dict(config), told), where=where)
-
-
-def _merged(fields: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """`told` laid over `fields`, inside of nested ones too: one word of a dialect leaves its others as they were."""
-    nested = {name: _merged(fields[name], told[name]) for name in told if _both_maps(fields.get(name), told[name])}
-    return {**fields, **told, **nested}
-
-
-def _both_maps(one: Any, other: Any) -> bool:
-    return isinstance(one, Mapping) and isinstance(other, Mapping)
 
 
 def unstacked(tensors: Mapping[str, Tensor], stack: str) -> dict[str, Tensor]:

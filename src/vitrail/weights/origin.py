@@ -17,6 +17,9 @@ from vitrail.models.zoo import ModelConfig, skeleton
 from vitrail.registry import Registry
 from vitrail.weights.name_tables import Row, rows_of, stacked, to_ours, to_theirs, unstacked
 
+Tensors = Mapping[str, Tensor]
+Fields = Mapping[str, Any]
+"""Values of a config by name."""
 CROP = Preprocess(resize="crop", interpolation="bicubic", crop_fraction=0.875, mean=IMAGENET[0], std=IMAGENET[1])
 """How most code for ImageNet prepares images."""
 
@@ -35,11 +38,11 @@ class Foreign:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What stands outside of the tensors: in a file next to them, or in the file's name."""
+    """Facts that stand outside of the tensors: in a file next to them, or in the file's name."""
 
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Fields = field(default_factory=dict)
     """Fields of our config."""
-    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Fields = field(default_factory=dict)
     """Fields of our Preprocess."""
     classes: tuple[str, ...] = ()
     licence: str = ""
@@ -58,16 +61,14 @@ class Checkpoint:
     licence: str
     top1: float | None = None
     image: int = 224
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Fields = field(default_factory=dict)
     """Fields of our config that only the file's name says."""
 
 
 class Shapes:
     """How the models of one family show in the names and shapes of tensors: one file in `weights/shapes/` each."""
 
-    def read_config(
-        self, style: "Style", tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str
-    ) -> tuple[Any, list[str]]:
+    def read_config(self, style: "Style", tensors: Tensors, told: Fields, where: str) -> tuple[Any, list[str]]:
         """The config, and in words the settings that neither the file nor `told` says."""
         raise NotImplementedError
 
@@ -93,16 +94,16 @@ class Style:
     """One way to name the tensors of one family, and one set of habits."""
 
     table: tuple[Row, ...]
-    signature: frozenset[str]
+    signature: Collection[str]
     """Names every file of this style has."""
-    habits: Mapping[str, Any]
+    habits: Fields = field(default_factory=dict)
     """Fields of the config that its files do not say."""
-    preprocess: Preprocess
+    preprocess: Preprocess = Preprocess()
     """For the config's image size, unless that is `native`."""
     licence: str = ""
     shapes: str = "vit"
     """A name of `SHAPES`."""
-    never: frozenset[str] = frozenset()
+    never: Collection[str] = ()
     """Names that no file of it has: another style's."""
     plain: Callable[[str], str] = str
     """Their name without a prefix that some files have."""
@@ -127,7 +128,7 @@ class Style:
 
     def fits(self, keys: Collection[str]) -> bool:
         names = {self.plain(key) for key in keys}
-        return names >= self.signature and not names & self.never
+        return names.issuperset(self.signature) and names.isdisjoint(self.never)
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,9 @@ class Origin:
     """Endings of the files that `convert` writes; "" is a folder with model.safetensors. Empty: it writes none."""
     published: tuple[Checkpoint, ...] = ()
     read_name: Callable[[str], Facts] = lambda name: Facts()
-    """What the name of one of its files says."""
+    """Reads the name of one of its files."""
     read_json: Callable[[dict[str, Any], Path], Facts | None] = lambda data, path: None
-    """What its config.json says; None for one of another origin."""
+    """Reads its config.json; None for one of another origin."""
     describe: Callable[[str, Any, Preprocess, tuple[str, ...]], dict[str, dict[str, Any]]] = lambda *facts: {}
     """(style, config, preprocessing, class names) to JSON files by name; none where they cannot describe the model."""
     finish: Callable[[str, dict[str, Tensor], Any], dict[str, Tensor]] = lambda style, tensors, config: tensors
@@ -173,11 +174,11 @@ class Origin:
 
     def read(
         self,
-        tensors: Mapping[str, Tensor],
+        tensors: Tensors,
         *,
         where: str,
         config: Any = None,
-        told: Mapping[str, Any] | None = None,
+        told: Fields | None = None,
         wrapped: bool | None = None,
     ) -> Foreign:
         """Config and tensors in our names. `config`, or the fields in `told`, say what the file cannot.
@@ -202,7 +203,7 @@ class Origin:
         ours = to_ours(shapes.rows(style, config), shapes.strip(style, theirs, config, where), where=where)
         return Foreign(config, ours, _preprocess_for(style, config), style.licence, tuple(said))
 
-    def _read_config(self, style: Style, theirs: Mapping[str, Tensor], told: Mapping[str, Any], where: str) -> Any:
+    def _read_config(self, style: Style, theirs: Tensors, told: Fields, where: str) -> Any:
         try:
             return SHAPES[style.shapes].read_config(style, theirs, told, where)
         except VitrailError:
@@ -210,7 +211,7 @@ class Origin:
         except (KeyError, IndexError, ValueError) as error:
             raise WeightsError(f"{where}: {error} is missing or misshapen", next_step="nothing was loaded") from None
 
-    def write(self, state: Mapping[str, Tensor], config: Any, style: str = "") -> dict[str, Tensor]:
+    def write(self, state: Tensors, config: Any, style: str = "") -> dict[str, Tensor]:
         """A state under the names of `style`, or of the first that has such models. WeightsError for what has no name."""
         chosen = self.styles[style or self.style_for(config) or next(iter(self.styles))]
         shapes = SHAPES[chosen.shapes]

@@ -55,7 +55,7 @@ def only_file(path: Path) -> Path:
 
 
 def read_sidecar(path: Path) -> Facts:
-    """What config.json or NAME.json next to the weights says, an origin's or fields of our config; nothing without one."""
+    """Reads config.json or NAME.json next to the weights: an origin's, or fields of our config. Empty without one."""
     for file in (path.with_suffix(".json"), path.with_name("config.json")):
         if file.is_file() and file != path:  # an index of shards is JSON itself
             return _understand(read_object(file, WeightsError), file)
@@ -79,7 +79,7 @@ def published_checkpoints() -> Iterator[tuple[str, Checkpoint]]:
 
 
 def read_name(origin: Origin, name: str) -> Facts:
-    """What the name of a file says: by the origin's own rules, or as one of its published files."""
+    """Reads the name of a file: by the origin's own rules, and as one of its published files."""
     facts = origin.read_name(name)
     known = next((one for one in origin.published if one.name == name), None)
     if known is None:
@@ -98,15 +98,15 @@ def _classes(foreign: Foreign, sidecar: Facts, named: Facts) -> tuple[str, ...]:
 def _notes(
     foreign: Foreign, sidecar: Facts, given: Mapping[str, Any], from_name: Mapping[str, Any], left: tuple[str, ...]
 ) -> Iterator[str]:
-    """Who said what: the file's names, the caller, the JSON file, the name, else the origin's default."""
+    """Sentences about where settings come from: the caller, the JSON file, the name, else the origin's default."""
     yield from foreign.said
     if given:
         yield f"from the config given: {', '.join(f'{name} {value}' for name, value in given.items())}"
     if from_name:
         yield f"from its file's name: {', '.join(from_name)}"
     if beside := [name for name in sidecar.config if name not in given]:
-        yield f"from {sidecar.where} beside it: {', '.join(beside)}"
+        yield f"from {sidecar.where} next to it: {', '.join(beside)}"
     if sidecar.preprocess:
-        yield f"preprocessing from {sidecar.where} beside it"
+        yield f"preprocessing from {sidecar.where} next to it"
     if left:
         yield f"left out: {', '.join(left)}"

@@ -7,6 +7,7 @@ from vitrail.errors import WeightsError
 from vitrail.weights.bundle import RECORD, TENSORS, find_bundle, read
 from vitrail.weights.model_card import write_card
 from vitrail.weights.record import Record
+from vitrail.weights.trained_on import TRAINED_KEYS
 
 
 def push(folder: str | Path, name: str, *, private: bool = False, token: str | None = None) -> str:
@@ -15,7 +16,8 @@ def push(folder: str | Path, name: str, *, private: bool = False, token: str | N
         vitrail.push("runs/photos-1", "me/photos")
         vitrail.load("hf:me/photos")
 
-    One commit holds model.safetensors, record.json and README.md, a card made of the record. A repository that is
+    One commit holds model.safetensors, record.json, trained.keys where the bundle has it, and README.md, a card made of
+    the record. The keys let others leave the images out that the weights were trained on. A repository that is
     missing is made, `private` or not. `token` is one of the hub's; None takes that of `hf auth login` or HF_TOKEN.
     Raises WeightsError for a damaged bundle, and when the hub refuses or cannot be reached.
     """
@@ -39,12 +41,16 @@ def _upload(found: Path, name: str, card: str, private: bool, token: str | None)
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api = HfApi(token=token, library_name="vitrail")
-    files = {RECORD: (found / RECORD).read_bytes(), "README.md": card.encode(), TENSORS: str(found / TENSORS)}
+    files = {"README.md": card.encode()}
+    files |= {name: (found / name).read_bytes() for name in (RECORD, TRAINED_KEYS) if (found / name).is_file()}
     try:
         api.create_repo(name, private=private, exist_ok=True)
         done = api.create_commit(
             name,
-            operations=[CommitOperationAdd(path_in_repo=path, path_or_fileobj=data) for path, data in files.items()],
+            operations=[
+                CommitOperationAdd(path_in_repo=path, path_or_fileobj=data)
+                for path, data in (*files.items(), (TENSORS, str(found / TENSORS)))
+            ],
             commit_message=f"Weights of {found.name or name}, written by vitrail",
         )
     except LocalTokenNotFoundError:

@@ -83,10 +83,10 @@ def _vit(block: str, stack: str = "") -> Style:
     # resize_small(256) | central_crop(224) | value_range(-1, 1)
     preprocess = Preprocess(resize="crop", crop_fraction=0.875)
     always = {"embedding/kernel", "Transformer/encoder_norm/scale", f"Transformer/{block}/MlpBlock_0/Dense_0/kernel"}
-    never = frozenset({"Transformer/posembed_input/pos_embedding", "conv_root/kernel"})
+    never = {"Transformer/posembed_input/pos_embedding", "conv_root/kernel"}
     return Style(
         TABLE,
-        frozenset(always),
+        always,
         _HABITS,
         preprocess,
         "Apache-2.0",
@@ -105,21 +105,19 @@ ORIGIN = ORIGINS.register(
             "scanned": _vit("encoderblock", "Transformer/encoderblock/"),
             "BiT": Style(
                 BIT,
-                frozenset({"root_block/conv_root/kernel", "block1/unit01/conv1/kernel"}),
+                {"root_block/conv_root/kernel", "block1/unit01/conv1/kernel"},
                 {"padding": "symmetric"},
-                Preprocess(),
-                "Apache-2.0",
+                licence="Apache-2.0",
                 shapes="resnet",
                 writes=lambda config: config.order == "pre",
             ),
             "BiT v1": Style(
                 (*hybrid_resnet("flat"), *pair("head", "head", **_DENSE)),
-                frozenset({"conv_root/kernel", "block1/unit1/conv1/kernel"}),
+                {"conv_root/kernel", "block1/unit1/conv1/kernel"},
                 V1,
-                Preprocess(),
-                "Apache-2.0",
+                licence="Apache-2.0",
                 shapes="resnet",
-                never=frozenset({"Transformer/encoder_norm/scale"}),
+                never={"Transformer/encoder_norm/scale"},
             ),
         },
         suffixes=(".npz",),

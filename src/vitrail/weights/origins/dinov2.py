@@ -36,11 +36,11 @@ def _style(resize: str, more: set[str], never: set[str]) -> Style:
     always = {"mask_token", "patch_embed.proj.weight", "blocks.0.ls1.gamma", "blocks.0.attn.qkv.weight"}
     return Style(
         TABLE,
-        frozenset(always | more),
+        always | more,
         {**HABITS, "position_resize": resize},
         CROP,
         "Apache-2.0",
-        never=frozenset(never | {"decoder_embed.weight"}),
+        never=never | {"decoder_embed.weight"},
         native=NATIVE,
         biases_free=True,
         plain=lambda name: re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name),

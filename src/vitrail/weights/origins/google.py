@@ -7,7 +7,6 @@ A file says all but activation, epsilon and preprocessing: there the originals' 
 import re
 from typing import Any
 
-from vitrail.images.preprocess import Preprocess
 from vitrail.weights.imagenet import imagenet_classes
 from vitrail.weights.name_tables import Row, pair, pairs, prefixed
 from vitrail.weights.origin import ORIGINS, Checkpoint, Facts, Origin, Style
@@ -42,7 +41,7 @@ _VIT = {
     "position_resize": "bilinear",
 }
 _RESNET = {"standardise": "deviation", "standardise_eps": 1e-5, "group_norm_eps": 1e-6}
-_ROOT = frozenset({"conv_root/kernel"})
+_ROOT = {"conv_root/kernel"}
 
 
 def _vit(names: tuple[str, str, str], layout: str = "") -> Style:
@@ -50,10 +49,10 @@ def _vit(names: tuple[str, str, str], layout: str = "") -> Style:
     always = {"embedding/kernel", "Transformer/encoder_norm/scale", "Transformer/posembed_input/pos_embedding"}
     signature = always | {f"Transformer/encoderblock_0/{names[2]}/Dense_0/kernel"}
     if not layout:
-        return Style(_table(*names), frozenset(signature), _VIT, Preprocess(), "Apache-2.0", never=_ROOT)
+        return Style(_table(*names), signature, _VIT, licence="Apache-2.0", never=_ROOT)
     table = prefixed(hybrid_resnet(layout), "resnet.") + prefixed(_table(*names), "vit.")
     habits = {**_VIT, **_RESNET}
-    return Style(table, frozenset(signature | _ROOT), habits, Preprocess(), "Apache-2.0", shapes="hybrid")
+    return Style(table, signature | _ROOT, habits, licence="Apache-2.0", shapes="hybrid")
 
 
 _UNIT, _TF = "blocks.{b}.{u}.", "resnet/block{B}/unit{U:02}/"
@@ -187,20 +186,16 @@ ORIGIN = ORIGINS.register(
             "hybrid, linen": _vit(_LINEN, "flat"),
             "BiT": Style(
                 BIT,
-                frozenset({row.theirs[0] for row in BIT[:1]} | {"resnet/block1/unit01/a/standardized_conv2d/kernel"}),
-                {},
-                Preprocess(),
-                "Apache-2.0",
+                {BIT[0].theirs[0], "resnet/block1/unit01/a/standardized_conv2d/kernel"},
+                licence="Apache-2.0",
                 shapes="resnet",
                 # some published files number one layer more
                 plain=lambda name: re.sub(r"standardized_conv2d_\d+/", "standardized_conv2d/", name),
             ),
             "MaxViT": Style(
                 MAXVIT,
-                frozenset({"maxvit/stem/conv_0/kernel", "maxvit/block_00_00/mbconv/pre_norm/gamma"}),
-                {},
-                Preprocess(),
-                "Apache-2.0",
+                {"maxvit/stem/conv_0/kernel", "maxvit/block_00_00/mbconv/pre_norm/gamma"},
+                licence="Apache-2.0",
                 shapes="maxvit",
             ),
         },

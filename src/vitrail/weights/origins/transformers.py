@@ -4,7 +4,8 @@ config.json and preprocessor_config.json, which lie next to the tensors, say wha
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,7 @@ def plain(name: str) -> str:
 
 def _style(table: tuple[Row, ...], habits: Mapping[str, Any], preprocess: Preprocess, *more: str, **rest: Any) -> Style:
     always = {"embeddings.patch_embeddings.projection.weight", "encoder.layer.0.attention.attention.query.weight"}
-    return Style(
-        table, frozenset(always | set(more)), habits, preprocess, "Apache-2.0", plain=plain, biases_free=True, **rest
-    )
+    return Style(table, always | set(more), habits, preprocess, "Apache-2.0", plain=plain, biases_free=True, **rest)
 
 
 _BEFORE, _SCALE = "encoder.layer.0.layernorm_before.weight", "encoder.layer.0.layer_scale1.lambda1"
@@ -119,7 +118,7 @@ STYLES = {
         _HABITS,
         Preprocess(),  # ViTImageProcessor: straight to size, bilinear, 0.5
         _BEFORE,
-        never=frozenset({_DISTILLED, "decoder.decoder_embed.weight"}),
+        never={_DISTILLED, "decoder.decoder_embed.weight"},
         writes=lambda config: not (config.extras.layer_scale or config.extras.registers),
     ),
     "DeiT": _style(VIT, _HABITS, CROP, _BEFORE, _DISTILLED, writes=lambda config: not config.extras.layer_scale),
@@ -129,7 +128,7 @@ STYLES = {
         CROP,
         _SCALE,
         native=dinov2.NATIVE,
-        never=frozenset({_REGISTERS}),
+        never={_REGISTERS},
         writes=lambda config: not config.extras.registers,
     ),
     "DINOv2 with registers": _style(
@@ -142,7 +141,7 @@ STYLES = {
     ),
     "ViTMAE": Style(
         MAE,
-        frozenset({"decoder.mask_token", "decoder.decoder_embed.weight", "vit.embeddings.cls_token"}),
+        {"decoder.mask_token", "decoder.decoder_embed.weight", "vit.embeddings.cls_token"},
         {"norm_eps": 1e-12},
         CROP,
         "CC-BY-NC-4.0 (facebookresearch/mae)",
@@ -152,29 +151,19 @@ STYLES = {
     ),
     "BiT": Style(
         BIT,
-        frozenset({"embedder.convolution.weight", "encoder.stages.0.layers.0.conv1.weight"}),
+        {"embedder.convolution.weight", "encoder.stages.0.layers.0.conv1.weight"},
         {"standardise_eps": 1e-8},
-        Preprocess(),
-        "Apache-2.0",
+        licence="Apache-2.0",
         shapes="resnet",
         plain=lambda name: name.removeprefix("bit."),
     ),
 }
-KINDS = {
-    "ViT": ("vit", "ViT"),
-    "DeiT": ("deit", "DeiT"),
-    "DINOv2": ("dinov2", "Dinov2"),
-    "DINOv2 with registers": ("dinov2_with_registers", "Dinov2WithRegisters"),
-    "ViTMAE": ("vit_mae", "ViTMAE"),
-    "BiT": ("bit", "Bit"),
-}
-"""By style: the model type, which is the tensors' prefix too, and what its classes' names begin with."""
 _HEADS = ("classifier", "cls_classifier", "distillation_classifier")
 
 
 def add_prefix(style: str, tensors: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     """A model with a head has its body under the name of its type."""
-    prefix = f"{KINDS[style][0]}." if config.classes else ""
+    prefix = f"{KINDS[style].type}." if config.classes else ""
     return {name if name.startswith(_HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
 
 
@@ -247,50 +236,6 @@ def _check(data: dict[str, Any], **allowed: Any) -> None:
             raise WeightsError(f"{name} {data[name]!r} in a {data['model_type']}", allowed=repr(value))
 
 
-def read_json(data: dict[str, Any], path: Path) -> Facts | None:
-    readers = {"vit": _read_vit, "deit": _read_vit, "dinov2": _read_dinov2, "dinov2_with_registers": _read_dinov2}
-    readers |= {"vit_mae": _read_mae, "bit": _read_bit}
-    if "model_type" not in data:
-        return None
-    if data["model_type"] not in readers:
-        raise WeightsError(f"{path} is of the model type {data['model_type']!r}", allowed=", ".join(readers))
-    processor = path.with_name("preprocessor_config.json")
-    preprocess = _read_processor(read_object(processor, WeightsError)) if processor.is_file() else {}
-    names = data.get("id2label") or {}
-    numbered = all(name.startswith("LABEL_") for name in names.values())
-    return Facts(
-        config=readers[data["model_type"]](data),
-        preprocess=preprocess,
-        classes=() if numbered else tuple(str(names[key]) for key in sorted(names, key=int)),
-        where=path.name + (f" and {processor.name}" if preprocess else ""),
-    )
-
-
-def describe(style: str, config: Any, preprocess: Preprocess, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """config.json and preprocessor_config.json of such a model."""
-    kind, name = KINDS[style]
-    about: dict[str, Any] = {"model_type": kind, **_describe(style, config)}
-    if style == "ViTMAE":
-        about["architectures"] = [f"{name}ForPreTraining"]
-    elif config.classes:
-        about["architectures"] = [f"{name}ForImageClassification" + ("WithTeacher" if config.family == "deit" else "")]
-        names = classes or tuple(f"LABEL_{index}" for index in range(config.classes))
-        about["id2label"] = {str(index): label for index, label in enumerate(names)}
-        about["label2id"] = {label: index for index, label in enumerate(names)}
-    else:
-        about["architectures"] = [f"{name}Model"]
-    return {"config.json": about, "preprocessor_config.json": _describe_processor(preprocess)}
-
-
-def _describe(style: str, config: Any) -> dict[str, Any]:
-    if isinstance(config, MAEConfig):
-        return _describe_mae(config)
-    if isinstance(config, ResNetConfig):
-        sizes = {"hidden_sizes": list(config.widths), "depths": list(config.depths)}
-        return {**sizes, "embedding_size": config.root_width, "num_channels": config.channels, **_FIXED_OF_BIT}
-    return _describe_dinov2(config) if style.startswith("DINOv2") else _describe_vit(config)
-
-
 def _describe_vit(config: ViTConfig) -> dict[str, Any]:
     pooler = {"pooler_output_size": config.extras.pre_logits, "pooler_act": "tanh"} if config.extras.pre_logits else {}
     return {
@@ -334,6 +279,63 @@ def _describe_mae(config: MAEConfig) -> dict[str, Any]:
         )
     target = {"norm_pix_loss": config.target == "normalised"}
     return {**_describe_vit(config.encoder), **_write(_OF_DECODER, config), **target}
+
+
+def _describe_bit(config: ResNetConfig) -> dict[str, Any]:
+    sizes = {"hidden_sizes": list(config.widths), "depths": list(config.depths)}
+    return {**sizes, "embedding_size": config.root_width, "num_channels": config.channels, **_FIXED_OF_BIT}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model type: its name, which is the tensors' prefix too, the beginning of its classes' names, its config.json."""
+
+    type: str
+    name: str
+    read: Callable[[dict[str, Any]], dict[str, Any]]
+    describe: Callable[[Any], dict[str, Any]]
+
+
+KINDS = {
+    "ViT": Kind("vit", "ViT", _read_vit, _describe_vit),
+    "DeiT": Kind("deit", "DeiT", _read_vit, _describe_vit),
+    "DINOv2": Kind("dinov2", "Dinov2", _read_dinov2, _describe_dinov2),
+    "DINOv2 with registers": Kind("dinov2_with_registers", "Dinov2WithRegisters", _read_dinov2, _describe_dinov2),
+    "ViTMAE": Kind("vit_mae", "ViTMAE", _read_mae, _describe_mae),
+    "BiT": Kind("bit", "Bit", _read_bit, _describe_bit),
+}
+"""By style."""
+
+
+def read_json(data: dict[str, Any], path: Path) -> Facts | None:
+    readers = {kind.type: kind.read for kind in KINDS.values()}
+    if "model_type" not in data:
+        return None
+    if data["model_type"] not in readers:
+        raise WeightsError(f"{path} is of the model type {data['model_type']!r}", allowed=", ".join(readers))
+    processor = path.with_name("preprocessor_config.json")
+    preprocess = _read_processor(read_object(processor, WeightsError)) if processor.is_file() else {}
+    names = data.get("id2label") or {}
+    numbered = all(name.startswith("LABEL_") for name in names.values())
+    return Facts(
+        config=readers[data["model_type"]](data),
+        preprocess=preprocess,
+        classes=() if numbered else tuple(str(names[key]) for key in sorted(names, key=int)),
+        where=path.name + (f" and {processor.name}" if preprocess else ""),
+    )
+
+
+def describe(style: str, config: Any, preprocess: Preprocess, classes: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """config.json and preprocessor_config.json of such a model."""
+    kind = KINDS[style]
+    task = "ForPreTraining" if style == "ViTMAE" else "ForImageClassification" if config.classes else "Model"
+    task += "WithTeacher" if config.family == "deit" and config.classes else ""
+    about = {"architectures": [kind.name + task], "model_type": kind.type, **kind.describe(config)}
+    if config.classes:
+        names = classes or tuple(f"LABEL_{index}" for index in range(config.classes))
+        about["id2label"] = {str(index): label for index, label in enumerate(names)}
+        about["label2id"] = {label: index for index, label in enumerate(names)}
+    return {"config.json": about, "preprocessor_config.json": _describe_processor(preprocess)}
 
 
 # --- preprocessor_config.json

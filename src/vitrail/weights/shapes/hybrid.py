@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -12,16 +11,14 @@ from vitrail.errors import WeightsError
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.zoo import skeleton
 from vitrail.weights.name_tables import Row, rows_of, to_shapes
-from vitrail.weights.origin import SHAPES, Shapes, Style
+from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors
 from vitrail.weights.shapes import resnet, vit
 
 _OF_THE_VIT = ("width", "depth", "heads", "mlp_width", "patch", "classes", "pool", "pre_logits")
 
 
 class HybridShapes(Shapes):
-    def read_config(
-        self, style: Style, tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str
-    ) -> tuple[HybridConfig, list[str]]:
+    def read_config(self, style: Style, tensors: Tensors, told: Fields, where: str) -> tuple[HybridConfig, list[str]]:
         of_resnet, of_vit = (_half(style.table, half) for half in ("resnet.", "vit."))
         seen = {name: value for name, value in vit.seen_in(of_vit, tensors, where).items() if name in _OF_THE_VIT}
         stem = resnet.sizes(to_shapes(of_resnet, tensors, where))

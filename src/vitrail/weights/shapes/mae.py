@@ -12,7 +12,7 @@ from vitrail.errors import WeightsError
 from vitrail.models.mae import MAEConfig
 from vitrail.models.positions import sincos
 from vitrail.weights.name_tables import count, to_shapes
-from vitrail.weights.origin import SHAPES, Shapes, Style
+from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors
 from vitrail.weights.shapes import vit
 
 DECODER_HEADS = {512: 16}
@@ -21,9 +21,7 @@ _OF_THE_VIT = ("width", "depth", "mlp_width", "patch", "channels", "classes", "q
 
 
 class MAEShapes(Shapes):
-    def read_config(
-        self, style: Style, tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str
-    ) -> tuple[MAEConfig, list[str]]:
+    def read_config(self, style: Style, tensors: Tensors, told: Fields, where: str) -> tuple[MAEConfig, list[str]]:
         ours = to_shapes(style.table, tensors, where)
         decoder = _decoder(ours)
         inside = {n.removeprefix("encoder."): tensor for n, tensor in ours.items() if n.startswith("encoder.")}

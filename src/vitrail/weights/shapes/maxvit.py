@@ -11,7 +11,7 @@ from vitrail import config as configs
 from vitrail.errors import WeightsError
 from vitrail.models.maxvit import MaxViTConfig
 from vitrail.weights.name_tables import count, to_shapes
-from vitrail.weights.origin import SHAPES, Shapes, Style
+from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors
 from vitrail.weights.shapes.vit import in_lists
 
 _MEAN, _BATCHES = "running_mean", "num_batches_tracked"
@@ -20,9 +20,7 @@ _MEAN, _BATCHES = "running_mean", "num_batches_tracked"
 class MaxViTShapes(Shapes):
     """torch's counts of batches are left out, and written as 0."""
 
-    def read_config(
-        self, style: Style, tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str
-    ) -> tuple[MaxViTConfig, list[str]]:
+    def read_config(self, style: Style, tensors: Tensors, told: Fields, where: str) -> tuple[MaxViTConfig, list[str]]:
         if "stem.conv1.weight" in tensors and "stem.conv1.bias" not in tensors:
             raise WeightsError(
                 f"{where} is a MaxViT that timm trained itself, not a port of Google's (maxvit_*_tf_*)",

@@ -8,14 +8,12 @@ from torch import Tensor
 from vitrail import config as configs
 from vitrail.models.resnet import ResNetConfig
 from vitrail.weights.name_tables import count, to_shapes
-from vitrail.weights.origin import SHAPES, Shapes, Style
+from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors
 from vitrail.weights.shapes.vit import in_lists
 
 
 class ResNetShapes(Shapes):
-    def read_config(
-        self, style: Style, tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str
-    ) -> tuple[ResNetConfig, list[str]]:
+    def read_config(self, style: Style, tensors: Tensors, told: Fields, where: str) -> tuple[ResNetConfig, list[str]]:
         found = {**style.habits, **sizes(to_shapes(style.table, tensors, where)), **told}
         return configs.from_dict(ResNetConfig, in_lists(found), where=where), []
 

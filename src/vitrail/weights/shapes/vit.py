@@ -13,7 +13,7 @@ from vitrail.models.deit import DeiTConfig
 from vitrail.models.extras import settings
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.name_tables import Row, count, one_of_ours, rows_there
-from vitrail.weights.origin import SHAPES, Shapes, Style
+from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors
 
 USE_TIMM = 'load it by its name in timm: vitrail.load("timm:NAME")'
 KINDS: dict[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
@@ -27,9 +27,7 @@ SILENT = ("heads", "activation", "norm_eps", "position_resize", "pool")
 
 
 class ViTShapes(Shapes):
-    def read_config(
-        self, style: Style, tensors: Mapping[str, Tensor], told: Mapping[str, Any], where: str
-    ) -> tuple[ViTConfig, list[str]]:
+    def read_config(self, style: Style, tensors: Tensors, told: Fields, where: str) -> tuple[ViTConfig, list[str]]:
         if "norm_pre.weight" in tensors:
             what = "a norm before its blocks (timm's CLIP models), which no model here has"
             raise WeightsError(f"{where} has {what}", next_step=USE_TIMM)
