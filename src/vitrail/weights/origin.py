@@ -20,6 +20,8 @@ from vitrail.weights.name_tables import Row, rows_of, stacked, to_ours, to_their
 Tensors = Mapping[str, Tensor]
 Fields = Mapping[str, Any]
 """Values of a config by name."""
+SQUASH = Preprocess()
+"""Straight to size, as the ViT paper."""
 CROP = Preprocess(resize="crop", interpolation="bicubic", crop_fraction=0.875, mean=IMAGENET[0], std=IMAGENET[1])
 """How most code for ImageNet prepares images."""
 
@@ -98,7 +100,7 @@ class Style:
     """Names every file of this style has."""
     habits: Fields = field(default_factory=dict)
     """Fields of the config that its files do not say."""
-    preprocess: Preprocess = Preprocess()
+    preprocess: Preprocess = SQUASH
     """For the config's image size, unless that is `native`."""
     licence: str = ""
     shapes: str = "vit"

@@ -4,8 +4,6 @@ It was trained further for saliency. The saliency decoder is dropped, with a not
 are numbered, and lie in the order key, value, query, out, fc1, fc2; 17 numbers a block.
 """
 
-
-
 from vitrail import config as configs
 from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
