@@ -52,7 +52,7 @@ def _fitting(keys: Collection[str]) -> list[Origin]:
 def _nearest(keys: Collection[str]) -> str:
     """The origins whose signature is most nearly there, and what each lacks."""
     signatures = {name: next(iter(origin.styles.values())).signature for name, origin in ORIGINS.items()}
-    lacks = {name: sorted(signature - set(keys)) for name, signature in signatures.items()}
+    lacks = {name: sorted(set(signature) - set(keys)) for name, signature in signatures.items()}
     ranked = sorted(lacks, key=lambda name: len(lacks[name]) / len(signatures[name]))
     some = [f"{name} lacks {', '.join(lacks[name][:3])}" for name in ranked if lacks[name]]
     return "nearest: " + "; ".join(some[:4]) + "; a model of timm loads by its name, timm:NAME"
