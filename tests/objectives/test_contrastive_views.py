@@ -14,6 +14,8 @@ from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.images.transforms import Augment
+from vitrail.models import zoo
+from vitrail.models.deit import DeiTConfig
 from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.objective import Task
 from vitrail.objectives.views import ViewSettings, blur, jitter, luma, turn, view
@@ -107,3 +109,12 @@ def test_images_that_are_only_measured_take_the_generators_draws() -> None:
 def test_what_is_no_probability() -> None:
     with pytest.raises(ConfigError, match=r"blur = \(1.5, 0.1\)"):
         Contrast(blur=(1.5, 0.1))
+
+
+def test_the_projector_reads_both_tokens_of_a_distilled_deit() -> None:
+    config = DeiTConfig(width=16, depth=1, heads=2, mlp_width=32, patch=(4, 4), image=(8, 8), classes=0)
+    draws = torch.Generator().manual_seed(0)
+    learner = Contrast().build(zoo.build(config), draws)
+    predicted, projected = learner(torch.randn(4, 3, 8, 8, generator=draws))
+    torch.testing.assert_close(predicted.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(projected.norm(dim=1), torch.ones(4))

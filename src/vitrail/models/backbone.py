@@ -72,6 +72,11 @@ class ModelConfig(OpenConfig):
         return {}
 
     @property
+    def read_width(self) -> int:
+        """Features of an image that the head reads; 0 where the config does not tell."""
+        return 0
+
+    @property
     def hides_patches(self) -> bool:
         """Whether single patches can be hidden from the model, as masked pre-training does."""
         return False

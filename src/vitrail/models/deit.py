@@ -33,6 +33,10 @@ class DeiTConfig(ViTConfig):
         return "distilled"
 
     @property
+    def read_width(self) -> int:
+        return 2 * self.width
+
+    @property
     def hides_patches(self) -> bool:
         return False
 

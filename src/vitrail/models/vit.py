@@ -99,6 +99,10 @@ class ViTConfig(ModelConfig):
         """Features of an image, before pre_logits."""
         return self.width * (2 if self.pool == "cls-mean" else 1)
 
+    @property
+    def read_width(self) -> int:
+        return self.extras.pre_logits or self.pooled_width
+
 
 @FAMILIES.register("vit")
 class ViT(Backbone[ViTConfig]):
@@ -120,8 +124,7 @@ class ViT(Backbone[ViTConfig]):
         self.norm = nn.LayerNorm(width, eps=extras.norm_eps)
         self.attention_pool = _attention_pool(config) if config.pool == "map" else None
         self.pre_logits = nn.Linear(config.pooled_width, extras.pre_logits) if extras.pre_logits else None
-        pooled = extras.pre_logits or config.pooled_width
-        self.head: nn.Module = Head(pooled, config.classes) if config.classes else nn.Identity()
+        self.head: nn.Module = Head(config.read_width, config.classes) if config.classes else nn.Identity()
 
     def embed(
         self, images: Float[Tensor, "B C H W"], masked: Bool[Tensor, "B n"] | None = None

@@ -97,8 +97,10 @@ class Contrasting(Learner):
     def __init__(self, backbone: Any, hidden: int, width: int, generator: torch.Generator | None, task: Task) -> None:
         super().__init__(backbone)
         self.task = task
-        pooled = _pooled_width(backbone)
-        self.projector = mlp((pooled, hidden, hidden, width))
+        config = backbone.config
+        if not config.read_width:
+            raise ConfigError(f"contrastive learning of a {config.family}", allowed="a plain ViT")
+        self.projector = mlp((config.read_width, hidden, hidden, width))
         self.predictor = mlp((width, hidden, width))
         draw(self.projector, generator)
         draw(self.predictor, generator)
@@ -119,13 +121,6 @@ def _shapes(config: Any) -> Task:
     """The task of a learner that is only counted: any normalisation of as many channels."""
     half = (0.5,) * config.channels
     return Task(preprocess=Preprocess(size=config.image, mean=half, std=half))
-
-
-def _pooled_width(backbone: Any) -> int:
-    config = backbone.config
-    if config.family not in ("vit", "deit"):
-        raise ConfigError(f"contrastive learning of a {config.family}", allowed="a plain ViT")
-    return config.extras.pre_logits or config.pooled_width
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
