@@ -247,3 +247,23 @@ def test_five_channels_are_learnt_and_weights_of_three_are_spread_over_them_alou
     assert main(["predict", "run", "five/class0/0.npy", "--format", "json"]) == 0
     assert main(["evaluate", "three", "five"]) == 78
     assert "an image of 5 channels where 3 are wanted" in capsys.readouterr().err
+
+
+def test_unreadable_files_are_moved_and_nothing_else(in_folder: Path, capsys) -> None:
+    for name in ("cat", "dog"):
+        Path("set", name).mkdir(parents=True)
+        for index in range(6):
+            image = np.random.default_rng(index + len(name) * (name == "dog")).integers(0, 256, (40, 400, 3), np.uint8)
+            Image.fromarray(image).save(f"set/{name}/{index}.png")
+    bad = [Path("set/cat/bad.png"), Path("set/dog/bad.jpg")]
+    for path in bad:
+        path.write_bytes(b"no image")
+    main(["data", "check", "set", "--move-bad", "aside"])
+    assert "times as long as wide" in capsys.readouterr().err
+    assert not any(path.exists() for path in bad)
+    assert sorted(path.relative_to("aside").as_posix() for path in Path("aside").rglob("*.*")) == [
+        "cat/bad.png",
+        "dog/bad.jpg",
+    ]
+    assert len(list(Path("set").rglob("*.png"))) == 12
+    assert main(["data", "check", "set", "--json"]) == 0

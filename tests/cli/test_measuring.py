@@ -300,3 +300,42 @@ def test_look_lays_a_map_over_a_photo(models: Path, capsys) -> None:
         assert picture.width > picture.height > 100
     assert main(["look", "a", "photo.png", "--of", "x"]) == 78
     assert "no class 'x'" in capsys.readouterr().err
+
+
+def test_doubtful_labels_are_those_that_were_changed(models: Path, capsys) -> None:
+    """An oracle model, right on all images: labels that were changed by hand are what it doubts."""
+    test = open_data("digits").test
+    wrong = {3, 50, 77}
+    rows = ["path,label,split"]
+    model = load("a")
+    pixels = torch.from_numpy(test.in_memory[:100]).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        answers = model(model.record.preprocess.normalise(pixels)).argmax(1).tolist()
+    for index, answer in enumerate(answers):
+        Image.fromarray(test[index].content[..., 0]).save(f"{index}.png")
+        label = (answer + 1) % 10 if index in wrong else answer
+        part = "test" if index % 7 == 0 and any(row.endswith(f",{label},train") for row in rows) else "train"
+        rows.append(f"{index}.png,{label},{part}")
+    Path("set.csv").write_text("\n".join(rows))
+    before = {path: path.read_bytes() for path in Path().glob("*.png")}
+    words = ["data", "clean", "a", "set.csv", "--out", "doubts.csv", "--html", "doubts.html", "--precision", "fp32"]
+    assert main(words) == 0
+    listed = list(csv.DictReader(io.StringIO(Path("doubts.csv").read_text("utf-8"))))
+    assert {Path(row["image"]).stem for row in listed} == set(map(str, wrong))
+    assert all(int(row["label"]) == (int(row["answer"]) + 1) % 10 for row in listed)
+    assert "Labelled" in Path("doubts.html").read_text("utf-8")
+    assert before == {path: path.read_bytes() for path in Path().glob("*.png")}
+
+
+def test_an_image_that_is_none_of_these_has_no_label(models: Path, capsys) -> None:
+    digits = open_data("digits").test
+    for index in range(8):
+        Image.fromarray(digits[index].content[..., 0]).save(f"{index}.png")
+    files = [f"{index}.png" for index in range(8)]
+    every = _json(["predict", "a", *files, "--top", "1"], capsys)
+    middle = float(np.median([one["probabilities"][0] for one in every]))
+    some = _json(["predict", "a", *files, "--top", "1", "--least", str(middle)], capsys)
+    for one, other in zip(every, some, strict=True):
+        assert other["labels"] == (one["labels"] if one["probabilities"][0] >= middle else [])
+    assert main(["predict", "a", *files, "--calibrated"]) == 78
+    assert "no temperature" in capsys.readouterr().err

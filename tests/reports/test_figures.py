@@ -125,3 +125,9 @@ def test_letters_that_the_own_font_lacks_are_written_in_an_installed_one(monkeyp
     assert figures.choose_fonts(["plain é ß"]) == ["DejaVu Sans"]
     names = figures._short("植物" * 12, 18), figures._short("plantes à fleurs rouges", 22)
     assert names == ("植物植物植物植物…", "plantes à fleurs roug…")
+
+
+def test_training_curves_are_means_of_epochs() -> None:
+    points = [(step / 10, float(step % 2)) for step in range(1, 41)]
+    assert figures.mean_by_epoch(points) == [(epoch, 0.5) for epoch in (1.0, 2.0, 3.0, 4.0)]
+    assert figures.mean_by_epoch(points[:20]) == points[:20]

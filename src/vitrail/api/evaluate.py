@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vitrail.api.models import Model, Size, open_model
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import robustness as corrupted
 from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
 from vitrail.evaluation.evaluate import evaluate as score
@@ -41,6 +41,7 @@ def evaluate(
     precision: str = "auto",
     workers: int = -1,
     download: bool = False,
+    follow_links: bool = False,
     answers: str | Path | None = None,
     html: str | Path | None = None,
     say: Say = lambda text: None,
@@ -57,7 +58,7 @@ def evaluate(
     """
     found = measure(
         model, data, split=split, size=size, views=views, batch=batch, device=device, precision=precision,
-        workers=workers, download=download, say=say,
+        workers=workers, download=download, follow_links=follow_links, say=say,
     )  # fmt: skip
     if answers is not None:
         found.write_answers(answers)
@@ -98,11 +99,12 @@ def measure(
     precision: str = "auto",
     workers: int = -1,
     download: bool = False,
+    follow_links: bool = False,
     say: Say = lambda text: None,
 ) -> Measured:
     """The scores, as `evaluate` gives them, with the answer to each image."""
     classifier = open_model(model, size)  # a wrong name is told before the images are read
-    part = open_part(data, [model], split, download=download, say=say)
+    part = open_part(data, [model], split, download=download, follow_links=follow_links, say=say)
     scores, extracted = score(
         average_views(classifier, views),
         part.source,
@@ -133,6 +135,23 @@ def table_answers(scores: Scores | MultiLabelScores, extracted: FeatureTable, so
     return Table(tuple(map(Column, columns)), rows)
 
 
+def table_doubts(parts: Sequence[Measured], most: int = 50) -> Table:
+    """The images whose label the model doubts most: wrong answers, the least probable label first."""
+    if any(isinstance(found.scores, MultiLabelScores) for found in parts):
+        raise DataError("images with several labels", allowed="one label an image")
+    tables = [table_answers(found.scores, found.extracted, found.source) for found in parts]
+    rows = [row for table in tables for row in table.rows if not row[3]]
+    doubts = sorted(rows, key=lambda row: row[5])[:most]
+    columns = (
+        Column("image"),
+        Column("label"),
+        Column("answer"),
+        Column("probability", "{:.1%}"),
+        Column("of_label", "{:.2%}"),
+    )
+    return Table(columns, tuple((key, truth, answer, sure, own) for key, truth, answer, _, sure, own in doubts))
+
+
 def compare(
     first: Model,
     second: Model,
@@ -144,13 +163,14 @@ def compare(
     precision: str = "auto",
     workers: int = -1,
     download: bool = False,
+    follow_links: bool = False,
     say: Say = lambda text: None,
 ) -> McNemar:
     """McNemar's test of two models on the same images: is the difference more than luck?
 
     Images that either model was trained on are left out.
     """
-    part = open_part(data, [first, second], split, download=download, say=say)
+    part = open_part(data, [first, second], split, download=download, follow_links=follow_links, say=say)
     options: dict[str, Any] = {"batch_size": batch, "device": device, "precision": precision, "workers": workers}
     return mcnemar(*(_right(model, part, options) for model in (first, second)))
 
@@ -168,13 +188,14 @@ def robustness(
     precision: str = "auto",
     workers: int = -1,
     download: bool = False,
+    follow_links: bool = False,
     say: Say = lambda text: None,
 ) -> list[corrupted.Robustness]:
     """Accuracy on corrupted images, after ImageNet-C: the clean images first, then each corruption at each severity.
 
     Images that the model was trained on are left out.
     """
-    part = open_part(data, [model], split, download=download, say=say)
+    part = open_part(data, [model], split, download=download, follow_links=follow_links, say=say)
     options: dict[str, Any] = {"batch_size": batch, "device": device, "precision": precision, "workers": workers}
     return list(
         corrupted.robustness(
@@ -184,10 +205,21 @@ def robustness(
 
 
 def open_part(
-    data: str | Path | Splits, models: Sequence[Model], split: Split, *, download: bool, say: Say, holdout: float = 0.2
+    data: str | Path | Splits,
+    models: Sequence[Model],
+    split: Split,
+    *,
+    download: bool,
+    say: Say,
+    holdout: float = 0.2,
+    follow_links: bool = False,
 ) -> Part:
     """The images to measure these models on."""
-    splits = data if isinstance(data, Splits) else open_data(data, holdout=holdout, download=download)
+    splits = (
+        data
+        if isinstance(data, Splits)
+        else open_data(data, holdout=holdout, download=download, follow_links=follow_links)
+    )
     part = choose_part(splits, models, split, splits.train.name if isinstance(data, Splits) else str(data))
     for sentence in part.sentences:
         say(sentence)

@@ -57,6 +57,7 @@ def inspect(
         against_name="" if against is None else short_name(against),
         layers=layers or None,
         heads=heads or None,
+        truths=[] if source is None else known_classes(source),
         quiet=quiet,
     )
     if out is not None:
@@ -98,6 +99,14 @@ def open_shown(images: Images) -> Source | None:
     if isinstance(words, Sequence) and len(words) == 1 and str(words[0]) in NAMED and not Path(words[0]).exists():
         return open_data(words[0]).test
     return open_any(words)[0]
+
+
+def known_classes(source: Source) -> list[str]:
+    """The class of each chosen image; nothing where the images have none, or several."""
+    if not source.classes or source.multi_label:
+        return []
+    labels = [int(source.labels[index]) for index in choose_evenly(len(source))]
+    return [source.classes[label] if label >= 0 else "" for label in labels]
 
 
 def choose_evenly(count: int) -> list[int]:

@@ -16,6 +16,7 @@ def predict(
     views: Views = "one",
     batch: int = 32,
     calibrated: bool = False,
+    least: float = 0.0,
     device: str = "auto",
     precision: str = "auto",
     skip_unreadable: bool = False,
@@ -26,16 +27,16 @@ def predict(
         vitrail.predict("runs/photos-1", "new.jpg")[0].labels
 
     A model trained on several labels an image gives all labels above its threshold, whatever `top`. `calibrated` divides
-    logits by the temperature of the record. `images` are paths, folders (searched at any depth), a named set, uint8 arrays,
-    tensors or PIL images. An unreadable image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and
-    no labels.
+    logits by the temperature of the record. An image with no class of the probability `least` has no labels.
+    `images` are paths, folders (searched at any depth), a named set, uint8 arrays, tensors or PIL images. An unreadable
+    image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and no labels.
     """
     classifier = average_views(open_model(model, size), views)
     return [
         found
         for source in open_any(images)
         for found in prediction.predict(
-            classifier, source, top_k=top, batch_size=batch, calibrated=calibrated, device=device, precision=precision,
+            classifier, source, top_k=top, batch_size=batch, calibrated=calibrated, least=least, device=device, precision=precision,
             on_error="skip" if skip_unreadable else "stop", quiet=quiet,
         )
     ]  # fmt: skip

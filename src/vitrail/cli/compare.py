@@ -47,7 +47,8 @@ def main(words: Sequence[str]) -> int:
     check_writable(asked.html)
     found = compare(
         asked.first, asked.second, asked.data, split=asked.split, batch=asked.batch, device=asked.device,
-        precision=asked.precision, workers=asked.workers, download=asked.download, say=say,
+        precision=asked.precision, workers=asked.workers, download=asked.download,
+        follow_links=asked.follow_links, say=say,
     )  # fmt: skip
     if asked.format == "json":
         print(json.dumps(facts(asked, found), indent=1))

@@ -18,16 +18,18 @@ from vitrail.images.audit import Audit, check, summary
 from vitrail.images.samples import Splits
 from vitrail.images.shards import pack
 from vitrail.images.sources import open_data
+from vitrail.images.unreadable import move_unreadable
 from vitrail.reports.page import write_page
 from vitrail.reports.progress import progress
 from vitrail.reports.tables import show
 
 HELP = """\
-usage: vitrail data check|pack|show …
+usage: vitrail data check|clean|pack|show …
 
 Your images: what is wrong with them, the same as a few tar files, and what a training will see of them.
 
   check DATA            unreadable files, copies, leaks between train and test, conflicting labels; --html with pictures
+  clean RUN DATA        the labels that a model doubts most, as a list and a page; nothing is moved
   pack DATA OUT         shards: for disks that are slow with many files
   show DATA             a sheet of images over epochs; every option of `vitrail train` may be added
 
@@ -54,6 +56,7 @@ class Check(HeldOut):
     examples:
       vitrail data check ./photos
       vitrail data check ./photos --html photos.html
+      vitrail data check ./photos --move-bad ./unreadable
       vitrail data check fashion-mnist --quick --json
     """
 
@@ -65,6 +68,10 @@ class Check(HeldOut):
     """Only what `train` looks at first: exact copies and headers; no image is decoded."""
     json: Switch = False
     """Everything that was found, as JSON."""
+    move_bad: Path | None = None
+    """Move the files that cannot be read into this new folder, at the same place in it. Nothing is deleted."""
+    follow_links: Switch = False
+    """Follow links that lead out of the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +91,12 @@ class Pack(HeldOut):
     """The new folder."""
     shard_mib: int = 256
     """Size of each tar file."""
+    follow_links: Switch = False
+    """Follow links that lead out of the folder."""
 
 
 def main(words: Sequence[str]) -> int:
-    return run_group("data", HELP, {"check": run_check, "pack": run_pack, "show": run_show}, words)
+    return run_group("data", HELP, {"check": run_check, "clean": run_clean, "pack": run_pack, "show": run_show}, words)
 
 
 def run_show(words: Sequence[str]) -> int:
@@ -96,10 +105,16 @@ def run_show(words: Sequence[str]) -> int:
     return data_show.run_show(words)
 
 
+def run_clean(words: Sequence[str]) -> int:
+    from vitrail.cli import data_clean
+
+    return data_clean.run_clean(words)
+
+
 def run_check(words: Sequence[str]) -> int:
     asked = parse(Check, words, command="data check")
     check_writable(asked.html)
-    splits = open_data(asked.data, holdout=asked.holdout, download=asked.download)
+    splits = open_data(asked.data, holdout=asked.holdout, download=asked.download, follow_links=asked.follow_links)
     with progress(_images(splits), "Checking") as bar:
         audit = check(splits, quick=asked.quick, tick=bar.update)
     stops = audit.stops(most_unreadable)
@@ -116,6 +131,9 @@ def run_check(words: Sequence[str]) -> int:
             say(f"not looked at: {', '.join(DECODED)}; leave out --quick")
         for stop in stops:
             say(f"a training stops at this: {stop.found}")
+    if asked.move_bad:
+        moved = move_unreadable(Path(asked.data), [member.key for member, _ in audit.unreadable], asked.move_bad)
+        say(f"{len(moved):,} unreadable files moved to {asked.move_bad}; check the images again")
     if asked.html:
         say(f"page: {write_page(asked.html, f'The images of {asked.data}', audit_sections(splits, audit))}")
     return DataError.exit_code if stops else 0
@@ -154,7 +172,7 @@ def run_pack(words: Sequence[str]) -> int:
     asked = parse(Pack, words, command="data pack")
     if asked.shard_mib < 1:
         raise ConfigError(f"--shard-mib {asked.shard_mib}", allowed="1 or more")
-    splits = open_data(asked.data, holdout=asked.holdout, download=asked.download)
+    splits = open_data(asked.data, holdout=asked.holdout, download=asked.download, follow_links=asked.follow_links)
     with progress(_images(splits), "Packing") as bar:
         pack(splits, asked.out, shard_bytes=asked.shard_mib << 20, tick=bar.update)
     files = list(asked.out.glob("*.tar"))

@@ -57,7 +57,8 @@ def main(words: Sequence[str]) -> int:
         check_writable(path)
     found = measure(
         asked.model, asked.data, split=asked.split, size=asked.size, views=asked.views, batch=asked.batch,
-        device=asked.device, precision=asked.precision, workers=asked.workers, download=asked.download, say=say,
+        device=asked.device, precision=asked.precision, workers=asked.workers, download=asked.download,
+        follow_links=asked.follow_links, say=say,
     )  # fmt: skip
     report(found.scores, asked)
     sys.stdout.flush()  # the numbers first: a disk may refuse the rest

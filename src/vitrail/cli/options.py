@@ -34,6 +34,8 @@ class Part:
     """Which part, all of it: what the model was trained on is counted, not left out."""
     download: Switch = False
     """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
+    follow_links: Switch = False
+    """Follow links that lead out of the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,10 @@ class Predict(Compute, Show):
     """How many answers for each image."""
     views: Views = "one"
     """Average the answers over views of each image: flip, five crops, or ten (five and their mirror images)."""
+    least: float = 0.0
+    """Give no class below this probability: an image that is none of these has no label."""
+    calibrated: Switch = False
+    """Divide by the temperature that validation images chose in training, so that probabilities can be believed."""
     skip_unreadable: Switch = False
     """Go on past files that are no images, and list them at the end."""
     out: Path | None = None
@@ -61,7 +65,8 @@ def main(words: Sequence[str]) -> int:
         return in_parts(asked, asked.out)
     found = predict(
         asked.model, asked.files, top=asked.top, views=asked.views, batch=asked.batch, device=asked.device,
-        precision=asked.precision, skip_unreadable=asked.skip_unreadable,
+        precision=asked.precision, calibrated=asked.calibrated, least=asked.least,
+        skip_unreadable=asked.skip_unreadable,
     )  # fmt: skip
     SHOW[asked.format](found)
     skipped = [one for one in found if one.error]
@@ -87,7 +92,15 @@ def in_parts(asked: Predict, out: Path) -> int:
     engine = TorchEngine.of(
         average_views(load(asked.model), asked.views), device=asked.device, precision=asked.precision
     )
-    job = predictions(engine, open_all(asked.files), top_k=asked.top, batch=asked.batch, part=asked.part)
+    job = predictions(
+        engine,
+        open_all(asked.files),
+        top_k=asked.top,
+        batch=asked.batch,
+        part=asked.part,
+        calibrated=asked.calibrated,
+        least=asked.least,
+    )
     say(describe(job.write(out, world), out))
     return 0
 

@@ -47,7 +47,8 @@ def main(words: Sequence[str]) -> int:
     rows = robustness(
         asked.model, asked.data, corruptions=chosen, severities=asked.severities, seed=asked.seed, split=asked.split,
         batch=asked.batch, device=asked.device, precision=asked.precision, workers=asked.workers,
-        download=asked.download, say=say,
+        download=asked.download,
+        follow_links=asked.follow_links, say=say,
     )  # fmt: skip
     columns = ("accuracy_%", "low", "high")
     cells = tuple(

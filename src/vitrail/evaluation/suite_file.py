@@ -119,4 +119,16 @@ def read_suite(path: Path) -> Suite:
             f"{path} is not a readable TOML file ({error})", next_step="see `vitrail suite --help`"
         ) from None
     suite = configs.from_dict(Suite, data, where=str(path))
-    return suite if suite.name else dataclasses.replace(suite, name=path.stem)
+    return beside_the_file(suite if suite.name else dataclasses.replace(suite, name=path.stem), path.parent)
+
+
+def beside_the_file(suite: Suite, folder: Path) -> Suite:
+    """The same with paths that lie beside the file read from there; all others are relative to the current directory."""
+
+    def place(text: str) -> str:
+        return str(folder / text) if text and (folder / text).exists() else text
+
+    models = tuple(dataclasses.replace(m, path=place(m.path), name=m.called) for m in suite.models)
+    tasks = tuple(dataclasses.replace(t, data=place(t.data), name=t.called) for t in suite.tasks)
+    root = suite.vtab and dataclasses.replace(suite.vtab, root=place(suite.vtab.root))
+    return dataclasses.replace(suite, models=models, tasks=tasks, vtab=root)

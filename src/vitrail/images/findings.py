@@ -107,9 +107,27 @@ class Audit:
             yield (
                 f"class {self.classes[many]!r} has {counts[many]:,} training images, {self.classes[few]!r} {counts[few]:,}"
             )
+        yield from self._odd_shapes()
         if self.cut:
             yield self.cut
         yield from self.notes
+
+    def _odd_shapes(self) -> Iterator[str]:
+        """Pictures of which a square cut shows little, that are small among larger ones, or grey among colour."""
+        if not len(self.shapes):
+            return
+        heights, widths, channels = self.shapes.T
+        aspects = np.maximum(heights / widths, widths / heights)
+        if long := int((aspects > LONG).sum()):
+            side = f"the longest {aspects.max():.0f} : 1"
+            yield f"{counted(long, 'picture')} more than {LONG} times as long as wide, {side}: a cut from the centre shows little"
+        shorter = np.minimum(heights, widths)
+        if small := int((shorter < min(SMALL, np.median(shorter) / 2)).sum()):
+            yield f"{counted(small, 'picture')} with a side below {SMALL} pixels among larger ones, the least {shorter.min()}"
+        kinds, numbers = np.unique(channels, return_counts=True)
+        if len(kinds) > 1:
+            each = ", ".join(f"{number:,} of {kind}" for kind, number in zip(kinds, numbers, strict=True))
+            yield f"pictures differ in their number of channels: {each}"
 
     def _copies(self, exact: bool) -> Iterator[str]:
         kind = "exact" if exact else "near"
@@ -158,6 +176,12 @@ def _unreadable(lost: Sequence[str], part: str, most: int) -> DataError:
         allowed=f"{most} of them",
         next_step="remove or replace them (`vitrail data check` lists them), or add --skip-unreadable",
     )
+
+
+LONG = 4
+"""Times the length of a picture over its width above which it is reported."""
+SMALL = 32
+"""Pixels of the shorter side below which a picture is reported where others are larger."""
 
 
 def counted(number: int, one: str, many: str = "") -> str:

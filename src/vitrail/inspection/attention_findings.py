@@ -133,6 +133,8 @@ def _answers(subject: Subject) -> list[str]:
     if not subject.model.config.classes:
         return [""] * len(subject.few)
     with answering(subject.model, place(subject.model), torch.float32):
-        best = subject.model(prepare_images(subject.model, subject.few)).argmax(1).tolist()
+        sure, best = subject.model(prepare_images(subject.model, subject.few)).softmax(1).max(1)
     names = class_names(subject.model)
-    return [names[k] if names else f"class {k}" for k in best]
+    said = [f"answer: {names[k] if names else k} {p:.0%}" for p, k in zip(sure.tolist(), best.tolist(), strict=True)]
+    truths = [*subject.truths[: len(said)], *[""] * (len(said) - len(subject.truths))]
+    return [f"{one}, is {truth}" if truth else one for one, truth in zip(said, truths, strict=True)]

@@ -16,7 +16,7 @@ from vitrail.inspection.attention_hooks import attention_layers, choose, family
 from vitrail.inspection.cka import cka
 from vitrail.inspection.explorer import explorer, read_attention
 from vitrail.inspection.figures import Plate, matrix
-from vitrail.inspection.subject import Finding, Subject
+from vitrail.inspection.subject import SHOWN, Finding, Subject
 from vitrail.models.backbone import Backbone
 from vitrail.models.cost import count_parameters
 from vitrail.reports.figures import standalone
@@ -25,7 +25,7 @@ from vitrail.reports.progress import progress
 
 EXPLORED = 3
 """Images one can point at; their maps are most of the page's bytes."""
-LONG = 60
+LONG = 12
 """Rows of a table in the page; the files have all."""
 
 
@@ -72,6 +72,7 @@ def inspect(
     against_name: str = "other",
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    truths: Sequence[str] = (),
     quiet: bool = False,
 ) -> Inspection:
     """Every analysis that applies to the model, over 8-bit images of its size (without any: of its weights alone).
@@ -80,7 +81,7 @@ def inspect(
     attention, counted from 1; ConfigError for one that is not there.
     """
     none = torch.empty(0, model.config.channels, *model.config.image, dtype=torch.uint8)
-    one = Subject(name, model, none if images is None else images, keys, layers, heads)
+    one = Subject(name, model, none if images is None else images, keys, layers, heads, truths)
     subjects = [one]
     if against is not None:
         other = against_images if against_images is not None else one.images
@@ -139,10 +140,12 @@ def _sections(found: Inspection) -> Iterator[Section]:
         if key == "alignment" and several:
             yield from _compare(found.subjects)
         named = [(s, f) for s, f in zip(found.subjects, found.findings[key], strict=True) if f is not None]
-        for subject, finding in named:
+        for number, (subject, finding) in enumerate(named):
             heading = finding.heading or title
-            heading = f"{heading}: {subject.name}" if several else heading
-            yield from _figures(heading, finding)
+            if several:  # one entry of the contents, the two models one after the other
+                yield from _figures("" if number else heading, replace(finding, text=f"{subject.name}: {finding.text}"))
+            else:
+                yield from _figures(heading, finding)
             rows = finding.table.rows[:LONG]
             left = len(finding.table.rows) - len(rows)
             note = f"The first {LONG} rows; numbers/{key}.csv has {left:,} more." if left else ""
@@ -170,7 +173,8 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         ("heads", str(getattr(config, "heads", ""))),
         ("width", str(getattr(config, "width", ""))),
         ("patch", " × ".join(map(str, getattr(config, "patch", ())))),
-        ("images shown", f"{len(subject.images):,}"),
+        ("images measured", f"{len(subject.images):,}"),
+        ("images in the figures", f"{min(SHOWN, len(subject.images)):,}" if len(subject.images) else ""),
         ("size in pixels", " × ".join(map(str, subject.images.shape[2:]))),
         ("classes", str(model.config.classes or "no head")),
         ("weights", getattr(record, "source", "")),

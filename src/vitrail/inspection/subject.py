@@ -29,6 +29,8 @@ class Subject:
     keys: Sequence[str] = ()
     layers: Sequence[int] | None = None
     heads: Sequence[int] | None = None
+    truths: Sequence[str] = ()
+    """The names of the images' classes, where they are known."""
 
     @property
     def few(self) -> UInt8[Tensor, "_ C H W"]:

@@ -17,8 +17,11 @@ def describe_positions(subject: Subject) -> Finding:
     similarity, found, structure = position_similarity(table), position_components(table), position_structure(table)
     titles = [f"{share:.1%}" for share in found.explained]
     h, w = table.shape[:2]
+    fixed = not any("positions" in name for name, _ in subject.model.trunk.named_parameters())
+    origin = "computed from sines and cosines and not trained" if fixed else "learned"
     rows = [(spec.name.replace("_", " "), getattr(structure, spec.name)) for spec in fields(structure)]
     return Finding(
+        f"The position embeddings are {origin}. "
         f"Each tile belongs to one of {h} × {w} places and shows its cosine with all places. Patches that touch have a mean "
         f"cosine of {structure.neighbours:.2f}, those in the same row or column {structure.same_line:.2f}, others "
         f"{structure.elsewhere:.2f}. Rows explain {structure.rows:.0%} of the variance, columns {structure.columns:.0%}; one "

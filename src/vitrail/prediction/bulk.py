@@ -110,7 +110,14 @@ def job_of(
 
 
 def predictions(
-    engine: TorchEngine, sources: Mapping[str, Source], *, top_k: int = 5, batch: int = 32, part: int = ROWS
+    engine: TorchEngine,
+    sources: Mapping[str, Source],
+    *,
+    top_k: int = 5,
+    batch: int = 32,
+    part: int = ROWS,
+    calibrated: bool = False,
+    least: float = 0.0,
 ) -> Bulk:
     """The likeliest classes of every image: columns split, key, label, probability (of the first), labels,
     probabilities (of all `top_k`) and error."""
@@ -131,7 +138,7 @@ def predictions(
         )
 
     views = getattr(engine.model, "views", "one")
-    decision = Decision.of(engine, top_k)
+    decision = Decision.of(engine, top_k, calibrated=calibrated, least=least)
     options = f"{decision}" + (f", views {views}" if views != "one" else "")
     job = job_of(engine, engine.digest, sources, "predictions", options, batch, part)
     return Bulk(job, sources, engine.preprocess.read, lambda images: best_classes(engine, images, decision), table)

@@ -45,6 +45,7 @@ def predict(
     preprocess: Preprocess | None = None,
     classes: Sequence[str] | None = None,
     calibrated: bool = False,
+    least: float = 0.0,
     on_error: Literal["stop", "skip"] = "stop",
     quiet: bool = False,
 ) -> Iterator[Prediction]:
@@ -52,6 +53,7 @@ def predict(
 
     A model that was trained on several labels an image gives all labels above the threshold of its record, whatever `top_k`.
     `calibrated` divides logits by the temperature of the record, so that probabilities can be believed (Guo et al. 2017).
+    `least` is the least probability of a class that is given: an image below it has no labels.
     Preprocessing and class names are those of the model's record unless given. The model stays on its device unless
     one is named; an Engine brings all of these itself. An unreadable image raises DecodeError that names it. With
     `on_error="skip"` it comes as a Prediction with its `error` and no labels: as many predictions as images.
@@ -62,7 +64,7 @@ def predict(
     if isinstance(images, str | Path):
         images = [images]
     source = images if isinstance(images, Source) else open_images(images)
-    decision = Decision.of(model, top_k, calibrated=calibrated)
+    decision = Decision.of(model, top_k, calibrated=calibrated, least=least)
     if isinstance(model, nn.Module):
         model = TorchEngine.of(model, device=device, precision=precision, preprocess=preprocess, classes=classes)
     return _predict(model, source, decision, batch_size, on_error, quiet)
@@ -78,9 +80,11 @@ class Decision:
     """Where an image has several labels: all with this probability or more, in place of `top_k`."""
     temperature: float = 1.0
     """The logits are divided by it."""
+    least: float = 0.0
+    """The least probability of a class that is given: below it an image is none of these."""
 
     @classmethod
-    def of(cls, model: Any, top_k: int, *, calibrated: bool = False) -> "Decision":
+    def of(cls, model: Any, top_k: int, *, calibrated: bool = False, least: float = 0.0) -> "Decision":
         """As the record of a model or engine says.
 
         Raises DoesNotApply for a model without a head, ConfigError for `calibrated` where the record has no temperature.
@@ -94,11 +98,17 @@ class Decision:
                 allowed="calibrated=False",
                 next_step="train the model with this version: it fits a temperature on validation images",
             )
-        return cls(top_k, getattr(record, "threshold", None), temperature)
+        if not 0 <= least < 1:
+            raise ConfigError(f"least = {least}", allowed="0 or more, below 1")
+        return cls(top_k, getattr(record, "threshold", None), temperature, least)
 
     def __str__(self) -> str:
         given = f"top {self.top_k}" if self.threshold is None else f"labels from {self.threshold:g}"
-        return given + (f", temperature {self.temperature:g}" if self.temperature != 1 else "")
+        return (
+            given
+            + (f", temperature {self.temperature:g}" if self.temperature != 1 else "")
+            + (f", at least {self.least:g}" if self.least else "")
+        )
 
 
 def best_classes(
@@ -112,7 +122,7 @@ def best_classes(
     if not torch.isfinite(logits).all():
         raise NonFiniteError("the model's answers are not finite", next_step="check its weights, or use fp32")
     if decision.threshold is None:
-        best, least = (logits / decision.temperature).softmax(1).topk(min(decision.top_k, len(names))), -1.0
+        best, least = (logits / decision.temperature).softmax(1).topk(min(decision.top_k, len(names))), decision.least
     else:
         best, least = (logits / decision.temperature).sigmoid().sort(descending=True, stable=True), decision.threshold
     counts = (best.values >= least).sum(1).tolist()

@@ -6,6 +6,7 @@ Nothing here is drawn with pyplot, so no global state: every figure is a value. 
 import contextlib
 import io
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -233,7 +234,10 @@ def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing |
         for colour, (key, name) in zip(SERIES, panel.series.items(), strict=False):
             points = [(row[x], row[key]) for row in rows if row.get(key) is not None and row.get(x) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), color=colour, label=name, marker="o" if len(points) == 1 else "")
+                smooth = mean_by_epoch(points) if x == "epoch" else points
+                if len(smooth) < len(points):
+                    axes.plot(*zip(*points, strict=True), color=colour, alpha=0.25, linewidth=0.8)
+                axes.plot(*zip(*smooth, strict=True), color=colour, label=name, marker="o" if len(smooth) == 1 else "")
                 ends.append(f"{name} from {points[0][1]:.4g} to {points[-1][1]:.4g}")
         if not ends:
             return None
@@ -250,6 +254,16 @@ def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing |
         if len(ends) > 1:
             axes.legend()
         return Drawing(svg(figure), f"{panel.title} over {x}: {'; '.join(ends)}.")
+
+
+def mean_by_epoch(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The mean of each epoch at its end; the points themselves where there are hardly more than epochs."""
+    epochs: dict[int, list[tuple[float, float]]] = {}
+    for point in points:
+        epochs.setdefault(math.ceil(point[0]), []).append(point)
+    if len(epochs) < 3 or len(points) < 3 * len(epochs):
+        return list(points)
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in epochs.values()]
 
 
 def _shades(matrix: Int[np.ndarray, "K K"]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How a run is judged, and how it ends: answers to held-out images, the last weights, the report."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from vitrail.weights.trained_on import carry_trained_keys
 
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 SHOWN = 12
+CURVES = "Training curves are means of an epoch, the faint lines single steps. Training accuracy is of augmented and mixed images."
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,13 @@ def write_report(setup: Setup, learner: nn.Module, judged: Judged, folder: RunFo
     """report.html: how good the model is, where it is wrong, how training went, what ran. And predictions.png."""
     outcome, image_of = judged.outcome, judged.source.picture
     baselines = [(name, f"{accuracy:.2%}") for name, accuracy in folder.baselines.items()]
+    rows = read(journal.path)
     sections = [
         *outcome.sections(image_of),
         *([Facts("Cheap answers on the same images", baselines)] if baselines else []),
         *show_images(setup, learner, judged.source),
-        FigureSection("Training", figures.curves(read(journal.path), outcome.panels)),
-        Facts("Run", list(run_facts(setup))),
+        FigureSection("Training", figures.curves(rows, outcome.panels), note=CURVES),
+        Facts("Run", [*weights_facts(setup, rows), *run_facts(setup)]),
     ]
     write_page(folder.report, folder.path.name, sections)
     if sheet := outcome.draw_sheet(image_of):
@@ -185,6 +187,26 @@ def show_images(setup: Setup, learner: nn.Module, source: Source) -> Sequence[Se
     return run.objective.show(learner, batch.apart()[0][1], run.preprocess, generator(run.seed, -2))
 
 
+def weights_facts(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Which weights the numbers are of, and the best that the curve has seen."""
+    scored = [(row["held_out_top1"], row.get("epoch", 0)) for row in rows if row.get("held_out_top1") is not None]
+    if setup.splits.val is not None:
+        yield "weights measured", "best/, chosen by the validation images; the numbers above are of the test images"
+        return
+    yield "weights measured", "last/, after the last step"
+    if scored:
+        best, epoch = max(scored)
+        yield "best/", f"{best:.2%} at epoch {epoch:.4g}, chosen by these images, so it flatters"
+
+
+def describe_options(options: Any) -> str:
+    """The values of a config that are not off."""
+    named = ((field.name.replace("_", " "), getattr(options, field.name)) for field in dataclasses.fields(options))
+    return (
+        ", ".join(f"{name} {value}" for name, value in named if value not in (0, None, False, (), "none", "")) or "none"
+    )
+
+
 def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     """The settings that a reader needs to judge the numbers or to run them again."""
     run, epochs = setup.run, setup.total_steps / setup.steps_per_epoch
@@ -193,6 +215,11 @@ def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     size = f"{cost.count_parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image"
     rate = f"learning rate {setup.schedule.peak:.3g}, {run.optim.schedule}, decay {run.optim.weight_decay:g}"
     yield "data", f"{setup.splits.train.name}: {len(setup.splits.train):,} training images; {setup.splits.how}"
+    if run.objective.reads_labels and not setup.splits.train.multi_label and len(setup.splits.train.classes):
+        counts = setup.splits.train.counts
+        yield "classes", f"{len(counts):,}, of {counts.min():,} to {counts.max():,} training images"
+    yield "augmentation", describe_options(run.augment)
+    yield "mixing", describe_options(run.mixing)
     yield "model", f"{run.model.family}, {size}"
     yield "objective", ", ".join(f"{name} {value}" for name, value in objective.items())
     yield "recipe", f"{run.recipe or 'own'}, seed {run.seed}"
