@@ -8,11 +8,13 @@ from typing import Any
 from vitrail.api.words import SHORT, full_name, translate_peer
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError, suggest
+from vitrail.hardware import Hardware
 from vitrail.images.heldout import draw_again
 from vitrail.images.sources import Splits
 from vitrail.models import zoo
 from vitrail.recipes import Given, Pretrained, choose, read_pretrained, recipe, request_for
-from vitrail.training.run import Run
+from vitrail.training.run import Run, read_run
+from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import open_for
 
 DERIVED = {
@@ -49,12 +51,17 @@ def choose_run(
     epochs: float | None = None,
     holdout: float | None = None,
     download: bool = False,
+    like: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Chosen:
     """The recipe for these images, with `changes` by dotted name. Raises ConfigError for a name that is not there."""
     changes = spell_out(changes or {})
-    start = read_pretrained(str(weights)) if weights else None
-    chosen = choose_recipe(data, recipe, model, start, holdout=holdout, download=download)
+    if like:
+        refuse_with_like(recipe, model, weights)
+        chosen = repeat_run(read_like(like), data, holdout=holdout, download=download)
+    else:
+        start = read_pretrained(str(weights)) if weights else None
+        chosen = choose_recipe(data, recipe, model, start, holdout=holdout, download=download)
     return chosen.with_run(with_changes(chosen.run, {**changes, **shorthands(epochs, holdout)}, where="train"))
 
 
@@ -70,12 +77,40 @@ def choose_recipe(
 ) -> Chosen:
     """The recipe's own Run on these images; they are opened once."""
     first = guess_run(name, model, start)
-    share = holdout or first.holdout
+    share = first.holdout if holdout is None else holdout
     splits = data if isinstance(data, Splits) else open_for(first.objective, str(data), share, download=download)
     given = request_for(splits, model=model, weights=start, device=device)
     chosen, why = (name, "chosen by name") if name else choose(given)
     run = replace(recipe(chosen, given), data=splits.train.name if isinstance(data, Splits) else str(data))
     return Chosen(run, splits, f"recipe {chosen}: {why}", None if isinstance(data, Splits) else share)
+
+
+def read_like(path: str | Path) -> Run:
+    """The settings in a run folder or a file run.json, to be used again: this machine chooses threads and precision anew."""
+    path = Path(path)
+    run = RunFolder.read(path) if path.is_dir() else read_run(path)
+    kept = {name: getattr(run.hardware, name) for name in ("checkpoint_activations", "deterministic", "parallel")}
+    return replace(run, rules=2, hardware=Hardware(**kept))
+
+
+def refuse_with_like(recipe: str | None, model: str | None, weights: object) -> None:
+    if recipe or model or weights:
+        raise ConfigError(
+            "the settings of another run have their own recipe, model and weights",
+            next_step="leave recipe, model and weights out, or leave out like",
+        )
+
+
+def repeat_run(
+    run: Run, data: str | Path | Splits | None, *, holdout: float | None = None, download: bool = False
+) -> Chosen:
+    """The settings of another run on these images, or on its own."""
+    share = run.holdout if holdout is None else holdout
+    why = f"the settings of another run (recipe {run.recipe or 'of its own'})"
+    if isinstance(data, Splits):
+        return Chosen(replace(run, data=data.train.name), data, why, None)
+    run = replace(run, data=str(data or run.data))
+    return Chosen(run, open_for(run.objective, run.data, share, download=download), why, share)
 
 
 def guess_run(name: str | None, model: str | None, start: Pretrained | None) -> Run:

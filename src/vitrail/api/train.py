@@ -2,6 +2,7 @@
 
 import html
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from vitrail.api.request import choose_run, shorthands, spell_out
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits
+from vitrail.reports.journal import Callback
 from vitrail.scores.outcome import Outcome
 from vitrail.training import loop
 from vitrail.training.loop import Result
@@ -87,11 +89,13 @@ def train(
     download: bool = False,
     out: str | Path | None = None,
     seeds: int = 1,
+    like: str | Path | None = None,
     resume: str | Path | None = None,
     override: bool = False,
     accept_data_change: bool = False,
     allow_leaks: bool = False,
     tensorboard: bool = False,
+    callbacks: Sequence[Callback] = (),
     quiet: bool = False,
     **changes: Any,
 ) -> Trained:
@@ -103,23 +107,32 @@ def train(
     `data` is a path, a named set or opened `Splits`. Without `recipe` one is chosen by the number and shape of the images
     and by whether there are `weights`. `changes` are values of the Run: `lr=5e-4`, `size=224`,
     `batch=64` for short, `optim={"layer_decay": 0.75}`, or `**{"optim.layer_decay": 0.75}`.
-    `seeds` trains so many times, into `out/seed-0` and so on. `resume` goes on with a run folder.
+    `seeds` trains so many times, into `out/seed-0` and so on. `resume` goes on with a run folder;
+    its images may have moved. `like` takes all settings from a run folder or a file run.json. Each of `callbacks` is called
+    with every row of the log: a mapping with step, epoch and numbers.
     Raises ConfigError for a name that is not there, DataError for images that cannot be trained on.
     """
-    options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard}
+    options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "callbacks": callbacks}
     if resume is not None:
-        if data is not None or recipe or model or weights or seeds != 1 or out:
+        if recipe or model or weights or like or seeds != 1 or out:
             raise ConfigError(
-                "a resumed run keeps its data, recipe, model, weights, seeds and folder",
+                "a resumed run keeps its recipe, model, weights, seeds and folder",
                 next_step="leave them out, or start a new run",
             )
         return train_on(
-            Path(resume), changes, epochs, holdout, override=override, accept_data_change=accept_data_change, **options
+            Path(resume),
+            {"data": str(data), **changes} if data else changes,
+            epochs,
+            holdout,
+            override=override,
+            accept_data_change=accept_data_change,
+            **options,
         )
-    if data is None:
+    if data is None and not like:
         raise ConfigError("no images were named", next_step="try vitrail.train('digits') or vitrail.train('./photos')")
     chosen = choose_run(
-        data, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout, download=download, changes=changes
+        data or "", like=like, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout,
+        download=download, changes=changes,
     )  # fmt: skip
     results = train_seeds(
         chosen.run, chosen.splits, seeds, Path(out) if out else None, allow_leaks=allow_leaks, **options

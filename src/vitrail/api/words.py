@@ -14,7 +14,11 @@ SHORT = {
 PEERS = {
     "arch": "model",
     "bs": "batch",
+    "cfg": "like",
+    "class_weights": "balance",
+    "config": "like",
     "data_path": "the images, without an option",
+    "early_stopping": "patience",
     "dropout": "model.dropout",
     "image": "size",
     "image_size": "size",

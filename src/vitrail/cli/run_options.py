@@ -7,7 +7,16 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from vitrail.api.request import Chosen, choose_recipe, guess_run, refuse_derived, shorthands
+from vitrail.api.request import (
+    Chosen,
+    choose_recipe,
+    guess_run,
+    read_like,
+    refuse_derived,
+    refuse_with_like,
+    repeat_run,
+    shorthands,
+)
 from vitrail.api.words import SHORT
 from vitrail.cli.arguments import Switch, parse
 from vitrail.errors import ConfigError
@@ -35,6 +44,8 @@ class Asked:
     """A model by name, such as vit-ti/16; `vitrail models` lists them."""
     download: Switch = False
     """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
+    like: str | None = None
+    """Take all settings from this run folder, or from a file run.json; options change single ones."""
     epochs: float | None = None
     """Passes over the images: the same as --length "N epochs"."""
     run: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
@@ -54,35 +65,42 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
     refuse_derived({word.partition("=")[0].removeprefix("--"): word for word in plain})
     early = Early.of(plain)
     first = parse(kind, plain, command=command, default=kind(run=settings(early.run())), check=False)
-    if not first.data:
+    like = early.like
+    if not first.data and not like:
         if plain != list(words):
             parse(kind, words, command=command, default=kind(run=settings(early.run())))
         raise ConfigError(
             "no images were named", next_step=f"try `vitrail {command} digits` or `vitrail {command} ./photos`"
         )
-    chosen = choose_recipe(
-        first.data, early.recipe, early.model, early.pretrained,
-        holdout=first.run.holdout, download=first.download, device=first.run.hardware.device,
-    )  # fmt: skip
-    asked = parse(kind, words, command=command, default=kind(run=settings(chosen.run)))
+    if like:
+        refuse_with_like(early.recipe, early.model, early.pretrained)
+        chosen = repeat_run(read_like(like), first.data, holdout=first.run.holdout, download=first.download)
+    else:
+        chosen = choose_recipe(
+            first.data, early.recipe, early.model, early.pretrained,
+            holdout=first.run.holdout, download=first.download, device=first.run.hardware.device,
+        )  # fmt: skip
+    asked = parse(kind, words, command=command, default=kind(data=chosen.run.data, run=settings(chosen.run)))
     return asked, chosen.with_run(finished(asked))
 
 
 @dataclass(frozen=True)
 class Early:
-    """The three words that decide what the other options mean."""
+    """The words that decide what the other options mean."""
 
     recipe: str | None = None
     model: str | None = None
     pretrained: Pretrained | None = None
+    like: str | None = None
 
     @classmethod
     def of(cls, words: Sequence[str]) -> "Early":
         weights = _value(words, "--weights")
-        return cls(_value(words, "--recipe"), _value(words, "--model"), read_pretrained(weights) if weights else None)
+        start = read_pretrained(weights) if weights else None
+        return cls(_value(words, "--recipe"), _value(words, "--model"), start, _value(words, "--like"))
 
     def run(self) -> Run:
-        return guess_run(self.recipe, self.model, self.pretrained)
+        return read_like(self.like) if self.like else guess_run(self.recipe, self.model, self.pretrained)
 
 
 def finished(asked: Asked) -> Run:

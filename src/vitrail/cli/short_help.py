@@ -6,11 +6,12 @@ images and model
   --model NAME            a model such as vit-s/16; by default the recipe's (`vitrail models` lists them)
   --weights FILE          fine-tune these weights: a run, a bundle, a published file, hf:owner/name
   --size H W              height and width in pixels; one number is a square
-  --holdout SHARE         share of the images held out where the data has no split of its own (0.2)
+  --holdout SHARE         share held out where the data has no split of its own (0.2); 0: train on all, without a score
   --download              fetch a named set where it is not on this machine
 
 training
   --epochs N              passes over the images
+  --patience N            stop when so many epochs brought no better score
   --batch N               images a step
   --lr RATE               peak learning rate
   --optim.weight-decay D  weight decay

@@ -32,6 +32,7 @@ class Train(Asked):
       vitrail train ./photos --weights vit-b16.npz           fine-tune published weights
       vitrail train ./photos --model vit-ti/16 --epochs 30 --optim.lr 5e-4 --augment.flip
       vitrail train digits --seeds 3                         mean and spread of three runs
+      vitrail train ./more --like runs/photos-1              the settings of another run
       vitrail train --resume runs/photos-1                   go on where it stopped, to the same bits
     """
 
@@ -80,13 +81,13 @@ def resumed(words: Sequence[str]) -> int:
     first = parse(Train, words, command="train", default=Train(run=settings(Run())), check=False)
     stored = RunFolder.read(first.resume)
     asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
-    if asked.data or asked.model or asked.seeds != 1 or asked.out:
+    if asked.model or asked.like or asked.seeds != 1 or asked.out:
         raise ConfigError(
-            "a resumed run keeps its data, model, seeds and folder",
+            "a resumed run keeps its model, seeds and folder",
             next_step="leave those words out, or start a new run without --resume",
         )
     result = train(
-        replace(finished(asked), data=stored.data),
+        replace(finished(asked), data=asked.data or stored.data),
         out=asked.resume,
         resume=True,
         override=asked.override,

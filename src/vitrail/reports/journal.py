@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,21 @@ from vitrail.config import parse_json
 from vitrail.errors import ConfigError, StorageError
 from vitrail.storage import write_whole
 
+Callback = Callable[[Mapping[str, Any]], object]
+"""Is called with each row of a log: a mapping with step, epoch and numbers."""
+
 
 class Journal:
     """Appends rows to a file, each whole or absent. Values are JSON values or 0-d arrays; NaN and ±inf become null."""
 
-    def __init__(self, path: str | Path, *, mirror: "TensorBoard | None" = None) -> None:
+    def __init__(
+        self, path: str | Path, *, mirror: "TensorBoard | None" = None, callbacks: Sequence[Callback] = ()
+    ) -> None:
         """Opens or starts the file, with its folder. A last line torn by a crash is taken off.
 
-        `mirror` is given every row that is appended.
+        `mirror` and `callbacks` are given every row that is appended.
         """
-        self.path, self.mirror = Path(path), mirror
+        self.path, self.mirror, self.callbacks = Path(path), mirror, tuple(callbacks)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
@@ -43,6 +48,8 @@ class Journal:
             raise _said_no(self.path, error) from None
         if self.mirror:
             self.mirror.append(row)
+        for callback in self.callbacks:
+            callback(row)
 
     def rewind(self, step: int) -> None:
         """Drops the rows after `step` (their key "step"): a resumed run writes them again. Rows without a step stay."""

@@ -6,7 +6,7 @@ are this loop with another world.
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vitrail.errors import Preempted, translate_errors
 from vitrail.images.sources import Splits
 from vitrail.processes.signals import Interrupted, StopSignals
 from vitrail.processes.world import OrderedGradients, world
-from vitrail.reports.journal import Journal
+from vitrail.reports.journal import Callback, Journal
 from vitrail.reports.progress import Progress, progress
 from vitrail.scores.outcome import Outcome
 from vitrail.training import optim, outcome
@@ -69,6 +69,7 @@ def train(
     allow_leaks: bool = False,
     quiet: bool = False,
     tensorboard: bool = False,
+    callbacks: Sequence[Callback] = (),
     announce: Callable[[Setup], object] | None = None,
 ) -> Result:
     """Trains `run` into the folder `out`; with `resume`, continues the run in the folder `out` to the same bits.
@@ -77,7 +78,7 @@ def train(
     allows all. `splits` are the opened images; without them `run.data` is opened. Images that changed since the start are
     refused unless `accept_data_change`. `check_images` looks for copies and damage before a new run's first step; held-out
     images that are also training images are a DataError unless `allow_leaks`. `announce` is called before the first step.
-    `tensorboard` writes the log a second time for that program.
+    `tensorboard` writes the log a second time for that program; `callbacks` are called with each row of it.
 
     Raises Preempted after a signal (its checkpoint is written), NonFiniteError before a NaN can reach the weights.
 
@@ -98,7 +99,9 @@ def train(
             )
         with StopSignals() as stop:  # until now there was nothing to lose
             write_start(start, folder, new_images=accept_data_change, quiet=quiet)
-            journal = open_journal(folder, start.state, tensorboard=tensorboard and ranks.leads)
+            journal = open_journal(
+                folder, start.state, tensorboard=tensorboard and ranks.leads, callbacks=callbacks if ranks.leads else ()
+            )
             if announce:
                 announce(start.setup)
             return run_to_end(start, folder, journal, stop, quiet=quiet)

@@ -20,7 +20,7 @@ from vitrail.batches.loader import Batch, train_batches
 from vitrail.errors import ConfigError, DataError
 from vitrail.images.heldout import add_validation, repeat_rare
 from vitrail.images.samples import Source, split
-from vitrail.images.sources import Splits, open_data, open_images
+from vitrail.images.sources import NAMED, Splits, open_data, open_images
 from vitrail.models import cost, zoo
 from vitrail.objectives.classify import balanced_weights
 from vitrail.objectives.objective import Learner, Objective, Task
@@ -229,7 +229,14 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     if run.balance == "loss":
         objective = objective.with_class_weights(balanced_weights(splits.train.counts))
     run = dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)
+    run = dataclasses.replace(run, data=locate(run.data), weights=run.weights and locate(run.weights))
     return with_micro_batch(run, world)
+
+
+def locate(text: str) -> str:
+    """A path from the root, so that a run resumes from any directory; a name stays a name."""
+    is_path = text and text not in list(NAMED) and Path(text).exists()
+    return str(Path(text).resolve()) if is_path else text
 
 
 def _no_more_than(images: int, run: Run, world: World) -> Run:

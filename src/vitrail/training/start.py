@@ -1,13 +1,13 @@
 """What happens before the first step: images, model and state are made ready, and everything that may refuse is asked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vitrail.checkpoints import read as checkpoints
 from vitrail.images.content_keys import Keys
 from vitrail.images.sources import Splits
 from vitrail.processes.world import World
-from vitrail.reports.journal import Journal, TensorBoard
+from vitrail.reports.journal import Callback, Journal, TensorBoard
 from vitrail.training.data_check import look_over
 from vitrail.training.head_start import HeadStart, head_start
 from vitrail.training.resume_rules import check_changes, check_data
@@ -87,9 +87,9 @@ def write_start(start: Start, folder: RunFolder, *, new_images: bool, quiet: boo
         save_trained_keys(folder.path, start.setup.splits.train, start.keys, quiet=quiet)
 
 
-def open_journal(folder: RunFolder, state: State, *, tensorboard: bool) -> Journal:
+def open_journal(folder: RunFolder, state: State, *, tensorboard: bool, callbacks: Sequence[Callback] = ()) -> Journal:
     """The log, without the lines after the step that the state is at."""
     mirror = TensorBoard(folder.path / "tensorboard") if tensorboard else None
-    journal = Journal(folder.metrics, mirror=mirror)
+    journal = Journal(folder.metrics, mirror=mirror, callbacks=callbacks)
     journal.rewind(state.step)
     return journal

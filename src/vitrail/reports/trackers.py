@@ -1,0 +1,35 @@
+"""Callbacks that hand the rows of a log to MLflow and to Weights & Biases."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitrail.errors import ConfigError
+from vitrail.reports.journal import Callback
+
+
+def log_to_mlflow(name: str | None = None) -> Callback:
+    """Starts a run of MLflow; each row becomes metrics at its step. Needs mlflow.
+
+    vitrail.train("./photos", callbacks=[log_to_mlflow("photos")])
+    """
+    try:
+        import mlflow  # pyrefly: ignore[missing-import]
+    except ImportError:
+        raise ConfigError("MLflow is not installed", next_step="pip install 'vitrail[mlflow]'") from None
+    mlflow.start_run(run_name=name)
+    return lambda row: mlflow.log_metrics(numbers_of(row), step=int(row["step"]))
+
+
+def log_to_wandb(project: str, name: str | None = None) -> Callback:
+    """Starts a run of Weights & Biases; each row becomes one of its rows. Needs wandb."""
+    try:
+        import wandb  # pyrefly: ignore[missing-import]
+    except ImportError:
+        raise ConfigError("Weights & Biases is not installed", next_step="pip install 'vitrail[wandb]'") from None
+    run = wandb.init(project=project, name=name)
+    return lambda row: run.log(numbers_of(row), step=int(row["step"]))
+
+
+def numbers_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row but its step."""
+    return {name: float(value) for name, value in row.items() if name != "step" and isinstance(value, int | float)}
