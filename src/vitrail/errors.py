@@ -111,6 +111,7 @@ class Preempted(VitrailError):
 
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+_NO_MEMORY += ("failed to map segment", "could not create a primitive", "std::bad_alloc", "can't start new thread")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 

@@ -3,6 +3,7 @@
 `.safetensors` is built in; `.parquet` (one row an image, for pandas, DuckDB or Polars) needs the extra `parquet`.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,17 @@ def _of(path: Path, table: dict[str, Any]) -> Any:
 
 
 def _header(kept: FeatureTable) -> dict[str, str]:
-    return {"format": FORMAT, "about": json.dumps(configs.to_dict(kept.about), ensure_ascii=False)}
+    about = json.dumps(configs.to_dict(kept.about), ensure_ascii=False)
+    return {"format": FORMAT, "about": about}
+
+
+def _sum(about: str, kept: FeatureTable) -> str:
+    """A sha256 over all that a file holds: one flipped bit of a feature is another feature."""
+    digest = hashlib.sha256(about.encode())
+    for tensor in (kept.features, kept.labels.long(), kept.splits.to(torch.uint8)):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    digest.update("\n".join(kept.keys).encode())
+    return digest.hexdigest()
 
 
 def _about(header: dict[str, str] | None, path: Path) -> About:
@@ -82,26 +93,30 @@ def _to_safetensors(kept: FeatureTable) -> bytes:
         "splits": kept.splits.to(torch.uint8).contiguous(),
         "keys": torch.frombuffer(bytearray(names), dtype=torch.uint8),
     }
-    return to_safetensors(tensors, metadata=_header(kept))
+    return to_safetensors(tensors, metadata={**(header := _header(kept)), "sha256": _sum(header["about"], kept)})
 
 
 def _from_safetensors(path: Path) -> FeatureTable:
     try:
         with safe_open(path, framework="pt") as file:
-            about = _about(file.metadata(), path)
+            header = file.metadata() or {}
+            about = _about(header, path)
             found = {name: file.get_tensor(name) for name in ("features", "labels", "splits", "keys")}
         keys = tuple(configs.parse_json(found["keys"].numpy().tobytes()))
     except (SafetensorError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
-    return FeatureTable(found["features"], found["labels"], found["splits"].long(), keys, about)
+    kept = FeatureTable(found["features"], found["labels"], found["splits"].long(), keys, about)
+    if header.get("sha256") not in (None, _sum(header["about"], kept)):  # 0.1.0 wrote none
+        raise DataError(f"{path} is damaged: its sum is another", next_step="make it again with `vitrail embed`")
+    return kept
 
 
 def _to_parquet(kept: FeatureTable) -> bytes:
     pa, parquet = arrow()
     sink = pa.BufferOutputStream()
-    parquet.write_table(table_of(kept), sink)
+    parquet.write_table(table_of(kept), sink, write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 
@@ -127,7 +142,7 @@ def table_of(kept: FeatureTable, errors: Sequence[str | None] | None = None) -> 
 def _from_parquet(path: Path) -> FeatureTable:
     pa, parquet = arrow()
     try:
-        return _from_table(parquet.read_table(path), path)
+        return _from_table(parquet.read_table(path, page_checksum_verification=True), path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
 

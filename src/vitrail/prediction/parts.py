@@ -135,8 +135,10 @@ class Parts:
         if not path.exists():
             return False
         try:
-            facts = parquet.read_metadata(path)
-            if facts.num_rows == len(part) and (facts.metadata or {}).get(b"job") == self.job.digest.encode():
+            table = parquet.read_table(path, page_checksum_verification=True)
+            header = table.schema.metadata or {}
+            mine = header.get(b"part", part.name.encode()) == part.name.encode()  # 0.1.0 wrote no name
+            if mine and len(table) == len(part) and header.get(b"job") == self.job.digest.encode():
                 return True
         except (OSError, ValueError):  # pyarrow's errors are one or the other
             pass
@@ -147,7 +149,7 @@ class Parts:
         """Writes the rows of a part (a pyarrow table): whole or not at all."""
         pa, parquet = arrow()
         sink = pa.BufferOutputStream()
-        header = {**(table.schema.metadata or {}), **self.header}
+        header = {**(table.schema.metadata or {}), **self.header, "part": part.name}
         parquet.write_table(table.replace_schema_metadata(header), sink, write_page_checksum=True)
         self._write(self.folder / part.name, sink.getvalue().to_pybytes())
 
@@ -203,7 +205,9 @@ class Parts:
         paths = [self.folder / part.name for part in self.job.parts]
 
         def write(sink: IO[bytes]) -> None:
-            with parquet.ParquetWriter(sink, parquet.read_schema(paths[0]), write_page_checksum=True) as writer:
+            schema = parquet.read_schema(paths[0])
+            schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k != b"part"})
+            with parquet.ParquetWriter(sink, schema, write_page_checksum=True) as writer:
                 for path in paths:
                     writer.write_table(parquet.read_table(path, page_checksum_verification=True))
 

@@ -161,7 +161,10 @@ class Fit:
     def finish(self) -> Outcome:
         """The held-out scores, the last weights and the report. A signal now leaves the last checkpoint, which is whole."""
         try:
-            return outcome.finish(self.setup, self.state, self.folder, self.journal, self._watch())
+            self.folder.check_place("the end of this run")
+            found = outcome.finish(self.setup, self.state, self.folder, self.journal, self._watch())
+            self.folder.check_place("its report")
+            return found
         except Interrupted:
             self.saver.wait()
             raise self._preempted() from None
@@ -194,6 +197,7 @@ class Fit:
 
     def _save(self, guard: FiniteGuard) -> None:
         guard.read()
+        self.folder.check_place(f"what was learned after step {max(0, self.saver.step or 0)}")
         facts = self.state.facts(self.setup.world)
         self.saver.save(self.state.step, self.state.tensors(), facts, self.journal.sync)
 

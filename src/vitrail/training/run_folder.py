@@ -34,6 +34,7 @@ class RunFolder:
         self.path, self.run = path, run
         self._lock = contextlib.ExitStack()
         self._new = False
+        self._place: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, run: Run | None, path: Path | None, resume: bool, world: World) -> "RunFolder":
@@ -105,13 +106,28 @@ class RunFolder:
                 )
             if self._new:  # another process may have come and gone since this one looked
                 self._refuse_a_second_run()
-            self._lock = stack.pop_all()
+            self._lock, self._place = stack.pop_all(), self._identity()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._new and {path.name for path in self.path.iterdir()} <= {".lock"}:  # it never began
+        there = self.path.iterdir() if self.path.is_dir() else ()  # it may have been moved away
+        if self._new and {path.name for path in there} <= {".lock"}:  # it never began
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
+
+    def _identity(self) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
+            found = self.path.stat()
+            return found.st_dev, found.st_ino
+        return None
+
+    def check_place(self, since: str) -> None:
+        """Raises StorageError where this folder was removed or moved while it was held; `since` says what is lost."""
+        if self._identity() != self._place:
+            raise StorageError(
+                f"the run folder {self.path} was removed or moved while the run wrote into it; lost is {since}",
+                next_step="where it was moved, resume it from there; else start the run again",
+            )
 
     def save(self, run: Run) -> None:
         """Writes run.json."""
@@ -171,6 +187,9 @@ class Follower(RunFolder):
 
     def check_room(self, checkpoint: int) -> None:
         """The first rank asks."""
+
+    def check_place(self, since: str) -> None:
+        """The first rank looks."""
 
     def save_baselines(self, found: Mapping[str, float]) -> None:
         """The first rank writes."""
