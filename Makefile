@@ -20,7 +20,7 @@ help:
 	@echo "make size    code lines by package"
 	@echo "make docs    the documents: links hold, commands exist, examples run"
 	@echo "make bench   every speed claim beside its peer (quiet machine, several minutes)"
-	@echo "make deep    the long sweeps"
+	@echo "make deep    the long sweeps: ten times the cases, a minute of damaged files a format"
 	@echo "make clean   remove .venv and what tools left behind"
 
 demo: .venv/.installed

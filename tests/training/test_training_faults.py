@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import time
 import traceback
@@ -23,13 +24,14 @@ from vitrail.batches.mixing import Mixing
 from vitrail.batches.order import Order
 from vitrail.checkpoints import read as checkpoints
 from vitrail.checkpoints.write import list_steps
-from vitrail.errors import ConfigError, NonFiniteError
+from vitrail.errors import ConfigError, NonFiniteError, StorageError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.training import loop, optim
 from vitrail.training.ema import Ema
 from vitrail.training.resume_rules import check_changes, kind_of, leaves
 from vitrail.training.run import Optim, Run
+from vitrail.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.fault
 
@@ -239,3 +241,13 @@ def test_an_average_taken_up_again_is_the_average() -> None:
             if cut == 0 and step == 40:
                 wanted = ema.model.weight.clone()
         assert torch.equal(ema.model.weight, wanted)
+
+
+@pytest.mark.parametrize("moved", [True, False], ids=["moved", "removed"])
+def test_a_run_folder_that_went_is_said_at_the_next_save(moved: bool, tmp_path: Path) -> None:
+    run = RunFolder.create(Run(), tmp_path / "run")
+    with pytest.raises(StorageError, match="removed or moved .* lost is all since step 3"), run:
+        run.check_place("nothing")
+        run.path.rename(tmp_path / "elsewhere") if moved else shutil.rmtree(run.path)
+        run.path.mkdir()  # as a save would
+        run.check_place("all since step 3")

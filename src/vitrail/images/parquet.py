@@ -66,11 +66,12 @@ def _read(paths: list[Path], name: str) -> Source:
         groups = [(at, group) for at, file in enumerate(files) for group in range(file.num_row_groups)]
         counts = [files[at].metadata.row_group(group).num_rows for at, group in groups]
         cells = [cell for file in files for cell in file.read(columns=[label])[label].to_pylist()]
+        names = _names(files[0].schema_arrow, label)
     except (OSError, ValueError) as error:  # pyarrow's errors are both
         if isinstance(error, DataError):
             raise
         raise DataError(f"{paths[0]} is not a readable Parquet file ({error})") from None
-    labels, classes = _labels(cells, _names(files[0].schema_arrow, label), paths[0])
+    labels, classes = _labels(cells, names, paths[0])
     rows = np.arange(len(cells))
     return Source(name, classes, labels, Numbered(name, rows), Rows(tuple(paths), image, tuple(groups), counts), rows)
 
@@ -143,7 +144,11 @@ class Rows:
 
     def read(self, index: int) -> bytes:
         group = int(np.searchsorted(self._ends, index, side="right"))
-        cell = self._group(group)[index - (int(self._ends[group - 1]) if group else 0)].as_py()
+        try:
+            column = self._group(group)
+        except (OSError, ValueError) as error:  # pyarrow's errors are both
+            raise DecodeError(f"row {index} of {self._paths[0].name} cannot be read ({error})") from None
+        cell = column[index - (int(self._ends[group - 1]) if group else 0)].as_py()
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes):
             raise DecodeError(f"row {index} of {self._paths[0].name}: no encoded image in column {self._column!r}")

@@ -34,7 +34,6 @@ class RunFolder:
         self.path, self.run = path, run
         self._lock = contextlib.ExitStack()
         self._new = False
-        self._place: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, run: Run | None, path: Path | None, resume: bool, world: World) -> "RunFolder":
@@ -106,7 +105,7 @@ class RunFolder:
                 )
             if self._new:  # another process may have come and gone since this one looked
                 self._refuse_a_second_run()
-            self._lock, self._place = stack.pop_all(), self._identity()
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -115,15 +114,9 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
-    def _identity(self) -> tuple[int, int] | None:
-        with contextlib.suppress(OSError):
-            found = self.path.stat()
-            return found.st_dev, found.st_ino
-        return None
-
     def check_place(self, since: str) -> None:
         """Raises StorageError where this folder was removed or moved while it was held; `since` says what is lost."""
-        if self._identity() != self._place:
+        if not (self.path / ".lock").exists():  # a folder that a save made again has none
             raise StorageError(
                 f"the run folder {self.path} was removed or moved while the run wrote into it; lost is {since}",
                 next_step="where it was moved, resume it from there; else start the run again",
