@@ -190,12 +190,11 @@ def test_a_damaged_part_is_made_again_and_rotten_bytes_are_found(archive: Path, 
     victim = out / "part-00003-of-00008.parquet"
     victim.write_bytes(before[victim.name][:-40])  # a footer that is cut is seen at the start
     assert written(archive, out) is not None and content(out) == before
-    other = out / "part-00004-of-00008.parquet"
-    victim.write_bytes(before[other.name])  # two parts that changed places
-    other.write_bytes(before[victim.name])
-    rotten = out / "part-00005-of-00008.parquet"
-    place = before[rotten.name].index(b"left")  # a key, in the middle of a page
-    rotten.write_bytes(before[rotten.name][:place] + b"LEFT" + before[rotten.name][place + 4 :])
+    place = before[victim.name].index(b"left")  # a key, in the middle of a page
+    victim.write_bytes(before[victim.name][:place] + b"LEFT" + before[victim.name][place + 4 :])
+    one, other = out / "part-00001-of-00008.parquet", out / "part-00002-of-00008.parquet"
+    one.write_bytes(before[other.name])  # two parts that changed places
+    other.write_bytes(before[one.name])
     assert written(archive, out) is not None and content(out) == before  # all three in one start
 
 

@@ -246,7 +246,7 @@ def test_an_average_taken_up_again_is_the_average() -> None:
 @pytest.mark.parametrize("moved", [True, False], ids=["moved", "removed"])
 def test_a_run_folder_that_went_is_said_at_the_next_save(moved: bool, tmp_path: Path) -> None:
     run = RunFolder.create(Run(), tmp_path / "run")
-    with pytest.raises(StorageError, match="removed or moved .* lost is all since step 3"), run:
+    with pytest.raises(StorageError, match=r"removed or moved .* lost is all since step 3"), run:
         run.check_place("nothing")
         run.path.rename(tmp_path / "elsewhere") if moved else shutil.rmtree(run.path)
         run.path.mkdir()  # as a save would
