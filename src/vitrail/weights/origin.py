@@ -200,7 +200,7 @@ class Origin:
             if silent:
                 said.append(f"not in the file, the default of {self.name}: {', '.join(silent)}")
         if left := [name for name in theirs if style.leaves and name.startswith(style.leaves)]:
-            said.append(f"left out: {len(left)} tensors under {style.leaves}")
+            said.append(f"left out: {len(left)} tensors of a {style.leaves.rstrip('.')}")
             theirs = {name: tensor for name, tensor in theirs.items() if name not in left}
         ours = to_ours(shapes.rows(style, config), shapes.strip(style, theirs, config, where), where=where)
         return Foreign(config, ours, _preprocess_for(style, config), style.licence, tuple(said))
