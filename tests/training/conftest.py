@@ -1,4 +1,4 @@
-"""No training here draws a report."""
+"""Trainings here draw no report, except in a module that says `DRAWS_REPORTS = True`."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,10 @@ import pytest
 from tests.support.runs import no_report
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _undrawn() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    if getattr(request.module, "DRAWS_REPORTS", False):
+        yield
+        return
     with no_report():
         yield

@@ -28,6 +28,7 @@ from vitrail.weights.bundle import load
 pytestmark = pytest.mark.flow
 
 SHAPES = ("bar", "box", "disc")
+DRAWS_REPORTS = True
 RUN = Run(
     model=ViTConfig(patch=(4, 4), width=32, depth=2, heads=2, mlp_width=64, pool="mean"),
     preprocess=Preprocess(size=(24, 24), mean=(0.5,), std=(0.5,)),
