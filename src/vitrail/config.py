@@ -37,6 +37,7 @@ COUNT: Range = (lambda number: number >= 1, "1 or more")
 ABOVE_ZERO: Range = (lambda number: 0 < number < math.inf, "a number above 0")
 NOT_NEGATIVE: Range = (lambda number: 0 <= number < math.inf, "0 or more")
 SHARE: Range = (lambda number: 0 <= number < 1, "0 or more, and below 1")
+PROBABILITY: Range = (lambda number: 0 <= number <= 1, "0 to 1")
 
 
 def check_ranges(config: Any, **ranges: Range) -> None:

@@ -10,7 +10,7 @@ from vitrail.cli import main
 from vitrail.errors import ConfigError, Preempted
 from vitrail.images.sources import open_data
 from vitrail.recipes.request import Given
-from vitrail.study.few_labels import Arm, FewLabels, few_labels, plans, verdict
+from vitrail.study.few_labels import Arm, FewLabels, few_labels, plan_arms, verdict
 from vitrail.study.protocols import label_share
 from vitrail.training.run import Hardware
 
@@ -33,7 +33,7 @@ def test_both_ways_cost_the_same_to_a_steps_worth(tmp_path: Path) -> None:
     arms = {arm.way: arm for arm in few_labels(TINY, tmp_path)}
     assert list(arms) == ["mae", "from scratch"] and len({arm.labelled for arm in arms.values()}) == 1
     given = Given(images=1438, classes=10, shape=(8, 8, 1))
-    _, _, scratch = plans(TINY, given, arms["mae"].labelled, 0)
+    _, _, scratch = plan_arms(TINY, given, arms["mae"].labelled, 0)
     step = arms["from scratch"].flops / int(scratch.length.split()[0])
     assert abs(arms["mae"].flops - arms["from scratch"].flops) <= step / 2 + 1
 

@@ -9,9 +9,8 @@ from vitrail.cli import main
 from vitrail.errors import ConfigError
 from vitrail.recipes.request import Given
 from vitrail.study import report
-from vitrail.study.arena_results import Cell
 from vitrail.study.parallel import each
-from vitrail.study.pretraining import METHODS, NONE, Arena, jobs, pretraining
+from vitrail.study.pretraining import METHODS, NONE, Arena, Cell, jobs, plan_pretraining
 from vitrail.study.protocols import PROTOCOLS
 from vitrail.training.run import Hardware
 
@@ -22,13 +21,13 @@ DIGITS = Given(images=1438, classes=10, shape=(8, 8, 1))
 
 def test_every_method_spends_the_same_and_a_mask_ratio_keeps_the_images() -> None:
     asked, budget = Arena(data="digits"), 2e12
-    found = {method: pretraining(asked, DIGITS, method, budget, 0) for method in METHODS if method != NONE}
+    found = {method: plan_pretraining(asked, DIGITS, method, budget, 0) for method in METHODS if method != NONE}
     for method, (run, spent) in found.items():
         steps = int(run.length.split()[0])
         assert abs(spent - budget) <= spent / steps, method
     steps = {method: int(run.length.split()[0]) for method, (run, _) in found.items()}
     assert steps["mae"] > 1.5 * steps["simmim"] and steps["contrast"] < 0.6 * steps["simmim"]
-    dense, _ = pretraining(asked, DIGITS, "mae", budget, 0, 0.25)
+    dense, _ = plan_pretraining(asked, DIGITS, "mae", budget, 0, 0.25)
     assert dense.length == found["mae"][0].length and dense.objective.mask_ratio == 0.25
 
 
@@ -66,10 +65,14 @@ def test_the_command_from_images_to_report_and_once_more_without_measuring_again
     assert [row["method"] for row in (table["rows"] if isinstance(table, dict) else table)] == ["none", "mae"]
     assert "arena 2/2" in first.err and "mae, seed 0: 5-shot" in first.err
     assert (in_folder / "study/report.html").exists() and not list((in_folder / "study/runs").iterdir())
-    cells = json.loads((in_folder / "study/cells.json").read_text())
-    assert len(cells) == 3 * len(PROTOCOLS)  # the mask ratio of 0.75 is the table's own
+    lines = [json.loads(line) for line in (in_folder / "study/results.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == ["none, seed 0", "mae, seed 0"]
+    assert [len(line["results"]) for line in lines] == [
+        len(PROTOCOLS),
+        2 * len(PROTOCOLS),
+    ]  # the mask ratio of 0.75 is the table's own
 
-    monkeypatch.setattr("vitrail.study.pretraining.trained", pytest.fail)
+    monkeypatch.setattr("vitrail.study.pretraining.train_to_end", pytest.fail)
     assert main(words) == 0 and capsys.readouterr().out == first.out
     assert main([*words, "--epochs", "0.2"]) == 78
     assert "study holds a study with other settings: epochs 0.1, not 0.2" in capsys.readouterr().err
@@ -79,17 +82,18 @@ def test_a_job_that_was_cut_off_is_done_again_whole(
     in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [(protocol, 0.5) for protocol in PROTOCOLS]
-    monkeypatch.setattr("vitrail.study.pretraining.outcome", lambda *words: iter(answers))
+    monkeypatch.setattr("vitrail.study.pretraining.measure_run", lambda *words: iter(answers))
     words = [*COMMAND.split(), "--hardware.device", "cpu"]
     assert main(words) == 0
-    path = in_folder / "study/cells.json"
-    whole = json.loads(path.read_text())
-    path.write_text(json.dumps(whole[:6]))  # all of the first job, half of the second
+    path = in_folder / "study/results.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[: 3 * len(whole) // 4])  # all of the first job, a part of the second
     capsys.readouterr()
-    assert main(words) == 0 and json.loads(path.read_text()) == whole
-    assert "4 numbers are there from before" in capsys.readouterr().err
-    path.write_text("{")
-    assert main(words) == 78 and "cells.json is damaged" in capsys.readouterr().err
+    assert main(words) == 0 and path.read_text() == whole
+    said = capsys.readouterr().err
+    assert "none, seed 0: 5-shot 50.0%" in said and said.count("(from before)") == 1
+    path.write_text("{\n" + whole)
+    assert main(words) == 74 and "results.jsonl, line 1 is not a JSON object" in capsys.readouterr().err
 
 
 def test_one_job_for_each_number_and_none_twice() -> None:

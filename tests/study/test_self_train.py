@@ -11,7 +11,7 @@ from tests.support.objectives import TINY
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify
-from vitrail.study.noisy_student import labelled_by, noisy_student
+from vitrail.study.noisy_student import label_by_teacher, noisy_student
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
 
 pytestmark = pytest.mark.oracle
@@ -38,7 +38,7 @@ def test_a_student_learns_from_what_its_teacher_labelled(tmp_path: Path) -> None
     how = PseudoLabels(threshold=0.0, per_class=50)
     results = list(noisy_student(run, Splits(few, splits.test, "test"), unlabelled, tmp_path, rounds=1, how=how))
     assert [result.folder.name for result in results] == ["teacher", "student-1"]
-    taught = labelled_by(results[0].folder, few, unlabelled, how)
+    taught = label_by_teacher(results[0].folder, few, unlabelled, how)
     assert taught.labels.shape == (len(taught), 10) and np.allclose(taught.labels.sum(1), 1, atol=1e-5)
     assert (taught.labels[:200].argmax(1) == few.labels).all()
     guessed = taught[len(taught) - 1]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from vitrail.batches.loader import Batch
-from vitrail.errors import ConfigError
+from vitrail.config import NOT_NEGATIVE, PROBABILITY, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,7 @@ class Mixing:
         return self.mixup > 0 or self.cutmix > 0
 
     def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}", allowed="α ≥ 0, where 0 is off")
-        for name in ("switch", "probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}", allowed="a probability, 0 … 1")
+        check_ranges(self, mixup=NOT_NEGATIVE, cutmix=NOT_NEGATIVE, switch=PROBABILITY, probability=PROBABILITY)
 
 
 def mix(batch: Batch, mixing: Mixing, generator: torch.Generator, classes: int, partner: Batch | None = None) -> Batch:

@@ -45,7 +45,7 @@ class Pretraining(Arena):
     data: tyro.conf.Positional[str] = ""
     """A folder with a folder per class, or a named set."""
     out: Path = Path("runs/study")
-    """A folder for report.html and cells.json."""
+    """A folder for report.html and results.jsonl."""
     download: Switch = False
     """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
     json: Switch = False
@@ -64,7 +64,7 @@ class FewLabels(few_labels.FewLabels):
     data: tyro.conf.Positional[str] = ""
     """A folder with a folder per class, or a named set."""
     out: Path = Path("runs/few-labels")
-    """A folder for report.html, arms.json and the runs."""
+    """A folder for report.html, results.jsonl and the runs."""
     download: Switch = False
     """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
     json: Switch = False

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from vitrail import config as configs
 from vitrail.errors import DataError, NonFiniteError
 from vitrail.evaluation import vtab
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
@@ -26,8 +26,7 @@ from vitrail.images.samples import Source
 from vitrail.images.sources import open_data
 from vitrail.models import cost
 from vitrail.prediction.forward import model_digest, preprocess_of
-from vitrail.reports.journal import Journal
-from vitrail.reports.journal import read as read_rows
+from vitrail.reports.results import Results
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,7 @@ class _Bench:
     tune: Tune | None
 
     def __post_init__(self) -> None:
-        self.journal = Journal(self.folder / "results.jsonl")
-        self.known = {row["key"]: row["results"] for row in read_rows(self.journal.path)}
+        self.results = Results(self.folder, Result)
 
     def measure(self, entry: ModelEntry, task: Opened) -> list[Result]:
         """The results of every protocol; the model reads the images only where one is not known."""
@@ -141,15 +139,19 @@ class _Bench:
         prints = [source.fingerprint for source in task.parts.values()]
         told = [entry.called, model_digest(model), str(how.layers), task.name, *prints, str(settings)]
         keys = {name: _digest([*told, *self._more(name)]) for name in self._protocols(model, entry, how)}
-        wanted = {name: key for name, key in keys.items() if key not in self.known}
+        wanted = {name: key for name, key in keys.items() if key not in self.results}
         if wanted:
             self.say(f"{entry.called} on {task.name}")
-            facts = {"model": entry.called, "task": task.name, "group": task.group, **costs(model, entry)}
+            facts: dict[str, Any] = {
+                "model": entry.called,
+                "task": task.name,
+                "group": task.group,
+                **costs(model, entry),
+            }
             for name, rows, speed in self._measured(wanted, model, task, entry, how, settings):
-                found = [{**facts, "images_per_s": speed, "row": configs.to_dict(row)} for row in rows]
-                self.journal.append({"key": keys[name], "results": found})
-                self.known[keys[name]] = found
-        return [configs.from_dict(Result, made) for key in keys.values() for made in self.known[key]]
+                found = [Result(**facts, images_per_s=speed, row=row) for row in rows]
+                self.results.add(keys[name], found)
+        return [row for key in keys.values() for row in self.results[key]]
 
     def _protocols(self, model: nn.Module, entry: ModelEntry, how: Extraction) -> list[str]:
         """Those of the suite that this model can be measured by; the others are named on the screen."""

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
+from vitrail.config import SHARE, check_ranges
 from vitrail.errors import ConfigError
 from vitrail.models import cost
 from vitrail.models.zoo import ModelConfig
@@ -34,8 +35,7 @@ class Classify(Supervised):
     """Weight of an image's loss by its class, mean 1 over the images; `balance = "loss"` of a run sets them."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ConfigError(f"label_smoothing = {self.label_smoothing}", allowed="0 ≤ label_smoothing < 1")
+        check_ranges(self, label_smoothing=SHARE)
 
     def for_labels(self, *, several: bool) -> "Classify":
         if several and self.loss == "softmax":

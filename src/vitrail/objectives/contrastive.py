@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
+from vitrail.config import ABOVE_ZERO, PROBABILITY, check_ranges
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Pretraining, Task, draw, unwrap
@@ -46,15 +47,9 @@ class Contrast(Pretraining):
     """Probability of solarisation in the first and in the second view."""
 
     def __post_init__(self) -> None:
-        for name in ("colour", "grey", "blur", "solarise"):
-            shares = getattr(self, name)
-            if not all(0 <= share <= 1 for share in (shares if isinstance(shares, tuple) else (shares,))):
-                raise ConfigError(f"{name} = {shares}", allowed="probabilities, 0 … 1")
-        if self.temperature <= 0 or not 0 <= self.momentum <= 1 or not 0 < self.crop <= 1:
-            raise ConfigError(
-                f"temperature = {self.temperature}, momentum = {self.momentum}, crop = {self.crop}",
-                allowed="temperature above 0, momentum 0 … 1, crop a share of the area",
-            )
+        names = ("colour", "grey", "blur", "solarise", "momentum", "crop")
+        check_ranges(self, temperature=ABOVE_ZERO, **dict.fromkeys(names, PROBABILITY))
+        check_ranges(self, crop=ABOVE_ZERO)
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Contrasting":
         return Contrasting(backbone, self.hidden, self.width, generator, task or _shapes(backbone.config))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
+from vitrail.config import ABOVE_ZERO, PROBABILITY, SHARE, check_ranges
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
@@ -39,10 +40,7 @@ class Distill(Supervised):
     """Smooths the true labels alone: smoothing the teacher's does not help (Table 3)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise ConfigError(f"weight = {self.weight}", allowed="0 ≤ weight ≤ 1")
-        if self.temperature <= 0:
-            raise ConfigError(f"temperature = {self.temperature}", allowed="above 0")
+        check_ranges(self, weight=PROBABILITY, temperature=ABOVE_ZERO, label_smoothing=SHARE)
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> "Distilling":
         if not self.teacher:

@@ -80,13 +80,7 @@ class Objective(OpenConfig, abc.ABC):
         """Named tensors with B rows: all that `judge` needs of each image of a batch. `model` is `model_to_judge(learner)`."""
 
     @abc.abstractmethod
-    def judge(
-        self,
-        answers: Answers,
-        source: Source,
-        classes: Sequence[str],
-        calibration: Calibration = Calibration(),  # noqa: B008
-    ) -> Outcome:
+    def judge(self, answers: Answers, source: Source, classes: Sequence[str], calibration: Calibration) -> Outcome:
         """How good the answers to all images of `source` are. `classes` are those the model was trained on."""
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> nn.Module:
@@ -154,13 +148,7 @@ class Supervised(Objective):
     def answer(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return {"logits": model(batch.images).float()}
 
-    def judge(
-        self,
-        answers: Answers,
-        source: Source,
-        classes: Sequence[str],
-        calibration: Calibration = Calibration(),  # noqa: B008
-    ) -> Outcome:
+    def judge(self, answers: Answers, source: Source, classes: Sequence[str], calibration: Calibration) -> Outcome:
         logits, labels = answers["logits"], index_labels(source.labels, source.classes, classes)
         if labels.ndim == 2:
             return score_labels(logits, labels, classes, threshold=calibration.threshold)
@@ -189,13 +177,7 @@ class Pretraining(Objective):
         report = self(model, batch, generator).report
         return {name: value.double().expand(len(batch)) for name, value in report.items()}
 
-    def judge(
-        self,
-        answers: Answers,
-        source: Source,
-        classes: Sequence[str],
-        calibration: Calibration = Calibration(),  # noqa: B008
-    ) -> Outcome:
+    def judge(self, answers: Answers, source: Source, classes: Sequence[str], calibration: Calibration) -> Outcome:
         return Measured(len(source), {name: float(rows.mean()) for name, rows in answers.items()})
 
 

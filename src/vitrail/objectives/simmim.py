@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from vitrail.batches.loader import Batch
-from vitrail.errors import ConfigError
+from vitrail.config import COUNT, check_ranges
 from vitrail.models.checks import Grid
 from vitrail.models.mae import patchify
 from vitrail.objectives.masked_tokens import MaskedTokens
@@ -29,8 +29,7 @@ class SimMIM(Pretraining):
 
     def __post_init__(self) -> None:
         check_ratio(self.mask_ratio)
-        if self.block < 1:
-            raise ConfigError(f"block = {self.block}", allowed="1 patch or more")
+        check_ranges(self, block=COUNT)
 
     def build(self, backbone: Any, generator: torch.Generator | None = None, task: Task | None = None) -> MaskedTokens:
         config = backbone.config

@@ -12,26 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrail.errors import ConfigError, DataError, suggest
-from vitrail.images.sources import Splits, open_data
+from vitrail.errors import ConfigError, suggest
+from vitrail.images.sources import Splits
 from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.recipes.pretraining import SMALL, small_run
 from vitrail.recipes.request import Given
-from vitrail.study.parallel import each
-from vitrail.study.progress import claim, stored, trained, write
 from vitrail.study.protocols import label_share
+from vitrail.study.study import Study, open_labelled, train_to_end
 from vitrail.training.run import Hardware, Optim, Run
 
-SCRATCH, ARMS = "from scratch", "arms.json"
+SCRATCH = "from scratch"
 PIXELS = (Reconstruct(decoder_width=64, decoder_depth=1, decoder_heads=4, target="pixels"), 1.5e-3)
 """MAE for a few epochs: pixels as they are teach shapes sooner than normalised ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewLabels:
-    """What is compared, and how long."""
+    """The two ways to compare, and how long each trains."""
 
     data: str
     labels: float = 0.01
@@ -75,40 +74,37 @@ class Arm:
 
 def few_labels(asked: FewLabels, folder: Path) -> Iterator[Arm]:
     """Each arm when it is known. Runs stay in `folder`; the same call goes on where it was stopped."""
-    splits = _open(asked.data)
-    if len(splits.train.classes) < 2:
-        raise DataError(f"{asked.data} has no classes", next_step="labels are needed to fine-tune and to measure by")
-    claim(folder, "few-labels", asked)
-    known = [Arm(**one) for one in stored(folder / ARMS)]
-    yield from known
-    there = {(arm.way, arm.seed) for arm in known}
-    missing = [
-        (way, seed) for seed in range(asked.seeds) for way in (asked.method, SCRATCH) if (way, seed) not in there
-    ]
-    for _, arm in each(functools.partial(worked, asked, folder), missing, asked.at_once):
-        known.append(arm)
-        write(folder / ARMS, [dataclasses.asdict(one) for one in known])
-        yield arm
+    open_labelled(asked.data)
+    study = Study(folder, "few-labels", asked, Arm)
+    tasks = [(way, seed) for seed in range(asked.seeds) for way in (asked.method, SCRATCH)]
+    for _, arms, _ in study.run(tasks, functools.partial(run_arm, asked, folder), asked.at_once):
+        yield from arms
 
 
-def worked(asked: FewLabels, folder: Path, task: tuple[str, int]) -> Arm:
-    """One way with one seed."""
+def run_arm(asked: FewLabels, folder: Path, task: tuple[str, int]) -> list[Arm]:
+    """One way with one seed: its runs one after the other, each from the weights of the one before."""
     way, seed = task
-    splits = _open(asked.data)
-    given = Given(images=len(splits.train), classes=len(splits.train.classes), shape=splits.train.shape)
+    splits, given = open_labelled(asked.data)
     few = Splits(label_share(splits.train, asked.labels, seed), splits.test, splits.how)
-    pre, tuned, scratch = plans(asked, given, len(few.train), seed)
+    pre, tuned, scratch = plan_arms(asked, given, len(few.train), seed)
     parts = [(scratch, few)] if way == SCRATCH else [(pre, splits), (tuned, few)]
-    place = folder / f"{way.replace(' ', '-')}-{seed}"
-    return measured(way, parts, place, len(few.train), seed, quiet=asked.at_once > 1)
+    place, since, spent, weights, accuracy = (
+        folder / f"{way.replace(' ', '-')}-{seed}",
+        time.perf_counter(),
+        0.0,
+        None,
+        0.0,
+    )
+    for number, (run, images) in enumerate(parts, start=1):
+        run = dataclasses.replace(run, weights=weights)
+        result = train_to_end(run, place / str(number), images, quiet=asked.at_once > 1)
+        spent += result.setup.flops_per_step * result.setup.total_steps
+        weights, accuracy = str(result.folder), result.scores.headline.value
+    seconds = time.perf_counter() - since
+    return [Arm(way=way, seed=seed, labelled=len(few.train), flops=spent, seconds=seconds, accuracy=accuracy)]
 
 
-@functools.cache
-def _open(data: str) -> Splits:
-    return open_data(data)
-
-
-def plans(asked: FewLabels, given: Given, labelled: int, seed: int) -> tuple[Run, Run, Run]:
+def plan_arms(asked: FewLabels, given: Given, labelled: int, seed: int) -> tuple[Run, Run, Run]:
     """(pre-training on all images, fine-tuning on the labelled, training on those from scratch): the third costs what the
     first two do together. `weights` of the second are named when the first has a folder.
     """
@@ -125,9 +121,9 @@ def plans(asked: FewLabels, given: Given, labelled: int, seed: int) -> tuple[Run
         evaluate_every="50 %",
         save_every="10 %",
     )
-    tuned = classifier(pre, asked, labelled)
+    tuned = plan_finetuning(pre, asked, labelled)
     spent = _flops(pre, given) + _flops(tuned, given)
-    steps = tuned.objective.steps_for(spent, _sized(tuned, given), tuned.batch_size)
+    steps = tuned.objective.steps_for(spent, size_model(tuned, given), tuned.batch_size)
     scratch = dataclasses.replace(
         tuned,
         length=f"{steps} steps",
@@ -142,7 +138,7 @@ def narrow(model: Any) -> Any:
     return dataclasses.replace(model, width=width, mlp_width=4 * width)
 
 
-def classifier(pre: Run, asked: FewLabels, labelled: int) -> Run:
+def plan_finetuning(pre: Run, asked: FewLabels, labelled: int) -> Run:
     """Fine-tuning of the encoder: MAE's, at small size, with milder layer decay since so few epochs teach the lower layers
     less."""
     model = zoo.change(pre.model, drop_path=0.1)
@@ -158,29 +154,14 @@ def classifier(pre: Run, asked: FewLabels, labelled: int) -> Run:
     )
 
 
-def _sized(run: Run, given: Given) -> Any:
+def size_model(run: Run, given: Given) -> Any:
     """The model as the run will build it."""
     classes = given.classes if run.objective.reads_labels else 0
-    return dataclasses.replace(run.model, channels=run.preprocess.channels, classes=classes)  # pyrefly: ignore
+    return zoo.change(run.model, channels=run.preprocess.channels, classes=classes)
 
 
 def _flops(run: Run, given: Given) -> float:
-    return int(run.length.split()[0]) * run.batch_size * run.objective.flops(_sized(run, given))
-
-
-def measured(
-    way: str, parts: Sequence[tuple[Run, Splits]], folder: Path, labelled: int, seed: int, *, quiet: bool = False
-) -> Arm:
-    """The runs one after the other, each from the weights of the one before; the last one's held-out accuracy."""
-    since, spent, weights, result = time.perf_counter(), 0.0, None, None
-    for number, (run, splits) in enumerate(parts, start=1):
-        result = trained(dataclasses.replace(run, weights=weights), folder / str(number), splits, quiet=quiet)
-        spent += result.setup.flops_per_step * result.setup.total_steps
-        weights = str(result.folder)
-    assert result is not None
-    seconds = time.perf_counter() - since
-    accuracy = result.scores.headline.value
-    return Arm(way=way, seed=seed, labelled=labelled, flops=spent, seconds=seconds, accuracy=accuracy)
+    return int(run.length.split()[0]) * run.batch_size * run.objective.flops(size_model(run, given))
 
 
 def verdict(arms: Sequence[Arm]) -> str:

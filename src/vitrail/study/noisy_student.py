@@ -19,9 +19,9 @@ from vitrail.models import zoo
 from vitrail.models.extras import settings
 from vitrail.recipes import Given, choose, recipe
 from vitrail.storage import write_whole
-from vitrail.study.progress import claim, trained
 from vitrail.study.protocols import label_share
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
+from vitrail.study.study import claim, train_to_end
 from vitrail.training.loop import Result
 from vitrail.training.run import Hardware, Run
 from vitrail.weights.bundle import load
@@ -93,13 +93,13 @@ def unlabelled_of(asked: SelfTrain, whole: Source, few: Source) -> Source:
     """The images without labels that can be read; how many cannot stands in its notes."""
     if not asked.unlabelled:
         rest = np.setdiff1d(np.arange(len(whole)), np.flatnonzero(np.isin(whole.rows, few.rows)))
-        return readable(whole.subset(rest))
+        return keep_readable(whole.subset(rest))
     if asked.unlabelled in NAMED and not Path(asked.unlabelled).exists():
-        return readable(open_data(asked.unlabelled).train)
-    return readable(open_images([asked.unlabelled]))
+        return keep_readable(open_data(asked.unlabelled).train)
+    return keep_readable(open_images([asked.unlabelled]))
 
 
-def readable(source: Source) -> Source:
+def keep_readable(source: Source) -> Source:
     """The images that decode; the others are counted and the first of them named. DataError where none does."""
     if source.in_memory is not None:
         return source
@@ -134,13 +134,13 @@ def noisy_student(
     The student is the run's own model from a new start: its noise is the run's augmentation, dropout and stochastic
     depth, `drop_path` at least; the teacher answers without any. `folder` gets teacher/, student-1/, …
     """
-    result = trained(run, folder / "teacher", splits)
+    result = train_to_end(run, folder / "teacher", splits)
     yield result
     noised = dataclasses.replace(run, model=_deeper(run.model, drop_path))
     for number in range(1, rounds + 1):
-        taught = labelled_by(result.folder, splits.train, unlabelled, how or PseudoLabels())
+        taught = label_by_teacher(result.folder, splits.train, unlabelled, how or PseudoLabels())
         student = dataclasses.replace(noised, seed=run.seed + number)
-        result = trained(student, folder / f"student-{number}", dataclasses.replace(splits, train=taught))
+        result = train_to_end(student, folder / f"student-{number}", dataclasses.replace(splits, train=taught))
         yield result
 
 
@@ -151,7 +151,7 @@ def _deeper(model: Any, drop_path: float) -> Any:
     return zoo.change(model, drop_path=max(known["drop_path"], drop_path))
 
 
-def labelled_by(teacher: Path, known: Source, unlabelled: Source, how: PseudoLabels) -> Source:
+def label_by_teacher(teacher: Path, known: Source, unlabelled: Source, how: PseudoLabels) -> Source:
     """The labelled images and, behind them, those the teacher is sure of, with its answers as targets."""
     rows, targets = _answers(teacher, unlabelled, how)
     guessed = unlabelled.subset(rows)

@@ -1,6 +1,6 @@
 """The arena: one backbone, every way of pre-training, the same FLOPs, the same readouts.
 
-What a method costs is counted, not assumed: MAE's dropped tokens buy it more steps, a momentum teacher buys fewer.
+The cost of a method is counted, not assumed: MAE drops tokens and gets more steps, a momentum teacher gets fewer.
 """
 
 import dataclasses
@@ -9,22 +9,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vitrail import hardware, machine
-from vitrail.errors import ConfigError, DataError, suggest
-from vitrail.images.sources import Splits, open_data
-from vitrail.models import cost
+from vitrail.errors import ConfigError, suggest
+from vitrail.images.sources import Splits
+from vitrail.models import cost, zoo
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.recipes.mae import small_encoder
 from vitrail.recipes.pretraining import SMALL, small_run
 from vitrail.recipes.request import Given
-from vitrail.study import arena_results as stored
-from vitrail.study.arena_results import Cell
-from vitrail.study.parallel import each
-from vitrail.study.progress import claim, trained
-from vitrail.study.protocols import PROTOCOLS, finetuned, frozen
+from vitrail.study.protocols import PROTOCOLS, finetune, measure_frozen
+from vitrail.study.study import Study, open_labelled, train_to_end
 from vitrail.training.run import Hardware, Run
 from vitrail.weights.bundle import load
 
@@ -35,7 +31,7 @@ METHODS = (NONE, SUPERVISED, *SMALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Arena:
-    """What is compared, and how long."""
+    """The methods to compare, and how long each trains."""
 
     data: str
     methods: tuple[str, ...] = METHODS
@@ -69,20 +65,33 @@ class Job:
     """One pre-training and its readouts."""
 
     study: str
+    """`budget`, or `ratio` for the curve over MAE's mask ratio."""
     method: str
     seed: int
     share: float
-    """Of the budget."""
+    """Share of the budget."""
     ratio: float | None = None
 
     def __str__(self) -> str:
-        hidden = f" hiding {self.ratio:.0%}" if self.ratio is not None else ""
-        part = f", {self.share:.0%} of the budget" if self.share not in (0, 1) else ""
+        hidden = f" hiding {100 * self.ratio:g}%" if self.ratio is not None else ""
+        part = f", {100 * self.share:g}% of the budget" if self.share not in (0, 1) else ""
         return f"{self.method}{hidden}, seed {self.seed}{part}"
 
-    def made(self, cell: Cell) -> bool:
-        mine = (self.study, self.method, self.seed, self.share, self.ratio)
-        return mine == (cell.study, cell.method, cell.seed, cell.share, cell.mask_ratio)
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of a job: the accuracy by one protocol."""
+
+    study: str
+    method: str
+    seed: int
+    flops: float
+    """Operations of the whole pre-training."""
+    protocol: str
+    accuracy: float
+    mask_ratio: float | None = None
+    share: float = 1.0
+    """Share of the budget."""
 
 
 def jobs(asked: Arena) -> Iterator[Job]:
@@ -92,11 +101,11 @@ def jobs(asked: Arena) -> Iterator[Job]:
             for share in asked.shares if method != NONE else (0.0,):
                 yield Job("budget", method, seed, share)
         for ratio in asked.ratios:
-            if not covered(asked, ratio):
+            if not in_table(asked, ratio):
                 yield Job("ratio", "mae", seed, 1.0, ratio)
 
 
-def covered(asked: Arena, ratio: float) -> bool:
+def in_table(asked: Arena, ratio: float) -> bool:
     """Whether the table's MAE hides this share of the patches anyway, for the whole budget."""
     return "mae" in asked.methods and 1.0 in asked.shares and ratio == SMALL["mae"][0].mask_ratio
 
@@ -106,23 +115,15 @@ def run_arena(
 ) -> list[Cell]:
     """Every cell; the same call goes on where it was stopped.
 
-    `watch` is told (jobs done, jobs in all, what came of the last). Runs lie in `folder`/runs and are removed once read.
+    `watch` is told (jobs done, jobs in all, the result of the last). Runs lie in `folder`/runs until they are measured.
     """
-    splits = _open(asked.data)
-    if len(splits.train.classes) < 2:
-        raise DataError(f"{asked.data} has no classes to read out by", next_step="the arena needs labelled images")
-    claim(folder, "pretraining", asked)
-    cells = stored.load(folder / "cells.json")
-    every = list(jobs(asked))
-    missing = [job for job in every if sum(job.made(cell) for cell in cells) < len(PROTOCOLS)]
-    cells = [cell for cell in cells if not any(job.made(cell) for job in missing)]
-    watch(len(every) - len(missing), len(every), f"{len(cells):,} numbers are there from before" if cells else "")
-    work = functools.partial(worked, asked, folder / "runs")
-    for done, (job, found) in enumerate(each(work, missing, at_once(asked)), start=1 + len(every) - len(missing)):
+    open_labelled(asked.data)
+    study, every, cells = Study(folder, "pretraining", asked, Cell), list(jobs(asked)), []
+    work = functools.partial(run_job, asked, folder / "runs")
+    for done, (job, found, new) in enumerate(study.run(every, work, at_once(asked)), start=1):
         cells += found
-        stored.save(cells, folder / "cells.json")
-        said = " · ".join(f"{cell.protocol} {cell.accuracy:.1%}" for cell in found[: len(PROTOCOLS)])
-        watch(done, len(every), f"{job}: {said}")
+        numbers = " · ".join(f"{cell.protocol} {cell.accuracy:.1%}" for cell in found[: len(PROTOCOLS)])
+        watch(done, len(every), f"{job}: {numbers}" + ("" if new else " (from before)"))
     return cells
 
 
@@ -133,38 +134,25 @@ def at_once(asked: Arena) -> int:
     return machine.cores() if hardware.device(asked.hardware.device).type == "cpu" else 1
 
 
-def worked(asked: Arena, runs: Path, job: Job) -> list[Cell]:
+def run_job(asked: Arena, runs: Path, job: Job) -> list[Cell]:
     """The cells of a job; with those of the mask ratio where its ratio is one of the curve's."""
-    splits = _open(asked.data)
-    given = Given(images=len(splits.train), classes=len(splits.train.classes), shape=splits.train.shape)
+    splits, given = open_labelled(asked.data)
     budget = asked.epochs * len(splits.train) * cost.train_flops(small_encoder(given, classes=given.classes))
-    run, spent = pretraining(asked, given, job.method, job.share * budget, job.seed, job.ratio)
+    run, spent = plan_pretraining(asked, given, job.method, job.share * budget, job.seed, job.ratio)
     folder = runs / str(job).replace(" ", "-").replace(",", "").replace("%", "")
-    cells = [
-        Cell(
-            study=job.study,
-            method=job.method,
-            seed=job.seed,
-            flops=spent,
-            protocol=protocol,
-            accuracy=accuracy,
-            mask_ratio=job.ratio,
-            share=job.share,
-        )
-        for protocol, accuracy in outcome(asked, run, splits, folder)
-    ]
-    again = [ratio for ratio in asked.ratios if covered(asked, ratio)]
+    facts = {"method": job.method, "seed": job.seed, "flops": spent, "share": job.share}
+    found = list(measure_run(asked, run, splits, folder))
+    places = [(job.study, job.ratio)]
     if job == Job("budget", "mae", job.seed, 1.0):
-        cells += [dataclasses.replace(cell, study="ratio", mask_ratio=ratio) for ratio in again for cell in cells]
-    return cells
+        places += [("ratio", ratio) for ratio in asked.ratios if in_table(asked, ratio)]
+    return [
+        Cell(study=study, mask_ratio=ratio, protocol=protocol, accuracy=accuracy, **facts)
+        for study, ratio in places
+        for protocol, accuracy in found
+    ]
 
 
-@functools.cache
-def _open(data: str) -> Splits:
-    return open_data(data)
-
-
-def pretraining(
+def plan_pretraining(
     asked: Arena, given: Given, method: str, budget: float, seed: int, ratio: float | None = None
 ) -> tuple[Run, float]:
     """(the run that spends `budget` operations, what it spends exactly). A mask ratio of its own keeps the number of
@@ -173,10 +161,9 @@ def pretraining(
     objective, lr = SMALL.get(method, SMALL["mae"])
     run = small_run(given, objective, lr)
     if method in (SUPERVISED, NONE):
-        model: Any = dataclasses.replace(run.model, classes=given.classes)  # pyrefly: ignore[unexpected-keyword]
+        model = zoo.change(run.model, classes=given.classes)
         run = dataclasses.replace(run, objective=Classify(label_smoothing=0.1), model=model)
-    channels = run.preprocess.channels
-    sized = dataclasses.replace(run.model, channels=channels)  # pyrefly: ignore[bad-argument-type, unexpected-keyword]
+    sized = zoo.change(run.model, channels=run.preprocess.channels)
     steps = run.objective.steps_for(budget, sized, run.batch_size)
     if ratio is not None:
         assert isinstance(run.objective, Reconstruct)
@@ -196,9 +183,9 @@ def pretraining(
     return run, spent
 
 
-def outcome(asked: Arena, run: Run, splits: Splits, folder: Path) -> Iterator[tuple[str, float]]:
+def measure_run(asked: Arena, run: Run, splits: Splits, folder: Path) -> Iterator[tuple[str, float]]:
     """(protocol, accuracy) of a model, pre-trained in `folder`."""
-    trained(run, folder, splits, quiet=True)
-    yield from frozen(load(folder / "last"), splits)
-    yield "fine-tune", finetuned(run, asked.labels, splits, folder)
+    train_to_end(run, folder, splits, quiet=True)
+    yield from measure_frozen(load(folder / "last"), splits)
+    yield "fine-tune", finetune(run, asked.labels, splits, folder)
     shutil.rmtree(folder)

@@ -14,15 +14,16 @@ from vitrail.evaluation.fewshot import few_shot
 from vitrail.evaluation.knn import knn
 from vitrail.evaluation.linear import linear_probe
 from vitrail.images.sources import Source, Splits
+from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
-from vitrail.study.progress import trained
+from vitrail.study.study import train_to_end
 from vitrail.training.run import Optim, Run
 
 PROTOCOLS = ("5-shot", "10-NN", "linear", "fine-tune")
 TUNING = "200 steps"
 
 
-def frozen(model: Any, splits: Splits) -> Iterator[tuple[str, float]]:
+def measure_frozen(model: Any, splits: Splits) -> Iterator[tuple[str, float]]:
     """(protocol, accuracy) of the frozen features; the mean over the draws of few-shot."""
     train_set, test = (features_of(model, source) for source in (splits.train, splits.test))
     shots = min(5, int(train_set.counts.min()))
@@ -40,13 +41,13 @@ def features_of(model: Any, source: Source, most: int = 10_000) -> Labelled:
     return labelled(found.features, found.labels, len(source.classes))
 
 
-def finetuned(run: Run, share: float, splits: Splits, folder: Path) -> float:
+def finetune(run: Run, share: float, splits: Splits, folder: Path) -> float:
     """Held-out accuracy after fine-tuning the weights in `folder` on a share of the labels: one schedule for all."""
     few = label_share(splits.train, share, run.seed)
     tuned = dataclasses.replace(
         run,
         objective=Classify(label_smoothing=0.1),
-        model=dataclasses.replace(run.model, classes=0),  # pyrefly: ignore[bad-argument-type, unexpected-keyword]
+        model=zoo.change(run.model, classes=0),
         weights=str(folder / "last"),
         optim=Optim(lr=1e-3, weight_decay=0.05, warmup="10 %", layer_decay=0.75),
         batch_size=min(64, len(few)),
@@ -54,7 +55,7 @@ def finetuned(run: Run, share: float, splits: Splits, folder: Path) -> float:
         evaluate_every=TUNING,
         save_every=TUNING,
     )
-    result = trained(tuned, folder / "tuned", Splits(few, splits.test, splits.how), quiet=True)
+    result = train_to_end(tuned, folder / "tuned", Splits(few, splits.test, splits.how), quiet=True)
     return result.scores.headline.value
 
 

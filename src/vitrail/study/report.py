@@ -1,19 +1,20 @@
 """The arena's table, figures and page."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from vitrail.reports import figures
 from vitrail.reports.page import Facts, FigureSection, Section, TableSection, Text, write_page
 from vitrail.reports.tables import Column, Table
-from vitrail.study.arena_results import Cell, largest_budgets, means
 from vitrail.study.few_labels import Arm, FewLabels, verdict
 from vitrail.study.noisy_student import SelfTrain
-from vitrail.study.pretraining import METHODS, Arena
+from vitrail.study.pretraining import METHODS, Arena, Cell
 from vitrail.study.protocols import PROTOCOLS
+from vitrail.study.study import WHERE
 from vitrail.training.loop import Result
 
 COLOURS = (*figures.SERIES, "#e69f00", "#56b4e9")
@@ -33,11 +34,10 @@ def table(cells: Sequence[Cell]) -> Table:
 
 
 def write_report(asked: Arena, cells: Sequence[Cell], path: Path) -> Path:
-    return write_page(path, "Pre-training arena", list(sections(asked, cells)))
+    return write_question(path, "Pre-training arena", _question(asked), list(sections(asked, cells)), asked)
 
 
 def sections(asked: Arena, cells: Sequence[Cell]) -> Iterator[Section]:
-    yield Text("What was asked", _question(asked))
     note = "Held-out accuracy in percent" + (
         f", mean ± standard deviation over {asked.seeds} seeds." if asked.seeds > 1 else "."
     )
@@ -49,7 +49,6 @@ def sections(asked: Arena, cells: Sequence[Cell]) -> Iterator[Section]:
     ratios = [cell for cell in cells if cell.study == "ratio"]
     if ratios:
         yield FigureSection("MAE's mask ratio", [lines(ratios, protocol, "mask_ratio") for protocol in PROTOCOLS])
-    yield settings(asked)
 
 
 def lines(cells: Sequence[Cell], protocol: str, x: str) -> figures.Drawing:
@@ -83,6 +82,25 @@ def _ticks(cells: Sequence[Cell]) -> list[float]:
     low, high = (pick(cell.flops / 1e12 for cell in cells) for pick in (min, max))
     places = [low, (low * high) ** 0.5, high] if high > 1.5 * low else [high]
     return [float(f"{place:.2g}") for place in places]
+
+
+def means(cells: Iterable[Cell], key: Callable[[Cell], Any]) -> dict[Any, tuple[float, float, int]]:
+    """(mean accuracy, standard deviation over seeds, number of seeds) by key; the deviation is 0 for one seed."""
+    groups: dict[Any, list[float]] = {}
+    for cell in cells:
+        groups.setdefault(key(cell), []).append(cell.accuracy)
+    return {name: (statistics.mean(values), deviation(values), len(values)) for name, values in groups.items()}
+
+
+def deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def largest_budgets(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of the table: of each method and seed those with the most pre-training."""
+    budget = sorted((cell for cell in cells if cell.study == "budget"), key=lambda cell: cell.flops)
+    most = {(cell.method, cell.seed): cell.flops for cell in budget}
+    return [cell for cell in budget if cell.flops == most[cell.method, cell.seed]]
 
 
 def _percent(mean: float, spread: float, seeds: int) -> str:
@@ -124,11 +142,11 @@ def write_few_labels(asked: FewLabels, arms: Sequence[Arm], path: Path) -> Path:
         "model, see the same labelled images and cost the same number of floating point operations, to a step's worth."
     )
     table = TableSection("Same FLOPs, same labels", few_labels_table(arms), verdict(arms) + ".")
-    return write_page(path, "Few labels", [Text("What was asked", question), table, settings(asked)])
+    return write_question(path, "Few labels", question, [table], asked)
 
 
 def self_train_table(results: Sequence[Result]) -> Table:
-    """One row a model: what it learnt from, and how good it is."""
+    """One row a model: the images it was trained on, and how good it is."""
     rows = []
     for result in results:
         train = result.setup.splits.train
@@ -145,12 +163,17 @@ def write_self_train(asked: SelfTrain, results: Sequence[Result], path: Path) ->
         "from both, with noise, and is the next teacher. Images that stand there more than once are copies of a rare class."
     )
     table = TableSection("Teacher and students", self_train_table(results))
-    return write_page(path, "Self-training", [Text("What was asked", question), table, settings(asked)])
+    return write_question(path, "Self-training", question, [table], asked)
+
+
+def write_question(path: Path, title: str, question: str, answers: Sequence[Section], asked: object) -> Path:
+    """The page of a study: its question, the answers, its settings."""
+    return write_page(path, title, [Text("What was asked", question), *answers, settings(asked)])
 
 
 def settings(asked: object) -> Facts:
-    """What was asked, without what changes no number: where it is written and how it is told."""
-    told = {name: value for name, value in vars(asked).items() if name not in ("out", "json", "hardware")}
+    """The settings of a study that can change its numbers."""
+    told = {name: value for name, value in vars(asked).items() if name not in WHERE}
     plain = {
         name: ", ".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in told.items()
     }

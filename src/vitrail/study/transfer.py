@@ -15,8 +15,7 @@ from vitrail.evaluation.suite_file import FineTune, ModelEntry
 from vitrail.hardware import Hardware
 from vitrail.images.samples import Splits, split
 from vitrail.recipes import Given, Pretrained, recipe
-from vitrail.scores.outcome import Outcome
-from vitrail.training.loop import train
+from vitrail.study.study import train_to_end
 from vitrail.training.run import Run, steps
 from vitrail.weights.bundle import read_record
 from vitrail.weights.encoder import encoder_config
@@ -38,14 +37,13 @@ class Tuner:
         """Test accuracy over the seeds; Row.images are those of the final training."""
         run = run_of(entry.path, task, self.settings, self.hardware)
         rates = self.settings.lr or (run.optim.lr,)
-        lr = rates[0] if len(rates) == 1 else self.chosen(run, rates, task, folder)
+        lr = rates[0] if len(rates) == 1 else self.choose_rate(run, rates, task, folder)
         splits = Splits(task.parts["train"], task.parts["test"], "all images to learn from; the test set")
         right, tested = [], len(splits.test)
         for seed in range(self.seeds):
             self.say(f"  trains on {len(splits.train):,} images, lr {lr:g}, seed {seed}")
-            scores = self.train(
-                replace(run, seed=seed, optim=replace(run.optim, lr=lr)), splits, folder / f"seed-{seed}"
-            )
+            tuned = replace(run, seed=seed, optim=replace(run.optim, lr=lr))
+            scores = train_to_end(tuned, folder / f"seed-{seed}", splits).scores
             right.append(round(scores.headline.value * scores.images))
         if not self.settings.keep:
             self.clear(folder)
@@ -53,20 +51,15 @@ class Tuner:
         setting = f"{total:,} steps, {run.preprocess.size[1]} px"
         return row_of("fine-tuned", setting, right, len(splits.train), tested, note(lr, rates))
 
-    def chosen(self, run: Run, rates: tuple[float, ...], task: Opened, folder: Path) -> float:
+    def choose_rate(self, run: Run, rates: tuple[float, ...], task: Opened, folder: Path) -> float:
         """The learning rate that does best on the images held out from training."""
         splits = Splits(*task.tuning, "to choose by") if task.tuning else split(task.parts["train"], HELD_OUT, 0)
         found = {}
         for lr in rates:
             self.say(f"  tries lr {lr:g} on {len(splits.train):,} images, judged by {len(splits.test):,}")
             tuned = replace(run, optim=replace(run.optim, lr=lr))
-            found[lr] = self.train(tuned, splits, folder / f"lr-{lr:g}").headline.value
+            found[lr] = train_to_end(tuned, folder / f"lr-{lr:g}", splits).scores.headline.value
         return max(found, key=found.__getitem__)
-
-    def train(self, run: Run, splits: Splits, folder: Path) -> Outcome:
-        """Trains, or goes on where a training of this folder stopped."""
-        started = (folder / "run.json").is_file()
-        return train(None if started else run, out=folder, resume=started, splits=splits, check_images=False).scores
 
     def clear(self, folder: Path) -> None:
         """Takes the weights away once nothing will go on from them; what was measured stays."""
