@@ -64,8 +64,8 @@ def test_the_command_from_images_to_report_and_once_more_without_measuring_again
     table = json.loads(first.out)
     assert [row["method"] for row in (table["rows"] if isinstance(table, dict) else table)] == ["none", "mae"]
     assert "arena 2/2" in first.err and "mae, seed 0: 5-shot" in first.err
-    assert (in_folder / "study/report.html").exists() and not list((in_folder / "study/runs").iterdir())
-    lines = [json.loads(line) for line in (in_folder / "study/results.jsonl").read_text().splitlines()]
+    assert (in_folder / "runs/study/report.html").exists() and not list((in_folder / "study/runs").iterdir())
+    lines = [json.loads(line) for line in (in_folder / "runs/study/results.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines] == ["none, seed 0", "mae, seed 0"]
     assert [len(line["results"]) for line in lines] == [
         len(PROTOCOLS),
@@ -85,7 +85,7 @@ def test_a_job_that_was_cut_off_is_done_again_whole(
     monkeypatch.setattr("vitrail.study.pretraining.measure_run", lambda *words: iter(answers))
     words = [*COMMAND.split(), "--hardware.device", "cpu"]
     assert main(words) == 0
-    path = in_folder / "study/results.jsonl"
+    path = in_folder / "runs/study/results.jsonl"
     whole = path.read_text()
     path.write_text(whole[: 3 * len(whole) // 4])  # all of the first job, a part of the second
     capsys.readouterr()
