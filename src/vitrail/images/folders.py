@@ -111,6 +111,10 @@ def _collect(
         labels += [classes.index(name)] * len(listing.keys)
     if missing := [name for name in classes if name not in listings]:
         notes.append(f"{root / part} has no images of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}")
+    deeper = {os.path.dirname(key) for key in every.keys if key.count(os.sep) > (2 if part else 1)}
+    if deeper:
+        were = "subfolder was" if len(deeper) == 1 else "subfolders were"
+        notes.append(f"{len(deeper):,} {were} merged into {len(listings)} classes")
     contents = Files(root, every.keys, np.array(every.sizes, np.int64))
     rows = np.arange(len(every.keys))
     return Source(root.name, classes, np.array(labels, np.int64), every.keys, contents, rows, (*every.note, *notes))
