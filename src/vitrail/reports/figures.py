@@ -110,7 +110,7 @@ def confusion(matrix: Int[np.ndarray, "K K"], classes: Sequence[str]) -> Drawing
         return Drawing(
             svg(figure),
             f"Confusion matrix of {count} classes: {right:,} of {images:,} images on the diagonal.",
-            wide=count > 8,
+            wide=count > 12,
         )
 
 
