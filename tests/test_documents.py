@@ -43,11 +43,17 @@ def test_commands_and_their_options_exist(where: str, line: str, capsys: pytest.
     words = shlex.split(line)[1:]
     assert words[0] in COMMANDS, f"{where}: {line}"
     of_two_words = words[0] in ("data", "study", "weights")
-    for help_ in ("--help", "--help-all"):
-        assert main([*words[: 1 + of_two_words], help_]) == 0
-    known = capsys.readouterr().out
+    command = tuple(words[: 1 + of_two_words])
+    if command not in HELP:
+        assert all(main([*command, help_]) == 0 for help_ in ("--help", "--help-all"))
+        HELP[command] = capsys.readouterr().out
+    known = HELP[command]
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     assert all(option in known for option in options if option != "--help"), f"{where}: {line}"
+
+
+HELP: dict[tuple[str, ...], str] = {}
+"""What a command answers, asked once."""
 
 
 class Parsed(BaseException):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import vitrail
+from tests.support.runs import no_report
 from vitrail.cli import main
 from vitrail.errors import DataError
 from vitrail.images.content_keys import contained, keys_of, read_keys, write_keys
@@ -50,7 +51,8 @@ def train(data: Path, out: Path, **options) -> Path:
         "evaluate_every": "1000 epochs",
         "ema": None,
     }
-    return vitrail.train(data, out=out, quiet=True, save_every="1000 epochs", **{**still, **more, **options}).folder
+    with no_report():
+        return vitrail.train(data, out=out, quiet=True, save_every="1000 epochs", **{**still, **more, **options}).folder
 
 
 @pytest.fixture(scope="module")
