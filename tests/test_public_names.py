@@ -1,8 +1,11 @@
 """The public names: each where the table says, none imported before it is used, and known to type checkers."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,22 @@ COMMANDS = [
 
 def test_every_command_has_its_function() -> None:
     assert set(COMMANDS) <= set(vitrail.__all__)
+
+
+@pytest.mark.parametrize(
+    "command", ["compare", "embed", "evaluate", "inspect", "predict", "probe", "robustness", "train"]
+)
+def test_a_command_and_its_function_have_the_same_defaults(command: str) -> None:
+    """An option of the same name has the same value where it is not typed; an empty one stands for None."""
+    module = importlib.import_module(f"vitrail.cli.{command}")
+    kind = next(
+        one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__ and is_dataclass(one)
+    )
+    typed = {part.name: part.default for part in fields(kind) if part.default is not MISSING}
+    called = inspect.signature(getattr(vitrail, command)).parameters
+    both = typed.keys() & called.keys() - {"data", "protocols", "corruptions"}  # names with commas between
+    assert len(both) > 3
+    assert {name: typed[name] for name in both} == {name: called[name].default for name in both}
 
 
 @pytest.mark.parametrize("name", vitrail.__all__)

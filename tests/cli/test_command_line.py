@@ -14,8 +14,8 @@ import pytest
 
 import vitrail
 from vitrail import cli, errors
-from vitrail.api.words import SHORT
-from vitrail.cli import COMMANDS, main
+from vitrail.api.words import PEERS, SHORT
+from vitrail.cli import COMMANDS, main, name_options
 
 
 def fresh(*code: str) -> subprocess.CompletedProcess[str]:
@@ -92,16 +92,24 @@ def test_unknown_option_exits_2(command: str, capsys: pytest.CaptureFixture[str]
     assert "surely-not-an-option" in capsys.readouterr().err
 
 
-HEAVY = {"data", "weights", "study"}
-"""Commands whose help still imports torch: their groups list sub-commands without it, each sub-command does not."""
+GROUPS = {
+    "data": ("check", "pack", "show"),
+    "weights": ("show", "convert", "check"),
+    "study": ("pretraining", "few-labels", "self-train"),
+    "run": ("verify", "export"),
+}
+LIGHT = [[name] for name in COMMANDS] + [
+    [group, one] for group in ("data", "weights", "run") for one in GROUPS[group] if (group, one) != ("data", "show")
+]
+"""Commands whose help imports no torch. The options of a study and of `data show` are those of trainings."""
 
 
 def test_help_of_a_command_answers_without_torch() -> None:
-    script = "import sys\nfrom vitrail.cli import COMMANDS, main\nfor name in COMMANDS:\n"
-    script += "  print('answer', name, main([name, '--help']), 'torch' in sys.modules)"
+    script = f"import sys\nfrom vitrail.cli import main\nfor words in {LIGHT!r}:\n"
+    script += "  print('answer', words, main([*words, '--help']), 'torch' in sys.modules)"
     answer = fresh("-c", script)
     answers = [line for line in answer.stdout.splitlines() if line.startswith("answer ")]
-    assert answers == [f"answer {name} 0 False" for name in COMMANDS], answer.stderr
+    assert answers == [f"answer {words} 0 False" for words in LIGHT], answer.stderr
 
 
 def test_the_table_of_models_is_what_is_counted() -> None:
@@ -131,22 +139,42 @@ def sentences() -> Iterator[tuple[str, str]]:
                 yield path.name, node.value
 
 
+def advice() -> Iterator[tuple[str, str]]:
+    """(file, text) of every `next_step` of the library."""
+    for path in Path(vitrail.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "next_step" and path.parent.name != "cli":
+                yield path.name, "".join(part.value for part in ast.walk(node.value) if is_text(part))
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_the_library_speaks_python() -> None:
+    """It names parameters, and the command line writes them as its options."""
+    assert not [(name, text) for name, text in advice() if OPTION.search(text) and "`vitrail " not in text]
+    said = "try `batch=32`, `layer=(1, 2)`, `resume='a b'`, `override=True` or another `optim.weight_decay`"
+    assert name_options(said) == (
+        "try --batch 32, --layer 1 2, --resume 'a b', --override or another --optim.weight-decay"
+    )
+    assert (
+        name_options("`vitrail models` lists lines of `path label`") == "`vitrail models` lists lines of `path label`"
+    )
+
+
 def test_every_option_and_command_that_a_text_names_exists(capsys: pytest.CaptureFixture[str]) -> None:
     """Errors, advice, help and docstrings: F1 of the critique was advice to type `--download`, which no command had."""
-    for words in [[name] for name in COMMANDS if name not in HEAVY] + [
-        [group, one]
-        for group, names in {
-            "data": "check pack show",
-            "weights": "show convert check push",
-            "study": "pretraining few-labels self-train",
-        }.items()
-        for one in names.split()
-    ]:
+    groups = [[group, one] for group, names in GROUPS.items() for one in names]
+    for words in [*([name] for name in COMMANDS if name not in GROUPS), *groups]:
         assert main([*words, "--help-all"]) == 0, words
     known = set(OPTION.findall(capsys.readouterr().out)) | {f"--{short}" for short in SHORT} | NOT_OURS
     known |= {option.replace("--", "--no-") for option in known} | {"--csv", "--json"}
     wrong = [(name, option) for name, text in sentences() for option in OPTION.findall(text) if option not in known]
     assert not wrong
+    assert {f"--{ours.replace('_', '-')}" for ours in PEERS.values() if " " not in ours} <= known
+    parameters = [(name, option) for name, text in advice() for option in OPTION.findall(name_options(text))]
+    assert parameters and not [pair for pair in parameters if pair[1] not in known]
     commands = [(name, one) for name, text in sentences() for one in re.findall(r"`vitrail ([a-z-]+)", text)]
     assert commands and not [pair for pair in commands if pair[1] not in COMMANDS]
 

@@ -198,7 +198,7 @@ def test_predict_stops_at_a_file_it_cannot_read_or_lists_it(trained: Path, files
         ("train digitz", 65, "did you mean 'digits'?"),
         ("train", 78, "vitrail train ./photos"),
         ("train digits --recipe digit", 78, "did you mean 'digits'?"),
-        ("train digits --recipe finetune", 78, "--weights FILE"),
+        ("train digits --recipe finetune", 78, "a file as --weights"),
         ("train digits --recipe finetune:cifer10 --weights RUN", 78, "did you mean 'cifar10'?"),
         ("train digits --model vit-b/61x", 78, "vit-b/16"),
         ("train digits --weights nowhere", 65, "nowhere"),

@@ -14,7 +14,7 @@ def predict(
     top: int = 5,
     size: Size = None,
     views: Views = "one",
-    batch: int = 32,
+    batch: int = 64,
     calibrated: bool = False,
     least: float = 0.0,
     device: str = "auto",

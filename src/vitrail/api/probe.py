@@ -79,14 +79,11 @@ def probe(
     """
     asked = Probing(
         protocols=tuple(protocols),
-        layer=(layer,) if isinstance(layer, int) else tuple(layer),
+        layer=as_tuple(layer),
         pool=pool,
-        size=(size,) if isinstance(size, int) else tuple(size),
+        size=as_tuple(size),
         settings=Settings(
-            shots=tuple(shots) if shots else None,
-            l2=tuple(l2),
-            k=tuple(k) if k else None,
-            seeds=tuple(range(seeds)),
+            shots=as_tuple(shots or ()) or None, l2=tuple(l2), k=as_tuple(k or ()) or None, seeds=tuple(range(seeds))
         ),
         at_least=at_least,
         holdout=holdout,
@@ -99,6 +96,10 @@ def probe(
     if not rows:
         raise ConfigError(f"none of {', '.join(protocols)} applies to {model}", next_step="try the protocol 'linear'")
     return rows
+
+
+def as_tuple(numbers: int | Sequence[int]) -> tuple[int, ...]:
+    return (numbers,) if isinstance(numbers, int) else tuple(numbers)
 
 
 def features(

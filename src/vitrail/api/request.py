@@ -132,7 +132,7 @@ def spell_out(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Values by their full names: "optim.lr" for "lr". Raises ConfigError for a name of another toolkit, or a derived one."""
     for name in changes:
         if ours := translate_peer(name):
-            raise ConfigError(f"vitrail has no {name!r}", next_step=f"it is {ours!r} here")
+            raise ConfigError(f"vitrail has no {name!r}", next_step=ours if " " in ours else f"it is {ours!r} here")
         if name.partition(".")[0] not in known_names() | SHORT.keys():
             raise ConfigError(
                 f"there is no {name!r} to set",

@@ -55,27 +55,22 @@ class Trained:
     @property
     def spread(self) -> tuple[float, float]:
         """Mean and standard deviation of the seeds' headline numbers: accuracy (0 to 1), or a loss."""
-        values = [headline(result)[1] for result in self.results]
+        values = [result.scores.headline.value for result in self.results]
         return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
     def __repr__(self) -> str:
-        name, value = headline(self.results[0])
-        return f"Trained({name} {value:.4g}, folder={self.folder.as_posix()!r})"
+        headline = self.scores.headline
+        return f"Trained(held-out {headline.name} {headline}, folder={self.folder.as_posix()!r})"
 
     def _repr_html_(self) -> str:
-        rows = [(f"seed {result.setup.run.seed}", *headline(result)) for result in self.results]
-        cells = "".join(f"<tr><td>{seed}</td><td>{name}</td><td>{value:.4g}</td></tr>" for seed, name, value in rows)
+        seeds = [(f"seed {result.setup.run.seed}", result.scores.headline) for result in self.results]
+        rows = [*(seeds if len(seeds) > 1 else []), *self.scores.facts()]
+        cells = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in rows)
         report = html.escape((self.folder / "report.html").as_posix())
         return (
             f"<h3>{html.escape(self.folder.as_posix())}</h3><p>{html.escape(self.why)}</p>"
             f"<table>{cells}</table><p><a href='{report}'>report</a></p>"
         )
-
-
-def headline(result: Result) -> tuple[str, float]:
-    """The one number that a run is known by, and its name."""
-    found = result.scores.headline
-    return f"held-out {found.name}", found.value
 
 
 def train(
@@ -114,20 +109,10 @@ def train(
     """
     options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "callbacks": callbacks}
     if resume is not None:
-        if recipe or model or weights or like or seeds != 1 or out:
-            raise ConfigError(
-                "a resumed run keeps its recipe, model, weights, seeds and folder",
-                next_step="leave them out, or start a new run",
-            )
-        return train_on(
-            Path(resume),
-            {"data": str(data), **changes} if data else changes,
-            epochs,
-            holdout,
-            override=override,
-            accept_data_change=accept_data_change,
-            **options,
-        )
+        refuse_choices(recipe, model, weights, like, out, seeds != 1)
+        options |= {"override": override, "accept_data_change": accept_data_change}
+        changes = {"data": str(data), **changes} if data else changes
+        return train_on(Path(resume), changes, epochs, holdout, **options)
     if data is None and not like:
         raise ConfigError("no images were named", next_step="try vitrail.train('digits') or vitrail.train('./photos')")
     chosen = choose_run(
@@ -156,6 +141,15 @@ def train_seeds(
             )
         )  # fmt: skip
     return tuple(results)
+
+
+def refuse_choices(*choices: object) -> None:
+    """Raises ConfigError for a choice that a resumed run has made already."""
+    if any(choices):
+        raise ConfigError(
+            "a resumed run keeps its recipe, model, weights, seeds and folder",
+            next_step="leave them out, or start a new run",
+        )
 
 
 def check_seeds(seeds: int) -> None:

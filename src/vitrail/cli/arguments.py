@@ -16,6 +16,7 @@ from vitrail.reports.tables import Column, Table
 from vitrail.reports.terminal import clean, clean_streams, console
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]
 """An option that is on when it is typed."""
@@ -46,7 +47,23 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
         if exit_.code:
             hint_at_peers(words)
         raise
+    set_threads(getattr(found, "threads", 0))
     return found if default is None or not check else checked(found, default)
+
+
+def call(function: Callable[..., R], asked: Any, **more: Any) -> R:
+    """Calls a function of the package with each field of the command that it has a parameter for."""
+    known = inspect.signature(function).parameters
+    values = {part.name: getattr(asked, part.name) for part in dataclasses.fields(asked) if part.name in known}
+    return function(**{**values, **more})
+
+
+def set_threads(count: int) -> None:
+    """Sets the CPU threads of this process; 0 leaves them."""
+    if count:
+        from vitrail.hardware import threads
+
+        threads(count)
 
 
 def hint_at_peers(words: Sequence[str]) -> None:
@@ -54,7 +71,8 @@ def hint_at_peers(words: Sequence[str]) -> None:
     for word in words:
         option = word.partition("=")[0]
         if option.startswith("--") and (ours := translate_peer(option)):
-            print(f"{option} is {'--' + ours.replace('_', '-') if ' ' not in ours else ours} here", file=sys.stderr)
+            said = f"{option}: {ours}" if " " in ours else f"{option} is --{ours.replace('_', '-')} here"
+            print(said, file=sys.stderr)
 
 
 def check_writable(path: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from vitrail.cli.arguments import check_writable, parse, say
+from vitrail.cli.arguments import call, check_writable, parse, say
 from vitrail.cli.options import Compute, Part, Show
 from vitrail.reports.tables import Column, Table, show
 
@@ -45,11 +45,7 @@ def main(words: Sequence[str]) -> int:
     from vitrail.reports.page import write_page
 
     check_writable(asked.html)
-    found = compare(
-        asked.first, asked.second, asked.data, split=asked.split, batch=asked.batch, device=asked.device,
-        precision=asked.precision, workers=asked.workers, download=asked.download,
-        follow_links=asked.follow_links, say=say,
-    )  # fmt: skip
+    found = call(compare, asked, say=say)
     if asked.format == "json":
         print(json.dumps(facts(asked, found), indent=1))
     else:

@@ -4,24 +4,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tyro
 
-from vitrail.batches.loader import most_unreadable
 from vitrail.cli.arguments import Switch, check_writable, pairs, parse, run_group, say
-from vitrail.cli.data_page import audit_sections, sizes
-from vitrail.cli.options import HeldOut
+from vitrail.cli.options import HeldOut, Show
 from vitrail.errors import ConfigError, DataError
-from vitrail.images.audit import Audit, check, summary
-from vitrail.images.samples import Splits
-from vitrail.images.shards import pack
-from vitrail.images.sources import open_data
-from vitrail.images.unreadable import move_unreadable
-from vitrail.reports.page import write_page
-from vitrail.reports.progress import progress
 from vitrail.reports.tables import show
+
+if TYPE_CHECKING:
+    from vitrail.images.audit import Audit
+    from vitrail.images.samples import Splits
 
 HELP = """\
 usage: vitrail data check|clean|pack|show …
@@ -46,7 +40,7 @@ DECODED = "near duplicates", "misnamed files", "sizes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(HeldOut):
+class Check(HeldOut, Show):
     """Looks at every image of a set and says what is wrong with it.
 
     The exit code is 65 where something is found that stops a training: images to learn from and to test on (exact
@@ -66,8 +60,6 @@ class Check(HeldOut):
     """Also write one self-contained page with the pictures here."""
     quick: Switch = False
     """Only what `train` looks at first: exact copies and headers; no image is decoded."""
-    json: Switch = False
-    """Everything that was found, as JSON."""
     move_bad: Path | None = None
     """Move the files that cannot be read into this new folder, at the same place in it. Nothing is deleted."""
     follow_links: Switch = False
@@ -113,18 +105,25 @@ def run_clean(words: Sequence[str]) -> int:
 
 def run_check(words: Sequence[str]) -> int:
     asked = parse(Check, words, command="data check")
+    from vitrail.batches.loader import most_unreadable
+    from vitrail.cli.data_page import audit_sections, sizes
+    from vitrail.images.audit import check, summary
+    from vitrail.images.sources import open_data
+    from vitrail.reports.page import write_page
+    from vitrail.reports.progress import progress
+
     check_writable(asked.html)
     splits = open_data(asked.data, holdout=asked.holdout, download=asked.download, follow_links=asked.follow_links)
     with progress(_images(splits), "Checking") as bar:
         audit = check(splits, quick=asked.quick, tick=bar.update)
     stops = audit.stops(most_unreadable)
-    if asked.json:
+    if asked.format == "json":
         print(json.dumps(facts(splits, audit, stops), ensure_ascii=False, indent=1))
     else:
         rows = [
             (what, f"{number:,}") for what, number in summary(audit).items() if not asked.quick or what not in DECODED
         ]
-        show(pairs([*rows, *sizes(audit)], asked.data), "table")
+        show(pairs([*rows, *sizes(audit)], asked.data), asked.format)
         for sentence in (splits.how, *audit.sentences()):
             say(sentence)
         if asked.quick:
@@ -132,6 +131,8 @@ def run_check(words: Sequence[str]) -> int:
         for stop in stops:
             say(f"a training stops at this: {stop.found}")
     if asked.move_bad:
+        from vitrail.images.unreadable import move_unreadable
+
         moved = move_unreadable(Path(asked.data), [member.key for member, _ in audit.unreadable], asked.move_bad)
         say(f"{len(moved):,} unreadable files moved to {asked.move_bad}; check the images again")
     if asked.html:
@@ -139,8 +140,12 @@ def run_check(words: Sequence[str]) -> int:
     return DataError.exit_code if stops else 0
 
 
-def facts(splits: Splits, audit: Audit, stops: Sequence[DataError]) -> dict[str, Any]:
+def facts(splits: "Splits", audit: "Audit", stops: Sequence[DataError]) -> dict[str, Any]:
     """All of an audit, for programs."""
+    import numpy as np
+
+    from vitrail.images.audit import summary
+
     groups = [
         {
             "exact": group.exact,
@@ -170,6 +175,10 @@ def facts(splits: Splits, audit: Audit, stops: Sequence[DataError]) -> dict[str,
 
 def run_pack(words: Sequence[str]) -> int:
     asked = parse(Pack, words, command="data pack")
+    from vitrail.images.shards import pack
+    from vitrail.images.sources import open_data
+    from vitrail.reports.progress import progress
+
     if asked.shard_mib < 1:
         raise ConfigError(f"--shard-mib {asked.shard_mib}", allowed="1 or more")
     splits = open_data(asked.data, holdout=asked.holdout, download=asked.download, follow_links=asked.follow_links)
@@ -190,5 +199,5 @@ def run_pack(words: Sequence[str]) -> int:
     return 0
 
 
-def _images(splits: Splits) -> int:
+def _images(splits: "Splits") -> int:
     return sum(len(source) for source in (splits.train, splits.val, splits.test) if source is not None)

@@ -36,7 +36,7 @@ class Show(Asked):
       vitrail data show digits --augment.rotate 45 --rows 4 --passes 8
     """
 
-    out: Path = Path("seen.png")
+    out: Path = Path("runs/seen.png")
     """The sheet: .png, or .html."""
     rows: int = 6
     """How many images, spread evenly over the set."""
@@ -130,6 +130,7 @@ def write(asked: Show, rows: list[Row], headings: list[str], mixed: Row | None, 
         return
     content = figures.picture_rows([*rows, *([mixed] if mixed else [])], headings, title=title)
     try:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_bytes(content)
     except OSError as error:
         raise StorageError(f"{asked.out}: {error.strerror or error}", next_step="check the folder") from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from vitrail.cli.arguments import check_writable, pairs, parse, say
+from vitrail.cli.arguments import call, check_writable, pairs, parse, say
 from vitrail.cli.options import Compute, Part, Show, Views
 from vitrail.reports.tables import show
 
@@ -55,11 +55,7 @@ def main(words: Sequence[str]) -> int:
 
     for path in (asked.html, asked.answers):
         check_writable(path)
-    found = measure(
-        asked.model, asked.data, split=asked.split, size=asked.size, views=asked.views, batch=asked.batch,
-        device=asked.device, precision=asked.precision, workers=asked.workers, download=asked.download,
-        follow_links=asked.follow_links, say=say,
-    )  # fmt: skip
+    found = call(measure, asked, say=say)
     report(found.scores, asked)
     sys.stdout.flush()  # the numbers first: a disk may refuse the rest
     if asked.answers:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from vitrail.cli.arguments import check_writable, parse, say
+from vitrail.cli.arguments import call, check_writable, parse, say
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ def main(words: Sequence[str]) -> int:
     for name in (asked.model, *([asked.against] if asked.against else [])):
         if not Path(name).exists() and not is_remote(name):
             say(f"{name} is newly initialised: its figures show chance")
-    found = inspect(
-        asked.model, asked.images, against=asked.against, layers=asked.layers, heads=asked.heads, size=asked.size,
-        device=asked.device,
-    )  # fmt: skip
+    found = call(inspect, asked, out=None)
     page = found.write(out)
     say(f"{len(found.subjects[0].images):,} images")
     for what, why in found.missing:

@@ -22,6 +22,8 @@ class Compute:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Precision = "auto"
+    threads: int = 0
+    """CPU threads; 0 leaves the choice to torch and OMP_NUM_THREADS."""
     workers: int = -1
     """Loader processes; -1 chooses."""
 

@@ -4,14 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vitrail.cli.arguments import Switch, pairs, say
+from vitrail.cli.arguments import pairs, say
+from vitrail.cli.options import Show
 from vitrail.cli.run_options import Asked, understand
 from vitrail.reports.tables import show
 from vitrail.training.plan import plan
 
 
 @dataclass(frozen=True)
-class Plan(Asked):
+class Plan(Asked, Show):
     """Says what a training would cost, and trains nothing: steps, batch, FLOPs, and by a short probe time and memory.
 
     It takes the words of `vitrail train`.
@@ -22,16 +23,13 @@ class Plan(Asked):
       vitrail plan digits --json
     """
 
-    json: Switch = False
-    """As JSON."""
-
 
 def main(words: Sequence[str]) -> int:
     asked, chosen = understand(Plan, words, command="plan")
     found = plan(chosen.run, chosen.splits)
-    if asked.json:
+    if asked.format == "json":
         print(json.dumps(found.to_dict(), indent=1))
     else:
         say(chosen.why)
-        show(pairs(found.rows()), "table")
+        show(pairs(found.rows()), asked.format)
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vitrail.cli.arguments import Switch, parse, say
+from vitrail.cli.arguments import Switch, call, parse, say
 from vitrail.cli.options import Compute, Show, Views
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import Column, Table, show
@@ -63,11 +63,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
     if asked.out is not None:
         return in_parts(asked, asked.out)
-    found = predict(
-        asked.model, asked.files, top=asked.top, views=asked.views, batch=asked.batch, device=asked.device,
-        precision=asked.precision, calibrated=asked.calibrated, least=asked.least,
-        skip_unreadable=asked.skip_unreadable,
-    )  # fmt: skip
+    found = call(predict, asked, images=asked.files)
     SHOW[asked.format](found)
     skipped = [one for one in found if one.error]
     if skipped:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from vitrail.cli.arguments import check_writable, parse, say, split_names
+from vitrail.cli.arguments import call, check_writable, parse, say, split_names
 from vitrail.cli.options import Compute, HeldOut, Pool, Show
 from vitrail.reports.tables import show
 
@@ -71,12 +71,7 @@ def main(words: Sequence[str]) -> int:
 
     check_writable(asked.html)
 
-    rows = probe(
-        asked.model, asked.data or None, protocols=split_names(asked.protocols), layer=asked.layer, pool=asked.pool,
-        size=asked.size, shots=asked.shots, l2=asked.l2, k=asked.k, seeds=asked.seeds, beside=asked.beside,
-        at_least=asked.at_least, holdout=asked.holdout, cache=asked.cache, batch=asked.batch, device=asked.device,
-        precision=asked.precision, workers=asked.workers, download=asked.download, say=say,
-    )  # fmt: skip
+    rows = call(probe, asked, data=asked.data or None, protocols=split_names(asked.protocols), say=say)
     title = f"features on {asked.data or asked.model}"
     show(table(rows, title), asked.format)
     if asked.html:

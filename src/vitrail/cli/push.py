@@ -6,8 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from vitrail.cli.arguments import Switch, parse
-from vitrail.weights.push import push
+from vitrail.cli.arguments import Switch, call, parse
 
 
 @dataclass(frozen=True)
@@ -29,5 +28,7 @@ class Push:
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Push, words, command="push")
-    print(push(asked.folder, asked.name, private=asked.private))
+    from vitrail.weights.push import push
+
+    print(call(push, asked))
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from vitrail.cli.arguments import check_writable, parse, say, split_names
+from vitrail.cli.arguments import call, check_writable, parse, say, split_names
 from vitrail.cli.options import Compute, Part, Show
 from vitrail.reports.tables import Column, Table, show
 
@@ -44,12 +44,7 @@ def main(words: Sequence[str]) -> int:
     check_writable(asked.html)
 
     chosen = split_names(asked.corruptions) or list(CORRUPTIONS)
-    rows = robustness(
-        asked.model, asked.data, corruptions=chosen, severities=asked.severities, seed=asked.seed, split=asked.split,
-        batch=asked.batch, device=asked.device, precision=asked.precision, workers=asked.workers,
-        download=asked.download,
-        follow_links=asked.follow_links, say=say,
-    )  # fmt: skip
+    rows = call(robustness, asked, corruptions=chosen, say=say)
     columns = ("accuracy_%", "low", "high")
     cells = tuple(
         (row.corruption, row.severity, *(100 * value for value in (row.accuracy, *row.interval))) for row in rows

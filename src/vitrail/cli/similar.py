@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from vitrail.cli.arguments import Switch, parse, say
+from vitrail.cli.arguments import parse, say
+from vitrail.cli.options import Show
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import Column, Table, show
 
@@ -18,8 +19,8 @@ SHOWN = 20
 """Pairs on the screen; --json has all."""
 
 
-@dataclass(frozen=True)
-class Similar:
+@dataclass(frozen=True, kw_only=True)
+class Similar(Show):
     """Finds the images most similar to one, or pairs that are nearly the same, in features kept by `vitrail embed`.
 
     Without --of the pairs above a cosine of 0.95 are listed that have no nearer neighbour. Fine-tuned features are alike
@@ -40,7 +41,6 @@ class Similar:
     """The model that reads a new image; without it, the one that made the features."""
     duplicates: float | None = None
     """List every pair at least so similar, as a cosine."""
-    json: Switch = False
 
 
 def main(words: Sequence[str]) -> int:
@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(f"--k {asked.k}", allowed="1 or more")
     kept = read(asked.features)
     found = most_similar(kept, asked) if asked.of else pairs(kept, asked)
-    show(found, "json" if asked.json else "table")
+    show(found, asked.format)
     return 0
 
 
@@ -77,7 +77,7 @@ def pairs(kept: "FeatureTable", asked: Similar) -> Table:
     across = sum(splits[pair.first] != splits[pair.second] for pair in found)
     say(f"{len(found):,} pairs in {len(groups(found)):,} groups; {across:,} pairs lie across train and test")
     say(f"two images of these features have a median cosine of {typical_cosine(kept.features):.2f}")
-    shown = found if asked.json else found[:SHOWN]
+    shown = found if asked.format != "table" else found[:SHOWN]
     if len(shown) < len(found):
         say(f"the {SHOWN} most similar pairs are shown; --json lists all")
     columns = ("first", "first_split", "first_class", "second", "second_split", "second_class")

@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from vitrail.cli.arguments import Switch, parse, run_group, say
+from vitrail.cli.options import Show
 from vitrail.errors import ConfigError
 from vitrail.images.sources import open_data
 from vitrail.reports.progress import progress
@@ -33,7 +34,17 @@ examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining(Arena):
+class Studied(Show):
+    """What every study reads."""
+
+    data: tyro.conf.Positional[str] = ""
+    """A folder with a folder of images for each class, or a named set."""
+    download: Switch = False
+    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Studied, Arena):
     """Compares ways of pre-training on your images: one small ViT, the same FLOPs, the same readouts, one report.
 
     examples:
@@ -42,18 +53,12 @@ class Pretraining(Arena):
       vitrail study pretraining digits --seeds 1 --epochs 2 --ratios
     """
 
-    data: tyro.conf.Positional[str] = ""
-    """A folder with a folder per class, or a named set."""
     out: Path = Path("runs/study")
     """A folder for report.html and results.jsonl."""
-    download: Switch = False
-    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
-    json: Switch = False
-    """The table as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewLabels(few_labels.FewLabels):
+class FewLabels(Studied, few_labels.FewLabels):
     """Pre-training on all images, then fine-tuning on a few labels; beside training on those labels for the same FLOPs.
 
     examples:
@@ -61,18 +66,12 @@ class FewLabels(few_labels.FewLabels):
       vitrail study few-labels ./photos --labels 0.1 --method simmim --seeds 5
     """
 
-    data: tyro.conf.Positional[str] = ""
-    """A folder with a folder per class, or a named set."""
     out: Path = Path("runs/few-labels")
     """A folder for report.html, results.jsonl and the runs."""
-    download: Switch = False
-    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
-    json: Switch = False
-    """The table as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfTrain(noisy_student.SelfTrain):
+class SelfTrain(Studied, noisy_student.SelfTrain):
     """Noisy Student: a teacher labels images nobody labelled, a noised student learns from all; then it is the teacher.
 
     examples:
@@ -81,14 +80,8 @@ class SelfTrain(noisy_student.SelfTrain):
       vitrail study self-train ./photos --unlabelled ./more --threshold 0.5 --per-class 200 --no-soft
     """
 
-    data: tyro.conf.Positional[str] = ""
-    """A folder with a folder per class, or a named set."""
     out: Path = Path("runs/self-train")
     """A folder for teacher/, student-1/, … and report.html."""
-    download: Switch = False
-    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
-    json: Switch = False
-    """The table as JSON."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -108,7 +101,7 @@ def pretraining(words: Sequence[str]) -> int:
 
         cells = run_arena(asked, asked.out, watch)
     page = report.write_report(asked, cells, asked.out / "report.html")
-    show(report.table(cells), "json" if asked.json else "table")
+    show(report.table(cells), asked.format)
     say(f"report: {page}")
     return 0
 
@@ -121,7 +114,7 @@ def few(words: Sequence[str]) -> int:
         arms.append(arm)
         say(f"{arm.way}, seed {arm.seed}: {arm.accuracy:.2%} after {arm.flops / 1e12:.3g} TFLOP, {arm.seconds:.0f} s")
     page = report.write_few_labels(asked, arms, asked.out / "report.html")
-    show(report.few_labels_table(arms), "json" if asked.json else "table")
+    show(report.few_labels_table(arms), asked.format)
     say(few_labels.verdict(arms))
     say(f"report: {page}")
     return 0
@@ -135,7 +128,7 @@ def self_training(words: Sequence[str]) -> int:
         results.append(result)
         say(f"{result.folder.name}: {result.scores}")
     page = report.write_self_train(asked, results, asked.out / "report.html")
-    show(report.self_train_table(results), "json" if asked.json else "table")
+    show(report.self_train_table(results), asked.format)
     say(f"report: {page}")
     return 0
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.api.train import check_seeds, train_seeds
+from vitrail.api.train import check_seeds, refuse_choices, train_seeds
 from vitrail.cli.arguments import Switch, pairs, parse, say
+from vitrail.cli.options import Show
 from vitrail.cli.run_options import Asked, finished, settings, understand
-from vitrail.errors import ConfigError
 from vitrail.reports.tables import show
 from vitrail.training.loop import Result, train
 from vitrail.training.plan import plan_of
@@ -20,7 +20,7 @@ from vitrail.training.setup import Setup
 
 
 @dataclass(frozen=True)
-class Train(Asked):
+class Train(Asked, Show):
     """Trains a Vision Transformer on labelled images.
 
     Without --recipe one is chosen by the number and shape of the images and by whether weights were given; it says
@@ -50,8 +50,6 @@ class Train(Asked):
     """Train this many times, with seeds from --seed on; prints mean and standard deviation."""
     tensorboard: Switch = False
     """Also log for TensorBoard, into the run folder."""
-    json: Switch = False
-    """The result as JSON on stdout."""
     quiet: Switch = False
     """No progress and no plan."""
 
@@ -81,11 +79,7 @@ def resumed(words: Sequence[str]) -> int:
     first = parse(Train, words, command="train", default=Train(run=settings(Run())), check=False)
     stored = RunFolder.read(first.resume)
     asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
-    if asked.model or asked.like or asked.seeds != 1 or asked.out:
-        raise ConfigError(
-            "a resumed run keeps its model, seeds and folder",
-            next_step="leave those words out, or start a new run without --resume",
-        )
+    refuse_choices(asked.model, asked.like, asked.out, asked.seeds != 1)
     result = train(
         replace(finished(asked), data=asked.data or stored.data),
         out=asked.resume,
@@ -110,14 +104,14 @@ def report(results: Sequence[Result], asked: Train) -> int:
     """What came out, on stdout; of several processes one speaks."""
     if not results[0].setup.world.leads:
         return 0
-    if asked.json:
+    if asked.format == "json":
         found: Any = [_facts(result) for result in results]
         print(json.dumps(found if len(found) > 1 else found[0], indent=1))
     elif len(results) == 1:
-        show(pairs(list(_lines(results[0]))), "table")
+        show(pairs(list(_lines(results[0]))), asked.format)
     else:
         each = [(f"seed {result.setup.run.seed}", str(result.scores.headline)) for result in results]
-        show(pairs([*each, _spread(results), *list(_lines(results[0]))[1:]]), "table")
+        show(pairs([*each, _spread(results), *list(_lines(results[0]))[1:]]), asked.format)
     return 0
 
 

@@ -1,24 +1,20 @@
 """`vitrail weights`: show, convert, check."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from vitrail import config
-from vitrail.cli.arguments import Switch, pairs, parse, say
-from vitrail.errors import ConfigError, suggest
-from vitrail.models import cost, zoo
-from vitrail.reports.tables import Output, show
-from vitrail.weights.bundle import read, refuse_nonfinite, resized
-from vitrail.weights.compare import compare, contents
-from vitrail.weights.convert import convert
-from vitrail.weights.files.safe import not_finite
-from vitrail.weights.fit import shape
-from vitrail.weights.record import Record, Weights
+from vitrail.cli import options
+from vitrail.cli.arguments import Switch, pairs, parse, run_group, say
+from vitrail.errors import ConfigError
+from vitrail.reports.tables import show
+
+if TYPE_CHECKING:
+    from vitrail.weights.record import Record, Weights
 
 HELP = """\
 usage: vitrail weights show|convert|check …
@@ -39,8 +35,8 @@ PAGE = 100
 """Columns of the tables here where no terminal says: configs and notes are prose."""
 
 
-@dataclass(frozen=True)
-class Show:
+@dataclass(frozen=True, kw_only=True)
+class ShowFile(options.Show):
     """Says what a weights file holds, and what of that was in it, beside it, or is its origin's default.
 
     examples:
@@ -54,8 +50,6 @@ class Show:
     """Fields of the model's config as JSON, or a JSON file: what a bare file cannot say."""
     tensors: Switch = False
     """List every tensor, under our names."""
-    format: Output = "table"
-    """--json and --csv say the same."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,8 @@ class Convert:
     """Resize positions for square images of so many pixels; 0 leaves them."""
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, kw_only=True)
+class Check(options.Show):
     """Runs two models in float64 on the same fixed images and compares all they say; exit code 1 where they differ.
 
     examples:
@@ -96,23 +90,13 @@ class Check:
     """Fields of both configs as JSON, or a JSON file."""
     tolerance: float = 1e-9
     """Of the largest output."""
-    format: Output = "table"
-    """--json and --csv say the same."""
 
 
 def main(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print(HELP)
-        return 0
-    if words[0] not in ACTIONS:
-        raise ConfigError(
-            f"vitrail weights {words[0]}", allowed=", ".join(ACTIONS), next_step=suggest(words[0], ACTIONS)
-        )
-    kind, action = ACTIONS[words[0]]
-    return action(parse(kind, words[1:], command=f"weights {words[0]}"))
+    return run_group("weights", HELP, {"show": show_weights, "convert": convert_weights, "check": check_weights}, words)
 
 
-def told(text: str) -> Mapping[str, Any] | None:
+def parse_config(text: str) -> Mapping[str, Any] | None:
     """The fields in `--config`: JSON, or a file of it."""
     if not text:
         return None
@@ -127,8 +111,12 @@ def told(text: str) -> Mapping[str, Any] | None:
     return found
 
 
-def shown(asked: Show) -> int:
-    weights = read(asked.file, config=told(asked.config))
+def show_weights(words: Sequence[str]) -> int:
+    asked = parse(ShowFile, words, command="weights show")
+    from vitrail.weights.bundle import read
+    from vitrail.weights.fit import shape
+
+    weights = read(asked.file, config=parse_config(asked.config))
     rows = list(facts(weights))
     if asked.tensors:
         rows += [(name, f"{shape(tensor)} {str(tensor.dtype)[6:]}") for name, tensor in weights.tensors.items()]
@@ -136,14 +124,19 @@ def shown(asked: Show) -> int:
     return 0
 
 
-def facts(weights: Weights) -> Iterator[tuple[str, Any]]:
+def facts(weights: "Weights") -> Iterator[tuple[str, Any]]:
     """The rows of `show`."""
+    from vitrail import config
+    from vitrail.models import cost
+    from vitrail.weights.compare import contents
+    from vitrail.weights.files.safe import not_finite
+
     record, tensors = weights.record, weights.tensors
     made = record.config
     yield "source", record.source
     yield "inside", contents(record)
     yield "family", made.family
-    yield "model", named(record)
+    yield "model", find_name(record)
     yield "parameters", f"{cost.count_parameters(made):,}"
     yield "config", ", ".join(f"{name} {value}" for name, value in config.to_dict(made).items() if name != "family")
     yield "preprocessing", ", ".join(f"{name} {value}" for name, value in config.to_dict(record.preprocess).items())
@@ -158,8 +151,10 @@ def facts(weights: Weights) -> Iterator[tuple[str, Any]]:
         yield "note", note
 
 
-def named(record: Record) -> str:
+def find_name(record: "Record") -> str:
     """The name of the zoo with the same sizes, if one has them."""
+    from vitrail.models import zoo
+
     sizes = ("width", "depth", "heads", "mlp_width", "patch", "depths", "widths", "root_width", "stem")
 
     def of(made: object) -> list[Any]:
@@ -169,8 +164,12 @@ def named(record: Record) -> str:
     return next((name for name, entry in zoo.ZOO.items() if of(entry.config) == wanted), "of no name")
 
 
-def converted(asked: Convert) -> int:
-    weights = read(asked.file, config=told(asked.config))
+def convert_weights(words: Sequence[str]) -> int:
+    asked = parse(Convert, words, command="weights convert")
+    from vitrail.weights.bundle import read, refuse_nonfinite, resized
+    from vitrail.weights.convert import convert
+
+    weights = read(asked.file, config=parse_config(asked.config))
     refuse_nonfinite(weights, asked.file)
     changed = resized(weights, asked.image or None)
     notes = convert(changed, asked.out, asked.to)
@@ -180,8 +179,10 @@ def converted(asked: Convert) -> int:
     return 0
 
 
-def changes(old: Weights, new: Weights) -> Iterator[str]:
+def changes(old: "Weights", new: "Weights") -> Iterator[str]:
     """The tensors that were kept and those that were resized."""
+    from vitrail.weights.fit import shape
+
     pairs_of = [(name, tensor, new.tensors[name]) for name, tensor in old.tensors.items()]
     other = [f"{name} {shape(one)} → {shape(two)}" for name, one, two in pairs_of if one is not two]
     yield f"{len(pairs_of) - len(other)} tensors kept bit for bit"
@@ -189,8 +190,12 @@ def changes(old: Weights, new: Weights) -> Iterator[str]:
         yield f"resized {', '.join(other)}"
 
 
-def checked(asked: Check) -> int:
-    first, second = (read(path, config=told(asked.config)) for path in (asked.first, asked.second))
+def check_weights(words: Sequence[str]) -> int:
+    asked = parse(Check, words, command="weights check")
+    from vitrail.weights.bundle import read
+    from vitrail.weights.compare import compare
+
+    first, second = (read(path, config=parse_config(asked.config)) for path in (asked.first, asked.second))
     found = compare(first, second)
     same = found.logits <= asked.tolerance * max(1.0, found.largest)
     rows: list[tuple[str, Any]] = [
@@ -203,10 +208,3 @@ def checked(asked: Check) -> int:
     show(pairs(rows), asked.format, fold=PAGE)
     say("they say the same" if same else "they do not say the same")
     return 0 if same else 1
-
-
-ACTIONS: dict[str, tuple[type, Callable[[Any], int]]] = {
-    "show": (Show, shown),
-    "convert": (Convert, converted),
-    "check": (Check, checked),
-}
