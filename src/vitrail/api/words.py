@@ -46,7 +46,6 @@ PEERS = {
     "optimizer": "optim.name",
     "output": "out",
     "output_dir": "out",
-    "patience": "a training has its full length, and the best weights are kept",
     "pretrained": "weights",
     "project": "out",
     "resolution": "size",

@@ -98,6 +98,8 @@ def main(words: Sequence[str]) -> int:
 
 def parse_config(text: str) -> Mapping[str, Any] | None:
     """The fields in `--config`: JSON, or a file of it."""
+    from vitrail import config
+
     if not text:
         return None
     try:
