@@ -170,6 +170,7 @@ def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         KeyError,
         EOFError,
         TypeError,
+        RuntimeError,
         SyntaxError,
         tokenize.TokenError,
         zlib.error,

@@ -68,7 +68,7 @@ def read_npz(path: Path) -> Content:
         KeyError,
         EOFError,
         zipfile.BadZipFile,
-        NotImplementedError,
+        RuntimeError,
         SyntaxError,
         tokenize.TokenError,
         zlib.error,
