@@ -217,5 +217,5 @@ def test_many_unreadable_files_stop_a_run_unless_they_are_skipped(photos: Path, 
 def test_folders_below_class_folders_are_said(tmp_path: Path) -> None:
     for name in ("bird/owl", "bird/crow", "cat"):
         write(tmp_path / name, **{"x": 2} if name == "cat" else {"a": 2})
-    notes = open_data(tmp_path).train.notes
+    notes = open_data(tmp_path, holdout=0).train.notes
     assert "3 subfolders were merged into 2 classes" in notes
