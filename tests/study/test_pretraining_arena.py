@@ -47,7 +47,9 @@ def test_table_and_page_of_known_cells(tmp_path: Path) -> None:
     rows = list(report.table(cells).written())
     assert rows[1] == ("mae", "2", *["55.0 ± 7.1"] * 4) and len(rows) == 2
     page = report.write_report(Arena(data="digits", seeds=2), cells, tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 8 and "$" not in page.split("<svg", 1)[1].split("<script", 1)[0] and "mask ratio" in page
+    assert (
+        page.count("<svg") == 8 and "$" not in page.split("<svg", 1)[1].split("<script", 1)[0] and "mask ratio" in page
+    )
 
 
 COMMAND = (
