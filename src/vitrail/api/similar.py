@@ -48,7 +48,7 @@ def embed_one(kept: FeatureTable, image: Path, model: Model | None) -> Float[Ten
     if model is None and not Path(kept.about.model).exists():
         raise DataError(
             f"{image} is not in these features, and their model {kept.about.model!r} is not here",
-            next_step="name the model that made them: model=…, or --model",
+            next_step="name the `model` that made them",
         )
     words = kept.about.layer.split()
     pool = {} if words[-1].isdigit() or words == ["pooled"] else {"pool": words[-1]}
