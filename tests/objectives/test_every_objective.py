@@ -100,6 +100,7 @@ import dataclasses, json, sys
 import torch
 from vitrail import config
 from vitrail.batches.batch import Batch
+from vitrail.models import zoo
 from vitrail.training.run import Run
 from vitrail.training.setup import build_model
 torch.manual_seed(0)

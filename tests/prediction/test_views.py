@@ -105,4 +105,5 @@ def test_the_commands_take_views(in_folder: Path, capsys) -> None:
         assert main(["predict", "run", "one.png", "--views", views, "--format", "json"]) == 0
         assert len(json.loads(capsys.readouterr().out)[0]["labels"]) == 5
     assert len({score["nll"] for score in scores.values()}) == 3
-    assert main(["evaluate", "run", "digits", "--views", "nine"]) == 78
+    assert main(["evaluate", "run", "digits", "--views", "nine"]) == 2
+    assert "invalid choice 'nine' for argument '--views'" in capsys.readouterr().err
