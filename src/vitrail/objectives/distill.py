@@ -46,7 +46,7 @@ class Distill(Supervised):
         if not self.teacher:
             raise ConfigError("distillation without a teacher", next_step="name a run or a file as `objective.teacher`")
         if generator is None:  # only the shapes are asked for
-            record = bundle.read_record(self.teacher)
+            record = bundle.read_record(_existing(self.teacher))
             return Distilling(backbone, Teacher(zoo.skeleton(record.config), record.preprocess, record.preprocess))
         task = task or Task()
         return Distilling(backbone, load_teacher(self.teacher, task, backbone.config.classes))
@@ -110,9 +110,7 @@ class Distilling(Learner):
 
 def load_teacher(path: str, task: Task, classes: int) -> Teacher:
     """The teacher at `path`, its classes in the student's order by name. ConfigError where they are others."""
-    if not Path(path).exists():
-        raise ConfigError(f"there is no teacher at {path}", next_step="name a run folder, a bundle or a weights file")
-    model = bundle.load(path)
+    model = bundle.load(_existing(path))
     record = model.record
     if record.preprocess.channels != task.preprocess.channels:
         raise ConfigError(
@@ -133,3 +131,10 @@ def load_teacher(path: str, task: Task, classes: int) -> Teacher:
         )
     order = tuple(record.classes.index(name) for name in task.classes)
     return Teacher(model, own, task.preprocess, () if order == tuple(range(len(record.classes))) else order)
+
+
+def _existing(path: str) -> str:
+    """The path of a teacher that is there. Raises ConfigError."""
+    if not Path(path).exists():
+        raise ConfigError(f"there is no teacher at {path}", next_step="name a run folder, a bundle or a weights file")
+    return path
