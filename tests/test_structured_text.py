@@ -28,8 +28,8 @@ from vitrail.training.run import Run, read_run
         ("9" * 5000, "64 bits"),
         (b"\xff\xfe{}", "codec"),
         (r'"\ud800"', "surrogates"),
-        ("{", ""),
-        ("", ""),
+        ("{", "double quotes"),
+        ("", "Expecting value"),
     ],
 )  # fmt: skip
 def test_json_that_was_made_to_harm_is_a_value_error(text: str | bytes, why: str) -> None:
