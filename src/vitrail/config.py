@@ -239,7 +239,7 @@ def _refuse_other_kind(kind: Any, value: Any, name: str, problems: list[str]) ->
 def _member(kind: Any, data: Any) -> Any:
     """The dataclass that `data` describes: of an open config or a union by `family`, or the only one."""
     if isinstance(kind, type) and issubclass(kind, OpenConfig) and "member" in vars(kind):
-        return kind.member(data.get("family", "")) if isinstance(data, dict) else kind
+        return kind.member(str(data.get("family", ""))) if isinstance(data, dict) else kind
     if get_origin(kind) not in (Union, types.UnionType):
         return kind
     members = [member for member in get_args(kind) if dataclasses.is_dataclass(member)]

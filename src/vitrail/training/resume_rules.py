@@ -96,7 +96,7 @@ def check_changes(before: Run, after: Run, *, override: bool = False) -> tuple[R
         listed = ", ".join(f"{key} {old!r} → {new!r}" for key, old, new, _ in refused)
         raise ConfigError(
             f"the run was started with other settings: {listed}",
-            allowed="on resuming: " + ", ".join(key for key, kind in KEYS.items() if kind != "trajectory"),
+            allowed="on resuming: " + ", ".join(key for key in KEYS if kind_in(key, after) != "trajectory"),
             next_step="leave them as they were, start a new run, or add `override=True`",
         )
     said = tuple(f"changed on resuming: {key} {old!r} → {new!r} ({kind})" for key, old, new, kind in changes)
