@@ -18,6 +18,7 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.models import zoo
 from vitrail.reports.page import render
+from vitrail.study import transfer
 from vitrail.study.transfer import Tuner
 from vitrail.weights.bundle import Record, save_bundle
 
@@ -137,11 +138,12 @@ def test_table_6_agrees_with_itself() -> None:
 def test_fine_tuning_chooses_on_800_and_200_and_trains_on_1000(tmp_path: Path, monkeypatch) -> None:
     seen = []
 
-    def scored(self, run, splits, folder):
+    def train_to_end(run, folder, splits):
         seen.append((run.optim.lr, run.seed, run.length, len(splits.train), len(splits.test), folder.name))
-        return SimpleNamespace(top1=0.5 if run.optim.lr == 0.01 else 0.25, images=len(splits.test))
+        right = SimpleNamespace(value=0.5 if run.optim.lr == 0.01 else 0.25)
+        return SimpleNamespace(scores=SimpleNamespace(headline=right, images=len(splits.test)))
 
-    monkeypatch.setattr(Tuner, "scored", scored)
+    monkeypatch.setattr(transfer, "train_to_end", train_to_end)
     config = zoo.config("vit-ti/16", width=16, depth=2, heads=2, mlp_width=32, classes=3)
     save_bundle(tmp_path / "m", zoo.build(config), Record(config=config, preprocess=Preprocess(size=config.image)))
     source = open_data("digits").train

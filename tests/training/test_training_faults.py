@@ -167,14 +167,15 @@ def others(value: object) -> list[object]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [value + 1, 2 * value]
+        return [value + 1, 2 * value, value - 1]
     if isinstance(value, float):
         return [value / 2, value + 0.25, 0.5]
     if isinstance(value, list):
         return [
             [one / 2 for one in value] if all(isinstance(one, float) for one in value) else [2 * one for one in value]
         ]
-    return ["3 steps", "none", "cosine", "linear", "adam", "on", "bf16", "sigmoid", "runs/x", "backbone", "cls", 0.5, 3]
+    words = "none cosine linear adam on bf16 sigmoid runs/x backbone cls mean class bicubic crop border gelu-tanh pooled"
+    return ["3 steps", "2 steps", *words.split(), "logistic", "loss", "ddp", True, 0.5, 3, [0.5, 1.0], [2, 9]]
 
 
 def test_every_key_of_a_run_changed_is_refused_or_said() -> None:
@@ -205,7 +206,7 @@ def test_every_key_of_a_run_changed_is_refused_or_said() -> None:
             break
         else:
             counts["no other value"] += 1
-    assert counts["refused"] >= 30 and counts["said"] >= 8 and counts["no other value"] <= 15, counts
+    assert counts["refused"] >= 30 and counts["said"] >= 8 and counts["no other value"] <= 8, counts
     print(counts)
 
 
