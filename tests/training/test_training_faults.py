@@ -174,7 +174,9 @@ def others(value: object) -> list[object]:
         return [
             [one / 2 for one in value] if all(isinstance(one, float) for one in value) else [2 * one for one in value]
         ]
-    words = "none cosine linear adam on bf16 sigmoid runs/x backbone cls mean class bicubic crop border gelu-tanh pooled"
+    words = (
+        "none cosine linear adam on bf16 sigmoid runs/x backbone cls mean class bicubic crop border gelu-tanh pooled"
+    )
     return ["3 steps", "2 steps", *words.split(), "logistic", "loss", "ddp", True, 0.5, 3, [0.5, 1.0], [2, 9]]
 
 
