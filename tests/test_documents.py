@@ -10,8 +10,11 @@ import tyro
 
 from vitrail import cli
 from vitrail.cli import COMMANDS, main
+from vitrail.config import sealed_json
 from vitrail.errors import ConfigError
 from vitrail.registry import Registry
+from vitrail.storage import write_whole
+from vitrail.training.run import Run
 
 pytestmark = pytest.mark.flow
 
@@ -61,8 +64,10 @@ class Parsed(BaseException):
 
 
 @pytest.mark.parametrize(("where", "line"), commands(), ids=lambda value: str(value))
-def test_commands_parse(where: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_commands_parse(where: str, line: str, in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Each word by the command's own reading. A file that is not here may stop it before, and nothing else."""
+    if "--like" in line:
+        write_whole(in_folder / "runs/photos-1/run.json", sealed_json(Run(data="digits")))
     read = tyro.cli
 
     def read_and_stop(*words, **options):
@@ -86,7 +91,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "COMMANDS", dict(COMMANDS))
 
 
-@pytest.mark.usefixtures("tables")
+@pytest.mark.usefixtures("tables", "in_folder")
 @pytest.mark.parametrize(("where", "code"), [one for one in blocks("python") if "runs/" not in one[1]], ids=str)
 def test_python_examples_run(where: str, code: str) -> None:
     exec(compile(code, where, "exec"), {})

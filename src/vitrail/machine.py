@@ -75,11 +75,14 @@ def _group_memory(folder: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _windows_memory() -> Memory:
-    """From GlobalMemoryStatusEx: a structure of 64 bytes, which begins with its size; total and free are at bytes 8 and 16."""
+    """From GlobalMemoryStatusEx: a structure of 64 bytes, which begins with its size; total and free are at bytes 8 and 16.
+
+    Where the system does not tell, no memory is refused.
+    """
     status = (ctypes.c_uint64 * 8)(64)
     with contextlib.suppress(AttributeError, OSError):
         ctypes.windll.kernel32.GlobalMemoryStatusEx(status)  # pyrefly: ignore[missing-attribute]
-    return Memory(int(status[1]), int(status[2]))
+    return Memory(int(status[1]), int(status[2]) or sys.maxsize)
 
 
 def peak_memory(device: torch.device) -> int:

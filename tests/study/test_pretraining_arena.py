@@ -66,7 +66,7 @@ def test_the_command_from_images_to_report_and_once_more_without_measuring_again
     table = json.loads(first.out)
     assert [row["method"] for row in (table["rows"] if isinstance(table, dict) else table)] == ["none", "mae"]
     assert "arena 2/2" in first.err and "mae, seed 0: 5-shot" in first.err
-    assert (in_folder / "runs/study/report.html").exists() and not list((in_folder / "study/runs").iterdir())
+    assert (in_folder / "runs/study/report.html").exists() and not list((in_folder / "runs/study/runs").iterdir())
     lines = [json.loads(line) for line in (in_folder / "runs/study/results.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines] == ["none, seed 0", "mae, seed 0"]
     assert [len(line["results"]) for line in lines] == [

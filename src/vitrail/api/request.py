@@ -88,7 +88,7 @@ def choose_recipe(
 def read_like(path: str | Path) -> Run:
     """The settings in a run folder or a file run.json, to be used again: this machine chooses threads and precision anew."""
     path = Path(path)
-    run = RunFolder.read(path) if path.is_dir() else read_run(path)
+    run = read_run(path) if path.is_file() else RunFolder.read(path)
     kept = {name: getattr(run.hardware, name) for name in ("checkpoint_activations", "deterministic", "parallel")}
     return replace(run, rules=2, hardware=Hardware(**kept))
 
