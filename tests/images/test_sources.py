@@ -147,10 +147,11 @@ def test_the_first_level_names_the_class_at_any_depth(tmp_path: Path) -> None:
     assert sorted([*splits.train.keys, *splits.test.keys]) == [
         "cat/a.png", "cat/old/b.PNG", "cat/old/x/c.jpeg", "dog/e", "dog/x/d.png",
     ]  # fmt: skip
-    (note,) = splits.train.notes
+    note, merged = splits.train.notes
     assert note.startswith("5 files skipped: ")
     for part in ("1 .svg", "1 .ogg", "1 .txt", "1 hidden", "1 beside the class folders"):
         assert part in note
+    assert merged == "3 subfolders were merged into 2 classes"  # cat/old, cat/old/x and dog/x
 
 
 def test_tuxpaint_stamps_by_subject() -> None:
