@@ -10,6 +10,7 @@ from vitrail.models.backbone import FAMILIES as REGISTERED
 from vitrail.models.backbone import ModelConfig
 from vitrail.models.deit import DeiTConfig
 from vitrail.models.mae import MAEConfig
+from vitrail.models.timm_model import TimmConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.training.optim import freeze_backbone
 
@@ -33,6 +34,8 @@ CONFIGS: dict[str, ModelConfig] = {
     "hybrid": FAMILIES["r50+vit-b/16"],
     "maxvit": FAMILIES["maxvit-t"],
     "maxvit padded": FAMILIES["padded windows"],
+    "timm": TimmConfig(name="resnet18", image=(64, 64), classes=5),
+    "timm vit": TimmConfig(name="test_vit", image=(64, 64), classes=5),
 }
 
 
