@@ -1,4 +1,4 @@
-"""What every test stands on: one thread, repeatable randomness, no unpickling, and the way to the golden data."""
+"""Fixtures of all tests: one thread, repeatable randomness, no unpickling, and the way to the golden data."""
 
 import os
 

@@ -56,7 +56,7 @@ def test_commands_and_their_options_exist(where: str, line: str, capsys: pytest.
 
 
 HELP: dict[tuple[str, ...], str] = {}
-"""What a command answers, asked once."""
+"""The answer of a command, asked once."""
 
 
 class Parsed(BaseException):

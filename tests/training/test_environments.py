@@ -1,4 +1,4 @@
-"""What must not matter does not: clocks, locales, hash seeds, folders, masks, what the generators did before."""
+"""The environment changes nothing: clocks, locales, hash seeds, folders, masks, what the generators did before."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a step will need is known before it is allocated, and no run is started that the memory cannot hold."""
+"""The memory of a step is counted before it is allocated. A run that does not fit is not started."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What owners of small folders ask for: early stopping, all images, balanced classes, unreadable files."""
+"""Options for small folders: early stopping, all images, balanced classes, unreadable files."""
 
 import dataclasses
 import json

@@ -86,7 +86,7 @@ def choose_recipe(
 
 
 def read_like(path: str | Path) -> Run:
-    """The settings in a run folder or a file run.json, to be used again: this machine chooses threads and precision anew."""
+    """The settings in a run folder or a file run.json, to be used again: this machine chooses its own threads and precision."""
     path = Path(path)
     run = read_run(path) if path.is_file() else RunFolder.read(path)
     kept = {name: getattr(run.hardware, name) for name in ("checkpoint_activations", "deterministic", "parallel")}

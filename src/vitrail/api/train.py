@@ -128,7 +128,7 @@ def train(
 def train_seeds(
     run: Run, splits: Splits, seeds: int = 1, out: Path | None = None, *, announce: Any = None, **options: Any
 ) -> tuple[Result, ...]:
-    """One run for each seed, from the run's own on, on the same images. What the first measures, all use."""
+    """One run for each seed, from the run's own on, on the same images. All use the measurements of the first."""
     check_seeds(seeds)
     results: list[Result] = []
     for seed in range(run.seed, run.seed + seeds):

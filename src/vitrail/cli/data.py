@@ -36,7 +36,7 @@ examples:
 
 
 DECODED = "near duplicates", "misnamed files", "sizes"
-"""What only a look at whole images can count; without it a 0 would be a guess."""
+"""Counts that need whole images; without it a 0 would be a guess."""
 
 
 @dataclass(frozen=True, kw_only=True)

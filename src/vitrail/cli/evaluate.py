@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Evaluate(Compute, Part, Show):
     """Measures a model on labelled images: top-1 with its 95 % interval, top-5, each class, calibration.
 
-    Every image counts once, and one that cannot be read is an error. Of a folder that has a split of its own the test
-    part is measured, of other data all images. Images that the model was trained on are left out: they are known by
+    Every image counts once, and one that cannot be read is an error. A folder with its own
+    split is measured on its test part, other data on all images. Images that the model was trained on are left out: they are known by
     their contents, whatever they are called now.
 
     examples:

@@ -24,7 +24,7 @@ same command.
 studies:
   pretraining  ways of pre-training: one small ViT, the same FLOPs, the same readouts
   few-labels   pre-training on all images and fine-tuning on a few labels, beside the same compute from scratch
-  self-train   Noisy Student: a teacher labels images nobody labelled, a noised student learns from all of them
+  self-train   Noisy Student: a teacher labels images that have no label, a noised student learns from all of them
 
 examples:
   vitrail study pretraining digits
@@ -35,7 +35,7 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Studied(Show):
-    """What every study reads."""
+    """The options of every study."""
 
     data: tyro.conf.Positional[str] = ""
     """A folder with a folder of images for each class, or a named set."""
@@ -72,7 +72,7 @@ class FewLabels(Studied, few_labels.FewLabels):
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTrain(Studied, noisy_student.SelfTrain):
-    """Noisy Student: a teacher labels images nobody labelled, a noised student learns from all; then it is the teacher.
+    """Noisy Student: a teacher labels images that have no label, a noised student learns from all; then it is the teacher.
 
     examples:
       vitrail study self-train ./photos --unlabelled ./more

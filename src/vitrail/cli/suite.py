@@ -25,8 +25,8 @@ class SuiteWords(Compute, Show):
     """Measures models on a list of data sets, all the same way: your own transfer suite, or VTAB-1k.
 
     The file lists models, data sets and protocols. Every result is written down as soon as it is known: run it again to
-    go on, or after adding a model or a task. What is missing is listed with how to get it, means are over what ran, and
-    the exit code is 65. Paths are looked for beside the file first, then from the current directory.
+    go on, or after adding a model or a task. Missing tasks are listed
+    with how to get them. Means are over the tasks that ran. The exit code is then 65. Paths are looked for beside the file first, then from the current directory.
 
     my_suite.toml:
       protocols = ["fewshot", "knn", "linear"]   # also nearest-mean, linear-4, logistic, and finetune

@@ -39,13 +39,13 @@ class Train(Asked, Show):
     out: Path | None = None
     """The run folder; runs/NAME-1, -2, … where none is named."""
     resume: Path | None = None
-    """A run folder to go on with, by its own settings; words that change nothing that is learnt may be added."""
+    """Resume this run with its own settings. Options that do not change the result may be added."""
     override: Switch = False
-    """With --resume: also take over settings that change what is learnt."""
+    """With --resume: also allow settings that change the result."""
     accept_data_change: Switch = False
     """With --resume: go on although the images are not those the run was started on."""
     allow_leaks: Switch = False
-    """Train although held-out images are learnt from too, byte for byte: the score will flatter."""
+    """Train although some held-out images are also trained on, byte for byte: the score will flatter."""
     seeds: int = 1
     """Train this many times, with seeds from --seed on; prints mean and standard deviation."""
     tensorboard: Switch = False
@@ -101,7 +101,7 @@ def head(setup: Setup) -> None:
 
 
 def report(results: Sequence[Result], asked: Train) -> int:
-    """What came out, on stdout; of several processes one speaks."""
+    """Print the results on stdout; of several processes one speaks."""
     if not results[0].setup.world.leads:
         return 0
     if asked.format == "json":
@@ -130,7 +130,7 @@ def _lines(result: Result):
 
 
 def _measured(result: Result) -> tuple[str, str]:
-    """What was measured, on which images, and of which weights."""
+    """The scores: on which images, and of which weights."""
     scores = result.scores
     if not scores.images:
         return "score", str(scores)

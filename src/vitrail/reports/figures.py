@@ -87,7 +87,7 @@ def curves(
 
 
 def confusion(matrix: Int[np.ndarray, "K K"], classes: Sequence[str]) -> Drawing:
-    """Who was taken for whom: shares of each row, right answers in one colour, mistakes in another.
+    """Confusions of classes: shares of each row, right answers in one colour, mistakes in another.
 
     Counts are written in the cells up to 20 classes, names on the axes up to 60.
     """

@@ -50,7 +50,7 @@ class Progress:
         pass
 
     def update(self, done: int, **numbers: Any) -> None:
-        """`done` of `total` is finished; numbers are kept until given anew, None takes one away."""
+        """`done` of `total` is finished; a number stays until the next one, None removes it."""
         self.done = done
         self.numbers |= numbers
 

@@ -1,4 +1,4 @@
-"""What a run will cost, before it runs: sizes by arithmetic, time and memory by a short probe on real batches."""
+"""The cost of a run, before it runs: sizes by arithmetic, time and memory by a short probe on real batches."""
 
 import copy
 import dataclasses
@@ -33,7 +33,7 @@ class Plan:
     peak_lr: float
     parameters: int
     macs_per_image: int
-    """Of the backbone on whole images, forward."""
+    """Forward pass of the backbone on whole images."""
     flops_per_image: float
     """Of training on one image, as the objective asks: with its decoder or teacher, without the tokens it drops."""
     seconds_per_step: float

@@ -70,7 +70,7 @@ class Optim:
     timescale: int = 10_000
     """Of `rsqrt`, in steps."""
     final_lr: float = 0.0
-    """What `linear` and `cosine` end at, as an absolute learning rate before layer decay."""
+    """The last rate of `linear` and `cosine`: an absolute learning rate before layer decay."""
     power: float = 1.0
     """Of `linear`: 2 makes it a parabola."""
     milestones: tuple[float, ...] = (0.3, 0.6, 0.9)
@@ -82,7 +82,7 @@ class Optim:
     freeze: Literal["nothing", "backbone"] = "nothing"
     """`backbone`: only the head learns, a linear probe."""
     last_blocks: int = 0
-    """Of a frozen backbone, so many of the last blocks learn nevertheless (MAE's partial fine-tuning, Figure 9)."""
+    """Number of last blocks to train when the backbone is frozen (MAE's partial fine-tuning, Figure 9)."""
 
     def __post_init__(self) -> None:
         check_length(self.warmup, "warmup")
@@ -121,7 +121,7 @@ class Run:
     model: ModelConfig = field(default_factory=ViTConfig)
     weights: str | None = None
     head: Literal["zero", "logistic"] = "zero"
-    """What a new head on given weights starts from: zero, as in the ViT paper, or logistic regression on the features of
+    """The start of a new head on given weights: zero, as in the ViT paper, or logistic regression on the features of
     the frozen weights (LP-FT, arXiv 2202.10054)."""
     preprocess: Preprocess = field(default_factory=Preprocess)
     augment: Augment = field(default_factory=Augment)

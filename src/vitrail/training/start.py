@@ -1,4 +1,4 @@
-"""What happens before the first step: images, model and state are made ready, and everything that may refuse is asked."""
+"""Checks before the first step: images, model and state are made ready, and everything that may refuse is asked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -30,7 +30,7 @@ class MeterFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a checkpoint holds besides tensors."""
+    """The facts of a checkpoint: all but the tensors."""
 
     step: int
     evaluated: int
