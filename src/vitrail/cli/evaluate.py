@@ -22,8 +22,8 @@ class Evaluate(Compute, Part, Show):
     """Measures a model on labelled images: top-1 with its 95 % interval, top-5, each class, calibration.
 
     Every image counts once, and one that cannot be read is an error. A folder with its own
-    split is measured on its test part, other data on all images. Images that the model was trained on are left out: they are known by
-    their contents, whatever they are called now.
+    split is measured on its test part, other data on all images. Images that the model was trained on are left out:
+    they are known by their contents, whatever they are called now.
 
     examples:
       vitrail evaluate runs/photos-1 ./photos

@@ -26,7 +26,8 @@ class SuiteWords(Compute, Show):
 
     The file lists models, data sets and protocols. Every result is written down as soon as it is known: run it again to
     go on, or after adding a model or a task. Missing tasks are listed
-    with how to get them. Means are over the tasks that ran. The exit code is then 65. Paths are looked for beside the file first, then from the current directory.
+    with how to get them. Means are over the tasks that ran. The exit code is then 65.
+    Paths are looked for beside the file first, then from the current directory.
 
     my_suite.toml:
       protocols = ["fewshot", "knn", "linear"]   # also nearest-mean, linear-4, logistic, and finetune
