@@ -142,7 +142,7 @@ def test_memory_that_runs_out_in_a_step_leaves_the_checkpoint(whole_run, memory:
             raise
 
     assert ended(in_child(work)) == MemoryRanOut.exit_code == 71
-    assert "the memory ran out while training" in said.read_text() and "--hardware.micro-batch" in said.read_text()
+    assert "the memory ran out while training" in said.read_text() and "`hardware.micro_batch`" in said.read_text()
     assert list_steps(folder / "checkpoints")[-1] == 3
     assert ended(in_child(train_to_the_end(folder))) == 0
     assert_same_run(reference, folder)
