@@ -54,9 +54,10 @@ def test_a_reader_beside_a_writer_never_sees_half(tmp_path: Path, sweep: int) ->
             write(tmp_path, step)
 
     pid, reads, last, rng = in_child(work), 1_000 if sweep > 1 else 200, 0, random.Random(0)
-    seen = set()
+    seen, done = set(), 0
     try:
-        for _ in range(reads):
+        while done < reads or len(seen) <= 20:  # a slow machine reads more often until it has met 20 checkpoints
+            done += 1
             snapshot = newest(tmp_path, say=pytest.fail)
             assert snapshot is not None and snapshot.step >= last and snapshot.facts["step"] == snapshot.step
             last = snapshot.step
@@ -65,5 +66,4 @@ def test_a_reader_beside_a_writer_never_sees_half(tmp_path: Path, sweep: int) ->
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    assert len(seen) > 20
-    print(f"{reads} reads beside a writer, {len(seen)} different checkpoints, none torn")
+    print(f"{done} reads beside a writer, {len(seen)} different checkpoints, none torn")
