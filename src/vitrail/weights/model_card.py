@@ -28,7 +28,7 @@ def write_card(record: Record, name: str) -> str:
 def _lines(record: Record, name: str) -> Iterator[str]:
     yield f"# {name.partition('/')[2]}"
     yield ""
-    yield f"An image model of the family `{record.config.family}`, stored by [Vitrail](https://pypi.org/project/vitrail/)."
+    yield f"An image model of the family `{record.config.family}`, stored by Vitrail (`pip install vitrail`)."
     yield f"Source: {record.source or 'unknown'}. Licence: {record.licence or 'not stated'}."
     yield from ("", "## How to load", "", "```python", "import vitrail", "")
     yield f'model = vitrail.load("hf:{name}")   # model(images) -> logits; model.record says the rest'
