@@ -45,7 +45,7 @@ class Check(HeldOut, Show):
 
     The exit code is 65 where something is found that stops a training: images to learn from and to test on (exact
     copies; of a published benchmark they are only said), an unreadable held-out image, or more than one in a thousand
-    unreadable training images. Near copies, conflicting labels, imbalance and misnamed files are said and leave it 0.
+    unreadable training images. Near copies, conflicting labels, imbalance and misnamed files are listed, and the code stays 0.
 
     examples:
       vitrail data check ./photos
