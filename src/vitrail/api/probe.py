@@ -168,8 +168,8 @@ def measure(name: str, kept: FeatureTable, asked: Probing) -> Iterator[tuple[str
 
 
 def check_layers(kept: FeatureTable, asked: Probing) -> None:
-    """Raises ConfigError where features that were kept lack a layer that is asked for. Pixels have none, which is said
-    later."""
+    """Raises ConfigError if stored features lack a layer that was asked for. Pixels have no layers: `readings` checks
+    them."""
     if kept.about.blocks:
         readings("", kept, asked)
     elif kept.about.digest != PIXELS_DIGEST:
@@ -178,8 +178,8 @@ def check_layers(kept: FeatureTable, asked: Probing) -> None:
 
 
 def readings(name: str, kept: FeatureTable, asked: Probing) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(name, protocol, the layers it reads) of everything to measure on these features; what they have no layers for is
-    said. Raises ConfigError for layers that were not kept.
+    """(name, protocol, the layers it reads) of everything to measure on these features. A note names protocols
+    without layers. Raises ConfigError for layers that were not kept.
     """
     there, found = kept.about.blocks, []
     last = there[-1] if there else 0

@@ -9,7 +9,7 @@ SHORT = {
     "threads": "hardware.threads",
     "workers": "hardware.workers",
 }
-"""What `vitrail train` and `vitrail.train` call a value, and its full name."""
+"""Short names of values in `vitrail train` and `vitrail.train`, and their full names."""
 
 PEERS = {
     "amp": "precision",

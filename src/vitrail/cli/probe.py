@@ -15,9 +15,9 @@ from vitrail.reports.tables import show
 class Probe(Compute, HeldOut, Show):
     """Measures frozen features as the papers do: few-shot, nearest neighbours, linear probe, logistic regression.
 
-    One pass over the images gives the features, every protocol reads them. Learnt on the train part of DATA, tested on
-    its held-out part. MODEL is a run folder, a bundle, a weights file, a file made by `vitrail embed` (then DATA is
-    left out), or the word `pixels`.
+    One pass over the images gives the features, every protocol reads them. A protocol fits on the training part of
+    DATA and tests on its held-out part. MODEL is a run folder, a bundle, a weights file, a file made by
+    `vitrail embed` (then DATA is left out), or the word `pixels`.
 
     examples:
       vitrail probe runs/photos-1 ./photos

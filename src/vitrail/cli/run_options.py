@@ -36,7 +36,7 @@ class Settings(Run):
 
 @dataclass(frozen=True)
 class Asked:
-    """What `train` and `plan` both read."""
+    """The options that `train` and `plan` share."""
 
     data: tyro.conf.Positional[str] = ""
     """A folder with a folder per class (train/ val/ test/ inside or not), a folder of IDX files, or a named set."""

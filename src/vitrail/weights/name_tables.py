@@ -138,7 +138,7 @@ def rows_of(table: Sequence[Row], names: Collection[str], config: Any) -> list[R
 
 
 def rows_there(table: Sequence[Row], names: Collection[str]) -> list[Row]:
-    """The rows whose tensors are among `names` of theirs, numbers written out."""
+    """The rows whose tensors are among `names`, the names in the file. Numbers are written out."""
     found = [
         _counted(row, match) for name in names for row in table if (match := _pattern(row.theirs[0]).fullmatch(name))
     ]

@@ -29,7 +29,7 @@ class Record:
     temperature: float | None = None
     """Divides the logits so that probabilities can be believed; fitted on validation images. None: not fitted."""
     threshold: float | None = None
-    """Of a model that gives several labels: the least probability (sigmoid) of a label. None: one label an image."""
+    """The least probability (sigmoid) of a label, if an image can have several. None: one label an image."""
     notes: tuple[str, ...] = ()
     """Settings that the file does not have, and where they come from."""
     sha256: str = ""
