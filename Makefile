@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 .PHONY: help demo test check size docs bench deep clean
 
 help:
-	@echo "make demo    train a small Vision Transformer on handwritten digits three times, about a minute"
+	@echo "make demo    train a small Vision Transformer on handwritten digits three times, about three minutes"
 	@echo "make test    all tests but the long sweeps"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make size    code lines by package"
