@@ -152,10 +152,10 @@ def test_python_takes_the_same_words() -> None:
 
 @pytest.mark.parametrize("command", SHORT_HELP)
 def test_the_short_help_names_options_that_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     short = capsys.readouterr().out
     assert short.count("\n") < 60
-    assert main([command, "--help-all"]) == 0
+    assert main([*command.split(), "--help-all"]) == 0
     everything = capsys.readouterr().out
     for option in set(re.findall(r"--[a-z][a-z.-]+", short)) - {"--help-all", "--json"}:
         full = SHORT.get(option.removeprefix("--"), option.removeprefix("--")).replace("_", "-")

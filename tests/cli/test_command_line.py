@@ -101,9 +101,9 @@ GROUPS = {
     "run": ("verify", "export"),
 }
 LIGHT = [[name] for name in COMMANDS if name != "study"] + [
-    [group, one] for group in ("data", "weights", "run") for one in GROUPS[group] if (group, one) != ("data", "show")
+    [group, one] for group in ("data", "weights", "run") for one in GROUPS[group]
 ]
-"""Commands whose help imports no torch. The options of a study and of `data show` are those of trainings."""
+"""Commands whose help imports no torch. The options of a study are those of trainings."""
 
 
 def test_help_of_a_command_answers_without_torch() -> None:

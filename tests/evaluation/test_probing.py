@@ -139,12 +139,13 @@ def test_every_protocol_gives_rows_and_missing_parts_say_so() -> None:
 
 def test_four_blocks_are_read_only_by_the_protocol_that_asks_for_them() -> None:
     narrow = _kept()
-    wide = dataclasses.replace(narrow, features=torch.cat([torch.randn(60, 18), narrow.features], dim=1))
-    (one,), (same,) = (list(probe(k, ["nearest-mean"], blocks=b)) for k, b in ((narrow, 1), (wide, 4)))
+    about = dataclasses.replace(narrow.about, layer="1 2 3 4 cls")
+    wide = FeatureTable(
+        torch.cat([torch.randn(60, 18), narrow.features], dim=1), narrow.labels, narrow.splits, narrow.keys, about
+    )
+    (one,), (same,) = (list(probe(kept, ["nearest-mean"])) for kept in (narrow, wide))
     assert one == same
-    assert [row.protocol for row in probe(wide, ["linear-4"], Settings(seeds=(0,)), blocks=4)] == [
-        "linear probe, 4 blocks"
-    ]
+    assert [row.protocol for row in probe(wide, ["linear-4"], Settings(seeds=(0,)))] == ["linear probe, 4 blocks"]
 
 
 def test_one_pass_is_kept_and_read_back(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from vitrail.errors import ConfigError
-from vitrail.evaluation.embedding import Extraction
 from vitrail.evaluation.layers import Pixels
-from vitrail.evaluation.suite import Opened, extraction, run_suite
+from vitrail.evaluation.probing import layers_for
+from vitrail.evaluation.suite import Opened, run_suite
 from vitrail.evaluation.suite_file import FineTune, ModelEntry, read_suite
 from vitrail.evaluation.suite_report import scatter, sections, table
 from vitrail.evaluation.vit_table6 import COLUMNS, TABLE6, columns_for
@@ -116,14 +116,13 @@ def test_files_that_mean_nothing_say_so(tmp_path: Path, changed: str, message: s
 
 def test_blocks_follow_from_the_protocols() -> None:
     small = {"width": 16, "depth": 5, "heads": 2, "mlp_width": 32, "patch": (2, 2), "image": (8, 8), "classes": 3}
-    model, m = zoo.build("vit-ti/16", **small), ModelEntry(path="m")
-    four = extraction(model, ModelEntry(path="m", layer=4), ["knn", "linear-4"], Extraction())
-    assert four.layers == (1, 2, 3, 4)
-    assert extraction(model, m, ["linear-4"], Extraction()).layers == (2, 3, 4, 5)
-    assert extraction(model, m, ["knn"], Extraction()).layers == ()
-    assert extraction(Pixels((8, 8), 1), ModelEntry(path="pixels"), ["linear-4"], Extraction()).layers == ()
+    model = zoo.build("vit-ti/16", **small)
+    assert layers_for(model, ["knn", "linear-4"], [4]) == (1, 2, 3, 4)
+    assert layers_for(model, ["linear-4"]) == (2, 3, 4, 5)
+    assert layers_for(model, ["knn"]) == ()
+    assert layers_for(Pixels((8, 8), 1), ["linear-4"]) == ()
     with pytest.raises(ConfigError, match="4 blocks that end with layer 3; allowed: layers from 4 on"):
-        extraction(model, ModelEntry(path="m", layer=3), ["linear-4"], Extraction())
+        layers_for(model, ["linear-4"], [3])
 
 
 def test_table_6_agrees_with_itself() -> None:

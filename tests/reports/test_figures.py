@@ -13,7 +13,8 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from vitrail.reports import figures
-from vitrail.reports.figures import INK, SERIES, confusion, curves, prediction_sheet, reliability
+from vitrail.reports.figures import INK, SERIES, confusion, curves, reliability
+from vitrail.reports.sheets import prediction_sheet
 
 ROWS = [{"step": k, "epoch": k / 10, "loss": 2 / k, "accuracy": 1 - 1 / k, "lr": 0.01} for k in range(1, 50)]
 HELD_OUT = [{"step": k, "epoch": k / 10, "held_out_nll": 1 / k, "held_out_top1": 1 - 1 / k} for k in range(10, 50, 10)]

@@ -1,4 +1,4 @@
-"""Paired tests, bootstrap, spread, temperature and multi-label scores against scipy and scikit-learn."""
+"""Paired tests, spread, temperature and multi-label scores against scipy and scikit-learn."""
 
 import math
 
@@ -13,7 +13,7 @@ from sklearn import metrics
 from vitrail.errors import DataError
 from vitrail.scores.calibration import fit_temperature
 from vitrail.scores.multilabel import choose_threshold, score_labels
-from vitrail.scores.statistics import bootstrap, mcnemar, spread
+from vitrail.scores.statistics import mcnemar, spread
 
 pytestmark = pytest.mark.oracle
 
@@ -48,16 +48,6 @@ def test_thin_tails_do_not_vanish() -> None:
 def test_different_images_cannot_be_paired() -> None:
     with pytest.raises(DataError, match="the same images"):
         mcnemar(np.ones(3, dtype=bool), np.ones(4, dtype=bool))
-
-
-def test_bootstrap_of_a_mean_is_the_normal_interval_and_repeats() -> None:
-    values = np.random.default_rng(0).standard_normal(4000) + 2
-    found = bootstrap(values)
-    half = 1.96 * values.std(ddof=1) / math.sqrt(4000)
-    assert found.value == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
-    assert found == bootstrap(values) != bootstrap(values, seed=1)
 
 
 def test_spread_is_the_sample_deviation() -> None:

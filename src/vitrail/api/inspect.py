@@ -27,17 +27,9 @@ MOST = 128
 
 
 def inspect(
-    model: Model,
-    images: Images = (),
-    *,
-    against: Model | None = None,
-    out: str | Path | None = None,
-    layers: Sequence[int] = (),
-    heads: Sequence[int] = (),
-    size: Size = None,
-    device: str = "auto",
-    quiet: bool = False,
-) -> Inspection:
+    model: Model, images: Images = (), *, against: Model | None = None, out: str | Path | None = None,
+    layers: Sequence[int] = (), heads: Sequence[int] = (), size: Size = None, device: str = "auto", quiet: bool = False,
+) -> Inspection:  # fmt: skip
     """Attention, rollout, attention distance, position embeddings, filters and patch features of a model.
 
         vitrail.inspect("runs/photos-1", ["a.jpg", "b.jpg"], out="inside")

@@ -74,15 +74,9 @@ class Looks:
 
 
 def look(
-    model: Model,
-    images: Images,
-    *,
-    of: str | None = None,
-    method: Method = "auto",
-    size: Size = None,
-    device: str = "auto",
-    out: str | Path | None = None,
-) -> Looks:
+    model: Model, images: Images, *, of: str | None = None, method: Method = "auto", size: Size = None,
+    device: str = "auto", out: str | Path | None = None,
+) -> Looks:  # fmt: skip
     """A heat map over each image for the model's answer, or for the class `of`.
 
         vitrail.look("runs/photos-1", "photo.jpg", out="look.png")

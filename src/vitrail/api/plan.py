@@ -10,16 +10,9 @@ from vitrail.training.plan import Plan
 
 
 def plan(
-    data: str | Path | Splits,
-    *,
-    recipe: str | None = None,
-    model: str | None = None,
-    weights: str | Path | None = None,
-    epochs: float | None = None,
-    holdout: float | None = None,
-    download: bool = False,
-    **changes: Any,
-) -> Plan:
+    data: str | Path | Splits, *, recipe: str | None = None, model: str | None = None, weights: str | Path | None = None,
+    epochs: float | None = None, holdout: float | None = None, download: bool = False, **changes: Any,
+) -> Plan:  # fmt: skip
     """Steps, FLOPs, and by a short probe time and memory, of the training that `vitrail.train` would start."""
     chosen = choose_run(
         data, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout, download=download, changes=changes

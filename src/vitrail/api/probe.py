@@ -1,6 +1,6 @@
 """`vitrail.probe`: few-shot, nearest neighbours, linear probes and logistic regression on frozen features."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import PIXELS as PIXELS_DIGEST
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
 from vitrail.evaluation.feature_table import FeatureTable
-from vitrail.evaluation.layers import Pixels, Pool, blocks_of, up_to
-from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols
+from vitrail.evaluation.layers import Pixels, Pool
+from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols, layers_for
 from vitrail.evaluation.probing import probe as probe_features
 from vitrail.evaluation.store import is_features, read
 from vitrail.images.samples import Source, Splits
@@ -26,18 +26,14 @@ PROTOCOLS = ("fewshot", "knn", "nearest-mean", "linear")
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """The options of `probe`, checked."""
+    """A measurement, checked: the protocols, the blocks they read, their settings, and how features are made."""
 
     protocols: tuple[str, ...]
     layer: tuple[int, ...]
-    pool: Pool
     size: tuple[int, ...]
     settings: Settings
-    at_least: int
-    holdout: float
+    how: Extraction
     cache: Path | None
-    extraction: Extraction
-    download: bool
     say: Say
 
     def __post_init__(self) -> None:
@@ -47,28 +43,13 @@ class Probing:
 
 
 def probe(
-    model: Model,
-    data: str | Path | Splits | None = None,
-    *,
-    protocols: Sequence[str] = PROTOCOLS,
-    layer: int | Sequence[int] = (),
-    pool: Pool = "auto",
-    size: int | Sequence[int] = (),
-    shots: Sequence[int] | None = None,
-    l2: Sequence[float] = (1024.0,),
-    k: Sequence[int] | None = None,
-    seeds: int = 3,
-    beside: Sequence[Model] = (),
-    at_least: int = 0,
-    holdout: float = 0.2,
-    cache: str | Path | None = None,
-    batch: int = 64,
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int = -1,
-    download: bool = False,
+    model: Model, data: str | Path | Splits | None = None, *, protocols: Sequence[str] = PROTOCOLS,
+    layer: int | Sequence[int] = (), pool: Pool = "auto", size: int | Sequence[int] = (),
+    shots: Sequence[int] | None = None, l2: Sequence[float] = (1024.0,), k: Sequence[int] | None = None, seeds: int = 3,
+    beside: Sequence[Model] = (), at_least: int = 0, holdout: float = 0.2, download: bool = False,
+    cache: str | Path | None = None, batch: int = 64, device: str = "auto", precision: str = "auto", workers: int = -1,
     say: Say = lambda text: None,
-) -> list[tuple[str, Row]]:
+) -> list[tuple[str, Row]]:  # fmt: skip
     """(name of the features, row) of each protocol on frozen features, after one pass over the images.
 
         vitrail.probe("runs/photos-1", "./photos", protocols=["linear", "logistic"])
@@ -77,22 +58,17 @@ def probe(
     the training part and are tested on held-out images that no model was trained on. Several layers (from 1, or from the last
     with -1) and several sizes are several rows. `at_least` leaves out classes of fewer images.
     """
+    shots, k = as_tuple(shots or ()) or None, as_tuple(k or ()) or None
     asked = Probing(
-        protocols=tuple(protocols),
-        layer=as_tuple(layer),
-        pool=pool,
-        size=as_tuple(size),
-        settings=Settings(
-            shots=as_tuple(shots or ()) or None, l2=tuple(l2), k=as_tuple(k or ()) or None, seeds=tuple(range(seeds))
-        ),
-        at_least=at_least,
-        holdout=holdout,
-        cache=Path(cache) if cache else None,
-        extraction=Extraction(batch_size=batch, device=device, precision=precision, workers=workers),
-        download=download,
-        say=say,
-    )
-    rows = [row for name, kept in features((model, *beside), data, asked) for row in measure(name, kept, asked)]
+        protocols=tuple(protocols), layer=as_tuple(layer), size=as_tuple(size), cache=Path(cache) if cache else None, say=say,
+        settings=Settings(shots=shots, l2=tuple(l2), k=k, seeds=tuple(range(seeds))),
+        how=Extraction(pool=pool, batch_size=batch, device=device, precision=precision, workers=workers),
+    )  # fmt: skip
+    models = (model, *beside)
+    stored = read_stored(models, asked)
+    fresh = [one for one in models if str(one) not in stored]
+    splits = open_images(data, fresh, at_least, holdout, download, say)
+    rows = [row for name, kept in features(models, stored, splits, asked) for row in measure(name, kept, asked)]
     if not rows:
         raise ConfigError(f"none of {', '.join(protocols)} applies to {model}", next_step="try the protocol 'linear'")
     return rows
@@ -102,35 +78,48 @@ def as_tuple(numbers: int | Sequence[int]) -> tuple[int, ...]:
     return (numbers,) if isinstance(numbers, int) else tuple(numbers)
 
 
-def features(
-    models: Sequence[Model], data: str | Path | Splits | None, asked: Probing
-) -> Iterator[tuple[str, FeatureTable]]:
-    """The features of every model named, checked before the first is computed."""
+def read_stored(models: Sequence[Model], asked: Probing) -> dict[str, FeatureTable]:
+    """The files of features among the models, by name. Raises ConfigError where one lacks a layer."""
     stored = {str(name): read(str(name)) for name in models if is_features(str(name))}
     for name, kept in stored.items():
         check_layers(kept, asked)
-        if asked.size or asked.pool != "auto":
+        if asked.size or asked.how.pool != "auto":
             asked.say(f"{name} holds features already: size and pool change nothing there")
-    fresh = [model for model in models if str(model) not in stored]
-    if fresh and not data:
-        raise ConfigError("no images were named", next_step="name them: digits, or a folder with a folder per class")
-    splits = None
-    if data:
-        splits, notes = open_split(data, fresh, asked.holdout, asked.download)
-        splits = keep_classes(splits, asked.at_least, asked.say)
-        asked.say(f"{len(splits.train):,} to learn from, {len(splits.test):,} to test: {splits.how}")
-        for note in notes:
-            asked.say(note)
+    return stored
+
+
+def open_images(
+    data: str | Path | Splits | None, models: Sequence[Model], at_least: int, holdout: float, download: bool, say: Say
+) -> Splits | None:
+    """The images, with a test part that no model was trained on; None where files of features need none."""
+    if not data:
+        if models:
+            raise ConfigError(
+                "no images were named", next_step="name them: digits, or a folder with a folder per class"
+            )
+        return None
+    splits, notes = open_split(data, models, holdout, download=download)
+    splits = keep_classes(splits, at_least, say)
+    for sentence in (f"{len(splits.train):,} to learn from, {len(splits.test):,} to test: {splits.how}", *notes):
+        say(sentence)
+    return splits
+
+
+def features(
+    models: Sequence[Model], stored: Mapping[str, FeatureTable], splits: Splits | None, asked: Probing
+) -> Iterator[tuple[str, FeatureTable]]:
+    """The features of every model, by name and size; one pass each for all layers that the protocols read."""
     for model in models:
         name = type(model).__name__ if isinstance(model, nn.Module) else str(model)
-        if name in stored:
+        if splits is None or name in stored:
             yield name, stored[name]
             continue
-        assert splits is not None
         for size in asked.size or (None,):
             called = name if size is None else f"{name}, {size} px"
             module = open_features_model(model, splits, size)
-            yield called, embed(module, parts_of(splits), name=called, how=how(module, asked), cache=asked.cache)
+            how = replace(asked.how, layers=layers_for(module, asked.protocols, asked.layer))
+            how = replace(how, pool="auto") if isinstance(module, Pixels) else how
+            yield called, embed(module, parts_of(splits), name=called, how=how, cache=asked.cache)
 
 
 def keep_classes(splits: Splits, least: int, say: Say) -> Splits:
@@ -160,10 +149,7 @@ def measure(name: str, kept: FeatureTable, asked: Probing) -> Iterator[tuple[str
     wanted = readings(name, kept, asked)
     with progress(len(wanted), f"Protocols on {name}") as bar:
         for done, (called, protocol, layers) in enumerate(wanted, start=1):
-            yield from (
-                (called, row)
-                for row in probe_features(kept.at(layers), [protocol], asked.settings, blocks=max(1, len(layers)))
-            )
+            yield from ((called, row) for row in probe_features(kept.at(layers), [protocol], asked.settings))
             bar.update(done)
 
 
@@ -195,13 +181,3 @@ def readings(name: str, kept: FeatureTable, asked: Probing) -> list[tuple[str, s
             kept.at(layers)
             found.append((called, protocol, layers))
     return found
-
-
-def how(model: nn.Module, asked: Probing) -> Extraction:
-    """One pass for all layers that the protocols read."""
-    counts = [WIDE.get(protocol, 1) for protocol in asked.protocols]
-    layers: set[int] = set()
-    if not isinstance(model, Pixels) and (asked.layer or (max(counts) > 1 and blocks_of(model))):
-        layers = {number for layer in asked.layer or (-1,) for count in counts for number in up_to(layer, count, model)}
-    pool = "auto" if isinstance(model, Pixels) else asked.pool
-    return replace(asked.extraction, layers=tuple(sorted(layers)), pool=pool)

@@ -86,8 +86,9 @@ def dispatch(words: list[str]) -> int:
 
         print(f"vitrail {version('vitrail')}")
         return 0
-    if words[0] in SHORT_HELP and {"-h", "--help"} & set(words):
-        print(SHORT_HELP[words[0]])
+    short = SHORT_HELP.get(" ".join(words[:2]), SHORT_HELP.get(words[0]))
+    if short and {"-h", "--help"} & set(words):
+        print(short)
         return 0
     command = main_of(words[0])
     try:

@@ -17,6 +17,7 @@ from vitrail.reports.terminal import clean, clean_streams, console
 
 T = TypeVar("T")
 R = TypeVar("R")
+Subcommand = Callable[[Sequence[str]], int]
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]
 """An option that is on when it is typed."""
@@ -117,12 +118,16 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def run_group(
-    name: str, help_: str, commands: Mapping[str, Callable[[Sequence[str]], int]], words: Sequence[str]
-) -> int:
-    """Runs the sub-command that the first word names. Raises ConfigError for another."""
+def run_group(name: str, about: str, commands: Mapping[str, Subcommand], words: Sequence[str]) -> int:
+    """Runs the sub-command that the first word names. Raises ConfigError for another.
+
+    The help is made of the docstrings: `about` ends with examples, and each function begins with a sentence.
+    """
     if not words or words[0] in ("-h", "--help"):
-        print(help_)
+        width = max(map(len, commands))
+        table = "\n".join(f"  {one:<{width}}  {inspect.getdoc(run)}" for one, run in commands.items())
+        text, _, examples = about.strip().partition("\n\nexamples:\n")
+        print(f"usage: vitrail {name} {'|'.join(commands)} …\n\n{text}\n\n{table}\n\nexamples:\n{examples}")
         return 0
     if words[0] not in commands:
         raise ConfigError(

@@ -1,4 +1,13 @@
-"""`vitrail data`: what is wrong with a set, the same set as shards, and what a training will see of it."""
+"""Your images: what is wrong with them, the same as a few tar files, and what a training will see of them.
+
+DATA is what `vitrail train` takes: a folder with a folder per class, a CSV, IDX files, shards, Parquet, a named set.
+
+examples:
+  vitrail data check ./photos --html photos.html
+  vitrail data clean runs/photos-1 ./photos
+  vitrail data pack ./photos ./photos-shards
+  vitrail data show ./photos --recipe deit
+"""
 
 import json
 from collections.abc import Sequence
@@ -16,24 +25,6 @@ from vitrail.reports.tables import show
 if TYPE_CHECKING:
     from vitrail.images.audit import Audit
     from vitrail.images.samples import Splits
-
-HELP = """\
-usage: vitrail data check|clean|pack|show …
-
-Your images: what is wrong with them, the same as a few tar files, and what a training will see of them.
-
-  check DATA            unreadable files, copies, leaks between train and test, conflicting labels; --html with pictures
-  clean RUN DATA        the labels that a model doubts most, as a list and a page; nothing is moved
-  pack DATA OUT         shards: for disks that are slow with many files
-  show DATA             a sheet of images over epochs; every option of `vitrail train` may be added
-
-DATA is what `vitrail train` takes: a folder with a folder per class, a CSV, IDX files, shards, Parquet, a named set.
-
-examples:
-  vitrail data check ./photos --html photos.html
-  vitrail data pack ./photos ./photos-shards
-  vitrail data show ./photos --recipe deit"""
-
 
 DECODED = "near duplicates", "misnamed files", "sizes"
 """Counts that need whole images; without it a 0 would be a guess."""
@@ -88,26 +79,30 @@ class Pack(HeldOut):
 
 
 def main(words: Sequence[str]) -> int:
-    return run_group("data", HELP, {"check": run_check, "clean": run_clean, "pack": run_pack, "show": run_show}, words)
+    return run_group("data", __doc__, {"check": check, "clean": clean, "pack": pack, "show": show_seen}, words)
 
 
-def run_show(words: Sequence[str]) -> int:
-    from vitrail.cli import data_show
+def clean(words: Sequence[str]) -> int:
+    """the labels that a model doubts most, as a list and a page; nothing is moved"""
+    from vitrail.cli.data_clean import run_clean
 
-    return data_show.run_show(words)
-
-
-def run_clean(words: Sequence[str]) -> int:
-    from vitrail.cli import data_clean
-
-    return data_clean.run_clean(words)
+    return run_clean(words)
 
 
-def run_check(words: Sequence[str]) -> int:
+def show_seen(words: Sequence[str]) -> int:
+    """a sheet of images over epochs; every option of `vitrail train` may be added"""
+    from vitrail.cli.data_show import run_show
+
+    return run_show(words)
+
+
+def check(words: Sequence[str]) -> int:
+    """unreadable files, copies, leaks between train and test, conflicting labels; --html with pictures"""
     asked = parse(Check, words, command="data check")
     from vitrail.batches.loader import most_unreadable
     from vitrail.cli.data_page import audit_sections, sizes
-    from vitrail.images.audit import check, summary
+    from vitrail.images.audit import check as audit_of
+    from vitrail.images.audit import summary
     from vitrail.images.sources import open_data
     from vitrail.reports.page import write_page
     from vitrail.reports.progress import progress
@@ -115,7 +110,7 @@ def run_check(words: Sequence[str]) -> int:
     check_writable(asked.html)
     splits = open_data(asked.data, holdout=asked.holdout, download=asked.download, follow_links=asked.follow_links)
     with progress(_images(splits), "Checking") as bar:
-        audit = check(splits, quick=asked.quick, tick=bar.update)
+        audit = audit_of(splits, quick=asked.quick, tick=bar.update)
     stops = audit.stops(most_unreadable)
     if asked.format == "json":
         print(json.dumps(facts(splits, audit, stops), ensure_ascii=False, indent=1))
@@ -173,9 +168,10 @@ def facts(splits: "Splits", audit: "Audit", stops: Sequence[DataError]) -> dict[
     }
 
 
-def run_pack(words: Sequence[str]) -> int:
+def pack(words: Sequence[str]) -> int:
+    """shards: for disks that are slow with many files"""
     asked = parse(Pack, words, command="data pack")
-    from vitrail.images.shards import pack
+    from vitrail.images import shards
     from vitrail.images.sources import open_data
     from vitrail.reports.progress import progress
 
@@ -183,7 +179,7 @@ def run_pack(words: Sequence[str]) -> int:
         raise ConfigError(f"--shard-mib {asked.shard_mib}", allowed="1 or more")
     splits = open_data(asked.data, holdout=asked.holdout, download=asked.download, follow_links=asked.follow_links)
     with progress(_images(splits), "Packing") as bar:
-        pack(splits, asked.out, shard_bytes=asked.shard_mib << 20, tick=bar.update)
+        shards.pack(splits, asked.out, shard_bytes=asked.shard_mib << 20, tick=bar.update)
     files = list(asked.out.glob("*.tar"))
     size = sum(path.stat().st_size for path in files)
     rows = [

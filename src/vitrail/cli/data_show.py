@@ -14,10 +14,11 @@ from vitrail.batches.mixing import mix
 from vitrail.batches.order import Order
 from vitrail.cli.arguments import say
 from vitrail.cli.run_options import Asked, understand
-from vitrail.errors import ConfigError, DataError, StorageError
+from vitrail.errors import ConfigError, DataError
 from vitrail.images.samples import Source
-from vitrail.reports import figures
 from vitrail.reports.page import Gallery, Picture, Text, write_page
+from vitrail.reports.sheets import picture_rows
+from vitrail.storage import write_whole
 from vitrail.training.run import Run
 
 Row = tuple[str, list[np.ndarray]]
@@ -128,9 +129,5 @@ def write(asked: Show, rows: list[Row], headings: list[str], mixed: Row | None, 
             asked.out, title, [Text("Images", "Each as evaluation has it, then as each epoch has it."), *galleries]
         )
         return
-    content = figures.picture_rows([*rows, *([mixed] if mixed else [])], headings, title=title)
-    try:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_bytes(content)
-    except OSError as error:
-        raise StorageError(f"{asked.out}: {error.strerror or error}", next_step="check the folder") from None
+    content = picture_rows([*rows, *([mixed] if mixed else [])], headings, title=title)
+    write_whole(asked.out, content)

@@ -1,4 +1,9 @@
-"""`vitrail run`."""
+"""Checks a run folder, or takes weights out of it.
+
+examples:
+  vitrail run verify runs/digits-1
+  vitrail run export runs/digits-1 --out digits-now
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +14,6 @@ import tyro
 from vitrail.cli.arguments import pairs, parse, run_group, say
 from vitrail.errors import DataError
 from vitrail.reports.tables import show
-
-HELP = """\
-usage: vitrail run verify|export RUN …
-
-Checks a run folder, or takes weights out of it.
-
-  verify RUN            computes from data and seed which samples each step was trained on, and compares the log
-  export RUN --out NEW  one bundle (model.safetensors, record.json) of the newest checkpoint, also of a run in shards or killed
-
-examples:
-  vitrail run verify runs/digits-1
-  vitrail run export runs/digits-1 --out digits-now"""
 
 
 @dataclass(frozen=True)
@@ -50,10 +43,11 @@ class Export:
 
 
 def main(words: Sequence[str]) -> int:
-    return run_group("run", HELP, {"verify": verify_run, "export": export_run}, words)
+    return run_group("run", __doc__, {"verify": verify_run, "export": export_run}, words)
 
 
 def export_run(words: Sequence[str]) -> int:
+    """one bundle (model.safetensors, record.json) of the newest checkpoint, also of a run in shards or killed"""
     asked = parse(Export, words, command="run export")
     from vitrail.training.extract_weights import export
 
@@ -63,6 +57,7 @@ def export_run(words: Sequence[str]) -> int:
 
 
 def verify_run(words: Sequence[str]) -> int:
+    """computes from data and seed which samples each step was trained on, and compares the log"""
     asked = parse(Verify, words, command="run verify")
     from vitrail.training.verify import verify
 

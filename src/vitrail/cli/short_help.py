@@ -1,4 +1,4 @@
-"""The first help of `vitrail train` and `vitrail plan`: the options that people change; `--help-all` lists the rest."""
+"""The first help of commands that take every option of a training: those that people change; `--help-all` lists the rest."""
 
 _OPTIONS = """\
 images and model
@@ -24,44 +24,62 @@ machine
   --threads N             CPU threads
   --workers N             loader processes; -1 chooses"""
 
-_TRAIN = """
 
+def _help(command: str, about: str, own: str, examples: str) -> str:
+    return (
+        f"usage: vitrail {command} DATA [options]\n\n{about}\n\n{_OPTIONS}\n{own}\nexamples:\n{examples}\n"
+        f"vitrail {command} DATA --help-all lists every option, with the values of the recipe for these images."
+    )
+
+
+SHORT_HELP = {
+    "train": _help(
+        "train",
+        """\
+Trains a Vision Transformer on labelled images. DATA is a folder with a folder of images for each class, a CSV, IDX files,
+shards, Parquet, or a named set. A recipe is chosen by the images, and every option changes one of its values.""",
+        """
 run
   --out FOLDER            the run folder; by default runs/NAME-1, -2, …
   --seeds N               train N times; prints mean and standard deviation
   --resume FOLDER         go on with a run that was stopped
-  --quiet, --json         no progress; the result as JSON"""
-
-SHORT_HELP = {
-    "train": f"""\
-usage: vitrail train DATA [options]
-
-Trains a Vision Transformer on labelled images. DATA is a folder with a folder of images for each class, a CSV, IDX files,
-shards, Parquet, or a named set. A recipe is chosen by the images, and every option changes one of its values.
-
-{_OPTIONS}{_TRAIN}
-
-examples:
+  --quiet, --json         no progress; the result as JSON
+""",
+        """\
   vitrail train digits                                   handwritten digits, in a minute
   vitrail train ./photos                                 your own images, one folder for each class
   vitrail train ./photos --weights vit-b16.npz           fine-tune published weights
   vitrail train ./photos --model vit-ti/16 --epochs 30 --lr 5e-4 --augment.flip
   vitrail train --resume runs/photos-1                   go on where it stopped, to the same bits
-
-vitrail train DATA --help-all lists every option, with the values of the recipe for these images.""",
-    "plan": f"""\
-usage: vitrail plan DATA [options]
-
+""",
+    ),
+    "plan": _help(
+        "plan",
+        """\
 The cost of a training, before it starts: steps, batch, FLOPs, and by a short probe time and memory.
-It takes the options of `vitrail train`.
-
-{_OPTIONS}
-  --json                  as JSON
-
-examples:
+It takes the options of `vitrail train`.""",
+        "  --json                  as JSON\n",
+        """\
   vitrail plan ./photos
   vitrail plan ./photos --model vit-b/16 --batch 256
   vitrail plan digits --json
-
-vitrail plan DATA --help-all lists every option.""",
+""",
+    ),
+    "data show": _help(
+        "data show",
+        """\
+Draws what a training will see: some images as evaluation has them, then as each epoch has them, then mixed.
+It takes the options of `vitrail train`.""",
+        """
+sheet
+  --out FILE              .png, or .html; by default runs/seen.png
+  --rows N                how many images (6)
+  --passes N              in how many epochs each is shown (6)
+""",
+        """\
+  vitrail data show ./photos
+  vitrail data show ./photos --recipe deit --out deit.html
+  vitrail data show digits --augment.rotate 45 --rows 4 --passes 8
+""",
+    ),
 }

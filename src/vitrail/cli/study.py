@@ -1,8 +1,17 @@
-"""`vitrail study`."""
+"""Questions that take many runs to answer, each as one command and one report.
+
+A study that was stopped goes on with the same command.
+
+examples:
+  vitrail study pretraining digits
+  vitrail study few-labels fashion-mnist --labels 0.01
+  vitrail study self-train ./photos --unlabelled ./more
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 
@@ -11,26 +20,11 @@ from vitrail.cli.options import Show
 from vitrail.errors import ConfigError
 from vitrail.images.sources import open_data
 from vitrail.reports.progress import progress
-from vitrail.reports.tables import show
+from vitrail.reports.tables import Table, show
 from vitrail.study import few_labels, noisy_student, report
 from vitrail.study.pretraining import Arena, jobs, run_arena
 
-HELP = """\
-usage: vitrail study STUDY DATA …
-
-Questions that take many runs to answer, each as one command and one report. A study that was stopped goes on with the
-same command.
-
-studies:
-  pretraining  ways of pre-training: one small ViT, the same FLOPs, the same readouts
-  few-labels   pre-training on all images and fine-tuning on a few labels, beside the same compute from scratch
-  self-train   Noisy Student: a teacher labels images that have no label, a noised student learns from all of them
-
-examples:
-  vitrail study pretraining digits
-  vitrail study few-labels fashion-mnist --labels 0.01
-  vitrail study self-train ./photos --unlabelled ./more
-  vitrail study STUDY --help"""
+K = TypeVar("K", bound="Studied")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +80,12 @@ class SelfTrain(Studied, noisy_student.SelfTrain):
 
 def main(words: Sequence[str]) -> int:
     studies = {"pretraining": pretraining, "few-labels": few, "self-train": self_training}
-    return run_group("study", HELP, studies, words)
+    return run_group("study", __doc__ or "", studies, words)
 
 
 def pretraining(words: Sequence[str]) -> int:
-    asked = parse(Pretraining, words, command="study pretraining", default=Pretraining())
-    _fetch(asked.data, asked.download, "pretraining")
+    """ways of pre-training: one small ViT, the same FLOPs, the same readouts"""
+    asked = start("pretraining", Pretraining(), words)
     with progress(len(list(jobs(asked))), "arena") as bar:
 
         def watch(done: int, total: int, text: str) -> None:
@@ -100,42 +94,41 @@ def pretraining(words: Sequence[str]) -> int:
                 bar.note(text)
 
         cells = run_arena(asked, asked.out, watch)
-    page = report.write_report(asked, cells, asked.out / "report.html")
-    show(report.table(cells), asked.format)
-    say(f"report: {page}")
-    return 0
+    return end(asked, report.table(cells), report.write_report(asked, cells, asked.out / "report.html"))
 
 
 def few(words: Sequence[str]) -> int:
-    asked = parse(FewLabels, words, command="study few-labels", default=FewLabels())
-    _fetch(asked.data, asked.download, "few-labels")
-    arms = []
+    """pre-training on all images and fine-tuning on a few labels, beside the same compute from scratch"""
+    asked, arms = start("few-labels", FewLabels(), words), []
     for arm in few_labels.few_labels(asked, asked.out):
         arms.append(arm)
         say(f"{arm.way}, seed {arm.seed}: {arm.accuracy:.2%} after {arm.flops / 1e12:.3g} TFLOP, {arm.seconds:.0f} s")
     page = report.write_few_labels(asked, arms, asked.out / "report.html")
-    show(report.few_labels_table(arms), asked.format)
-    say(few_labels.verdict(arms))
-    say(f"report: {page}")
-    return 0
+    return end(asked, report.few_labels_table(arms), page, few_labels.verdict(arms))
 
 
 def self_training(words: Sequence[str]) -> int:
-    asked = parse(SelfTrain, words, command="study self-train", default=SelfTrain())
-    _fetch(asked.data, asked.download, "self-train")
-    results = []
+    """Noisy Student: a teacher labels images that have no label, a noised student learns from all of them"""
+    asked, results = start("self-train", SelfTrain(), words), []
     for result in noisy_student.self_train(asked, asked.out):
         results.append(result)
         say(f"{result.folder.name}: {result.scores}")
     page = report.write_self_train(asked, results, asked.out / "report.html")
-    show(report.self_train_table(results), asked.format)
-    say(f"report: {page}")
-    return 0
+    return end(asked, report.self_train_table(results), page)
 
 
-def _fetch(data: str, download: bool, study: str) -> None:
-    """Fetches the images where that is asked for; the study opens them."""
-    if not data:
+def start(study: str, default: K, words: Sequence[str]) -> K:
+    """The options of a study; its images are fetched where that is asked for, and the study opens them."""
+    asked = parse(type(default), words, command=f"study {study}", default=default)
+    if not asked.data:
         raise ConfigError("no images were named", next_step=f"try `vitrail study {study} digits`")
-    if download:
-        open_data(data, download=True)
+    if asked.download:
+        open_data(asked.data, download=True)
+    return asked
+
+
+def end(asked: Studied, found: Table, page: Path, *sentences: str) -> int:
+    show(found, asked.format)
+    for sentence in (*sentences, f"report: {page}"):
+        say(sentence)
+    return 0

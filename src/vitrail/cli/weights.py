@@ -1,4 +1,12 @@
-"""`vitrail weights`: show, convert, check."""
+"""Weights of any origin: what is in a file, the same weights in another's format, and whether two say the same.
+
+FILE is a run, a bundle, a published file (.npz .safetensors .pth .onnx), a folder with one, or hf:owner/name.
+
+examples:
+  vitrail weights show B_16.npz
+  vitrail weights convert B_16.npz vit-b16 --to timm
+  vitrail weights check B_16.npz vit-b16
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,21 +24,6 @@ from vitrail.reports.tables import show
 if TYPE_CHECKING:
     from vitrail.weights.record import Record, Weights
 
-HELP = """\
-usage: vitrail weights show|convert|check …
-
-Weights of any origin: what is in a file, the same weights in another's format, and whether two say the same.
-
-  show FILE             origin, architecture, preprocessing, classes, licence; every tensor with --tensors
-  convert FILE OUT      --to google, big_vision, timm, transformers, torchvision, dinov2, mae or vitrail
-  check A B             the largest difference of any output, and of every tensor
-
-FILE is a run, a bundle, a published file (.npz .safetensors .pth .onnx), a folder with one, or hf:owner/name.
-
-examples:
-  vitrail weights show B_16.npz
-  vitrail weights convert B_16.npz vit-b16 --to timm
-  vitrail weights check B_16.npz vit-b16"""
 PAGE = 100
 """Columns of the tables here where no terminal says: configs and notes are prose."""
 
@@ -89,11 +82,13 @@ class Check(options.Show):
     config: str = ""
     """Fields of both configs as JSON, or a JSON file."""
     tolerance: float = 1e-9
-    """Of the largest output."""
+    """How far outputs may differ, as a share of the largest."""
 
 
 def main(words: Sequence[str]) -> int:
-    return run_group("weights", HELP, {"show": show_weights, "convert": convert_weights, "check": check_weights}, words)
+    return run_group(
+        "weights", __doc__, {"show": show_weights, "convert": convert_weights, "check": check_weights}, words
+    )
 
 
 def parse_config(text: str) -> Mapping[str, Any] | None:
@@ -114,6 +109,7 @@ def parse_config(text: str) -> Mapping[str, Any] | None:
 
 
 def show_weights(words: Sequence[str]) -> int:
+    """origin, architecture, preprocessing, classes, licence; every tensor with --tensors"""
     asked = parse(ShowFile, words, command="weights show")
     from vitrail.weights.bundle import read
     from vitrail.weights.fit import shape
@@ -130,13 +126,12 @@ def facts(weights: "Weights") -> Iterator[tuple[str, Any]]:
     """The rows of `show`."""
     from vitrail import config
     from vitrail.models import cost
-    from vitrail.weights.compare import contents
     from vitrail.weights.files.safe import not_finite
 
     record, tensors = weights.record, weights.tensors
     made = record.config
     yield "source", record.source
-    yield "inside", contents(record)
+    yield "inside", made.contents
     yield "family", made.family
     yield "model", find_name(record)
     yield "parameters", f"{cost.count_parameters(made):,}"
@@ -167,6 +162,7 @@ def find_name(record: "Record") -> str:
 
 
 def convert_weights(words: Sequence[str]) -> int:
+    """--to google, big_vision, timm, transformers, torchvision, dinov2, mae or vitrail"""
     asked = parse(Convert, words, command="weights convert")
     from vitrail.weights.bundle import read, refuse_nonfinite, resized
     from vitrail.weights.convert import convert
@@ -193,6 +189,7 @@ def changes(old: "Weights", new: "Weights") -> Iterator[str]:
 
 
 def check_weights(words: Sequence[str]) -> int:
+    """the largest difference of any output, and of every tensor"""
     asked = parse(Check, words, command="weights check")
     from vitrail.weights.bundle import read
     from vitrail.weights.compare import compare

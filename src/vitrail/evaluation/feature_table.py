@@ -61,11 +61,6 @@ class FeatureTable:
                 next_step="make them again with `vitrail embed`",
             )
 
-    def last(self, count: int, *, of: int) -> "FeatureTable":
-        """The features of the last `count` blocks where those of `of` blocks lie side by side."""
-        width = self.features.shape[1] // of
-        return dataclasses.replace(self, features=self.features[:, -count * width :])
-
     def at(self, blocks: Sequence[int]) -> "FeatureTable":
         """The features of these blocks only. Raises ConfigError for one that is not in the table."""
         there = self.about.blocks

@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.feature_set import Labelled
 from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.fewshot import L2, SHOTS, few_shot
 from vitrail.evaluation.knn import K, knn
+from vitrail.evaluation.layers import Pixels, blocks_of, up_to
 from vitrail.evaluation.linear import linear_probe
 from vitrail.evaluation.logistic import logistic
 from vitrail.evaluation.nearest_mean import nearest_mean
@@ -106,22 +109,32 @@ WIDE = {"linear-4": 4}
 """Protocols that read the last so many blocks side by side."""
 
 
-def probe(
-    kept: FeatureTable, protocols: Sequence[str], asked: Settings | None = None, *, blocks: int = 1
-) -> Iterator[Row]:
+def layers_for(model: nn.Module, protocols: Sequence[str], layers: Sequence[int] = ()) -> tuple[int, ...]:
+    """The blocks that the protocols read at these layers, for one pass that gives them all; none where that is the head's.
+
+    Raises ConfigError for a layer that the model does not have. Pixels have none.
+    """
+    counts = {WIDE.get(name, 1) for name in protocols}
+    if isinstance(model, Pixels) or not (layers or (max(counts) > 1 and blocks_of(model))):
+        return ()
+    found = {number for layer in layers or (-1,) for count in counts for number in up_to(layer, count, model)}
+    return tuple(sorted(found))
+
+
+def probe(kept: FeatureTable, protocols: Sequence[str], asked: Settings | None = None) -> Iterator[Row]:
     """The rows of each protocol, as they are ready: trained on the train part, tested on the test part.
 
-    `blocks` says how many blocks' features lie side by side in `kept`; all but the protocols in WIDE read the last.
+    Where the features of several blocks lie side by side, a protocol reads the last, or as many as WIDE says.
     Raises ConfigError for a protocol that is not in PROTOCOLS or needs more blocks.
     """
     check_protocols(protocols)
     for name in protocols:
-        needed = WIDE.get(name, 1)
-        if needed > blocks:
+        needed, there = WIDE.get(name, 1), kept.about.blocks
+        if needed > max(1, len(there)):
             raise ConfigError(
-                f"protocol {name!r} and features of {blocks} block", next_step=f"extract the last {needed}"
+                f"protocol {name!r} and features of {len(there)} blocks", next_step=f"extract the last {needed}"
             )
-        narrow = kept.last(needed, of=blocks)
+        narrow = kept.at(there[-needed:])
         train, test = narrow.part("train"), narrow.part("test")
         began = time.perf_counter()
         rows = list(PROTOCOLS[name](train, test, asked or Settings()))

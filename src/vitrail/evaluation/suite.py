@@ -18,8 +18,8 @@ from vitrail.errors import DataError, NonFiniteError
 from vitrail.evaluation import vtab
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
 from vitrail.evaluation.feature_table import FeatureTable
-from vitrail.evaluation.layers import Pixels, blocks_of, up_to
-from vitrail.evaluation.probing import WIDE, Row, Settings, probe
+from vitrail.evaluation.layers import Pixels
+from vitrail.evaluation.probing import WIDE, Row, Settings, layers_for, probe
 from vitrail.evaluation.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry, VtabEntry
 from vitrail.images.chain import join
 from vitrail.images.samples import Source
@@ -134,7 +134,8 @@ class _Bench:
     def measure(self, entry: ModelEntry, task: Opened) -> list[Result]:
         """The results of every protocol; the model reads the images only where one is not known."""
         model = self.load(entry, task)
-        how = extraction(model, entry, self.suite.protocols, self.how)
+        layers = layers_for(model, self.suite.protocols, () if entry.layer is None else (entry.layer,))
+        how = dataclasses.replace(self.how, layers=layers)
         settings = Settings(seeds=tuple(range(self.suite.seeds)))
         prints = [source.fingerprint for source in task.parts.values()]
         told = [entry.called, model_digest(model), str(how.layers), task.name, *prints, str(settings)]
@@ -182,7 +183,7 @@ class _Bench:
         if reads := [name for name in wanted if name != FINETUNE]:
             kept, speed = self._embedded(model, task, entry, how)
             for name in reads:
-                yield name, list(probe(kept, [name], settings, blocks=max(1, len(how.layers)))), speed
+                yield name, list(probe(kept, [name], settings)), speed
         if FINETUNE in wanted and self.tune is not None:
             began = time.perf_counter()
             row = self.tune(entry, task, self.folder / FINETUNE / wanted[FINETUNE][:12])
@@ -201,14 +202,6 @@ class _Bench:
 
 def _digest(told: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
-def extraction(model: nn.Module, entry: ModelEntry, protocols: Sequence[str], how: Extraction) -> Extraction:
-    """The blocks that the protocols need."""
-    blocks = max(WIDE.get(name, 1) for name in protocols) if blocks_of(model) else 1
-    if isinstance(model, Pixels) or (blocks == 1 and entry.layer is None):
-        return how
-    return dataclasses.replace(how, layers=up_to(entry.layer, blocks, model))
 
 
 def costs(model: nn.Module, entry: ModelEntry) -> dict[str, float | int | None]:

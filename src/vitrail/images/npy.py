@@ -2,7 +2,12 @@
 
 import io
 import math
+import os
+import tokenize
 import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +16,16 @@ from PIL import Image
 
 from vitrail.errors import DecodeError
 from vitrail.images import tiff
+from vitrail.storage import open_regular
 
 NPY = b"\x93NUMPY"
+MOST_BLOWN_UP, SMALL = 8, 64 << 20
+"""Numbers hardly compress. An archive that claims many times its size was made to fill the memory."""
+ARCHIVE_ERRORS = (
+    OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""Whatever numpy and zipfile raise for damaged archives."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,8 +114,28 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], Any]:
     return shape, dtype
 
 
-def check_arrays(archive: zipfile.ZipFile) -> None:
-    """ValueError for an array of an .npz that claims more than its entry holds: numpy asks for what a header claims."""
+def read_archive(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of an .npz by name, one at a time. Objects, which need unpickling, are refused.
+
+    An array that claims more than its entry holds is refused before numpy asks for the memory. An archive that claims
+    many times its size is refused too. ValueError says why.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            with zipfile.ZipFile(file) as archive:
+                claimed = sum(entry.file_size for entry in archive.infolist())
+                _check_arrays(archive)
+            if claimed > MOST_BLOWN_UP * size + SMALL:
+                raise ValueError(f"a file of {size:,} bytes claims to hold {claimed:,}")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                yield from archive.items()
+    except ARCHIVE_ERRORS as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_arrays(archive: zipfile.ZipFile) -> None:
     for entry in archive.infolist():
         with archive.open(entry) as file:
             shape, dtype = _read_header(file)

@@ -9,10 +9,9 @@ import io
 import json
 import os
 import tarfile
-import tokenize
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,17 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt32
 from PIL import Image
 
-from vitrail.config import read_object
-from vitrail.errors import DataError, DecodeError, StorageError
+from vitrail.config import from_dict, read_object, to_dict
+from vitrail.errors import ConfigError, DataError, DecodeError, StorageError
 from vitrail.images.files import path_of
-from vitrail.images.npy import check_arrays
+from vitrail.images.npy import read_archive
 from vitrail.images.samples import Source, Splits
-from vitrail.storage import open_regular, whole_folder
+from vitrail.storage import whole_folder
 
-INDEX = "index.json"
-_FORMAT = "vitrail shards 1"
+INDEX, ARRAYS = "index.json", "index.npz"
+FORMAT = "vitrail shards 1"
+COLUMNS = {"shards": np.int32, "offsets": np.int64, "sizes": np.int64, "sums": np.uint32}
+"""Of each image its tar file, its place and length in bytes, its checksum."""
 _HANDLES = 64  # shards that a process keeps open: a large set has more of them than a process may open files
 
 
@@ -47,7 +48,7 @@ def pack(
                 for index in range(len(source)):
                     sample = source[index]
                     writer.add(f"{name}/{sample.key}", _encoded(sample.content))
-                    tick(len(writer.sizes))
+                    tick(len(writer.places))
         _write_index(aside, writer, splits)
     return out
 
@@ -64,6 +65,25 @@ def _encoded(content: bytes | np.ndarray) -> bytes:
     return file.getvalue()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """The file index.json."""
+
+    format: str = FORMAT
+    name: str
+    classes: tuple[str, ...]
+    parts: dict[str, int]
+    """Images of train, val and test, in this order in the columns."""
+    how: str
+    drawn: bool = False
+    published: bool = False
+    notes: tuple[str, ...] = ()
+    shape: tuple[int, int, int] | None = None
+    """H W C where a set that lay in memory was packed."""
+    shards: dict[str, int]
+    """The tar files and their sizes in bytes."""
+
+
 class _Writer:
     """Tar files one after the other, and where everything in them lies."""
 
@@ -71,10 +91,8 @@ class _Writer:
         self._folder, self._most = folder, shard_bytes
         self._tar: tarfile.TarFile | None = None
         self.names: list[str] = []
-        self.shards: list[int] = []
-        self.offsets: list[int] = []
-        self.sizes: list[int] = []
-        self.sums: list[int] = []
+        self.places: list[tuple[int, int, int, int]] = []
+        """Of each image its shard, offset, size and checksum."""
 
     def add(self, name: str, content: bytes) -> None:
         if self._tar is None or self._tar.offset > self._most:
@@ -85,10 +103,7 @@ class _Writer:
         entry.size = len(content)
         self._tar.addfile(entry, io.BytesIO(content))
         padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        self.shards.append(len(self.names) - 1)
-        self.offsets.append(self._tar.offset - padded)
-        self.sizes.append(len(content))
-        self.sums.append(zlib.crc32(content))
+        self.places.append((len(self.names) - 1, self._tar.offset - padded, len(content), zlib.crc32(content)))
 
     def close(self) -> None:
         if self._tar is not None:
@@ -97,126 +112,74 @@ class _Writer:
 
 def _write_index(folder: Path, writer: _Writer, splits: Splits) -> None:
     first, parts = splits.train, splits.parts
+    columns = zip(COLUMNS.items(), np.array(writer.places, np.int64).reshape(-1, 4).T, strict=True)
     np.savez(
-        folder / "index.npz",
-        shards=np.array(writer.shards, np.int32),
-        offsets=np.array(writer.offsets, np.int64),
-        sizes=np.array(writer.sizes, np.int64),
-        sums=np.array(writer.sums, np.uint32),
+        folder / ARRAYS,
         labels=np.concatenate([source.labels for source in parts.values()]),
         keys=np.frombuffer("\n".join(key for source in parts.values() for key in source.keys).encode(), np.uint8),
+        **{name: values.astype(kind) for (name, kind), values in columns},  # pyrefly: ignore[bad-argument-type]
     )
-    facts = {
-        "format": _FORMAT,
-        "name": first.name,
-        "classes": first.classes,
-        "parts": {name: len(source) for name, source in parts.items()},
-        "how": splits.how,
-        "drawn": splits.drawn,
-        "published": splits.published,
-        "notes": first.notes,
-        "shape": first.shape,
-        "shards": {name: os.path.getsize(folder / name) for name in writer.names},
-    }
-    (folder / INDEX).write_text(json.dumps(facts, ensure_ascii=False, indent=1), "utf-8")
+    index = Index(
+        name=first.name, classes=first.classes, parts={name: len(source) for name, source in parts.items()},
+        how=splits.how, drawn=splits.drawn, published=splits.published, notes=first.notes, shape=first.shape,
+        shards={name: os.path.getsize(folder / name) for name in writer.names},
+    )  # fmt: skip
+    (folder / INDEX).write_text(json.dumps(to_dict(index), ensure_ascii=False, indent=1), "utf-8")
 
 
 def is_packed(root: Path) -> bool:
     """Whether this is a folder that `pack` wrote."""
-    return (root / INDEX).is_file() and (root / "index.npz").is_file()
+    return (root / INDEX).is_file() and (root / ARRAYS).is_file()
 
 
 def open_shards(root: Path) -> Splits:
     """A folder that `pack` wrote, with the split it was packed with. Raises DataError where a shard is missing or cut."""
-    facts, columns = _read_index(root)
-    keys = bytes(columns["keys"]).decode().split("\n")
-    contents = Shards(root, tuple(facts["shards"]), *(columns[name] for name in ("shards", "offsets", "sizes", "sums")))
-    contents.shape = tuple(facts["shape"]) if facts.get("shape") else None
+    try:
+        index = from_dict(Index, read_object(root / INDEX, DataError), where=str(root / INDEX))
+        columns = dict(read_archive(root / ARRAYS))
+        keys = columns["keys"].tobytes().decode().split("\n")
+        _check(index, columns, len(keys), root)
+    except (ConfigError, DataError, ValueError, KeyError) as error:
+        raise DataError(f"the shards in {root} are not whole ({error})", next_step="copy or pack them again") from None
+    contents = Shards(root, tuple(index.shards), *(columns[name] for name in COLUMNS), shape=index.shape)
     first, parts = 0, {}
-    for part, count in facts["parts"].items():
+    for part, count in index.parts.items():
         rows = np.arange(first, first + count)
+        notes = index.notes if part == "train" else ()
         parts[part] = Source(
-            facts["name"],
-            tuple(facts["classes"]),
-            columns["labels"][rows],
-            keys[first : first + count],
-            contents,
-            rows,
-            tuple(facts["notes"]) if part == "train" else (),
+            index.name, index.classes, columns["labels"][rows], keys[first : first + count], contents, rows, notes
         )
         first += count
-    own = {name: bool(facts.get(name, False)) for name in ("drawn", "published")}
-    return Splits(parts["train"], parts["test"], facts["how"], parts.get("val"), **own)
+    return Splits(parts["train"], parts["test"], index.how, parts.get("val"), index.drawn, index.published)
 
 
-def _read_index(root: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        facts = read_object(root / INDEX, DataError, next_step="copy or pack the shards again")
-        if facts["format"] != _FORMAT:
-            raise DataError(f"{root / INDEX} has the format {facts['format']!r}", allowed=repr(_FORMAT))
-        with open_regular(root / "index.npz") as file, zipfile.ZipFile(file) as archive:
-            check_arrays(archive)
-        with open_regular(root / "index.npz") as file, np.load(file, allow_pickle=False) as stored:
-            columns = {name: stored[name] for name in ("shards", "offsets", "sizes", "sums", "labels", "keys")}
-        _check_index(facts, columns, root)
-        for name, size in facts["shards"].items():
-            if os.path.basename(name) != name or name in ("", ".", ".."):
-                raise DataError(f"{root / INDEX} names the shard {name!r}", allowed="files of its own folder")
-            if not (root / name).is_file() or os.path.getsize(root / name) != size:
-                raise DataError(f"{root / name} does not have its {size:,} bytes", next_step="copy or pack it again")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        TypeError,
-        RuntimeError,
-        SyntaxError,
-        tokenize.TokenError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"the shards in {root} are not whole ({error})", next_step="copy or pack them again") from None
-    return facts, columns
-
-
-_FACTS: dict[str, type] = {"name": str, "classes": list, "parts": dict, "how": str, "notes": list, "shards": dict}
-
-
-def _check_index(facts: Any, columns: dict[str, np.ndarray], root: Path) -> None:
-    """Raises DataError unless all that is read later has its type, its length and its range."""
-    problems = [f"{name!r} is no {kind.__name__}" for name, kind in _FACTS.items() if not isinstance(facts[name], kind)]
-    if problems:
-        raise DataError(f"{root / INDEX} is damaged: {'; '.join(problems)}", next_step="copy or pack the shards again")
-    counts, sizes, classes = facts["parts"], facts["shards"], facts["classes"]
-    whole = [*counts.values(), *sizes.values()]
-    images = sum(whole[: len(counts)]) if all(type(number) is int and number >= 0 for number in whole) else -1
-    labels = columns["labels"]
-    keys = bytes(columns["keys"]).decode().split("\n")
-    several = labels.ndim == 2 and labels.shape[1] == len(classes)
+def _check(index: Index, columns: dict[str, np.ndarray], keys: int, root: Path) -> None:
+    """Raises DataError unless the columns have their lengths and ranges, and the shards their sizes."""
+    if index.format != FORMAT:
+        raise DataError(f"{root / INDEX} has the format {index.format!r}", allowed=repr(FORMAT))
+    images, labels = sum(index.parts.values()), columns["labels"]
+    several = labels.ndim == 2 and labels.shape[1] == len(index.classes)
+    single = labels.ndim == 1 and labels.dtype.kind == "i"
     wrong = {
-        "parts": images < 0 or not {"train", "test"} <= counts.keys(),
-        "classes": not all(isinstance(name, str) for name in [*classes, *facts["notes"]]),
-        "shape": facts.get("shape") is not None and not _is_shape(facts["shape"]),
-        "lengths": {len(keys), *(len(columns[name]) for name in columns if name != "keys")} != {images},
-        "places": images > 0 and not _are_places(columns, list(sizes.values())),
-        "labels": not several
-        and (labels.ndim != 1 or labels.dtype.kind != "i" or bool(((labels < -1) | (labels >= len(classes))).any())),
+        "parts": min(index.parts.values(), default=0) < 0 or not {"train", "test"} <= index.parts.keys(),
+        "shape": index.shape is not None and min(index.shape) < 1,
+        "lengths": {keys, len(labels), *(len(columns[name]) for name in COLUMNS)} != {images},
+        "places": images > 0 and not _are_places(columns, list(index.shards.values())),
+        "labels": not several and not (single and bool(((labels >= -1) & (labels < len(index.classes))).all())),
     }
     if found := [name for name, is_wrong in wrong.items() if is_wrong]:
-        raise DataError(f"{root / INDEX} does not fit its shards: {', '.join(found)}", next_step="copy them again")
-
-
-def _is_shape(found: Any) -> bool:
-    return isinstance(found, list) and len(found) == 3 and all(type(side) is int and side > 0 for side in found)
+        raise DataError(f"{root / INDEX} does not fit its shards: {', '.join(found)}")
+    for name, size in index.shards.items():
+        if os.path.basename(name) != name or name in ("", ".", ".."):
+            raise DataError(f"{root / INDEX} names the shard {name!r}", allowed="files of its own folder")
+        if not (root / name).is_file() or os.path.getsize(root / name) != size:
+            raise DataError(f"{root / name} does not have its {size:,} bytes")
 
 
 def _are_places(columns: dict[str, np.ndarray], sizes: list[int]) -> bool:
     """Whether each image lies inside a shard."""
-    shards, offsets, lengths = (columns[name] for name in ("shards", "offsets", "sizes"))
-    if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in (shards, offsets, lengths, columns["sums"])):
+    shards, offsets, lengths, sums = (columns[name] for name in COLUMNS)
+    if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in (shards, offsets, lengths, sums)):
         return False
     if shards.min() < 0 or shards.max() >= len(sizes) or offsets.min() < 0 or lengths.min() < 0:
         return False
@@ -234,12 +197,13 @@ class Shards:
         offsets: Int64[np.ndarray, "N"],
         sizes: Int64[np.ndarray, "N"],
         sums: UInt32[np.ndarray, "N"],
+        *,
+        shape: tuple[int, int, int] | None = None,
     ) -> None:
         self._root, self._names = root, names
         self._shards, self._offsets, self._sizes, self._sums = shards, offsets, sizes, sums
         self._open: dict[int, int] = {}
-        self.shape: tuple[int, int, int] | None = None
-        """H, W, C where a set that lay in memory was packed."""
+        self.shape = shape
 
     @property
     def sizes(self) -> Int64[np.ndarray, "N"]:

@@ -1,7 +1,6 @@
 """Figures of the inspection: each is drawn once and comes as a drawing for the page, an SVG file and a PNG file."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.inspection.heads import Heads
-from vitrail.reports.figures import GOOD, INK, Drawing, choose_fonts, styled, svg
+from vitrail.reports.figures import GOOD, INK, Drawing, choose_fonts, png, styled, svg
 
 Pixels = UInt8[np.ndarray, "H W C"]
 Rgb = UInt8[np.ndarray, "_ _ 3"]
@@ -37,9 +36,7 @@ class Plate:
 
 def finish(figure: Figure, name: str, alt: str, caption: str = "", *, wide: bool = False) -> Plate:
     drawing = Drawing(svg(figure), alt, caption, wide)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-    return Plate(name, drawing, file.getvalue(), wide)
+    return Plate(name, drawing, png(figure), wide)
 
 
 def overlay(image: Pixels, values: Float[Tensor, "h w"]) -> Rgb:
@@ -169,22 +166,6 @@ def tiles(
 def _signed(values: np.ndarray) -> np.ndarray:
     scaled = 0.5 + 0.5 * values / (float(np.abs(values).max()) or 1.0)
     return matplotlib.colormaps["RdBu_r"](scaled)[..., :3]
-
-
-def cosines_by_shift(name: str, curves: Mapping[str, Sequence[float]], *, title: str) -> Plate:
-    """Mean absolute cosine over the shift in pixels."""
-    with styled(size=(4.8, 3.2)) as (figure, axes):
-        styles = ("-", "--", ":", "-.")
-        for (label, values), style in zip(curves.items(), styles, strict=False):
-            axes.plot(range(len(values)), values, style, color=GOOD if label != "pixels" else INK, label=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set(xlabel="shift in pixels", ylabel="mean |cosine|", title=title, ylim=(-0.03, 1.03))
-        axes.grid(axis="y")
-        axes.legend()
-        said = "; ".join(
-            f"{label}: {', '.join(f'{value:.2f}' for value in values)}" for label, values in curves.items()
-        )
-        return finish(figure, name, f"{title}. {said}.")
 
 
 def places(size: int, count: int) -> list[int]:

@@ -59,8 +59,8 @@ def attention(
 
     They are recomputed beside the fused path; the model's outputs do not change by a bit. Layers and heads count from
     1, -1 is the last; query 0 is the class token where there is one. Raises DoesNotApply for a model without attention,
-    ConfigError for a layer, head or query it has not, and where the maps would not fit in memory (`attention_hooks.watch` streams
-    them).
+    ConfigError for a layer, head or query it has not. Maps that would not fit in memory are a ConfigError too:
+    `attention_hooks.watch` streams them.
     """
     layers, heads, queries = (None if wanted is None else list(wanted) for wanted in (layers, heads, queries))
     found: list[AttentionMap] = []

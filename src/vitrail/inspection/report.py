@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitrail.errors import DoesNotApply, StorageError
+from vitrail.errors import DoesNotApply
 from vitrail.inspection.analyses import ANALYSES
 from vitrail.inspection.attention_hooks import attention_layers, choose, family
 from vitrail.inspection.cka import cka
@@ -22,6 +22,7 @@ from vitrail.models.cost import count_parameters
 from vitrail.reports.figures import standalone
 from vitrail.reports.page import Facts, FigureSection, Html, Section, TableSection, write_page
 from vitrail.reports.progress import progress
+from vitrail.storage import storage_errors
 
 EXPLORED = 3
 """Images one can point at; their maps are most of the page's bytes."""
@@ -42,15 +43,11 @@ class Inspection:
     def write(self, folder: str | Path) -> Path:
         """Writes report.html, figures/ and numbers/ into the folder, and gives the page's path. Raises StorageError."""
         folder = Path(folder)
-        try:
+        with storage_errors(folder, "check the folder and the free space"):
             for name in ("figures", "numbers"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             for mark, name, finding in self._each():
                 _write_finding(folder, f"{mark}{name}", mark, finding)
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: {error.strerror or error}", next_step="check the folder and the free space"
-            ) from None
         names = " and ".join(subject.name for subject in self.subjects)
         return write_page(folder / "report.html", f"Inside {names}", list(_sections(self)))
 

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from vitrail.inspection import figures
-from vitrail.inspection.filters import PAPER, embedding_filters, filter_components, shifted_lines
+from vitrail.inspection.filters import PAPER, embedding_filters, filter_components
 from vitrail.inspection.positions import position_components, position_similarity, position_structure, position_table
 from vitrail.inspection.subject import Finding, Subject, table_of
 
@@ -53,24 +53,13 @@ def describe_positions(subject: Subject) -> Finding:
 
 
 def describe_filters(subject: Subject) -> Finding:
-    """The paper's figure 7 (left), and lines that are shifted."""
+    """The paper's figure 7 (left)."""
     weight = embedding_filters(subject.model)
     found = filter_components(weight, PAPER)
     pictures = [_stretch(one) for one in found.scores]
-    lines = {"upright": shifted_lines(weight), "level": shifted_lines(weight, upright=False)}
-    curves = {"pixels": _by_shift(lines["upright"].raw)}
-    curves |= {f"embedded, {name} line": _by_shift(cosines.embedded) for name, cosines in lines.items()}
-    raw, near = lines["upright"].between(1)
-    rows = (
-        (name, shift, *cosines.between(shift))
-        for name, cosines in lines.items()
-        for shift in range(1, len(cosines.raw))
-    )
     return Finding(
         f"The first {len(pictures)} principal components of {len(weight)} filters explain "
-        f"{float(found.explained.sum()):.0%} of their variance. Lines one pixel apart share {raw:.0%} as pixels (they are "
-        f"orthogonal) and have a mean |cosine| of {near:.2f} once embedded. Random filters "
-        f"would have {(2 / np.pi / len(weight)) ** 0.5:.2f}. The rest is trained: neighbouring pixels belong together.",
+        f"{float(found.explained.sum()):.0%} of their variance.",
         (
             figures.tiles(
                 "filters",
@@ -79,9 +68,8 @@ def describe_filters(subject: Subject) -> Finding:
                 alt=f"The first {len(pictures)} principal components of the embedding filters as small pictures.",
                 caption="Principal components of the embedding filters, with their share of the variance",
             ),
-            figures.cosines_by_shift("shifted-lines", curves, title="One line, shifted"),
         ),
-        table_of(rows, {"line": "{}", "shift": "{}", "raw": "{:.3f}", "embedded": "{:.3f}"}),
+        table_of(enumerate(found.explained.tolist(), 1), {"component": "{}", "share": "{:.4f}"}),
         {"explained": found.explained, "components": found.scores},
     )
 
@@ -90,7 +78,3 @@ def _stretch(component: Tensor) -> np.ndarray:
     """A component C p q as a picture: grey in the middle, its largest value black or white."""
     scaled = (0.5 + 0.5 * component / component.abs().max().clamp_min(1e-12)).permute(1, 2, 0).numpy()
     return scaled if scaled.shape[2] == 3 else 2 * scaled.mean(2) - 1
-
-
-def _by_shift(cosines: Tensor) -> list[float]:
-    return [float(cosines.diagonal(shift).abs().mean()) for shift in range(len(cosines))]

@@ -57,40 +57,18 @@ class MAEConfig(ModelConfig):
         target = {"normalised": "normalised pixels"}.get(self.target, self.target)
         return f"encoder and decoder, which predicts {target}"
 
-    @property
-    def image(self) -> tuple[int, int]:
-        return self.encoder.image
-
-    @property
-    def patch(self) -> tuple[int, int]:
-        return self.encoder.patch
-
-    @property
-    def grid(self) -> Grid:
-        return self.encoder.grid
-
     def grid_at(self, image: tuple[int, int]) -> Grid:
         return self.encoder.grid_at(image)
 
-    @property
-    def prefix(self) -> int:
-        return self.encoder.prefix
-
-    @property
-    def channels(self) -> int:
-        return self.encoder.channels
-
-    @property
-    def classes(self) -> int:
-        return self.encoder.classes
-
-    @property
-    def head_bias(self) -> float:
-        return self.encoder.head_bias
-
-    @property
-    def multiple(self) -> int:
-        return self.encoder.multiple
+    # all else that is asked of a config is the encoder's
+    image = property(lambda self: self.encoder.image)
+    patch = property(lambda self: self.encoder.patch)
+    grid = property(lambda self: self.encoder.grid)
+    prefix = property(lambda self: self.encoder.prefix)
+    channels = property(lambda self: self.encoder.channels)
+    classes = property(lambda self: self.encoder.classes)
+    head_bias = property(lambda self: self.encoder.head_bias)
+    multiple = property(lambda self: self.encoder.multiple)
 
 
 @dataclass(frozen=True)

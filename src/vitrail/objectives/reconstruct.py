@@ -12,17 +12,7 @@ from torch import Tensor, nn
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
-from vitrail.models.mae import (
-    MAE,
-    MAEConfig,
-    Masking,
-    from_target,
-    masking,
-    patchify,
-    pixel_target,
-    unpatchify,
-    visible_patches,
-)
+from vitrail.models.mae import MAE, MAEConfig, Masking, masking, pixel_target, visible_patches
 from vitrail.objectives.objective import OBJECTIVES, Learner, Loss, Pretraining, Task, unwrap
 from vitrail.reports.page import Gallery, Picture, Section
 from vitrail.weights import bundle
@@ -151,19 +141,9 @@ def load_decoder(model: MAE, weights: str, generator: torch.Generator) -> tuple[
 def pictures(
     model: MAE, images: UInt8[Tensor, "B C H W"], preprocess: Preprocess, mask_ratio: float, generator: torch.Generator
 ) -> tuple[UInt8[Tensor, "B C H W"], UInt8[Tensor, "B C H W"]]:
-    """(what the model saw, with hidden patches grey; what it makes of them, seen patches as they are).
-
-    Hidden patches of a model with normalised targets get mean and deviation of the true ones: without those its answer
-    is no picture. ConfigError where the weights do not say which target they learned.
-    """
-    device = next(model.parameters()).device
-    config, x = model.config, preprocess.normalise(images.to(device))
-    grid = model.encoder.patch_embed.grid(x)
-    chosen = masking(patch_noise(x, config.patch, generator), mask_ratio)
-    patches, mask = patchify(x, config.patch), chosen.mask[:, :, None]
-    painted = from_target(model.predict(x, chosen), patches, config.target)
-    grey = preprocess.normalise(torch.full_like(images, 128).to(device))
-    seen = torch.where(mask > 0, patchify(grey, config.patch), patches)
-    both = (unpatchify(tokens, config.patch, grid) for tokens in (seen, torch.where(mask > 0, painted, patches)))
-    dark, whole = (preprocess.denormalise(picture).cpu() for picture in both)
-    return dark, whole
+    """(the images with hidden patches grey; with those patches as the model paints them). DoesNotApply without a target."""
+    x = preprocess.normalise(images.to(next(model.parameters()).device))
+    found = model.paint(x, patch_noise(x, model.config.patch, generator), mask_ratio)
+    grey = preprocess.normalise(torch.full_like(images, 128).to(x.device))
+    seen, painted = torch.where(found.visible, x, grey), found.images
+    return preprocess.denormalise(seen).cpu(), preprocess.denormalise(painted).cpu()

@@ -5,7 +5,6 @@ from typing import Any
 
 from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
-from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.images.transforms import Augment
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
@@ -39,7 +38,7 @@ def mae(given: Given) -> Run:
     return Run(
         model=model,
         weights=given.pretrained.path if given.pretrained else None,
-        preprocess=_imagenet(given, side),
+        preprocess=given.imagenet(side),
         augment=Augment(crop_area=(0.2, 1.0), flip=True, interpolation="bicubic"),
         objective=Reconstruct(),
         optim=PRETRAINING,
@@ -208,13 +207,6 @@ def as_vit(config: ModelConfig) -> ViTConfig:
             f"masked pre-training of a {config.family}", allowed="a ViT", next_step="try `model='vit-b/16'`"
         )
     return config
-
-
-def _imagenet(given: Given, side: int) -> Preprocess:
-    size = Preprocess(size=(side, side), resize="crop", crop_fraction=0.875, interpolation="bicubic")
-    if given.shape and given.shape[2] != 3:
-        return given.preprocess(size.size, resize="crop", crop_fraction=0.875, interpolation="bicubic")
-    return replace(size, mean=IMAGENET[0], std=IMAGENET[1])
 
 
 def _start(given: Given, name: str) -> Any:

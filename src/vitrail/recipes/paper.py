@@ -10,7 +10,7 @@ from vitrail.recipes.request import Given, Pretrained, fit_side
 from vitrail.training.run import Optim, Run
 
 CROP = Augment(crop_area=(0.05, 1.0), flip=True)
-"""What all of the paper's training sees: an Inception crop of 5 to 100 % of the area, and a flip."""
+"""The augmentation of all of the paper's training: an Inception crop of 5 to 100 % of the area, and a flip."""
 
 JFT = {
     # model: epochs, base learning rate, ImageNet top-1 of the paper's Table 6 after fine-tuning

@@ -5,7 +5,6 @@ from typing import Any
 
 from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
-from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.images.transforms import Augment
 from vitrail.objectives.classify import Classify
 from vitrail.recipes.paper import CROP
@@ -99,7 +98,7 @@ def deit(given: Given) -> Run:
     """
     return Run(
         model=given.config("vit-b/16", optional={"drop_path": 0.1}),
-        preprocess=_imagenet(224, 0.875),
+        preprocess=given.imagenet(224, 0.875),
         augment=Augment(
             crop_area=(0.08, 1.0), flip=True, interpolation="bicubic", randaugment=(2, 9), erase=0.25, repeats=3
         ),
@@ -130,7 +129,7 @@ def deit3(given: Given) -> Run:
     side, drop_path, lr = rows.get(name, (224, 0.05, 4e-3))
     return Run(
         model=given.config(name, drop_path=drop_path),
-        preprocess=_imagenet(side, 1.0),
+        preprocess=given.imagenet(side, 1.0),
         augment=Augment(
             crop_area=(0.08, 1.0), flip=True, interpolation="bicubic", three_augment=True, jitter=0.3, repeats=3
         ),
@@ -150,7 +149,7 @@ def torchvision_b16(given: Given) -> Run:
     """
     return Run(
         model=given.config("vit-b/16"),
-        preprocess=_imagenet(224, 0.875),
+        preprocess=given.imagenet(224, 0.875),
         augment=Augment(crop_area=(0.08, 1.0), flip=True, randaugment=(2, 9), repeats=3),
         mixing=Mixing(mixup=0.2, cutmix=1.0),
         objective=Classify(label_smoothing=0.11),
@@ -159,15 +158,4 @@ def torchvision_b16(given: Given) -> Run:
         ema=0.9997,
         batch_size=4096,
         length="300 epochs",
-    )
-
-
-def _imagenet(side: int, crop_fraction: float) -> Preprocess:
-    return Preprocess(
-        size=(side, side),
-        resize="crop",
-        crop_fraction=crop_fraction,
-        interpolation="bicubic",
-        mean=IMAGENET[0],
-        std=IMAGENET[1],
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from vitrail import hardware
 from vitrail.errors import DecodeError
-from vitrail.images.preprocess import INCEPTION, Preprocess
+from vitrail.images.preprocess import IMAGENET, INCEPTION, Preprocess
 from vitrail.images.samples import Source, Splits
 from vitrail.models import zoo
 from vitrail.models.extras import settings
@@ -58,6 +58,11 @@ class Given:
         channels = self.shape[2] if self.shape else self.channels
         base = Preprocess(size=size, mean=INCEPTION[0][:1] * channels, std=INCEPTION[1][:1] * channels)
         return replace(base, **changes)
+
+    def imagenet(self, side: int, crop_fraction: float = 0.875) -> Preprocess:
+        """A centre crop, bicubic, with ImageNet's mean and deviation where the images have three channels."""
+        found = self.preprocess((side, side), resize="crop", crop_fraction=crop_fraction, interpolation="bicubic")
+        return replace(found, mean=IMAGENET[0], std=IMAGENET[1]) if found.channels == 3 else found
 
 
 def fit_side(side: int, model: ModelConfig) -> int:

@@ -17,19 +17,18 @@ from unicodedata import east_asian_width
 
 import matplotlib
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
-from PIL import Image
 
-INK = "#010203"  # a colour nobody chooses: becomes currentColor, so text and axes follow the page's theme
+INK = "#010203"  # no other colour is this one: it becomes currentColor, so that text and axes follow the page's theme
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe & Ito 2008: told apart by colour-blind eyes
 GOOD, BAD = SERIES[0], SERIES[1]
 STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched, and takes the page's font
+    "svg.fonttype": "none",  # text stays text: screen readers and searches find it, and it takes the page's font
     "svg.hashsalt": "vitrail",  # the same figure is the same bytes
     "text.parse_math": False,  # a class may be called $5
     "text.color": INK,
@@ -97,7 +96,7 @@ def confusion(matrix: Int[np.ndarray, "K K"], classes: Sequence[str]) -> Drawing
         axes.imshow(_shades(matrix), interpolation="nearest", aspect="equal")
         if count <= 20:
             _write_counts(axes, matrix)
-        names = [_short(name) for name in classes] if count <= 60 else []
+        names = [shorten(name) for name in classes] if count <= 60 else []
         size = max(4.5, min(9.0, 300 / max(count, 1)))
         axes.set_xticks(
             range(len(names)), names, rotation=90 if max(map(len, names), default=0) > 2 else 0, fontsize=size
@@ -123,19 +122,12 @@ def reliability(
     sure, right = ([values[k] for k in filled] for values in (confidence, accuracy))
     with styled(size=(4.6, 5.0), rows=2, heights=(3, 1)) as (figure, (top, below)):
         top.plot([0, 1], [0, 1], color=INK, linestyle=(0, (4, 3)), linewidth=1, label="perfectly calibrated")
-        top.bar(edge[filled], right, np.diff(edge)[filled], align="edge", color=GOOD, alpha=0.35, edgecolor=GOOD)
         top.plot(sure, right, "o", color=BAD, markersize=4, label="mean of the bin")
         top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy")
         top.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)  # above: bars may stand anywhere below
-        below.bar(
-            edge[:-1],
-            weight / max(1, weight.sum()),
-            np.diff(edge),
-            align="edge",
-            color=GOOD,
-            alpha=0.35,
-            edgecolor=GOOD,
-        )
+        bars = {"align": "edge", "color": GOOD, "alpha": 0.35, "edgecolor": GOOD}
+        top.bar(edge[filled], right, np.diff(edge)[filled], **bars)
+        below.bar(edge[:-1], weight / max(1, weight.sum()), np.diff(edge), **bars)
         below.set(xlim=(0, 1), xlabel="confidence", ylabel="share of images")
         for axes in (top, below):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -144,63 +136,13 @@ def reliability(
         return Drawing(svg(figure), f"Reliability diagram, bin by bin: {gaps}.")
 
 
-def prediction_sheet(
-    images: Sequence[UInt8[np.ndarray, "_ _ _"]], titles: Sequence[str], correct: Sequence[bool], *, title: str = ""
-) -> bytes:
-    """Pictures with their answers as one PNG, up to eight in a row; a mistake is marked by a cross and its colour.
-
-    A title may have two lines, each cut to what fits over a picture.
-    """
-    across = min(8, max(1, len(images)))
-    down = max(1, -(-len(images) // across))
-    size = (1.35 * across, (1.7 if any("\n" in text for text in titles) else 1.55) * down + (0.45 if title else 0.1))
-    with styled(size=size, rows=down, columns=across, family=choose_fonts([*titles, title])) as (figure, grid):
-        cells = np.atleast_1d(np.asarray(grid, dtype=object)).ravel()
-        for axes in cells:
-            axes.set_axis_off()
-        for axes, image, text, right in zip(cells, images, titles, correct, strict=False):
-            axes.imshow(_fitted(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            mark, colour = ("✓", GOOD) if right else ("✗", BAD)
-            lines = "\n".join(_short(line, 22) for line in f"{mark} {text}".splitlines())
-            axes.set_title(lines, color=colour, fontsize=8.5, pad=3, fontweight="normal" if right else "bold")
-        if title:
-            figure.suptitle(title, fontsize=11, color="#222222")
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-        return file.getvalue()
-
-
-def picture_rows(
-    rows: Sequence[tuple[str, Sequence[UInt8[np.ndarray, "_ _ _"]]]], headings: Sequence[str], *, title: str = ""
-) -> bytes:
-    """Rows of pictures, each with a name, under headings, as one PNG."""
-    across = max(1, *(len(pictures) for _, pictures in rows))
-    size = (1.2 * across + 0.6, 1.35 * len(rows) + (0.7 if title else 0.3))
-    fonts = choose_fonts([title, *headings, *(name for name, _ in rows)])
-    with styled(size=size, rows=len(rows), columns=across, family=fonts) as (figure, grid):
-        cells = np.asarray(grid, dtype=object).reshape(len(rows), across)
-        for axes in cells.ravel():
-            axes.set_axis_off()
-        for line, (name, pictures) in zip(cells, rows, strict=True):
-            for axes, picture in zip(line, pictures, strict=False):
-                axes.imshow(_fitted(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            line[0].text(-0.08, 0.5, _short(name), transform=line[0].transAxes, rotation=90, ha="right", va="center")
-        for axes, heading in zip(cells[0], headings, strict=False):
-            axes.set_title(heading, fontsize=8.5, pad=3, color="#222222")
-        if title:
-            figure.suptitle(title, fontsize=11, color="#222222")
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-        return file.getvalue()
-
-
 def draw_intervals(names: Sequence[str], points: Sequence[tuple[float, float, float]]) -> Drawing:
     """A dot for each name, with a line from the low to the high end of its interval: (mean, low, high), shares."""
     with styled(size=(7.2, 0.6 + 0.26 * len(names))) as (figure, axes):
         for place, (mean, low, high) in enumerate(points):
             axes.plot([low, high], [place, place], color=GOOD, linewidth=1.4, alpha=0.5)
             axes.plot([mean], [place], "o", color=GOOD, markersize=5)
-        axes.set_yticks(range(len(names)), [_short(name, 48) for name in names], fontsize=8.5)
+        axes.set_yticks(range(len(names)), [shorten(name, 48) for name in names], fontsize=8.5)
         axes.set(ylim=(len(names) - 0.5, -0.5))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.grid(axis="x")
@@ -283,14 +225,7 @@ def _write_counts(axes: Axes, matrix: Int[np.ndarray, "K K"]) -> None:
             axes.text(column, row, f"{images}", ha="center", va="center", fontsize=size)
 
 
-def _fitted(image: UInt8[np.ndarray, "H W C"], side: int = 192) -> np.ndarray:
-    """The picture no larger than it will be drawn; grey ones without their channel."""
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    picture.thumbnail((side, side))
-    return np.asarray(picture)
-
-
-def _short(name: str, limit: int = 18) -> str:
+def shorten(name: str, limit: int = 18) -> str:
     """As much of a name as fits; Chinese, Japanese and Korean signs are two letters wide."""
     widths = list(itertools.accumulate(2 if east_asian_width(sign) in "WF" else 1 for sign in name))
     return name if not widths or widths[-1] <= limit else name[: sum(width < limit for width in widths)] + "…"
@@ -336,6 +271,13 @@ def _letters(path: str) -> frozenset[int]:
         return frozenset(FT2Font(path).get_charmap())
     except (RuntimeError, OSError):
         return frozenset()
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a file, on white."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return file.getvalue()
 
 
 def svg(figure: Figure) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from vitrail.errors import DataError, NonFiniteError
 from vitrail.reports import figures
 from vitrail.reports.page import Facts, FigureSection, Gallery, Picture, Section, TableSection
+from vitrail.reports.sheets import prediction_sheet
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.calibration import BINS, Bin, reliability
 from vitrail.scores.outcome import Headline, ImageOf, Outcome
@@ -141,7 +142,7 @@ class Scores(Outcome):
         low, high = self.interval
         title = f"{self.top1:.2%} right of {self.images:,} held-out images (95 % interval {low:.1%} to {high:.1%})"
         images = [image_of(index) for index in shown]
-        return figures.prediction_sheet(images, titles, [index not in wrong for index in shown], title=title)
+        return prediction_sheet(images, titles, [index not in wrong for index in shown], title=title)
 
     def _mistake(self, index: int, image_of: ImageOf) -> Picture:
         answer, truth = (self.classes[of[index]] for of in (self.predicted, self.targets))

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitrail.errors import DataError, NonFiniteError
-from vitrail.reports import figures
 from vitrail.reports.figures import Panel
 from vitrail.reports.page import Facts, Gallery, Picture, Section, TableSection
+from vitrail.reports.sheets import prediction_sheet
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.outcome import Headline, ImageOf, Outcome
 
@@ -118,7 +118,7 @@ class MultiLabelScores(Outcome):
         right = [bool((self.answers[index] == self.truth[index]).all()) for index in shown]
         named = [(self._names(self.answers[index]), self._names(self.truth[index])) for index in shown]
         titles = [given if same else f"{given}\nnot {truth}" for (given, truth), same in zip(named, right, strict=True)]
-        return figures.prediction_sheet([image_of(index) for index in shown], titles, right, title=f"{self}")
+        return prediction_sheet([image_of(index) for index in shown], titles, right, title=f"{self}")
 
     def _mistake(self, index: int, image_of: ImageOf) -> Picture:
         given, truth = self._names(self.answers[index]), self._names(self.truth[index])

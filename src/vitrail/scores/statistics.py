@@ -1,11 +1,11 @@
-"""How sure a number is: intervals of a share, bootstrap, paired tests on the same images, mean ± deviation over seeds."""
+"""How sure a number is: intervals of a share, paired tests on the same images, mean ± deviation over seeds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from vitrail.errors import DataError
 
@@ -114,31 +114,3 @@ def _binomial_tail(k: int, n: int) -> tuple[float, float]:
         term = term * (n - i + 1) // i
         total += term
     return total / 2**n, term / 2**n
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and where 95 of 100 resamples of the images put it."""
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap(
-    values: Float[np.ndarray, "N *more"],
-    *,
-    statistic: Callable[[np.ndarray], float] = lambda sample: float(sample.mean()),
-    repeats: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap over the first axis, the images (Efron 1979). A paired difference: give one row per
-    image.
-    """
-    if not len(values):
-        raise DataError("no values to resample")
-    draws = np.random.default_rng(seed)
-    found = [statistic(values[draws.integers(len(values), size=len(values))]) for _ in range(repeats)]
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(statistic(values)), float(low), float(high))

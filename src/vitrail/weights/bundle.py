@@ -63,10 +63,10 @@ def load(
 ) -> Backbone:
     """A model in eval mode, `model(images) -> logits`, with its Record as `model.record`.
 
-    `path` is a run folder (the weights its report is about), a bundle folder, a published file of an origin in
-    `weights.origin.ORIGINS`, a folder with one, or a name of the hub (`hf:owner/name`). `config`, whole or some of its fields,
-    says what a bare file cannot; `classes` names its outputs; `image` makes the model for another size, positions
-    resized. WeightsError names everything that does not fit, and NaN; nothing is ever half loaded.
+    `path` is a run folder, a bundle folder, a published file, a folder with one, or a name of the hub (`hf:owner/name`). A run
+    folder gives the weights its report is about. `config`, whole or some of its fields, says what a bare file cannot.
+    `classes` names its outputs; `image` makes the model for another size, positions resized. WeightsError names everything
+    that does not fit, and NaN; nothing is ever half loaded.
     """
     weights = resized(read(path, config=config), image)
     record = weights.record

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitrail.errors import ShapeError
 from vitrail.models import zoo
 from vitrail.weights.fit import fit, shape
-from vitrail.weights.record import Record, Weights
+from vitrail.weights.record import Weights
 
 IMAGES, SEED = 4, 20_101_929
 
@@ -73,8 +73,3 @@ def _fields(one: object, two: object) -> Iterator[str]:
         a, b = getattr(one, name), getattr(two, name, None)
         if a != b:
             yield f"{name} {a} and {b}"
-
-
-def contents(record: Record) -> str:
-    """The parts inside, in words: encoder, decoder and what it predicts, head."""
-    return record.config.contents

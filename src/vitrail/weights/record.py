@@ -33,7 +33,7 @@ class Record:
     notes: tuple[str, ...] = ()
     """Settings that the file does not have, and where they come from."""
     sha256: str = ""
-    """Of the file of tensors."""
+    """The digest of the file of tensors."""
 
 
 @dataclass(frozen=True)

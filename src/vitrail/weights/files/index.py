@@ -18,8 +18,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all files together. WeightsError for a missing file, for one that holds other tensors than the
-    index says, and for a name that leads out of the folder.
+    """The tensors of all files together.
+
+    WeightsError for a missing file, and for one with other tensors than the index says. A name may not lead out of the folder.
     """
     tensors: dict[str, Tensor] = {}
     for file, names in shards(index).items():
