@@ -94,5 +94,5 @@ def test_models_lists_checkpoints_with_licence_and_accuracy(capsys: pytest.Captu
 
 def test_help_needs_no_file(capsys: pytest.CaptureFixture) -> None:
     assert main(["weights"]) == 0
-    assert "convert FILE OUT" in capsys.readouterr().out
+    assert "convert  FILE OUT" in capsys.readouterr().out
     assert main(["weights", "convert", "--help"]) == 0

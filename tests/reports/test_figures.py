@@ -124,7 +124,7 @@ def test_letters_that_the_own_font_lacks_are_written_in_an_installed_one(monkeyp
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(folder / "cmr10.ttf"), str(other)])
     assert figures.choose_fonts(["plain", f"with {letter}"]) == ["DejaVu Sans", FT2Font(str(other)).family_name]
     assert figures.choose_fonts(["plain é ß"]) == ["DejaVu Sans"]
-    names = figures._short("植物" * 12, 18), figures._short("plantes à fleurs rouges", 22)
+    names = figures.shorten("植物" * 12, 18), figures.shorten("plantes à fleurs rouges", 22)
     assert names == ("植物植物植物植物…", "plantes à fleurs roug…")
 
 

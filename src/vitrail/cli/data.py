@@ -83,21 +83,21 @@ def main(words: Sequence[str]) -> int:
 
 
 def clean(words: Sequence[str]) -> int:
-    """the labels that a model doubts most, as a list and a page; nothing is moved"""
+    """RUN DATA · the labels that a model doubts most, as a list and a page; nothing is moved"""
     from vitrail.cli.data_clean import run_clean
 
     return run_clean(words)
 
 
 def show_seen(words: Sequence[str]) -> int:
-    """a sheet of images over epochs; every option of `vitrail train` may be added"""
+    """DATA · a sheet of images over epochs; every option of `vitrail train` may be added"""
     from vitrail.cli.data_show import run_show
 
     return run_show(words)
 
 
 def check(words: Sequence[str]) -> int:
-    """unreadable files, copies, leaks between train and test, conflicting labels; --html with pictures"""
+    """DATA · unreadable files, copies, leaks between train and test, conflicting labels; --html with pictures"""
     asked = parse(Check, words, command="data check")
     from vitrail.batches.loader import most_unreadable
     from vitrail.cli.data_page import audit_sections, sizes
@@ -169,7 +169,7 @@ def facts(splits: "Splits", audit: "Audit", stops: Sequence[DataError]) -> dict[
 
 
 def pack(words: Sequence[str]) -> int:
-    """shards: for disks that are slow with many files"""
+    """DATA OUT · shards, for disks that are slow with many files"""
     asked = parse(Pack, words, command="data pack")
     from vitrail.images import shards
     from vitrail.images.sources import open_data

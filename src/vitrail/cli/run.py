@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def export_run(words: Sequence[str]) -> int:
-    """one bundle (model.safetensors, record.json) of the newest checkpoint, also of a run in shards or killed"""
+    """RUN --out NEW · one bundle (model.safetensors, record.json) of the newest checkpoint, also of a run in shards or killed"""
     asked = parse(Export, words, command="run export")
     from vitrail.training.extract_weights import export
 
@@ -57,7 +57,7 @@ def export_run(words: Sequence[str]) -> int:
 
 
 def verify_run(words: Sequence[str]) -> int:
-    """computes from data and seed which samples each step was trained on, and compares the log"""
+    """RUN · computes from data and seed which samples each step was trained on, and compares the log"""
     asked = parse(Verify, words, command="run verify")
     from vitrail.training.verify import verify
 

@@ -84,7 +84,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def pretraining(words: Sequence[str]) -> int:
-    """ways of pre-training: one small ViT, the same FLOPs, the same readouts"""
+    """DATA · ways of pre-training: one small ViT, the same FLOPs, the same readouts"""
     asked = start("pretraining", Pretraining(), words)
     with progress(len(list(jobs(asked))), "arena") as bar:
 
@@ -98,7 +98,7 @@ def pretraining(words: Sequence[str]) -> int:
 
 
 def few(words: Sequence[str]) -> int:
-    """pre-training on all images and fine-tuning on a few labels, beside the same compute from scratch"""
+    """DATA · pre-training on all images and fine-tuning on a few labels, beside the same compute from scratch"""
     asked, arms = start("few-labels", FewLabels(), words), []
     for arm in few_labels.few_labels(asked, asked.out):
         arms.append(arm)
@@ -108,7 +108,7 @@ def few(words: Sequence[str]) -> int:
 
 
 def self_training(words: Sequence[str]) -> int:
-    """Noisy Student: a teacher labels images that have no label, a noised student learns from all of them"""
+    """DATA · Noisy Student: a teacher labels images that have no label, a noised student learns from all of them"""
     asked, results = start("self-train", SelfTrain(), words), []
     for result in noisy_student.self_train(asked, asked.out):
         results.append(result)

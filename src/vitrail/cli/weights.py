@@ -109,7 +109,7 @@ def parse_config(text: str) -> Mapping[str, Any] | None:
 
 
 def show_weights(words: Sequence[str]) -> int:
-    """origin, architecture, preprocessing, classes, licence; every tensor with --tensors"""
+    """FILE · origin, architecture, preprocessing, classes, licence; every tensor with --tensors"""
     asked = parse(ShowFile, words, command="weights show")
     from vitrail.weights.bundle import read
     from vitrail.weights.fit import shape
@@ -162,7 +162,7 @@ def find_name(record: "Record") -> str:
 
 
 def convert_weights(words: Sequence[str]) -> int:
-    """--to google, big_vision, timm, transformers, torchvision, dinov2, mae or vitrail"""
+    """FILE OUT · --to google, big_vision, timm, transformers, torchvision, dinov2, mae or vitrail"""
     asked = parse(Convert, words, command="weights convert")
     from vitrail.weights.bundle import read, refuse_nonfinite, resized
     from vitrail.weights.convert import convert
@@ -189,7 +189,7 @@ def changes(old: "Weights", new: "Weights") -> Iterator[str]:
 
 
 def check_weights(words: Sequence[str]) -> int:
-    """the largest difference of any output, and of every tensor"""
+    """A B · the largest difference of any output, and of every tensor"""
     asked = parse(Check, words, command="weights check")
     from vitrail.weights.bundle import read
     from vitrail.weights.compare import compare
