@@ -25,6 +25,7 @@ _MODULES = {
     "api.plan": ("plan",),
     "api.predict": ("predict",),
     "api.probe": ("probe",),
+    "api.serve": ("serve",),
     "api.similar": ("similar",),
     "api.train": ("Trained", "train"),
     "batches.batch": ("Batch",),
@@ -65,7 +66,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = (
     "api", "batches", "checkpoints", "evaluation", "images", "inspection", "models", "objectives", "prediction", "processes",
-    "recipes", "reports", "scores", "study", "training", "weights",
+    "recipes", "reports", "scores", "serving", "study", "training", "weights",
 )  # fmt: skip
 
 __all__ = sorted(_HOMES)  # pyrefly: ignore[unsupported-operation]

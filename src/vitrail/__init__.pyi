@@ -13,6 +13,7 @@ from vitrail import processes as processes
 from vitrail import recipes as recipes
 from vitrail import reports as reports
 from vitrail import scores as scores
+from vitrail import serving as serving
 from vitrail import study as study
 from vitrail import training as training
 from vitrail import weights as weights
@@ -27,6 +28,7 @@ from vitrail.api.models import save as save
 from vitrail.api.plan import plan as plan
 from vitrail.api.predict import predict as predict
 from vitrail.api.probe import probe as probe
+from vitrail.api.serve import serve as serve
 from vitrail.api.similar import similar as similar
 from vitrail.api.train import Trained as Trained
 from vitrail.api.train import train as train

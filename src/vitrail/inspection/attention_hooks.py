@@ -107,15 +107,20 @@ def watch(
     8-bit images are normalised by the model's own preprocessing. Raises DoesNotApply where the model has no attention,
     ConfigError for layers it has not.
     """
-    found = attention_layers(model)
-    chosen = choose(layers, len(found), "layer")
     where = place(model)
     pixels = prepare_images(model, images, preprocess)
-    with ExitStack() as stack:
-        for layer in chosen:
-            stack.enter_context(_tap_layer(model, layer, *found[layer - 1], pixels, visit))
-        stack.enter_context(answering(model, where, torch.float32))
+    with tapped(model, pixels, visit, layers=layers), answering(model, where, torch.float32):
         return model(pixels)
+
+
+@contextmanager
+def tapped(model: Backbone, pixels: Tensor, visit: Visit, *, layers: Iterable[int] | None = None) -> Iterator[None]:
+    """Inside, a pass of the model over these pixels shows `visit` each chosen attention layer. Raises as `watch`."""
+    found = attention_layers(model)
+    with ExitStack() as stack:
+        for layer in choose(layers, len(found), "layer"):
+            stack.enter_context(_tap_layer(model, layer, *found[layer - 1], pixels, visit))
+        yield
 
 
 def prepare_images(model: nn.Module, images: Tensor, preprocess: Preprocess | None = None) -> Float[Tensor, "B C H W"]:

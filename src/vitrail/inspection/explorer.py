@@ -96,10 +96,10 @@ def membership(fine: tuple[int, int], coarse: tuple[int, int]) -> Float[Tensor, 
     return torch.kron(axes[0], axes[1])
 
 
-def quantise(maps: Float[Tensor, "a m n"]) -> UInt8[np.ndarray, "a m n"]:
-    """Square roots of the shares of each row's largest, in LEVELS steps: faint attention stays visible."""
+def quantise(maps: Float[Tensor, "*rows n"], levels: int = LEVELS) -> UInt8[np.ndarray, "*rows n"]:
+    """Square roots of the shares of each row's largest, in `levels` steps: faint attention stays visible."""
     shares = maps / maps.amax(-1, keepdim=True).clamp_min(1e-30)
-    return ((LEVELS - 1) * shares.sqrt()).round().to(torch.uint8).numpy()
+    return shares.sqrt_().mul_(levels - 1).round_().to(torch.uint8).numpy()
 
 
 def explorer(models: Sequence[tuple[str, Sequence[Looks]]], names: Sequence[str]) -> str:

@@ -116,10 +116,15 @@ def rollout_of(
     watch(model, pixels, taps.append)
     with answering(model, place(model), torch.float32):
         flow = readout(model, model.features(pixels))
+    layout = layout_of(model, pixels)
+    return flow_back(flow, taps)[:, layout.prefix :].unflatten(1, layout.grid).cpu()
+
+
+def flow_back(flow: Float[Tensor, "B N"], taps: list[Tap]) -> Float[Tensor, "B N"]:
+    """What is read of the last layer's tokens, carried to the first layer's; the taps are used up."""
     while taps:
         flow = _carry(flow, taps.pop())
-    layout = layout_of(model, pixels)
-    return flow[:, layout.prefix :].unflatten(1, layout.grid).cpu()
+    return flow
 
 
 def _carry(flow: Float[Tensor, "B N"], tap: Tap) -> Float[Tensor, "B N"]:

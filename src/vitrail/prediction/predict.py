@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vitrail import machine
@@ -19,6 +19,9 @@ from vitrail.images.sources import Sample, Source, open_images
 from vitrail.prediction.engine import Engine, TorchEngine
 from vitrail.prediction.forward import check_head
 from vitrail.reports.progress import progress
+
+Answer = tuple[tuple[str, ...], tuple[float, ...]]
+"""The classes decided for, the likeliest first, and their probabilities."""
 
 
 @dataclass(frozen=True)
@@ -111,23 +114,32 @@ class Decision:
         )
 
 
-def best_classes(
-    engine: Engine, images: UInt8[Tensor, "B C H W"], decision: Decision
-) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+def best_classes(engine: Engine, images: UInt8[Tensor, "B C H W"], decision: Decision) -> list[Answer]:
     """For each image the classes decided for, and their probabilities. NonFiniteError, or ConfigError for a wrong K."""
-    logits = engine.logits(images)
-    names = engine.classes or tuple(f"class {k}" for k in range(logits.shape[1]))
+    return decide(engine.logits(images), engine.classes, decision)
+
+
+def decide(logits: Float[Tensor, "B K"], classes: Sequence[str], decision: Decision) -> list[Answer]:
+    """For each row of logits the classes decided for, and their probabilities. NonFiniteError, or ConfigError for a wrong K."""
+    names = classes or tuple(f"class {k}" for k in range(logits.shape[1]))
     if len(names) != logits.shape[1]:
         raise ConfigError(f"the model answers {logits.shape[1]} classes, but {len(names)} names are known")
     if not torch.isfinite(logits).all():
         raise NonFiniteError("the model's answers are not finite", next_step="check its weights, or use fp32")
+    probabilities = probabilities_of(logits, decision)
     if decision.threshold is None:
-        best, least = (logits / decision.temperature).softmax(1).topk(min(decision.top_k, len(names))), decision.least
+        best, least = probabilities.topk(min(decision.top_k, len(names))), decision.least
     else:
-        best, least = (logits / decision.temperature).sigmoid().sort(descending=True, stable=True), decision.threshold
+        best, least = probabilities.sort(descending=True, stable=True), decision.threshold
     counts = (best.values >= least).sum(1).tolist()
     rows = zip(best.indices.tolist(), best.values.tolist(), counts, strict=True)
     return [(tuple(names[k] for k in row[:count]), tuple(values[:count])) for row, values, count in rows]
+
+
+def probabilities_of(logits: Float[Tensor, "B K"], decision: Decision) -> Float[Tensor, "B K"]:
+    """Softmax, or a sigmoid for each class where an image has several labels."""
+    scaled = logits / decision.temperature
+    return scaled.softmax(1) if decision.threshold is None else scaled.sigmoid()
 
 
 def _predict(

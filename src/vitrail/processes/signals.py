@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def _known(*names: str) -> tuple[signal.Signals, ...]:
+def known(*names: str) -> tuple[signal.Signals, ...]:
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
-ASKED = _known("SIGTERM", "SIGINT", "SIGUSR1")
-FOR_THE_GROUP = _known("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+ASKED = known("SIGTERM", "SIGINT", "SIGUSR1")
+FOR_THE_GROUP = known("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that a scheduler or a terminal sends to all processes of a group."""
 AGAIN = 1.0
 """A repeated signal within so many seconds is ignored: schedulers, torchrun and studies send it twice."""

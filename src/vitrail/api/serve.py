@@ -1,0 +1,138 @@
+"""`vitrail.serve`: a model answers over HTTP, and shows a page."""
+
+import secrets
+import socket
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from vitrail.errors import ConfigError
+
+
+def serve(
+    models: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: str | Path | None = None,
+    names: Collection[str] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    batch: int = 0,
+    queue: int = 64,
+    watch: float = 0.0,
+    quiet: bool = False,
+) -> None:
+    """Answers over HTTP until SIGTERM or Ctrl-C: `/predict`, `/look`, `/embed`, the Open Inference Protocol, and a page at `/`.
+
+        vitrail.serve("runs/photos-1")
+
+    `models` are run folders, bundles or weights files; a mapping names them. Another address than this machine's own
+    needs a token, the first line of `token_file`. `names` are further names of this machine, for the Host header.
+    `batch` images at most are computed together; 0 is 1 on a CPU, where a batch is no faster, and 32 elsewhere. At most
+    `queue` images wait; what comes then is answered 503. Every `watch` seconds changed weights are taken in (0: never;
+    SIGHUP does it too). Raises ConfigError, WeightsError, DoesNotApply.
+    """
+    from vitrail.serving.limits import Limits
+
+    if queue < 1 or batch < 0 or watch < 0:
+        raise ConfigError(
+            f"queue = {queue}, batch = {batch}, watch = {watch}", allowed="a queue of 1 or more; 0 or more"
+        )
+    token = read_token(token_file)
+    local = is_local(host)
+    if not local and not token:
+        raise ConfigError(
+            f"host = {host} without a token: everybody who reaches this machine could ask",
+            next_step="write a token into a file and give `token_file`, or leave `host` at 127.0.0.1",
+        )
+    check_extra()
+    import torch
+
+    from vitrail import hardware
+    from vitrail.serving.app import application
+    from vitrail.serving.guard import LOCAL
+    from vitrail.serving.served import Models, open_served
+    from vitrail.serving.server import build_server, listen
+    from vitrail.serving.service import Service
+
+    listening = listen(host, port)
+    where = hardware.device(device)
+    opened = Models(
+        named(models), lambda name, path: open_served(name, path, device=str(where), precision=precision)
+    )  # fmt: skip
+    service = Service(
+        opened, Limits(queue=queue), batch=batch or (1 if where.type == "cpu" else 32), watch=watch
+    )  # fmt: skip
+    app = application(service, hosts=[*LOCAL, host, *names], addresses=not local, token=token)
+
+    def started() -> None:
+        if not quiet:
+            say_started(opened.by_name, listening, torch.get_num_threads(), bool(token))
+
+    build_server(app, service, started).run(sockets=[listening])
+
+
+def named(models: str | Path | Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, str]:
+    """Names and paths. Raises ConfigError where two models have one name, or none is given."""
+    from vitrail.serving.served import name_of
+
+    if isinstance(models, Mapping):
+        return {name: str(path) for name, path in models.items()}
+    paths = [str(one) for one in ([models] if isinstance(models, str | Path) else models)]
+    found = {name_of(path): path for path in paths}
+    if not found:
+        raise ConfigError("no model was named", next_step="give a run folder, a bundle or a weights file")
+    if len(found) < len(paths):
+        raise ConfigError(f"two of the models have one name: {', '.join(map(name_of, paths))}", next_step="name them")
+    return found
+
+
+def read_token(path: str | Path | None) -> str:
+    """The first line of a file; empty without one. Raises ConfigError for a token that can be guessed."""
+    if path is None:
+        return ""
+    try:
+        token = Path(path).read_text("ascii").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "its text is not ASCII"
+        raise ConfigError(f"the token file {path} cannot be read ({reason})") from None
+    if len(token) < 16 or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"the first line of {path} is no token",
+            allowed="16 characters or more, without spaces",
+            next_step=f"this one was drawn for you: {secrets.token_urlsafe(24)}",
+        )
+    return token
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    import ipaddress
+
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_extra() -> None:
+    """Raises ConfigError where the packages of a server are missing."""
+    import importlib.util
+
+    missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
+    if missing:
+        raise ConfigError(f"a server needs {' and '.join(missing)}", next_step="pip install 'vitrail[serve]'")
+
+
+def say_started(names: Collection[str], listening: socket.socket, threads: int, token: bool) -> None:
+    """A line for the person who started it."""
+    import sys
+
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    needs = "; requests need the token" if token else ""
+    print(
+        f"http://{shown}:{port}/  {', '.join(names)}; {threads} threads{needs}; Ctrl-C stops",
+        file=sys.stderr,
+        flush=True,
+    )

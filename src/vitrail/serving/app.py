@@ -1,0 +1,225 @@
+"""The routes: /predict, /look, /embed, /models, the Open Inference Protocol under /v2, /metrics, /openapi.json, /."""
+
+import base64
+import io
+import json
+import struct
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
+from vitrail.prediction.predict import decide
+from vitrail.serving import inference_protocol
+from vitrail.serving.bodies import Gone, number, read_images
+from vitrail.serving.guard import LOCAL, Guard
+from vitrail.serving.look import Looked
+from vitrail.serving.problem import Problem
+from vitrail.serving.samples import SAMPLES
+from vitrail.serving.served import Served, find_model
+from vitrail.serving.service import Service
+
+Handler = Callable[[Service, Request], Awaitable[Response]]
+MOST_CLASSES = 100_000
+
+
+async def predict(service: Service, request: Request) -> Response:
+    """Labels and probabilities: of the image in the body, or of those in a JSON body."""
+    served = find_model(service.models, request.query_params.get("model"))
+    images, fields = await read_images(request, service.bodies)
+    top = number(fields.get("top", request.query_params.get("top")), "top", 1, MOST_CLASSES, 5)
+    work = service.classify(served, images, top, served.engine.preprocess)
+    found, times = await service.answer_or_give_up(request, work)
+    answers = [{"labels": labels, "probabilities": shares} for labels, shares in found]
+    return JSONResponse({"model": served.about, "answers": answers, "milliseconds": times.as_dict()})
+
+
+async def embed(service: Service, request: Request) -> Response:
+    """The features that the head reads."""
+    served = find_model(service.models, request.query_params.get("model"))
+    images, _ = await read_images(request, service.bodies)
+    found, times = await service.answer_or_give_up(request, service.embed(served, images))
+    return JSONResponse({"model": served.about, "features": found, "milliseconds": times.as_dict()})
+
+
+async def look(service: Service, request: Request) -> Response:
+    """Labels and attention maps: those of the class token as JSON; with `layer`, those of every patch as bytes."""
+    query = request.query_params
+    served = find_model(service.models, query.get("model"))
+    images, fields = await read_images(request, service.bodies)
+    if len(images) > 1:
+        raise Problem(413, "too-many", "one image is looked at")
+    top = number(fields.get("top", query.get("top")), "top", 1, MOST_CLASSES, 5)
+    preprocess = at_size(served, query.get("size"), service.limits.enlarge)
+    layers = chosen_layers(served, query.get("layer"))
+    positions = query.get("positions", "on") != "off"
+    work = service.look(served, images[0], preprocess, layers, "layer" in query, positions)
+    found, seen, times = await service.answer_or_give_up(request, work)
+    ((labels, shares),) = decide(found.logits, served.engine.classes, replace(served.decision, top_k=top))
+    header = {
+        "model": served.about,
+        "answers": [{"labels": labels, "probabilities": shares}],
+        "milliseconds": times.as_dict(),
+        "grid": found.grid,
+        "own_grid": found.own_grid,
+        "first": found.first,
+        "layers": found.layers,
+        "heads": found.heads,
+        "missing": found.missing,
+        "seen": {"size": seen.shape[1:], "png": png(seen.permute(1, 2, 0).numpy())},
+    }
+    return as_bytes(header, found) if "layer" in query else JSONResponse({**header, **as_text(found)})
+
+
+def as_text(found: Looked) -> dict[str, Any]:
+    """The maps as base64, for JSON."""
+    arrays = {"maps": found.maps, "peaks": found.peaks, "rollout": found.rollout}
+    return {name: text_of(array) for name, array in arrays.items()}
+
+
+def as_bytes(header: Mapping[str, Any], found: Looked) -> Response:
+    """The length of a JSON text (4 bytes, little-endian), the text, and the arrays that it describes."""
+    arrays = {"maps": found.maps, "rollout": found.rollout, "peaks": found.peaks}
+    there = {name: array for name, array in arrays.items() if array is not None}
+    described = [{"name": name, "type": array.dtype.name, "shape": array.shape} for name, array in there.items()]
+    text = json.dumps({**header, "arrays": described}).encode()
+    text += b" " * (-len(text) % 4)
+    body = struct.pack("<I", len(text)) + text + b"".join(array.tobytes() for array in there.values())
+    return Response(body, media_type="application/octet-stream")
+
+
+def text_of(array: np.ndarray | None) -> str | None:
+    return None if array is None else base64.b64encode(array.tobytes()).decode()
+
+
+def png(image: np.ndarray) -> str:
+    """A picture of one or three channels as base64; the first three of more."""
+    image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "png", compress_level=1)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def at_size(served: Served, asked: str | None, enlarge: float) -> Preprocess:
+    """The preprocessing for images of another height and width, in the model's proportions. Raises Problem 400."""
+    preprocess = served.engine.preprocess
+    if asked is None or served.module is None:
+        return preprocess
+    height, width = preprocess.size
+    multiple = served.module.multiple
+    most = int(max(height, width) * enlarge**0.5)
+    longer = number(asked, "size", multiple, most, 0)
+    sides = [max(multiple, round(longer * side / max(height, width) / multiple) * multiple) for side in (height, width)]
+    return replace(preprocess, size=(sides[0], sides[1]))
+
+
+def chosen_layers(served: Served, asked: str | None) -> Sequence[int] | None:
+    """None for all: where none is named, or "all". Raises Problem 400."""
+    if asked in (None, "all") or served.module is None:
+        return None
+    layers = len(served.module.attention_layers())
+    return [number(one, "layer", 1, max(1, layers), 1) for one in asked.split(",")[:layers]]
+
+
+async def models(service: Service, request: Request) -> Response:
+    """The models, the first of them being the one that answers where none is named."""
+    return JSONResponse({"models": [describe(served) for served in service.models.by_name.values()]})
+
+
+def describe(served: Served) -> dict[str, Any]:
+    module = served.module
+    record = served.record
+    return {
+        **served.about,
+        "labels": served.classes[:1000],
+        "layers": len(module.attention_layers()) if module is not None else 0,
+        "multiple": module.multiple if module is not None else 0,
+        "positions": module is not None and getattr(module.trunk, "positions", None) is not None,
+        "licence": getattr(record, "licence", ""),
+    }
+
+
+async def metrics(service: Service, request: Request) -> Response:
+    """Counts and times, for Prometheus."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def page_file(name: str, kind: str) -> Handler:
+    content = files("vitrail.serving").joinpath("page", name).read_bytes()
+
+    async def page(service: Service, request: Request) -> Response:
+        """A file of the page."""
+        return Response(content, media_type=kind)
+
+    return page
+
+
+def sample(name: str) -> Handler:
+    async def drawing(service: Service, request: Request) -> Response:
+        """A sample picture."""
+        return Response(SAMPLES[name], media_type="image/png")
+
+    return drawing
+
+
+def routes() -> dict[tuple[str, str], Handler]:
+    """(method, path) -> what answers."""
+    return {
+        ("POST", "/predict"): predict,
+        ("POST", "/look"): look,
+        ("POST", "/embed"): embed,
+        ("GET", "/models"): models,
+        ("GET", "/metrics"): metrics,
+        ("GET", "/openapi.json"): page_file("openapi.json", "application/json"),
+        ("GET", "/"): page_file("index.html", "text/html; charset=utf-8"),
+        ("GET", "/page.css"): page_file("page.css", "text/css; charset=utf-8"),
+        ("GET", "/page.js"): page_file("page.js", "text/javascript; charset=utf-8"),
+        **{("GET", f"/samples/{name}.png"): sample(name) for name in SAMPLES},
+        **inference_protocol.ROUTES,
+    }
+
+
+class Endpoint:
+    """One route, as ASGI."""
+
+    def __init__(self, service: Service, method: str, path: str, handler: Handler) -> None:
+        self.service, self.method, self.path, self.handler = service, method, path, handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["vitrail.route"] = self.path
+        response = await self.answer(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    async def answer(self, request: Request) -> Response:
+        if request.method != self.method and (self.method, request.method) != ("GET", "HEAD"):
+            raise Problem(405, "wrong-method", f"this path is asked with {self.method}", {"Allow": self.method})
+        if self.service.draining and not self.path.startswith("/v2/health"):
+            raise Problem(503, "stopping", "the server is stopping", {"Retry-After": "5"})
+        try:
+            return await self.handler(self.service, request)
+        except Gone:
+            return Response(status_code=499)
+        except ConfigError as error:
+            raise Problem(400, "does-not-fit", error.found) from None
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    raise Problem(404, "no-path", "there is no such path")
+
+
+def application(
+    service: Service, *, hosts: Collection[str] = LOCAL, addresses: bool = False, token: str = ""
+) -> ASGIApp:
+    """The ASGI application; its lifespan starts and stops the service."""
+    found = [Route(path, Endpoint(service, method, path, handler)) for (method, path), handler in routes().items()]
+    router = Router(found, redirect_slashes=False, default=not_found, lifespan=lambda _: service.running())
+    return Guard(router, service.metrics, hosts=hosts, addresses=addresses, token=token)

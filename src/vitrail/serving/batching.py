@@ -1,0 +1,125 @@
+"""One thread computes; a bounded queue stands before it. What nobody waits for any more is not computed."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from vitrail.serving.problem import busy
+
+Work = Callable[[Sequence[Tensor]], Sequence[Any]]
+"""Images to answers, one for each."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One image that waits for its answer. Jobs of equal `key` may be computed together."""
+
+    key: Hashable
+    image: Tensor
+    work: Work
+    answer: "asyncio.Future[Any]"
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """The queue and the thread. Waiting for more images is no use on a CPU: what is there is computed at once."""
+
+    def __init__(self, *, most: int, seconds: float, batch: int) -> None:
+        """At most `most` images are admitted, and no more than can be answered in so many `seconds`."""
+        self.most, self.seconds, self.batch = most, seconds, batch
+        self.waiting = 0
+        """Images that are admitted and not answered yet."""
+        self.each = 0.0
+        """Seconds an image took lately."""
+        self.dropped = 0
+        """Images that were not computed, since nobody waited for them any more."""
+        self._jobs: deque[Job] = deque()
+        self._change = threading.Condition()
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="vitrail-model", daemon=True)
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._change:
+            self._stopping = True
+            self._change.notify()
+        self._thread.join(5)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def refuse_if_full(self, images: int = 1) -> None:
+        """Raises the 503 of a full queue, also where the images could not be answered in time."""
+        expected = (self.waiting + images) * self.each
+        late = self.waiting and expected > self.seconds
+        if self.waiting + images > max(self.most, images if not self.waiting else 0) or late:
+            raise busy(expected)
+
+    @contextlib.contextmanager
+    def admit(self, images: int) -> Generator[None]:
+        """A place in the queue for so many images, until the block ends."""
+        self.refuse_if_full(images)
+        self.waiting += images
+        try:
+            yield
+        finally:
+            self.waiting -= images
+
+    async def submit(self, key: Hashable, image: Tensor, work: Work) -> tuple[Any, float, float]:
+        """(answer, seconds in the queue, seconds of computing). A cancelled call that still waits is not computed."""
+        assert self._loop is not None
+        job = Job(key, image, work, self._loop.create_future())
+        with self._change:
+            self._jobs.append(job)
+            self._change.notify()
+        return await job.answer
+
+    def _run(self) -> None:
+        while jobs := self._take():
+            began = time.perf_counter()
+            try:
+                found: Sequence[Any] = jobs[0].work([job.image for job in jobs])
+            except Exception as error:  # the thread goes on: the error is the answer
+                found = [error] * len(jobs)
+            took = time.perf_counter() - began
+            self.each = took / len(jobs) if not self.each else 0.8 * self.each + 0.2 * took / len(jobs)
+            assert self._loop is not None
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(_deliver, jobs, found, began, took)
+
+    def _take(self) -> list[Job]:
+        """The next jobs that can be computed together, the longest waiting first; none when it is time to stop."""
+        with self._change:
+            while True:
+                while not self._jobs and not self._stopping:
+                    self._change.wait()
+                if not self._jobs:
+                    return []
+                wanted = [job for job in self._jobs if not job.answer.done()]
+                self.dropped += len(self._jobs) - len(wanted)
+                alike = [job for job in wanted if job.key == wanted[0].key][: self.batch]
+                self._jobs = deque(job for job in wanted if job not in alike)
+                if alike:
+                    return alike
+
+
+def _deliver(jobs: Sequence[Job], found: Sequence[Any], began: float, took: float) -> None:
+    for job, answer in zip(jobs, found, strict=True):
+        if job.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            job.answer.set_exception(answer)
+        else:
+            job.answer.set_result((answer, began - job.since, took))

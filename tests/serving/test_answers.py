@@ -1,0 +1,171 @@
+"""Answers over HTTP are those of the package: the same pixels, the same numbers, whatever came with them."""
+
+import base64
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitrail
+from tests.support.serving import CLASSES, Running, encode, picture, running
+from vitrail.images.decode import decode
+from vitrail.inspection.attention_hooks import watch
+from vitrail.inspection.explorer import pool_attention
+from vitrail.inspection.maps import rollout_of
+from vitrail.serving.limits import Limits
+from vitrail.weights.files.safe import sha256
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+
+
+def kinds() -> dict[str, bytes]:
+    """One picture as cameras and programs store it."""
+    image = Image.fromarray(np.random.default_rng(5).integers(0, 256, (40, 60, 3), np.uint8))
+    clear = image.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(image.size))
+    deep = Image.fromarray((np.arange(2400, dtype=np.uint16) * 27).reshape(40, 60))
+    return {
+        "JPEG": encode(image, "JPEG", quality=90),
+        "turned by EXIF": encode(image, "JPEG", exif=EXIF),
+        "CMYK": encode(image.convert("CMYK"), "JPEG"),
+        "grey": encode(image.convert("L"), "PNG"),
+        "16 bits": encode(deep, "PNG"),
+        "transparent": encode(clear, "PNG"),
+        "palette": encode(image.quantize(32), "PNG"),
+        "WebP": encode(image, "WEBP", lossless=True),
+        "large": encode(image.resize((900, 640)), "JPEG"),
+    }
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", kinds())
+def test_the_answer_is_that_of_predict(served: Running, bundle: Path, tmp_path: Path, kind: str) -> None:
+    content = kinds()[kind]
+    (tmp_path / "image").write_bytes(content)
+    (expected,) = vitrail.predict(bundle, tmp_path / "image", top=4, precision="fp32", batch=1, quiet=True)
+    answer = served.post("/predict?top=4", content, "application/octet-stream").json
+    (found,) = answer["answers"]
+    assert tuple(found["labels"]) == expected.labels
+    np.testing.assert_allclose(found["probabilities"], expected.probabilities, rtol=0, atol=1e-7)
+    model = answer["model"]
+    assert model["sha256"] == sha256(bundle / "model.safetensors") and model["precision"] == "float32"
+    assert model["preprocess"]["size"] == [32, 48]
+
+
+def test_several_images_of_one_request_keep_their_order(served: Running) -> None:
+    alone = [served.post("/predict?top=4", picture(seed)).json["answers"][0] for seed in range(6)]
+    body = {"images": [base64.b64encode(picture(seed)).decode() for seed in range(6)], "top": 4}
+    assert served.post("/predict", json.dumps(body).encode(), "application/json").json["answers"] == alone
+    assert served.post("/predict?model=other&top=4", picture(0)).json["answers"][0] != alone[0]
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_an_answer_does_not_depend_on_what_came_with_it(bundle: Path, batch: int, sweep: int) -> None:
+    """Alone on a CPU: the same bits. In batches: within 1e-6, and never another image's answer."""
+    images = [picture(seed) for seed in range(24)]
+    with running({"small": bundle}, batch=batch, limits=Limits(decode_seconds=10, answer=30, queue=1000)) as server:
+        alone = [server.post("/predict?top=4", image).json["answers"][0] for image in images]
+        order = np.random.default_rng(batch).integers(0, len(images), 120 * sweep).tolist()
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda k: server.post("/predict?top=4", images[k]).json["answers"][0], order))
+    for k, one in zip(order, found, strict=True):
+        assert one["labels"] == alone[k]["labels"]
+        bound = 0 if batch == 1 else 1e-6
+        np.testing.assert_allclose(one["probabilities"], alone[k]["probabilities"], rtol=0, atol=bound)
+
+
+@pytest.mark.oracle
+def test_features_are_those_of_the_model(served: Running, bundle: Path) -> None:
+    model = vitrail.load(bundle)
+    pixels = model.record.preprocess.resize_image(decode(picture(3)))[None]
+    expected = model.pool(model.features(model.record.preprocess.normalise(pixels)))
+    (found,) = served.post("/embed", picture(3)).json["features"]
+    np.testing.assert_allclose(found, expected[0].detach(), atol=1e-6)
+
+
+def unpack(body: bytes) -> tuple[dict, dict[str, np.ndarray]]:
+    """What `/look?layer=` sends, as docs/guides/serve.md describes it."""
+    length = int.from_bytes(body[:4], "little")
+    header, at, arrays = json.loads(body[4 : 4 + length]), 4 + length, {}
+    for one in header["arrays"]:
+        size = int(np.prod(one["shape"])) * np.dtype(one["type"]).itemsize
+        arrays[one["name"]] = np.frombuffer(body[at : at + size], one["type"]).reshape(one["shape"])
+        at += size
+    assert at == len(body)
+    return header, arrays
+
+
+@pytest.mark.oracle
+def test_maps_are_those_of_inspect(served: Running, bundle: Path) -> None:
+    """To one level of 255; rollout too."""
+    model = vitrail.load(bundle)
+    pixels = model.record.preprocess.resize_image(decode(picture(2)))[None]
+    expected = []
+    watch(model, pixels, lambda tap: expected.append(pool_attention(tap, [0, 1], (4, 6)).numpy()))
+    header, arrays = unpack(served.post("/look?layer=all", picture(2)).body)
+    assert header["grid"] == [4, 6] and header["layers"] == [1, 2] and header["heads"] == 2
+    assert arrays["maps"].shape == (2, 3, 25, 24)
+    levels = 255 * np.sqrt(np.stack(expected) / np.stack(expected).max(-1, keepdims=True))
+    assert np.abs(arrays["maps"] - levels).max() <= 1
+    np.testing.assert_allclose(arrays["peaks"], np.stack(expected).max(-1), rtol=1e-5)
+    flow = rollout_of(model, pixels)[0].flatten().numpy()
+    assert np.abs(arrays["rollout"] - 255 * np.sqrt(flow / flow.max())).max() <= 1
+    quick = served.post("/look", picture(2)).json
+    assert np.array_equal(
+        np.frombuffer(base64.b64decode(quick["maps"]), np.uint8).reshape(2, 3, 24), arrays["maps"][:, :, 0]
+    )
+    assert (
+        quick["answers"][0]["probabilities"] == served.post("/predict", picture(2)).json["answers"][0]["probabilities"]
+    )
+    seen = np.array(Image.open(io.BytesIO(base64.b64decode(quick["seen"]["png"]))))
+    assert np.array_equal(seen, pixels[0].permute(1, 2, 0).numpy())
+
+
+def test_only_the_layers_that_are_asked_for_come(served: Running) -> None:
+    header, arrays = unpack(served.post("/look?layer=2", picture(2)).body)
+    assert header["layers"] == [2] and arrays["maps"].shape[0] == 1 and "rollout" in arrays
+    assert served.post("/look?layer=9", picture(2)).status == 400
+
+
+def test_without_positions_patches_are_a_bag_of_words(served: Running) -> None:
+    """The lecture's experiment: shuffled patches change the answer with positions, and not without."""
+    model_size = (48, 32)
+    image = np.array(Image.open(io.BytesIO(picture(4, model_size))))
+    patches = image.reshape(4, 8, 6, 8, 3).transpose(0, 2, 1, 3, 4).reshape(24, 8, 8, 3)
+    shuffled = patches[np.random.default_rng(0).permutation(24)]
+    mixed = shuffled.reshape(4, 6, 8, 8, 3).transpose(0, 2, 1, 3, 4).reshape(32, 48, 3)
+    shares = {}
+    for name, pixels in (("plain", image), ("mixed", mixed)):
+        for positions in ("on", "off"):
+            body = encode(Image.fromarray(np.ascontiguousarray(pixels)))
+            answer = served.post(f"/look?top=4&positions={positions}", body).json["answers"][0]
+            shares[name, positions] = dict(zip(answer["labels"], answer["probabilities"], strict=True))
+    assert set(shares["plain", "off"]) == set(CLASSES)
+    for name in CLASSES:
+        assert abs(shares["plain", "off"][name] - shares["mixed", "off"][name]) < 1e-5
+    assert max(abs(shares["plain", "on"][name] - shares["mixed", "on"][name]) for name in CLASSES) > 1e-3
+
+
+def test_another_resolution_is_the_model_at_that_size(served: Running, bundle: Path) -> None:
+    answer = served.post("/look?top=4&size=80", picture(1)).json
+    assert answer["seen"]["size"] == [56, 80] and answer["grid"] == [7, 10]
+    model = vitrail.load(bundle)
+    from dataclasses import replace
+
+    pixels = replace(model.record.preprocess, size=(56, 80)).resize_image(decode(picture(1)))[None]
+    with torch.no_grad():
+        expected = model(model.record.preprocess.normalise(pixels)).softmax(1)[0]
+    np.testing.assert_allclose(answer["answers"][0]["probabilities"], expected.sort(descending=True).values, atol=1e-6)
+    assert served.post("/look?size=4000", picture(1)).status == 400
+
+
+def test_the_models_are_described(served: Running) -> None:
+    first, second = served.ask("GET", "/models").json["models"]
+    assert (first["name"], second["name"]) == ("small", "other")
+    assert first["labels"] == list(CLASSES) and first["layers"] == 2 and first["positions"]
