@@ -16,6 +16,7 @@ import vitrail
 from vitrail import cli, errors
 from vitrail.api.words import PEERS, SHORT
 from vitrail.cli import COMMANDS, main, name_options
+from vitrail.cli.study import STUDIES
 
 
 def fresh(*code: str) -> subprocess.CompletedProcess[str]:
@@ -97,13 +98,11 @@ def test_unknown_option_exits_2(command: str, capsys: pytest.CaptureFixture[str]
 GROUPS = {
     "data": ("check", "pack", "show", "clean"),
     "weights": ("show", "convert", "check"),
-    "study": ("pretraining", "few-labels", "self-train"),
+    "study": tuple(STUDIES),
     "run": ("verify", "export"),
 }
-LIGHT = [[name] for name in COMMANDS if name != "study"] + [
-    [group, one] for group in ("data", "weights", "run") for one in GROUPS[group]
-]
-"""Commands whose help imports no torch. The options of a study are those of trainings."""
+LIGHT = [[name] for name in COMMANDS] + [[group, one] for group, names in GROUPS.items() for one in names]
+"""Commands whose help imports no torch."""
 
 
 def test_help_of_a_command_answers_without_torch() -> None:

@@ -34,7 +34,7 @@ raise SystemExit(cli.main(sys.argv[1:]))
 STUDIES = """
 import sys, time
 from vitrail import cli
-from vitrail.study.parallel import each
+from vitrail.study.workers import each
 def study(words):
     print("ready", flush=True)
     return len(list(each(time.sleep, [60, 60], at_once=2)))

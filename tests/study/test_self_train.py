@@ -11,7 +11,7 @@ from tests.support.objectives import TINY
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify
-from vitrail.study.noisy_student import label_by_teacher, noisy_student
+from vitrail.study.noisy_student import Rounds, label_by_teacher
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
 
 pytestmark = pytest.mark.oracle
@@ -36,9 +36,11 @@ def test_a_student_learns_from_what_its_teacher_labelled(tmp_path: Path) -> None
     unlabelled = dataclasses.replace(rest, labels=np.full(len(rest), -1, np.int64))
     run = dataclasses.replace(TINY, objective=Classify(), length="8 steps", evaluate_every="8 steps")
     how = PseudoLabels(threshold=0.0, per_class=50)
-    results = list(noisy_student(run, Splits(few, splits.test, "test"), unlabelled, tmp_path, rounds=1, how=how))
-    assert [result.folder.name for result in results] == ["teacher", "student-1"]
-    taught = label_by_teacher(results[0].folder, few, unlabelled, how)
+    rounds = Rounds(run, Splits(few, splits.test, "test"), unlabelled, tmp_path, how)
+    rows = [row for name in ("teacher", "student-1") for row in rounds.train(name)]
+    assert [row["taught by"] for row in rows] == ["labels", rows[1]["taught by"]]
+    taught = label_by_teacher(tmp_path / "teacher", few, unlabelled, how)
+    assert rows[1]["images"] == len(taught) and rows[1]["taught by"].endswith("unlabelled images got a label")
     assert taught.labels.shape == (len(taught), 10) and np.allclose(taught.labels.sum(1), 1, atol=1e-5)
     assert (taught.labels[:200].argmax(1) == few.labels).all()
     guessed = taught[len(taught) - 1]

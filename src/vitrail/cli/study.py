@@ -1,30 +1,33 @@
 """Questions that take many runs to answer, each as one command and one report.
 
-A study that was stopped goes on with the same command.
+The same command goes on where it was stopped, and adds what is new: more seeds, more values.
 
 examples:
+  vitrail study grid digits --vary optim.lr=1e-3,3e-3 --vary model.depth=2,4
   vitrail study pretraining digits
   vitrail study few-labels fashion-mnist --labels 0.01
   vitrail study self-train ./photos --unlabelled ./more
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any
 
 import tyro
 
+from vitrail import config
 from vitrail.cli.arguments import Switch, parse, run_group, say
 from vitrail.cli.options import Show
 from vitrail.errors import ConfigError
-from vitrail.images.sources import open_data
-from vitrail.reports.progress import progress
-from vitrail.reports.tables import Table, show
-from vitrail.study import few_labels, noisy_student, report
-from vitrail.study.pretraining import Arena, jobs, run_arena
+from vitrail.reports.tables import show
+from vitrail.study import questions
+from vitrail.study.questions import Question
 
-K = TypeVar("K", bound="Studied")
+Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,28 @@ class Studied(Show):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining(Studied, Arena):
+class Grid(Studied, questions.Cells):
+    """Your own table: every combination of the values that vary, each with several seeds.
+
+    Values of a run are named as in `vitrail train`; also recipe, model, weights, epochs, and images (how many to train on).
+    A file FILE.toml in place of DATA holds the same settings: data, seeds, [vary] and [fixed].
+
+    examples:
+      vitrail study grid digits --vary optim.lr=1e-3,3e-3 --vary model.depth=2,4 --set epochs=20
+      vitrail study grid fashion-mnist --vary model=vit-ti/4,r50x1 --vary images=600,6000 --set size=28 --seeds 3
+      vitrail study grid my_grid.toml --at-once 2
+    """
+
+    vary: Words = ()
+    """NAME=VALUE,VALUE: values to combine with all others."""
+    set: Words = ()
+    """NAME=VALUE: a value of all cells."""
+    readouts: tuple[str, ...] = ()
+    """More than the held-out accuracy: 5-shot, 10-NN, linear; with @DATA on other images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Studied, questions.Pretraining):
     """Compares ways of pre-training on your images: one small ViT, the same FLOPs, the same readouts, one report.
 
     examples:
@@ -47,25 +71,19 @@ class Pretraining(Studied, Arena):
       vitrail study pretraining digits --seeds 1 --epochs 2 --ratios
     """
 
-    out: Path = Path("runs/study")
-    """A folder for report.html and results.jsonl."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class FewLabels(Studied, few_labels.FewLabels):
-    """Pre-training on all images, then fine-tuning on a few labels; beside training on those labels for the same FLOPs.
+class FewLabels(Studied, questions.FewLabels):
+    """Pre-training on all images, then fine-tuning on a few labels; compared with those labels alone for the same FLOPs.
 
     examples:
       vitrail study few-labels fashion-mnist --labels 0.01
       vitrail study few-labels ./photos --labels 0.1 --method simmim --seeds 5
     """
 
-    out: Path = Path("runs/few-labels")
-    """A folder for report.html, results.jsonl and the runs."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class SelfTrain(Studied, noisy_student.SelfTrain):
+class SelfTrain(Studied, questions.SelfTrain):
     """Noisy Student: a teacher labels images that have no label, a noised student learns from all; then it is the teacher.
 
     examples:
@@ -74,61 +92,99 @@ class SelfTrain(Studied, noisy_student.SelfTrain):
       vitrail study self-train ./photos --unlabelled ./more --threshold 0.5 --per-class 200 --no-soft
     """
 
-    out: Path = Path("runs/self-train")
-    """A folder for teacher/, student-1/, … and report.html."""
-
 
 def main(words: Sequence[str]) -> int:
-    studies = {"pretraining": pretraining, "few-labels": few, "self-train": self_training}
-    return run_group("study", __doc__ or "", studies, words)
+    return run_group("study", __doc__ or "", {name: command(*known) for name, known in STUDIES.items()}, words)
 
 
-def pretraining(words: Sequence[str]) -> int:
-    """DATA · ways of pre-training: one small ViT, the same FLOPs, the same readouts"""
-    asked = start("pretraining", Pretraining(), words)
-    with progress(len(list(jobs(asked))), "arena") as bar:
-
-        def watch(done: int, total: int, text: str) -> None:
-            bar.update(done)
-            if text:
-                bar.note(text)
-
-        cells = run_arena(asked, asked.out, watch)
-    return end(asked, report.table(cells), report.write_report(asked, cells, asked.out / "report.html"))
+def command(about: str, words: type[Studied], kind: type[Question], make: Callable[..., Question]) -> Any:
+    """The function of a study's command; its docstring is its line in the help of the group."""
+    run = partial(ask, words, kind, make)
+    run.__doc__ = about
+    return run
 
 
-def few(words: Sequence[str]) -> int:
-    """DATA · pre-training on all images and fine-tuning on a few labels, beside the same compute from scratch"""
-    asked, arms = start("few-labels", FewLabels(), words), []
-    for arm in few_labels.few_labels(asked, asked.out):
-        arms.append(arm)
-        say(f"{arm.way}, seed {arm.seed}: {arm.accuracy:.2%} after {arm.flops / 1e12:.3g} TFLOP, {arm.seconds:.0f} s")
-    page = report.write_few_labels(asked, arms, asked.out / "report.html")
-    return end(asked, report.few_labels_table(arms), page, few_labels.verdict(arms))
+def ask(words: type[Studied], kind: type[Question], make: Callable[..., Question], given: Sequence[str]) -> int:
+    """Reads the options, answers the question, prints the table and what it shows."""
+    asked: Any = parse(words, given, command=f"study {kind.name}", default=unchecked(words), check=False)
+    question = make(kind, asked)
+    from vitrail import study
+    from vitrail.images.sources import open_data
 
-
-def self_training(words: Sequence[str]) -> int:
-    """DATA · Noisy Student: a teacher labels images that have no label, a noised student learns from all of them"""
-    asked, results = start("self-train", SelfTrain(), words), []
-    for result in noisy_student.self_train(asked, asked.out):
-        results.append(result)
-        say(f"{result.folder.name}: {result.scores}")
-    page = report.write_self_train(asked, results, asked.out / "report.html")
-    return end(asked, report.self_train_table(results), page)
-
-
-def start(study: str, default: K, words: Sequence[str]) -> K:
-    """The options of a study; its images are fetched where that is asked for, and the study opens them."""
-    asked = parse(type(default), words, command=f"study {study}", default=default)
-    if not asked.data:
-        raise ConfigError("no images were named", next_step=f"try `vitrail study {study} digits`")
     if asked.download:
-        open_data(asked.data, download=True)
-    return asked
+        open_data(question.data, download=True)
+    answer = study.answer(question)
+    show(answer.table, asked.format)
+    say(answer.says)
+    for place, why in answer.failed.items():
+        say(f"failed: {place}: {why}")
+    say(f"report: {answer.page.as_posix()}")
+    return answer.exit_code
 
 
-def end(asked: Studied, found: Table, page: Path, *sentences: str) -> int:
-    show(found, asked.format)
-    for sentence in (*sentences, f"report: {page}"):
-        say(sentence)
-    return 0
+def unchecked(kind: type[Any]) -> Any:
+    """The defaults, before any images are named."""
+    loose = type(kind.__name__, (kind,), {"__post_init__": lambda self: None, "__doc__": kind.__doc__})
+    return loose()
+
+
+def question_of(kind: type[Question], asked: Any) -> Question:
+    """The question in the options that are its settings."""
+    return kind(**{part.name: getattr(asked, part.name) for part in fields(kind)})
+
+
+def grid_of(kind: type[Question], asked: Any) -> Question:
+    """The grid of words NAME=VALUES, or of a file."""
+    values = {part.name: getattr(asked, part.name) for part in fields(kind) if hasattr(asked, part.name)}
+    values |= {"vary": dict(map(read_values, asked.vary)), "fixed": {n: v[0] for n, v in map(read_values, asked.set)}}
+    if asked.data.endswith(".toml"):
+        values |= read_toml(Path(asked.data))
+    return kind(**values)
+
+
+def read_values(word: str) -> tuple[str, list[Any]]:
+    """ "optim.lr=1e-3,3e-3" as a name and its values: JSON where they are JSON, else text."""
+    name, equals, text = word.partition("=")
+    if not equals or not text:
+        raise ConfigError(f"{word!r} names no value", allowed="NAME=VALUE or NAME=VALUE,VALUE")
+    try:
+        return name, json.loads(f"[{text}]")
+    except ValueError:
+        return name, [_plain(part.strip()) for part in text.split(",")]
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def read_toml(path: Path) -> Mapping[str, Any]:
+    """The settings of a grid in a file. Raises ConfigError for one that is damaged, and for names that are not there."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is not a readable TOML file ({error})", next_step="see `vitrail study grid --help`"
+        ) from None
+    read = config.from_dict(questions.Grid, data, where=str(path))
+    return {name: getattr(read, name) for name in data}
+
+
+STUDIES: dict[str, tuple[str, Any, type[Question], Callable[..., Question]]] = {
+    "grid": ("DATA · your own table: every combination of the values you name", Grid, questions.Grid, grid_of),
+    "pretraining": (
+        "DATA · ways of pre-training: one small ViT, the same FLOPs, the same readouts",
+        Pretraining, questions.Pretraining, question_of,
+    ),
+    "few-labels": (
+        "DATA · pre-training on all images and fine-tuning on a few labels, against the same compute from scratch",
+        FewLabels, questions.FewLabels, question_of,
+    ),
+    "self-train": (
+        "DATA · Noisy Student: a teacher labels images that have no label, a noised student learns from all of them",
+        SelfTrain, questions.SelfTrain, question_of,
+    ),
+}  # fmt: skip
+"""The options of each study, its question, and how the one becomes the other."""

@@ -41,6 +41,8 @@ class Progress:
         self.total, self.title, self.done = total, title, done
         self.numbers: dict[str, Any] = {}
         self._began_at, self._clock = done, time.monotonic()
+        self.work = 0.0
+        """Share of this session's work that is done, where steps differ in their cost."""
 
     def __enter__(self) -> "Progress":
         self._clock = time.monotonic()
@@ -63,10 +65,10 @@ class Progress:
 
     def left(self) -> str:
         """Time left at this run's mean pace, pauses for evaluation and checkpoints included: "1:23 left"."""
-        finished = self.done - self._began_at
+        finished = self.work or (self.done - self._began_at) / max(1, self.total - self._began_at)
         if finished <= 0:
             return ""
-        seconds = (time.monotonic() - self._clock) / finished * (self.total - self.done)
+        seconds = (time.monotonic() - self._clock) / finished * (1 - finished)
         return f"{duration(seconds)} left"
 
 

@@ -1,7 +1,7 @@
 """Noisy Student's rounds (arXiv 1911.04252): teacher, labels, a noised student, which is the next teacher."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vitrail.batches.loader import eval_batches
-from vitrail.errors import ConfigError, DataError, DecodeError
+from vitrail.errors import DataError, DecodeError
 from vitrail.evaluation.features import extract
 from vitrail.images.chain import chain
 from vitrail.images.samples import Source, Splits
@@ -19,65 +19,48 @@ from vitrail.models import zoo
 from vitrail.models.extras import settings
 from vitrail.recipes import Given, choose, recipe
 from vitrail.storage import write_whole
-from vitrail.study.protocols import label_share
+from vitrail.study.cells import Row, hardware_of, open_labelled, train_to_end
+from vitrail.study.engine import open_study
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
-from vitrail.study.study import claim, train_to_end
-from vitrail.training.loop import Result
-from vitrail.training.run import Hardware, Run
+from vitrail.study.questions import SelfTrain
+from vitrail.study.report import Answer, Shown, summary, write_answer
+from vitrail.study.subsets import take_share
+from vitrail.training.run import Run
 from vitrail.weights.bundle import load
 
 
-@dataclass(frozen=True, kw_only=True)
-class SelfTrain:
-    """The images of a self-training, and how it trains."""
-
-    data: str
-    unlabelled: str = ""
-    """Images without labels: a folder, or a named set. None: those of `data` whose labels are not used."""
-    labels: float = 1.0
-    """Share of every class whose labels are used."""
-    rounds: int = 2
-    threshold: float = 0.3
-    """Least probability of a teacher's answer."""
-    per_class: int = 0
-    """Labelled images of each class for the student: the surest, or copies where there are fewer. 0: as many as the
-    unlabelled images would give to each on average; -1: as they come, unbalanced."""
-    soft: bool = True
-    """The teacher's probabilities as targets, or its first choice alone."""
-    drop_path: float = 0.1
-    """Least stochastic depth of students, a part of their noise beside the recipe's augmentation."""
-    recipe: str = ""
-    """Of teacher and students; chosen by the images where none is named."""
-    length: str = ""
-    """Of each training, such as "20 epochs", in place of the recipe's."""
-    seed: int = 0
-    hardware: Hardware = dataclasses.field(default_factory=Hardware)
-
-    def __post_init__(self) -> None:
-        PseudoLabels(threshold=self.threshold)
-        if self.rounds < 1 or not 0 < self.labels <= 1 or self.per_class < -1:
-            raise ConfigError(
-                f"rounds = {self.rounds}, labels = {self.labels}, per_class = {self.per_class}",
-                allowed="one round or more, a share of the labels above 0, per_class from -1",
-            )
-        if self.labels == 1 and not self.unlabelled and self.data:
-            raise ConfigError(
-                "no images without labels were named",
-                next_step="name a folder as `unlabelled`, or keep labels back with `labels=0.1`",
-            )
-
-
-def self_train(asked: SelfTrain, folder: Path) -> Iterator[Result]:
-    """Each model's result as it comes; the same call goes on where it was stopped."""
-    splits = open_data(asked.data)
-    few = label_share(splits.train, asked.labels, asked.seed)
+def answer(asked: SelfTrain) -> Answer:
+    """Trains teacher and students one after the other; the same call goes on where it was stopped."""
+    splits, _ = open_labelled(asked.data)
+    few = take_share(splits.train, asked.labels, asked.seed)
     nameless = unlabelled_of(asked, splits.train, few)
-    run = run_of(asked, few)
-    claim(folder, "self-train", asked)
     per_class = None if asked.per_class < 0 else asked.per_class or -(-len(nameless) // len(few.classes))
     how = PseudoLabels(threshold=asked.threshold, per_class=per_class, soft=asked.soft)
-    splits = dataclasses.replace(splits, train=few)
-    yield from noisy_student(run, splits, nameless, folder, rounds=asked.rounds, how=how, drop_path=asked.drop_path)
+    rounds = Rounds(
+        run_of(asked, few), dataclasses.replace(splits, train=few), nameless, asked.folder, how, asked.drop_path
+    )
+    names = ["teacher", *(f"student-{number}" for number in range(1, asked.rounds + 1))]
+    with open_study(asked.folder, asked.name, asked.settings, Row) as study:
+        found = study.run(names, rounds.train, tell=lambda rows: f"{rows[0]['accuracy']:.2%}, taught by {rows[0]['taught by']}",
+                          title="models")  # fmt: skip
+    return write_answer(asked, found, show)
+
+
+def show(asked: SelfTrain, rows: Sequence[Row]) -> Shown:
+    """One row a model: the images it was trained on, and how good it is."""
+    question = (
+        f"A teacher learns from {rows[0]['images']:,} labelled images of {asked.data}. It labels images without labels. "
+        f"Answers below a probability of {asked.threshold:g} are left out, and classes are balanced. A student learns from "
+        "both, with noise, and is the next teacher. An image that counts more than once is a copy, of a rare class."
+    )
+    first, last = rows[0]["accuracy"], rows[-1]["accuracy"]
+    says = (
+        f"From {rows[0]['model']} to {rows[-1]['model']} the held-out accuracy goes from {first:.2%} to {last:.2%}. This is "
+        "one seed: repeat it with another `seed` before you believe a small gain."
+    )
+    return Shown(
+        "Self-training", question, summary(rows, ["model", "taught by"], ["accuracy", "images"], "Self-training"), says
+    )
 
 
 def run_of(asked: SelfTrain, few: Source) -> Run:
@@ -85,7 +68,7 @@ def run_of(asked: SelfTrain, few: Source) -> Run:
     given = Given(images=len(few), classes=len(few.classes), shape=few.shape)
     run = recipe(asked.recipe or choose(given)[0], given)
     return dataclasses.replace(
-        run, data=asked.data, seed=asked.seed, hardware=asked.hardware, length=asked.length or run.length
+        run, data=asked.data, seed=asked.seed, hardware=hardware_of(asked), length=asked.length or run.length
     )
 
 
@@ -119,29 +102,35 @@ def keep_readable(source: Source) -> Source:
     return dataclasses.replace(kept, notes=(*source.notes, note))
 
 
-def noisy_student(
-    run: Run,
-    splits: Splits,
-    unlabelled: Source,
-    folder: Path,
-    *,
-    rounds: int = 2,
-    how: PseudoLabels | None = None,
-    drop_path: float = 0.0,
-) -> Iterator[Result]:
-    """A teacher trained by `run` on `splits`, then `rounds` students on its labels too; each result as it comes.
+@dataclass(frozen=True)
+class Rounds:
+    """A teacher trained by `run` on `splits`, then students on its labels too, each in a folder of its own.
 
     The student is the run's own model from a new start: its noise is the run's augmentation, dropout and stochastic
-    depth, `drop_path` at least; the teacher answers without any. `folder` gets teacher/, student-1/, …
+    depth, `drop_path` at least; the teacher answers without any.
     """
-    result = train_to_end(run, folder / "teacher", splits)
-    yield result
-    noised = dataclasses.replace(run, model=_deeper(run.model, drop_path))
-    for number in range(1, rounds + 1):
-        taught = label_by_teacher(result.folder, splits.train, unlabelled, how or PseudoLabels())
-        student = dataclasses.replace(noised, seed=run.seed + number)
-        result = train_to_end(student, folder / f"student-{number}", dataclasses.replace(splits, train=taught))
-        yield result
+
+    run: Run
+    splits: Splits
+    unlabelled: Source
+    folder: Path
+    how: PseudoLabels = PseudoLabels()  # noqa: RUF009  # frozen
+    drop_path: float = 0.0
+
+    def train(self, name: str) -> list[Row]:
+        """The model "teacher" or "student-1", …; a student needs the model before it."""
+        number = int(name.partition("-")[2] or 0)
+        run, splits = self.run, self.splits
+        if number:
+            before = self.folder / ("teacher" if number == 1 else f"student-{number - 1}")
+            run = dataclasses.replace(run, model=_deeper(run.model, self.drop_path), seed=run.seed + number)
+            splits = dataclasses.replace(
+                splits, train=label_by_teacher(before, splits.train, self.unlabelled, self.how)
+            )
+        result = train_to_end(run, self.folder / name, splits)
+        taught = "; ".join(splits.train.notes) if number else "labels"
+        place: dict[str, str | int | float] = {"model": name, "taught by": taught}
+        return [Row(place=place, numbers={"accuracy": result.scores.headline.value, "images": len(splits.train)})]
 
 
 def _deeper(model: Any, drop_path: float) -> Any:

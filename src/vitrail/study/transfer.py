@@ -15,7 +15,7 @@ from vitrail.evaluation.suite_file import FineTune, ModelEntry
 from vitrail.hardware import Hardware
 from vitrail.images.samples import Splits, split
 from vitrail.recipes import Given, Pretrained, recipe
-from vitrail.study.study import train_to_end
+from vitrail.study.cells import train_to_end
 from vitrail.training.run import Run, steps
 from vitrail.weights.bundle import read_record
 from vitrail.weights.encoder import encoder_config

@@ -1,0 +1,201 @@
+"""The settings of every study. Nothing here imports torch, so that `--help` answers at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from vitrail.errors import ConfigError
+
+WHERE = {"out", "at_once", "ray", "keep", "device", "precision", "threads", "workers"}
+"""Settings that change no number of a study."""
+Method = Literal["none", "supervised", "mae", "masked_patches", "simmim", "contrast"]
+METHODS: tuple[Method, ...] = ("none", "supervised", "mae", "masked_patches", "simmim", "contrast")
+"""No pre-training and all labels are the floor and the ceiling of the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What every study is told: its images, its folder, and where it computes."""
+
+    name: ClassVar[str]
+    axes: ClassVar[tuple[str, ...]] = ("seeds",)
+    """Settings of which more values add cells to the same study."""
+
+    data: str
+    """A folder with a folder of images for each class, or a named set."""
+    out: Path | None = None
+    """A folder for results.jsonl, report.html and figures; by default runs/STUDY-DATA."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int = 1
+    """CPU threads of a training; 0 measures which number is fastest."""
+    workers: int = -1
+    """Loader processes of a training; -1 chooses."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError("no images were named", next_step=f"try `vitrail study {self.name} digits`")
+        self.check()
+
+    def check(self) -> None:
+        """Raises ConfigError for values that no study can have."""
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs") / f"{self.name}-{Path(self.data).name or 'data'}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The values that decide what is asked: a folder holds the answers to one such question."""
+        left_out = {*WHERE, *self.axes}
+        return {part.name: getattr(self, part.name) for part in fields(self) if part.name not in left_out}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells(Question):
+    """A question with a grid of cells, each with several seeds."""
+
+    seeds: int = 3
+    """Trainings of each cell."""
+    at_once: int = 0
+    """Cells side by side, each in a process of its own; 0 is one a core on a CPU, and one a GPU."""
+    ray: str = ""
+    """The address of a Ray cluster that computes the cells; `local` starts Ray on this machine."""
+    keep: bool = False
+    """Keep the run folder of every cell, with its weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seeds < 1 or self.at_once < 0:
+            raise ConfigError(
+                f"seeds = {self.seeds}, at_once = {self.at_once}", allowed="one seed or more; at_once from 0"
+            )
+
+
+def check_above_zero(asked: Question, *names: str) -> None:
+    """Raises ConfigError for a setting, or one of several values of it, that is not above zero."""
+    for name in names:
+        value = getattr(asked, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not all(number > 0 for number in values):
+            raise ConfigError(f"{name} = {value}", allowed="numbers above 0")
+
+
+def check_share(asked: Question, *names: str) -> None:
+    """Raises ConfigError for a setting that is no share above 0, up to 1."""
+    for name in names:
+        if not 0 < (value := getattr(asked, name)) <= 1:
+            raise ConfigError(f"{name} = {value}", allowed="a share above 0, up to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Cells):
+    """Compares ways of pre-training on your images: one small ViT, the same FLOPs, the same readouts, one report."""
+
+    name: ClassVar[str] = "pretraining"
+    axes: ClassVar[tuple[str, ...]] = ("seeds", "methods", "shares", "ratios")
+
+    methods: tuple[Method, ...] = METHODS
+    epochs: float = 20.0
+    """Of supervised training: its FLOPs are the budget of every method."""
+    shares: tuple[float, ...] = (0.25, 1.0)
+    """Parts of that budget, the points of the figure; the table shows the largest."""
+    labels: float = 0.05
+    """Share of the training labels that fine-tuning may see."""
+    ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
+    """Mask ratios of MAE for the second figure; none leaves it out."""
+
+    def check(self) -> None:
+        check_above_zero(self, "epochs", "shares")
+        check_share(self, "labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewLabels(Cells):
+    """Pre-training on all images, then fine-tuning on a few labels; compared with those labels alone for the same FLOPs."""
+
+    name: ClassVar[str] = "few-labels"
+
+    labels: float = 0.01
+    """Share of every class whose labels are known."""
+    method: Literal["mae", "masked_patches", "simmim", "contrast"] = "mae"
+    """Of pre-training, on all images."""
+    epochs: float = 5.0
+    """Of pre-training."""
+    tuning: int = 400
+    """Steps of fine-tuning on the labelled images."""
+
+    def check(self) -> None:
+        check_above_zero(self, "epochs", "tuning")
+        check_share(self, "labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTrain(Question):
+    """Noisy Student: a teacher labels images without labels, a noised student learns from all; then it is the teacher."""
+
+    name: ClassVar[str] = "self-train"
+    axes: ClassVar[tuple[str, ...]] = ("rounds",)
+
+    unlabelled: str = ""
+    """Images without labels: a folder, or a named set. None: those of `data` whose labels are not used."""
+    labels: float = 1.0
+    """Share of every class whose labels are used."""
+    rounds: int = 2
+    threshold: float = 0.3
+    """Least probability of a teacher's answer."""
+    per_class: int = 0
+    """Labelled images of each class for the student: the surest, or copies where there are fewer. 0: as many as the
+    unlabelled images would give to each on average; -1: as they come, unbalanced."""
+    soft: bool = True
+    """The teacher's probabilities as targets, or its first choice alone."""
+    drop_path: float = 0.1
+    """Least stochastic depth of students, a part of their noise, with the recipe's augmentation."""
+    recipe: str = ""
+    """Of teacher and students; chosen by the images where none is named."""
+    length: str = ""
+    """Of each training, such as "20 epochs", in place of the recipe's."""
+    seed: int = 0
+    threads: int = 0
+    """CPU threads of a training; 0 measures which number is fastest."""
+
+    def check(self) -> None:
+        check_above_zero(self, "rounds")
+        check_share(self, "labels")
+        if not 0 <= self.threshold < 1 or self.per_class < -1:
+            raise ConfigError(
+                f"threshold = {self.threshold}, per_class = {self.per_class}",
+                allowed="0 ≤ threshold < 1; per_class from -1",
+            )
+        if self.labels == 1 and not self.unlabelled:
+            raise ConfigError(
+                "no images without labels were named",
+                next_step="name a folder as `unlabelled`, or keep labels back with `labels=0.1`",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Cells):
+    """Your own table: every combination of the values that vary, each with several seeds."""
+
+    name: ClassVar[str] = "grid"
+    axes: ClassVar[tuple[str, ...]] = ("seeds", "vary", "readouts")
+
+    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Values of a run by dotted name, as `vitrail train` takes them; also recipe, model, weights, epochs and images."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Values of a run that all cells share."""
+    readouts: tuple[str, ...] = ()
+    """More than the held-out accuracy: 5-shot, 10-NN, linear; with @DATA on other images."""
+
+    def check(self) -> None:
+        empty = [name for name, values in self.vary.items() if not len(values)]
+        if not self.vary or empty:
+            raise ConfigError(
+                f"no values of {empty[0]} to vary" if empty else "nothing varies",
+                next_step="name values: `vary={'optim.lr': [1e-3, 3e-3]}`",
+            )
+        if both := sorted(self.vary.keys() & self.fixed.keys()):
+            raise ConfigError(f"{both[0]} is fixed and varies", next_step="name it once")

@@ -1,0 +1,113 @@
+"""A table of your own: every combination of the values that vary, with several seeds."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vitrail.api.request import choose_run
+from vitrail.errors import ConfigError
+from vitrail.reports.charts import Chart, Series
+from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, hardware_of, open_labelled
+from vitrail.study.questions import Grid
+from vitrail.study.report import Answer, Shown, answer_cells, group, series_of, summary, weigh
+from vitrail.training.run import Run
+
+BY_NAME = ("recipe", "model", "weights", "epochs")
+"""Settings that `vitrail.train` takes by a name of their own; `images` is the number of training images."""
+
+
+def answer(asked: Grid) -> Answer:
+    return answer_cells(asked, list(plan(asked)), show)
+
+
+def plan(asked: Grid) -> Iterator[Cell]:
+    """All cells; seed by seed, so that a report of half of them compares."""
+    _, given = open_labelled(asked.data)
+    for seed in range(asked.seeds):
+        for values in itertools.product(*asked.vary.values()):
+            varied = dict(zip(asked.vary, values, strict=True))
+            place = {**{name: to_value(value) for name, value in varied.items()}, "seed": seed}
+            told = {**asked.fixed, **varied}
+            images = told.pop("images", None)
+            try:
+                run = replace(make_run(asked, told), seed=seed)
+                stage = Stage(run=run, images=images, seed=seed, readouts=asked.readouts)
+                yield Cell(place=place, stages=(stage,), worth=flops_of(run, given, images or 0))
+            except ConfigError as error:
+                yield Cell(place=place, stages=(), refused=str(error))
+
+
+def make_run(asked: Grid, told: Mapping[str, Any]) -> Run:
+    """The run that `vitrail.train` would make of these values, judged and saved as a cell needs."""
+    named = {name: told[name] for name in BY_NAME if name in told}
+    changes = {name: value for name, value in told.items() if name not in BY_NAME}
+    run = choose_run(open_labelled(asked.data)[0], **named, changes=changes).run
+    return replace(run, data=asked.data, hardware=hardware_of(asked), evaluate_every="100 %", save_every="25 %")
+
+
+def to_value(value: Any) -> Value:
+    """A value as a table shows it."""
+    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else str(value)
+
+
+def show(asked: Grid, rows: Sequence[Row]) -> Shown:
+    axes = list(asked.vary)
+    numbers = ["accuracy", *dict.fromkeys(name for row in rows for name in row.numbers if is_read(name))]
+    table = summary(rows, axes, [*numbers, "flops", "seconds"], "Grid")
+    fixed = ", ".join(f"{name} = {value}" for name, value in asked.fixed.items())
+    question = (
+        f"How does the held-out accuracy on {asked.data} change with {' and '.join(axes)}?"
+        + (f" All cells have {fixed}." if fixed else "")
+        + f" Every cell was trained with {asked.seeds} seeds."
+    )
+    return Shown("Grid", question, table, conclude(rows, axes), [chart_of(rows, axes)])
+
+
+def is_read(name: str) -> bool:
+    return name.partition("@")[0] in ("5-shot", "10-NN", "linear") or name == "validation"
+
+
+def chart_of(rows: Sequence[Row], axes: Sequence[str], number: str = "accuracy", title: str = "Grid") -> Chart:
+    """The number over the axis of most numbers, else over the first, with one line for each place on the others."""
+    lengths = {axis: len({row[axis] for row in rows}) for axis in axes if is_numeric(rows, axis)}
+    x = max(lengths, key=lambda axis: lengths[axis]) if lengths else axes[0]
+    others = [axis for axis in axes if axis != x and len({row[axis] for row in rows}) > 1]
+    lines: list[Series] = []
+    for place in dict.fromkeys(tuple(row[axis] for axis in others) for row in rows):
+        mine = [row for row in rows if tuple(row[axis] for axis in others) == place]
+        name = ", ".join(f"{axis} {value}" for axis, value in zip(others, place, strict=True)) or number
+        lines += [
+            replace(line, name=name) for line in series_of([_named(row, name) for row in mine], "series", x, number)
+        ]
+    values = [row[x] for row in rows]
+    log = bool(lengths) and min(values) > 0 and max(values) >= 20 * min(values)
+    return Chart("accuracy", title, x, f"{number}, %", lines, log=log)
+
+
+def is_numeric(rows: Sequence[Row], axis: str) -> bool:
+    return all(isinstance(row[axis], int | float) for row in rows)
+
+
+def _named(row: Row, name: str) -> Row:
+    return replace(row, place={**row.place, "series": name})
+
+
+def conclude(rows: Sequence[Row], axes: Sequence[str]) -> str:
+    """The best place against the next, and the warning that the choice itself flatters."""
+    found = group(rows, axes, "accuracy")
+    best, *others = sorted(found, key=lambda place: -found[place].mean)
+    name = {place: ", ".join(f"{axis} {value}" for axis, value in zip(axes, place, strict=True)) for place in found}
+    said = [f"The best cell is {name[best]} with {found[best]} %."]
+    if others:
+        values = [
+            [row["accuracy"] for row in rows if tuple(row[axis] for axis in axes) == place]
+            for place in (best, others[0])
+        ]
+        said.append(f"{weigh(values[0], values[1], (name[best], name[others[0]]))}.")
+    if others:
+        said.append(
+            f"The cell was chosen among {len(found)} by the images that it is measured on, so its number flatters. "
+            "Train it with new seeds, or on other images, before you quote it."
+        )
+    return " ".join(said)
