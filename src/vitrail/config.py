@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -28,6 +29,8 @@ T = TypeVar("T")
 
 LARGEST, DEEPEST = 64 << 20, 64
 """Bytes of the largest JSON file that is read, and brackets inside of each other."""
+LARGEST_TEXT = 1 << 20
+"""Bytes of the largest file that a person writes, such as a suite."""
 SEAL = "seal"
 """The first key of a sealed file: a sha256 over all others."""
 
@@ -36,6 +39,7 @@ Range = tuple[Callable[[float], bool], str]
 COUNT: Range = (lambda number: number >= 1, "1 or more")
 ABOVE_ZERO: Range = (lambda number: 0 < number < math.inf, "a number above 0")
 NOT_NEGATIVE: Range = (lambda number: 0 <= number < math.inf, "0 or more")
+SEED: Range = (lambda number: 0 <= number < 1 << 63, "0 or more, below 2^63")
 SHARE: Range = (lambda number: 0 <= number < 1, "0 or more, and below 1")
 PROBABILITY: Range = (lambda number: 0 <= number <= 1, "0 to 1")
 
@@ -161,13 +165,22 @@ def read_object(
         raise error(f"{path} is not a readable JSON file ({reason})", next_step=next_step) from None
 
 
+def read_toml(path: Path, error: type[VitrailError] = ConfigError, *, next_step: str = "mend it") -> dict[str, Any]:
+    """The tables of a TOML file that anyone may have written, as `read_object` reads JSON."""
+    try:
+        return tomllib.loads(read_regular(path, LARGEST_TEXT).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as why:
+        reason = getattr(why, "strerror", None) or why
+        raise error(f"{path} is not a readable TOML file ({reason})", next_step=next_step) from None
+
+
 def read_json(kind: type[T], path: Path, *, missing: Mapping[str, Any] | None = None) -> T:
     """Reads a config file. ConfigError that names the file, for one that is damaged or unknown, or does not fit its seal.
 
     `missing` are values of keys that the file may lack: those of an older version, where they are not today's defaults.
     """
     data = read_object(path)
-    if data.pop(SEAL, None) not in (None, _seal_of(data)):
+    if data.pop(SEAL, None) not in (None, seal_of(data)):
         raise ConfigError(
             f"{path} was changed after Vitrail wrote it: its {SEAL!r} is another",
             next_step=f'copy it again; or, if you changed it on purpose, remove its line "{SEAL}"',
@@ -178,10 +191,11 @@ def read_json(kind: type[T], path: Path, *, missing: Mapping[str, Any] | None = 
 def sealed_json(config: Any) -> str:
     """The config as the text of a file, with its seal first."""
     data = to_dict(config)
-    return json.dumps({SEAL: _seal_of(data), **data}, indent=1)
+    return json.dumps({SEAL: seal_of(data), **data}, indent=1)
 
 
-def _seal_of(data: Any) -> str:
+def seal_of(data: Any) -> str:
+    """The sha256 of JSON values, whatever the order of keys."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

@@ -112,6 +112,7 @@ class Preempted(VitrailError):
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 _NO_MEMORY += ("failed to map segment", "could not create a primitive", "std::bad_alloc", "can't start new thread")
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -125,6 +126,12 @@ def recognise_error(error: BaseException, doing: str, next_step: str) -> Vitrail
         return StorageError(
             f"{where} could not be written while {doing} ({error.strerror})",
             next_step="finished files are kept; free some space, or choose another folder, and try again",
+        )
+    if isinstance(error, OSError) and error.errno in _NO_PATH:
+        where = str(error.filename or "a path")
+        return StorageError(
+            f"{where if len(where) < 200 else where[:200] + '…'}: {error.strerror}",
+            next_step="check the name and its folder",
         )
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         asked = re.search(r"(?:ried to allocate|nable to allocate) ([\d.]+ ?\w+)", str(error))

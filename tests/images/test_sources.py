@@ -19,7 +19,7 @@ from tests.support.photographs import encoded, jpeg_folder, photograph
 from vitrail.errors import DataError, DecodeError
 from vitrail.images.files import key_of, path_of, read_bytes
 from vitrail.images.named import FASHION
-from vitrail.images.sources import SOURCES, DataKind, open_data, open_images
+from vitrail.images.sources import SOURCES, DataKind, open_data, open_images, open_unlabelled
 
 PNG = encoded(photograph(0, (8, 6)), "PNG")
 
@@ -148,7 +148,7 @@ def test_the_first_level_names_the_class_at_any_depth(tmp_path: Path) -> None:
         "cat/a.png", "cat/old/b.PNG", "cat/old/x/c.jpeg", "dog/e", "dog/x/d.png",
     ]  # fmt: skip
     note, merged = splits.train.notes
-    assert note.startswith("5 files skipped: ")
+    assert note.startswith("7 files skipped: ")
     for part in ("1 .svg", "1 .ogg", "1 .txt", "1 hidden", "1 beside the class folders"):
         assert part in note
     assert merged == "3 subfolders were merged into 2 classes"  # cat/old, cat/old/x and dog/x
@@ -490,6 +490,34 @@ def test_a_picture_has_one_label_whatever_links_there_are(tmp_path: Path) -> Non
     }
     assert labels == {"a/1.png": "a", "a/2.png": "a", "a/x.png": "a", "b/1.png": "b", "b/deep/2.png": "b"}
     assert "4 links to what is listed already" in splits.train.notes[0]
+
+
+def test_an_image_is_in_one_part_whatever_links_there_are(tmp_path: Path) -> None:
+    """A test image that is a link to a training image would be trained on and tested on."""
+    names = [f"{part}/{label}/{n}.png" for part in ("train", "test") for label in "ab" for n in (1, 2)]
+    root = tree(tmp_path / "set", *names, ".pool/x.png")
+    (root / "test/a/leak.png").symlink_to("../../train/a/1.png")
+    (root / "train/b/more").symlink_to("../../test/b")
+    (root / "test/c").symlink_to("../train/a")
+    for part in ("train", "test"):
+        (root / part / "a/x.png").symlink_to("../../.pool/x.png")
+    (root / "readme.txt").touch()
+    splits = open_data(root)
+    assert sorted([*splits.train.keys, *splits.test.keys]) == sorted([*names, "train/a/x.png"])
+    again = "links to what is listed already"
+    assert dict(splits.skipped) == {
+        "test/a/leak.png": again, "test/a/x.png": again, "train/b/more": again, "test/c": again,
+        ".pool": "hidden", "readme.txt": "beside the class folders",
+    }  # fmt: skip
+
+
+def test_every_skipped_file_is_named_with_its_reason(tmp_path: Path) -> None:
+    root = tree(tmp_path / "set", "a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    wanted = {f"a/{n}.txt": ".txt" for n in range(9)} | {"b/.hidden": "hidden", ".DS_Store": "hidden"}
+    for name in wanted:
+        (root / name).touch()
+    assert dict(open_data(root).skipped) == wanted
+    assert dict(open_unlabelled(root).skipped) == {f"{root}/{name}": reason for name, reason in wanted.items()}
 
 
 def test_a_class_that_is_a_link_out_of_the_folder_is_refused_unless_asked_for(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_initialisation_is_the_originals() -> None:
 
 def test_stochastic_depth_grows_linearly_and_drops_whole_branches() -> None:
     model = zoo.build("vit-mu/16", image=32, depth=5, drop_path=0.4)
-    assert [getattr(block.drop_path, "probability", 0.0) for block in model.blocks] == pytest.approx(
+    assert [getattr(block.drop_path1, "probability", 0.0) for block in model.blocks] == pytest.approx(
         [0.0, 0.1, 0.2, 0.3, 0.4]
     )
     drop = model.blocks[-1].drop_path.train()

@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.ranks import ORDERED, PLAIN, launch, train_on
+from tests.support.ranks import MIXED, ORDERED, launch, train_on
 from tests.support.runs import log, weights
 from vitrail.checkpoints import read as checkpoints
 from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError
 from vitrail.processes.world import World
+from vitrail.training.setup import prepare
 
 pytestmark = pytest.mark.flow
 
 
 def test_two_ranks_learn_the_curve_of_one(tmp_path: Path) -> None:
-    """Default DDP: batch size and learning rate keep their meaning; losses within 1e-5 of one rank's over 50 steps."""
-    one, two = (log(train_on(PLAIN, tmp_path / str(size), size)) for size in (1, 2))
+    """Default DDP: batch size and learning rate keep their meaning; losses within 1e-5 of one rank's over 50 steps,
+    with mixup, CutMix and stochastic depth.
+    """
+    one, two = (log(train_on(MIXED, tmp_path / str(size), size)) for size in (1, 2))
     assert len(one) == len(two)
     for row, other in zip(one, two, strict=True):
         for name in ("loss", "grad_norm", "held_out_nll"):
@@ -72,6 +75,12 @@ def test_a_rank_that_dies_or_stalls_ends_all_and_nothing_is_lost(how: int, tmp_p
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ConfigError, match="does not divide among 3 processes"):
         World(0, 3).share(64)
+
+
+def test_images_that_are_mixed_lie_on_one_process() -> None:
+    run = dataclasses.replace(MIXED, batch_size=6)
+    with pytest.raises(ConfigError, match=r"parts pairs that are mixed, 3 images each; allowed: multiples of 4"):
+        prepare(run, World(0, 2))
 
 
 def test_shares_cover_everything_once() -> None:

@@ -23,6 +23,7 @@ PLAIN = dataclasses.replace(
     evaluate_every="25 steps",
     save_every="25 steps",
 )
+MIXED = dataclasses.replace(PLAIN, model=zoo.change(PLAIN.model, drop_path=0.4), mixing=Mixing(mixup=0.2, cutmix=1.0))
 ORDERED = dataclasses.replace(
     TINY, length="50 steps", hardware=dataclasses.replace(TINY.hardware, deterministic=True, micro_batch=16)
 )

@@ -5,11 +5,13 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from tests.support.runs import TINY, assert_same_run, log, stop_after, weights
+from vitrail import config
 from vitrail.batches.batch import Batch
 from vitrail.batches.mixing import Mixing
 from vitrail.checkpoints.write import list_steps
@@ -19,8 +21,9 @@ from vitrail.models import zoo
 from vitrail.objectives.classify import Classify
 from vitrail.processes.signals import StopSignals
 from vitrail.training import loop
+from vitrail.training.micro_batches import key_stochastic_depth
 from vitrail.training.nan_guard import FiniteGuard
-from vitrail.training.run import Optim
+from vitrail.training.run import Optim, Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import build_model, prepare
 
@@ -187,23 +190,90 @@ def test_a_run_that_never_began_leaves_no_folder(tmp_path: Path) -> None:
 
 MIXED = dataclasses.replace(
     TINY,
-    model=zoo.change(TINY.model, dropout=0.0, drop_path=0.0),
+    model=zoo.change(TINY.model, dropout=0.0, drop_path=0.4),
     mixing=Mixing(mixup=0.2, cutmix=1.0),
+    batch_size=8,
     length="20 steps",
 )
 
 
-def test_mixing_is_the_same_for_every_micro_batch(tmp_path: Path) -> None:
-    """Old rules mixed within micro-batches: another size was another training."""
-    losses = {}
-    for rules in (1, 2):
-        for micro in (64, 16):
-            hardware = dataclasses.replace(TINY.hardware, micro_batch=micro)
-            run = dataclasses.replace(MIXED, hardware=hardware, rules=rules)
-            loop.train(run, out=tmp_path / f"{rules}-{micro}", quiet=True)
-            losses[rules, micro] = [row["loss"] for row in log(tmp_path / f"{rules}-{micro}") if "loss" in row]
-    assert losses[2, 16] == pytest.approx(losses[2, 64], rel=1e-5)
-    assert losses[1, 16] != pytest.approx(losses[1, 64], rel=1e-3)
+def in_micro_batches(size: int, run: Run = MIXED) -> Run:
+    return dataclasses.replace(run, hardware=dataclasses.replace(run.hardware, micro_batch=size))
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in log(folder) if "loss" in row]
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpoint_activations": True}])
+def test_mixing_and_stochastic_depth_are_the_same_for_every_micro_batch(changes: dict, tmp_path: Path) -> None:
+    run = dataclasses.replace(MIXED, hardware=dataclasses.replace(MIXED.hardware, **changes))
+    whole, *others = (
+        losses(loop.train(in_micro_batches(size, run), out=tmp_path / str(size), quiet=True).folder)
+        for size in (8, 4, 2, 1)
+    )
+    for other in others:
+        assert other == pytest.approx(whole, rel=1e-5)
+
+
+def test_old_rules_draw_for_each_micro_batch(tmp_path: Path) -> None:
+    old = dataclasses.replace(MIXED, rules=1)
+    whole, parts = (
+        losses(loop.train(in_micro_batches(size, old), out=tmp_path / str(size), quiet=True).folder) for size in (8, 2)
+    )
+    assert parts != pytest.approx(whole, rel=1e-3)
+
+
+def test_a_run_goes_on_with_another_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = loop.train(MIXED, out=tmp_path / "whole", quiet=True).folder
+    with monkeypatch.context() as patched:
+        stop_after(7, patched)
+        with pytest.raises(Preempted):
+            loop.train(MIXED, out=tmp_path / "run", quiet=True)
+    stored = RunFolder.read(tmp_path / "run")
+    loop.train(in_micro_batches(2, stored), out=tmp_path / "run", resume=True, quiet=True)
+    assert losses(tmp_path / "run") == pytest.approx(losses(whole), rel=1e-5)
+
+
+def test_each_image_loses_branches_by_its_own_draws() -> None:
+    """The share of lost branches is the probability; both branches of a block, and two epochs, draw anew."""
+    setup = prepare(MIXED)
+    lost = []
+    for epoch in range(200):
+        numbers = np.stack([np.full(8, epoch), np.arange(8)], axis=1)
+        batch = Batch(
+            torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.long), ("",) * 8, numbers=numbers
+        )
+        with key_stochastic_depth(setup, batch):
+            lost.append([branch.draws >= 1 - branch.probability for branch in setup.branches])
+    first, second = (torch.stack([row[branch] for row in lost]).float() for branch in range(2))  # epochs × images
+    assert first.mean() == pytest.approx(0.4, abs=0.05) and second.mean() == pytest.approx(0.4, abs=0.05)
+    assert abs(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]) < 0.1
+    assert (first[0] != first[1]).any()
+    assert all(branch.draws is None for branch in setup.branches)
+
+
+def test_settings_that_changed_under_a_checkpoint_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run.json of another run, with its seal; and one edited by hand, without: both are refused, and go with `override`."""
+    folder = tmp_path / "run"
+    stop_after(5, monkeypatch)
+    with pytest.raises(Preempted):
+        loop.train(TINY, out=folder, quiet=True)
+    monkeypatch.undo()
+    stored = RunFolder.read(folder)
+    for other in (
+        dataclasses.replace(stored, seed=7),
+        dataclasses.replace(stored, optim=Optim(lr=5e-4, warmup="2 steps")),
+    ):
+        for seal in (True, False):
+            facts = json.loads(config.sealed_json(other))
+            (folder / "run.json").write_text(json.dumps(facts if seal else {k: facts[k] for k in facts if k != "seal"}))
+            with pytest.raises(
+                ConfigError, match=r"other settings: (seed 0 → 7|optim.lr 0.002 → 0.0005); .*in run.json too"
+            ):
+                loop.train(None, out=folder, resume=True, quiet=True)
+    loop.train(None, out=folder, resume=True, override=True, quiet=True)
+    assert RunFolder.read(folder).optim.lr == 5e-4
 
 
 def test_the_first_step_learns_but_not_by_old_rules(tmp_path: Path) -> None:

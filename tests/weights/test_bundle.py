@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.bundles import CONFIG, RECORD, a_model
+from vitrail import config
 from vitrail.errors import ConfigError, StorageError, WeightsError
 from vitrail.models import zoo
 from vitrail.weights import bundle, fit
@@ -61,6 +62,23 @@ def test_every_flipped_bit_is_found(saved: Path) -> None:
     path.write_bytes(content[:-1])
     with pytest.raises(WeightsError, match="damaged"):
         bundle.load(saved)
+
+
+def test_a_record_of_other_weights_is_refused_and_an_edit_by_hand_is_said(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tensors hold the digest of the record they were saved with."""
+    path = saved / "record.json"
+    own = bundle.load(saved).record
+    other = dataclasses.replace(own, preprocess=dataclasses.replace(own.preprocess, mean=(0.7,)))
+    path.write_text(config.sealed_json(other))
+    with pytest.raises(WeightsError, match=r"record.json is not the record that model.safetensors was saved with"):
+        bundle.load(saved)
+    facts = json.loads(path.read_text())
+    facts.pop("seal")
+    path.write_text(json.dumps(facts))
+    assert bundle.load(saved).record == other
+    assert "was edited by hand after the weights were saved" in caplog.text
 
 
 def test_a_crash_at_any_step_of_saving_leaves_the_old_or_the_new(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

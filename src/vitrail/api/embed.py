@@ -14,7 +14,7 @@ from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.layers import Pixels, Pool
 from vitrail.evaluation.store import save as save_features
 from vitrail.images.samples import Source, Splits
-from vitrail.images.sources import open_data, open_images
+from vitrail.images.sources import open_data, open_unlabelled
 from vitrail.training.unseen import keep_unseen
 
 PIXELS = 32
@@ -36,6 +36,7 @@ def embed(
     precision: str = "auto",
     workers: int = -1,
     download: bool = False,
+    follow_links: bool = False,
     cache: str | Path | None = None,
 ) -> FeatureTable:
     """A model's features of images, with classes and split where the data has them.
@@ -45,7 +46,11 @@ def embed(
     `layer` counts blocks from 1, or from the last with -1; without it, the features that the head reads. A test image that
     the model was trained on counts as a training image. `model` may be the word "pixels". `unlabelled` takes every picture.
     """
-    splits = open_unlabelled(str(data)) if unlabelled else open_split(data, [model], holdout, download)[0]
+    splits = (
+        open_unlabelled(str(data), follow_links=follow_links)
+        if unlabelled
+        else open_split(data, [model], holdout, download=download, follow_links=follow_links)[0]
+    )
     how = Extraction(
         layers=tuple(layer), pool=pool, batch_size=batch, device=device, precision=precision, workers=workers
     )
@@ -59,19 +64,19 @@ def embed(
 
 
 def open_split(
-    data: str | Path | Splits, models: Sequence[Any], holdout: float = 0.2, download: bool = False
+    data: str | Path | Splits,
+    models: Sequence[Any],
+    holdout: float = 0.2,
+    *,
+    download: bool = False,
+    follow_links: bool = False,
 ) -> tuple[Splits, tuple[str, ...]]:
     """The images, with a test part that no model was trained on; and sentences about that."""
-    splits = data if isinstance(data, Splits) else open_data(data, holdout=holdout, download=download)
-    if not len(splits.test):
+    if not isinstance(data, Splits):
+        data = open_data(data, holdout=holdout, download=download, follow_links=follow_links)
+    if not len(data.test):
         raise ConfigError("no image is held out to measure on", allowed="holdout above 0")
-    return keep_unseen(splits, *(model for model in models if model != "pixels"))
-
-
-def open_unlabelled(data: str) -> Splits:
-    """Every picture under a folder, all of them in the test part."""
-    source = open_images([data])
-    return Splits(source.subset([]), source, "all images, unlabelled")
+    return keep_unseen(data, *(model for model in models if model != "pixels"))
 
 
 def open_features_model(model: Model, splits: Splits, size: Size = None) -> nn.Module:

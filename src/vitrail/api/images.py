@@ -31,13 +31,13 @@ class ImageList:
         return np.array([image.nbytes for image in self.images], np.int64)
 
 
-def open_any(images: Images) -> list[Source]:
+def open_any(images: Images, *, follow_links: bool = False) -> list[Source]:
     """The images as sources without labels; of data with a split, one for each part. Raises DataError, ShapeError."""
     if isinstance(images, Source):
         return [images]
     items = _items(images)
     if items and all(isinstance(item, str | Path) for item in items):
-        return list(open_all(items).values())
+        return list(open_all(items, follow_links=follow_links).values())
     arrays = [_array(item) for item in items]
     keys = [f"image {number}" for number in range(len(arrays))]
     labels = np.full(len(arrays), -1, np.int64)

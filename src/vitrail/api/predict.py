@@ -1,5 +1,7 @@
 """`vitrail.predict`: labels for images."""
 
+from collections.abc import Callable
+
 from vitrail.api.images import Images, open_any
 from vitrail.api.models import Model, Size, open_model
 from vitrail.prediction import predict as prediction
@@ -20,7 +22,9 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     skip_unreadable: bool = False,
+    follow_links: bool = False,
     quiet: bool = False,
+    say: Callable[[str], object] = lambda text: None,
 ) -> list[Prediction]:
     """The `top` likeliest classes of every image, in order.
 
@@ -29,12 +33,16 @@ def predict(
     A model trained on several labels an image gives all labels above its threshold, whatever `top`. `calibrated` divides
     logits by the temperature of the record. An image with no class of the probability `least` has no labels.
     `images` are paths, folders (searched at any depth), a named set, uint8 arrays, tensors or PIL images. An unreadable
-    image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and no labels.
+    image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and no labels. Links out of a folder are
+    followed with `follow_links`. `say` hears which files of a folder were skipped.
     """
     classifier = average_views(open_model(model, size), views)
+    sources = open_any(images, follow_links=follow_links)
+    for note in dict.fromkeys(note for source in sources for note in source.notes):
+        say(note)
     return [
         found
-        for source in open_any(images)
+        for source in sources
         for found in prediction.predict(
             classifier, source, top_k=top, batch_size=batch, calibrated=calibrated, least=least, device=device, precision=precision,
             on_error="skip" if skip_unreadable else "stop", quiet=quiet,

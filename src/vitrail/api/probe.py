@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -46,7 +47,7 @@ def probe(
     model: Model, data: str | Path | Splits | None = None, *, protocols: Sequence[str] = PROTOCOLS,
     layer: int | Sequence[int] = (), pool: Pool = "auto", size: int | Sequence[int] = (),
     shots: Sequence[int] | None = None, l2: Sequence[float] = (1024.0,), k: Sequence[int] | None = None, seeds: int = 3,
-    beside: Sequence[Model] = (), at_least: int = 0, holdout: float = 0.2, download: bool = False,
+    beside: Sequence[Model] = (), at_least: int = 0, holdout: float = 0.2, download: bool = False, follow_links: bool = False,
     cache: str | Path | None = None, batch: int = 64, device: str = "auto", precision: str = "auto", workers: int = -1,
     say: Say = lambda text: None,
 ) -> list[tuple[str, Row]]:  # fmt: skip
@@ -67,7 +68,7 @@ def probe(
     models = (model, *beside)
     stored = read_stored(models, asked)
     fresh = [one for one in models if str(one) not in stored]
-    splits = open_images(data, fresh, at_least, holdout, download, say)
+    splits = open_images(data, fresh, at_least, say, holdout=holdout, download=download, follow_links=follow_links)
     rows = [row for name, kept in features(models, stored, splits, asked) for row in measure(name, kept, asked)]
     if not rows:
         raise ConfigError(f"none of {', '.join(protocols)} applies to {model}", next_step="try the protocol 'linear'")
@@ -89,7 +90,7 @@ def read_stored(models: Sequence[Model], asked: Probing) -> dict[str, FeatureTab
 
 
 def open_images(
-    data: str | Path | Splits | None, models: Sequence[Model], at_least: int, holdout: float, download: bool, say: Say
+    data: str | Path | Splits | None, models: Sequence[Model], at_least: int, say: Say, **opening: Any
 ) -> Splits | None:
     """The images, with a test part that no model was trained on; None where files of features need none."""
     if not data:
@@ -98,7 +99,7 @@ def open_images(
                 "no images were named", next_step="name them: digits, or a folder with a folder per class"
             )
         return None
-    splits, notes = open_split(data, models, holdout, download=download)
+    splits, notes = open_split(data, models, **opening)
     splits = keep_classes(splits, at_least, say)
     for sentence in (f"{len(splits.train):,} to learn from, {len(splits.test):,} to test: {splits.how}", *notes):
         say(sentence)

@@ -69,9 +69,14 @@ def pair(batch: Batch, size: int, repeats: int) -> list[tuple[Batch, Batch]]:
     return parts
 
 
+def pairs_block(repeats: int) -> int:
+    """Images of a batch that find their partners among themselves: a share of a batch must be a multiple of it."""
+    return 2 << (repeats - 1).bit_length()
+
+
 def partners(count: int, repeats: int) -> Int64[np.ndarray, "N"]:
     """The place of each image's partner: its twin in a block of twice the distance; half away in the rest."""
-    apart = 1 << (repeats - 1).bit_length()
+    apart = pairs_block(repeats) // 2
     whole = count - count % (2 * apart)
     rest = np.roll(np.arange(whole, count), -max(1, (count - whole) // 2))
     return np.concatenate([np.arange(whole) ^ apart, rest])

@@ -12,7 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from vitrail.checkpoints.write import MANIFEST, SCHEMA, STATE, folder_of, list_steps
-from vitrail.config import parse_json
+from vitrail.config import LARGEST, parse_json
 from vitrail.errors import CheckpointError
 from vitrail.processes.world import World
 from vitrail.storage import open_regular
@@ -92,7 +92,10 @@ def _manifest(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
 def _content(path: Path, line: Mapping[str, Any] | None = None) -> bytes:
     """The bytes of a file, equal to its line of the manifest where one is given."""
     with _open(path) as file:
-        content = file.read()
+        size = os.fstat(file.fileno()).st_size
+        content = file.read() if size <= (LARGEST if line is None else line["size"]) else b""
+    if line is None and size > LARGEST:
+        raise _damaged(path.parent, f"{path.name} has {size:,} bytes")
     if line is not None and (len(content) != line["size"] or _sum(line, [content]) != _checksum_of(line)):
         raise _damaged(path.parent, f"{path.name} differs from its manifest")
     return content

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from vitrail.cli.arguments import Switch, check_writable, pairs, parse, run_group, say
+from vitrail.cli.arguments import Switch, call, check_writable, pairs, parse, run_group, say
 from vitrail.cli.options import HeldOut, Show
 from vitrail.errors import ConfigError, DataError
 from vitrail.reports.tables import show
@@ -38,6 +38,8 @@ class Check(HeldOut, Show):
     copies; of a published benchmark they are only said), an unreadable held-out image, or more than one in a thousand
     unreadable training images. Near copies, conflicting labels, imbalance and misnamed files are listed, and the code stays 0.
 
+    --json names every file that was skipped, and why.
+
     examples:
       vitrail data check ./photos
       vitrail data check ./photos --html photos.html
@@ -51,10 +53,10 @@ class Check(HeldOut, Show):
     """Also write one self-contained page with the pictures here."""
     quick: Switch = False
     """Only what `train` looks at first: exact copies and headers; no image is decoded."""
+    unlabelled: Switch = False
+    """Take every picture under DATA, whatever folder it is in."""
     move_bad: Path | None = None
     """Move the files that cannot be read into this new folder, at the same place in it. Nothing is deleted."""
-    follow_links: Switch = False
-    """Follow links that lead out of the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,6 @@ class Pack(HeldOut):
     """The new folder."""
     shard_mib: int = 256
     """Size of each tar file."""
-    follow_links: Switch = False
-    """Follow links that lead out of the folder."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -103,12 +103,16 @@ def check(words: Sequence[str]) -> int:
     from vitrail.cli.data_page import audit_sections, sizes
     from vitrail.images.audit import check as audit_of
     from vitrail.images.audit import summary
-    from vitrail.images.sources import open_data
+    from vitrail.images.sources import open_data, open_unlabelled
     from vitrail.reports.page import write_page
     from vitrail.reports.progress import progress
 
     check_writable(asked.html)
-    splits = open_data(asked.data, holdout=asked.holdout, download=asked.download, follow_links=asked.follow_links)
+    splits = (
+        open_unlabelled(asked.data, follow_links=asked.follow_links)
+        if asked.unlabelled
+        else call(open_data, asked, spec=asked.data)
+    )
     with progress(_images(splits), "Checking") as bar:
         audit = audit_of(splits, quick=asked.quick, tick=bar.update)
     stops = audit.stops(most_unreadable)
@@ -159,6 +163,7 @@ def facts(splits: "Splits", audit: "Audit", stops: Sequence[DataError]) -> dict[
         },
         "groups": groups,
         "unreadable_images": [{"part": m.part, "key": m.key, "reason": reason} for m, reason in audit.unreadable],
+        "skipped_files": [{"key": key, "reason": reason} for key, reason in splits.skipped],
         "misnamed": [{"part": m.part, "key": m.key, "is": kind} for m, kind in audit.misnamed],
         "mean": audit.mean,
         "std": audit.std,
@@ -177,7 +182,7 @@ def pack(words: Sequence[str]) -> int:
 
     if asked.shard_mib < 1:
         raise ConfigError(f"--shard-mib {asked.shard_mib}", allowed="1 or more")
-    splits = open_data(asked.data, holdout=asked.holdout, download=asked.download, follow_links=asked.follow_links)
+    splits = call(open_data, asked, spec=asked.data)
     with progress(_images(splits), "Packing") as bar:
         shards.pack(splits, asked.out, shard_bytes=asked.shard_mib << 20, tick=bar.update)
     files = list(asked.out.glob("*.tar"))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from vitrail.cli.arguments import Switch, check_writable, parse, say
-from vitrail.cli.options import Compute
+from vitrail.cli.arguments import check_writable, parse, say
+from vitrail.cli.options import Compute, Opening
 from vitrail.reports.tables import show
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ PICTURES = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clean(Compute):
+class Clean(Compute, Opening):
     """Lists the labels that a model doubts most: where it is surest of another class. Nothing is moved or changed.
 
     A model believes the labels it was trained on, so doubts about those are few. Train on one half of the images and look
@@ -42,8 +42,6 @@ class Clean(Compute):
     """A CSV or JSON file for the list; without it the list is printed."""
     html: Path | None = None
     """Also write a page with the pictures here, one section for each pair of classes."""
-    download: Switch = False
-    """Fetch a named set where it is not on this machine."""
 
 
 def run_clean(words: Sequence[str]) -> int:
@@ -57,7 +55,7 @@ def run_clean(words: Sequence[str]) -> int:
 
     for path in (asked.out, asked.html):
         check_writable(path)
-    splits = open_data(asked.data, download=asked.download)
+    splits = open_data(asked.data, download=asked.download, follow_links=asked.follow_links)
     found = [
         measure(
             asked.model, splits, split=part, batch=asked.batch, device=asked.device, precision=asked.precision,

@@ -7,7 +7,8 @@ import numpy as np
 
 from vitrail.errors import DecodeError
 from vitrail.images.audit import Audit, Group, Member
-from vitrail.images.samples import Source, Splits
+from vitrail.images.audit_headers import member_of
+from vitrail.images.samples import Splits
 from vitrail.reports.page import Facts, Gallery, Picture, Section, TableSection, Text
 from vitrail.reports.tables import Column, Table
 
@@ -17,8 +18,10 @@ SHOWN = 60  # pictures of a gallery
 def audit_sections(splits: Splits, audit: Audit) -> list[Section]:
     """The page, empty sections left out."""
     parts = list(audit.counts)
+    columns = (Column("class"), *(Column(part, "{:,}") for part in parts))
     classes = tuple((name, *(int(audit.counts[part][k]) for part in parts)) for k, name in enumerate(audit.classes))
-    sheet = [Member("train", k, splits.train.keys[k], _label(splits.train, k)) for k in _spread(len(splits.train))]
+    part, shown = next((part, source) for part, source in splits.parts.items() if len(source))
+    sheet = [member_of(part, shown, k) for k in _spread(len(shown))]
     found = "\n\n".join(audit.sentences()) or "Nothing is wrong with these images."
     lost = tuple((str(member), reason) for member, reason in audit.unreadable)
     wrong = tuple((str(member), kind) for member, kind in audit.misnamed)
@@ -33,8 +36,13 @@ def audit_sections(splits: Splits, audit: Audit) -> list[Section]:
         *([TableSection("Unreadable", Table((Column("image"), Column("reason")), lost))] if lost else []),
         *([TableSection("Misnamed", Table((Column("image"), Column("it is")), wrong))] if wrong else []),
         *([Facts("Sizes and channels", sizes(audit))] if len(audit.shapes) else []),
-        TableSection("Classes", Table((Column("class"), *(Column(part, "{:,}") for part in parts)), classes)),
-        Gallery("Contact sheet", _pictures(splits, sheet), "training images, evenly spread over the set"),
+        *(
+            [TableSection("Skipped files", Table((Column("file"), Column("reason")), splits.skipped))]
+            if splits.skipped
+            else []
+        ),
+        *([TableSection("Classes", Table(columns, classes))] if classes else []),
+        Gallery("Contact sheet", _pictures(splits, sheet), "images, evenly spread over the set"),
     ]
 
 
@@ -91,12 +99,6 @@ def _pictures(splits: Splits, members: Sequence[Member], before: str = "") -> li
             continue
         pictures.append(Picture(image, f"{before}{member.label}", str(member)))
     return pictures
-
-
-def _label(source: Source, index: int) -> str:
-    if source.multi_label:
-        return " + ".join(name for name, on in zip(source.classes, source.labels[index], strict=True) if on)
-    return source.classes[int(source.labels[index])]
 
 
 def _spread(count: int) -> list[int]:

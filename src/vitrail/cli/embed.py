@@ -84,12 +84,15 @@ def main(words: Sequence[str]) -> int:
 
 
 def open_labelled_or_not(asked: Embed) -> "tuple[Splits, tuple[str, ...]]":
-    from vitrail.api.embed import open_split, open_unlabelled
+    from vitrail.api.embed import open_split
+    from vitrail.images.sources import open_unlabelled
 
     if asked.unlabelled:
-        return open_unlabelled(asked.data), ()
+        return open_unlabelled(asked.data, follow_links=asked.follow_links), ()
     try:
-        return open_split(asked.data, [asked.model], asked.holdout, asked.download)
+        return open_split(
+            asked.data, [asked.model], asked.holdout, download=asked.download, follow_links=asked.follow_links
+        )
     except DataError as error:
         raise DataError(
             error.found, allowed=error.allowed, next_step="or take all pictures without classes: --unlabelled"

@@ -29,25 +29,35 @@ class Compute:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Which images are measured."""
+class Links:
+    """How a folder of images is read."""
 
-    split: Split = "auto"
-    """Which part, all of it: what the model was trained on is counted, not left out."""
-    download: Switch = False
-    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
     follow_links: Switch = False
     """Follow links that lead out of the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOut:
+class Opening(Links):
+    """How images are opened."""
+
+    download: Switch = False
+    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Opening):
+    """Which images are measured."""
+
+    split: Split = "auto"
+    """Which part, all of it: what the model was trained on is counted, not left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut(Opening):
     """Which images are held out."""
 
     holdout: float = 0.2
     """Share of the images held out where the data has no split of its own."""
-    download: Switch = False
-    """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)

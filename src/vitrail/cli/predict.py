@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from vitrail.cli.arguments import Switch, call, parse, say
-from vitrail.cli.options import Compute, Show, Views
+from vitrail.cli.options import Compute, Links, Show, Views
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import Column, Table, show
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Compute, Show):
+class Predict(Compute, Links, Show):
     """Labels images with a trained model.
 
     Folders are searched for images at any depth; shards, Parquet, IDX files and named sets are read as they are. A file
@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
     if asked.out is not None:
         return in_parts(asked, asked.out)
-    found = call(predict, asked, images=asked.files)
+    found = call(predict, asked, images=asked.files, say=say)
     SHOW[asked.format](found)
     skipped = [one for one in found if one.error]
     if skipped:
@@ -88,9 +88,12 @@ def in_parts(asked: Predict, out: Path) -> int:
     engine = TorchEngine.of(
         average_views(load(asked.model), asked.views), device=asked.device, precision=asked.precision
     )
+    sources = open_all(asked.files, follow_links=asked.follow_links)
+    for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
+        say(note)
     job = predictions(
         engine,
-        open_all(asked.files),
+        sources,
         top_k=asked.top,
         batch=asked.batch,
         part=asked.part,

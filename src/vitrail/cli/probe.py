@@ -85,6 +85,7 @@ def save_head(asked: Probe, out: Path) -> int:
 
     words = [asked.data, "--weights", asked.model, "--recipe", "logistic_head", "--out", str(out)]
     words += ["--holdout", str(asked.holdout), "--hardware.device", asked.device]
+    words += ["--follow-links"] * asked.follow_links + ["--download"] * asked.download
     if asked.size:
         words += ["--preprocess.size", *map(str, (asked.size * 2)[:2])]
     return train.main([*words, "--json"] if asked.format == "json" else words)

@@ -74,11 +74,15 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
         )
     if like:
         refuse_with_like(early.recipe, early.model, early.pretrained)
-        chosen = repeat_run(read_like(like), first.data, holdout=first.run.holdout, download=first.download)
+        chosen = repeat_run(
+            read_like(like), first.data, holdout=first.run.holdout, download=first.download,
+            follow_links=first.run.follow_links,
+        )  # fmt: skip
     else:
         chosen = choose_recipe(
             first.data, early.recipe, early.model, early.pretrained,
             holdout=first.run.holdout, download=first.download, device=first.run.hardware.device,
+            follow_links=first.run.follow_links,
         )  # fmt: skip
     asked = parse(kind, words, command=command, default=kind(data=chosen.run.data, run=settings(chosen.run)))
     return asked, chosen.with_run(finished(asked))

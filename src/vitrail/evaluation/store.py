@@ -17,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 from vitrail import config as configs
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.feature_table import SPLITS, About, FeatureTable
-from vitrail.prediction.parts import DONE, JOB, Job, arrow
+from vitrail.prediction.parts import DONE, JOB, Job, arrow, read_part
 from vitrail.storage import write_whole
 
 FORMAT = "vitrail features 1"
@@ -140,22 +140,22 @@ def table_of(kept: FeatureTable, errors: Sequence[str | None] | None = None) -> 
 
 
 def _from_parquet(path: Path) -> FeatureTable:
-    pa, parquet = arrow()
+    pa, _ = arrow()
     try:
-        return _from_table(parquet.read_table(path, page_checksum_verification=True), path)
+        return _from_table(read_part(path), path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
 
 
 def _from_parts(folder: Path) -> FeatureTable:
     """The features of a folder that `embed_parts` finished."""
-    pa, parquet = arrow()
+    pa, _ = arrow()
     job = configs.read_json(Job, folder / JOB)
     if job.kind != "features" or not (folder / DONE).is_file():
         why = "is not finished" if job.kind == "features" else f"holds {job.kind}"
         raise DataError(f"{folder} {why}", next_step="start its `vitrail embed` again")
     try:
-        tables = [parquet.read_table(folder / part.name, page_checksum_verification=True) for part in job.parts]
+        tables = [read_part(folder / part.name) for part in job.parts]
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{folder} is damaged ({error})", next_step="start its `vitrail embed` again") from None
     return _from_table(pa.concat_tables(tables), folder)

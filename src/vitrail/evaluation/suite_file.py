@@ -16,7 +16,6 @@ root = "data/vtab-1k"
 """
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,12 +111,7 @@ class Suite:
 
 def read_suite(path: Path) -> Suite:
     """Raises ConfigError that names what is wrong with the file."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} is not a readable TOML file ({error})", next_step="see `vitrail suite --help`"
-        ) from None
+    data = configs.read_toml(path, next_step="see `vitrail suite --help`")
     suite = configs.from_dict(Suite, data, where=str(path))
     return beside_the_file(suite if suite.name else dataclasses.replace(suite, name=path.stem), path.parent)
 

@@ -4,6 +4,7 @@ One literal table, and `open_task`, which reads a prepared copy: a folder for ea
 train800.txt, val200.txt and test.txt. Such copies are published; the authors' code makes them from the original files.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ import numpy as np
 from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.images.files import Files, key_of
 from vitrail.images.samples import Source, Splits
+from vitrail.storage import open_regular, read_regular
 
+LARGEST = 64 << 20
+"""Bytes of the longest list."""
 Group = Literal["natural", "specialised", "structured"]
 
 
@@ -114,9 +118,9 @@ def _read_list(task: Task, folder: Path, name: str) -> Source:
     """Lines of `path label`, paths below the folder."""
     path = folder / f"{name}.txt"
     try:
-        lines = [line.rsplit(maxsplit=1) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line.rsplit(maxsplit=1) for line in read_regular(path, LARGEST).decode().splitlines() if line.strip()]
         labels = np.array([int(label) for _, label in lines], dtype=np.int64)
-        sizes = np.array([(folder / image).stat().st_size for image, _ in lines], dtype=np.int64)
+        sizes = np.array([_size(folder / image) for image, _ in lines], dtype=np.int64)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} or an image it names cannot be read ({error})", allowed="lines of `path label`"
@@ -126,3 +130,9 @@ def _read_list(task: Task, folder: Path, name: str) -> Source:
     keys = [key_of(image) for image, _ in lines]
     classes = tuple(map(str, range(task.classes)))
     return Source(task.name, classes, labels, keys, Files(folder, keys, sizes), np.arange(len(keys)))
+
+
+def _size(image: Path) -> int:
+    """Bytes of an image that a list names. Raises OSError for a folder, pipe or device."""
+    with open_regular(image) as file:
+        return os.fstat(file.fileno()).st_size

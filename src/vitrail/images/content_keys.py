@@ -17,13 +17,15 @@ from vitrail import machine
 from vitrail.errors import DataError, DecodeError
 from vitrail.images.decode import decode
 from vitrail.images.samples import Source
-from vitrail.storage import write_whole
+from vitrail.storage import read_regular, write_whole
 
 Keys = np.ndarray
 """Sorted keys without repeats, 16 bytes each (dtype S16)."""
 NO_KEYS: Keys = np.empty(0, "S16")
 SMALL_PNG = 32 << 10
 """Bytes of a PNG up to which its pixels count too."""
+LARGEST = 16 << 30
+"""Bytes of the largest file of keys: a thousand million images."""
 _PNG = b"\x89PNG"
 _CHUNK = 256
 
@@ -54,7 +56,10 @@ def contained(rows: np.ndarray, keys: Keys) -> Bool[np.ndarray, "N"]:
 
 def read_keys(path: Path) -> Keys:
     """The keys in a file. Raises DataError where it is damaged."""
-    content = path.read_bytes()
+    try:
+        content = read_regular(path, LARGEST)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})", next_step="copy it again") from None
     keys = np.frombuffer(content, "S16") if len(content) % 16 == 0 else NO_KEYS
     if len(content) % 16 or (keys[1:] <= keys[:-1]).any():
         raise DataError(f"{path} is damaged: it is no list of sorted keys", next_step="copy it again")

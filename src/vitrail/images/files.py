@@ -23,6 +23,10 @@ SUFFIXES = frozenset({
 })  # fmt: skip
 """Names that are listed as images. The decoder goes by a file's first bytes."""
 
+LEADS_OUT = "links out of the folder"
+Skipped = tuple[str, str]
+"""The key of a file that was skipped, and why."""
+
 LARGEST = 1 << 30
 """Bytes of the largest image file that is read."""
 _HASHED = 1 << 30  # bytes that a fingerprint reads: about a second
@@ -117,46 +121,27 @@ class Listing:
 
     keys: list[str] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Reason -> files."""
-    first: dict[str, str] = field(default_factory=dict)
-    """Reason -> the key of one of them."""
+    skipped: list[Skipped] = field(default_factory=list)
 
     def skip(self, reason: str, path: str) -> None:
-        self.skipped[reason] += 1
-        self.first.setdefault(reason, key_of(path))
+        self.skipped.append((key_of(path), reason))
 
     def add(self, other: "Listing") -> None:
         """Takes what another folder holds, after what is here."""
         self.keys += other.keys
         self.sizes += other.sizes
         self.skipped += other.skipped
-        self.first = {**other.first, **self.first}
 
     @property
     def note(self) -> tuple[str, ...]:
         """ "12 files skipped: 9 .svg (a/1.svg, …), 1 broken links (b/x.png)", if any."""
         if not self.skipped:
             return ()
-        kinds = [
-            f"{count:,} {kind} ({self.first[kind]}{', …' if count > 1 else ''})"
-            for kind, count in self.skipped.most_common()
-        ]
+        first = {reason: key for key, reason in reversed(self.skipped)}
+        counts = Counter(reason for _, reason in self.skipped).most_common()
+        kinds = [f"{count:,} {kind} ({first[kind]}{', …' if count > 1 else ''})" for kind, count in counts]
         more = f", and {len(kinds) - 6} other kinds" if len(kinds) > 6 else ""
-        return (f"{self.skipped.total():,} files skipped: {', '.join(kinds[:6])}{more}",)
-
-
-def list_images(root: Path, unders: Sequence[str] = ("",), *, follow_links: bool = False) -> list[Listing]:
-    """Every image below each `root`/`under`, at any depth, keyed by its path from `root`; hidden ones are skipped.
-
-    An image is listed once, at its own place: a link to what is listed anyway, or was reached by another link, is skipped
-    and counted. A link out of `root` is followed only with `follow_links`. Pipes, sockets and devices are never opened.
-    """
-    walk = _Walk(root, unders, follow_links)
-    found = [walk.list_folder(under) for under in unders]
-    for images in found:
-        walk.follow(images)
-    return [walk.listing(images) for images in found]
+        return (f"{len(self.skipped):,} files skipped: {', '.join(kinds[:6])}{more}",)
 
 
 @dataclass
@@ -168,23 +153,48 @@ class _Found:
     skipped: Listing = field(default_factory=Listing)
 
 
-class _Walk:
-    def __init__(self, root: Path, unders: Sequence[str], follow_links: bool) -> None:
-        self._root, self._real, self._free = root, os.path.realpath(root), follow_links
-        self._known = {os.path.realpath(os.path.join(root, under)) for under in unders}
+class Walk:
+    """Lists the images below one folder; each is listed once, at its own place, whatever links lead to it.
 
-    def list_folder(self, under: str) -> _Found:
-        found = _Found()
-        self._walk(under, found)
-        return found
+    A link to what is listed anyway, or was reached by another link, is skipped and named. A link out of the folder is
+    followed only with `follow_links`. Pipes, sockets and devices are never opened.
+    """
 
-    def follow(self, found: _Found) -> None:
+    def __init__(self, root: Path, *, follow_links: bool = False) -> None:
+        self.root, self._real, self._free = root, os.path.realpath(root), follow_links
+        self._known: set[str] = set()
+
+    def claim(self, *folders: str) -> None:
+        """Says which folders below the root are listed, now or later: no link to them, or into them, is followed."""
+        self._known |= {os.path.realpath(os.path.join(self.root, folder)) for folder in folders}
+
+    def refuse(self, target: str) -> str:
+        """Why a link to the real path `target` is not followed; empty where it is."""
+        if not os.path.exists(target):
+            return "broken links"
+        if not (self._free or inside(target, self._real)):
+            return LEADS_OUT
+        above = {target, *map(str, Path(target).parents)}
+        below = os.path.isdir(target) and any(inside(known, target) for known in self._known)
+        return "links to what is listed already" if below or above & self._known else ""
+
+    def list(self, unders: Sequence[str] = ("",)) -> list[Listing]:
+        """Every image below each `root`/`under`, at any depth, keyed by its path from the root; hidden ones are skipped."""
+        self.claim(*unders)
+        listed = [_Found() for _ in unders]
+        for under, found in zip(unders, listed, strict=True):
+            self._walk(under, found)
+        for found in listed:
+            self._follow(found)
+        return [_sorted(found) for found in listed]
+
+    def _follow(self, found: _Found) -> None:
         """Follows the links, each target once; links below a target are followed like any other."""
         found.links.sort(reverse=True)
         while found.links:
             path = found.links.pop()
-            target = os.path.realpath(os.path.join(self._root, path))
-            if reason := self._refuse(target):
+            target = os.path.realpath(os.path.join(self.root, path))
+            if reason := self.refuse(target):
                 found.skipped.skip(reason, path)
                 continue
             self._known.add(target)
@@ -195,26 +205,11 @@ class _Walk:
             else:
                 found.skipped.skip(reason, path)
 
-    def listing(self, found: _Found) -> Listing:
-        images = sorted(found.images)
-        skipped = found.skipped
-        return Listing([key for key, _ in images], [size for _, size in images], skipped.skipped, skipped.first)
-
-    def _refuse(self, target: str) -> str:
-        """Why a link is not followed; empty where it is."""
-        if not os.path.exists(target):
-            return "broken links"
-        if not (self._free or inside(target, self._real)):
-            return "links out of the folder"
-        above = {target, *map(str, Path(target).parents)}
-        below = os.path.isdir(target) and any(inside(known, target) for known in self._known)
-        return "links to what is listed already" if below or above & self._known else ""
-
     def _walk(self, under: str, found: _Found) -> None:
         folders = [under]
         while folders:
             folder = folders.pop()
-            for entry in _entries(os.path.join(self._root, folder)):
+            for entry in _entries(os.path.join(self.root, folder)):
                 path = os.path.join(folder, entry.name)
                 if entry.name.startswith("."):
                     found.skipped.skip("hidden", path)
@@ -228,6 +223,11 @@ class _Walk:
                     found.images.append((key_of(path), entry.stat().st_size))
                 else:
                     found.skipped.skip(reason, path)
+
+
+def _sorted(found: _Found) -> Listing:
+    images = sorted(found.images)
+    return Listing([key for key, _ in images], [size for _, size in images], sorted(found.skipped.skipped))
 
 
 def inside(path: str, folder: str) -> bool:

@@ -4,12 +4,13 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vitrail.errors import DataError
-from vitrail.images.files import Files, Listing, inside, key_of, list_images
+from vitrail.images.files import LEADS_OUT, Files, Listing, Walk, key_of
 from vitrail.images.samples import Source, Splits, own_split, split
 
 SPLITS = {
@@ -24,25 +25,28 @@ def open_folder(
     root: Path, *, holdout: float, seed: int, allow_empty: bool = False, follow_links: bool = False
 ) -> Splits:
     """A folder of classes, or of train, val and test folders of classes."""
-    parts = _split_folders(root, follow_links)
+    parts, beside = _split_folders(root, follow_links)
     if not parts:
         return split(read_classes(root, allow_empty=allow_empty, follow_links=follow_links), holdout, seed)
-    train = read_classes(root, parts["train"], allow_empty=allow_empty, follow_links=follow_links)
+    walk = Walk(root, follow_links=follow_links)
+    walk.claim(*parts.values())  # an image is in one part, whatever links lead to it
+    train = read_classes(root, parts["train"], allow_empty=allow_empty, walk=walk)
+    train = replace(train, skipped=(*beside.skipped, *train.skipped))
     rest = {
-        name: read_classes(root, parts[name], classes=train.classes, follow_links=follow_links)
+        name: read_classes(root, parts[name], classes=train.classes, walk=walk)
         for name in ("val", "test")
         if name in parts
     }
     return own_split({"train": train, **rest}, "folder's") if rest else split(train, holdout, seed)
 
 
-def _split_folders(root: Path, follow_links: bool) -> dict[str, str]:
-    """Which folder is train, which val, which test; nothing where the folders are classes."""
-    folders, _ = _subfolders(root, root, follow_links)
+def _split_folders(root: Path, follow_links: bool) -> tuple[dict[str, str], Listing]:
+    """Which folder is train, which val, which test, nothing where the folders are classes; and what else is there."""
+    folders, beside = _subfolders(root, Walk(root, follow_links=follow_links))
     parts = {part: folder for folder in folders for part, names in SPLITS.items() if folder.lower() in names}
     others = [folder for folder in folders if not any(folder.lower() in names for names in SPLITS.values())]
     if "train" not in parts or (others and len(parts) == 1):
-        return {}
+        return {}, beside
     if others:
         raise DataError(
             f"{root} has {' and '.join(sorted(parts.values()))} but also {', '.join(sorted(others)[:3])}: "
@@ -53,7 +57,7 @@ def _split_folders(root: Path, follow_links: bool) -> dict[str, str]:
         raise DataError(
             f"{root} names one part of its split twice: {', '.join(sorted(folders))}", next_step="keep one folder each"
         )
-    return parts
+    return parts, beside
 
 
 def read_classes(
@@ -63,13 +67,14 @@ def read_classes(
     classes: Sequence[str] | None = None,
     allow_empty: bool = False,
     follow_links: bool = False,
+    walk: Walk | None = None,
 ) -> Source:
-    """All images of the class folders in `root`/`part`; keys are paths from `root`.
+    """All images of the class folders in `root`/`part`; keys are paths from `root`. Parts of one set share a `walk`.
 
     `classes` are those of the training part: a class that is not among them is an error, one that is missing a note.
     """
-    where = root / part
-    folders, skipped = _subfolders(where, root, follow_links)
+    where, walk = root / part, walk or Walk(root, follow_links=follow_links)
+    folders, skipped = _subfolders(where, walk)
     if not folders:
         raise DataError(
             f"{where} holds no class folders",
@@ -85,7 +90,7 @@ def read_classes(
             allowed=", ".join(known[:8]) + (", …" if len(known) > 8 else ""),
             next_step="the same classes in every part of the split",
         )
-    listings = list_images(root, [os.path.join(part, folder) for folder in folders], follow_links=follow_links)
+    listings = walk.list([os.path.join(part, folder) for folder in folders])
     return _collect(root, part, dict(zip(names, listings, strict=True)), known, skipped, allow_empty=allow_empty)
 
 
@@ -117,7 +122,10 @@ def _collect(
         notes.append(f"{len(deeper):,} {were} merged into {len(listings)} classes")
     contents = Files(root, every.keys, np.array(every.sizes, np.int64))
     rows = np.arange(len(every.keys))
-    return Source(root.name, classes, np.array(labels, np.int64), every.keys, contents, rows, (*every.note, *notes))
+    notes = (*every.note, *notes)
+    return Source(
+        root.name, classes, np.array(labels, np.int64), every.keys, contents, rows, notes, tuple(every.skipped)
+    )
 
 
 def _check_names(where: Path, names: Sequence[str]) -> None:
@@ -134,29 +142,30 @@ def _check_names(where: Path, names: Sequence[str]) -> None:
             )
 
 
-def _subfolders(where: Path, root: Path, follow_links: bool) -> tuple[list[str], Listing]:
-    """The folders in `where`, sorted, and what else is there. A link out of `root` is an error unless it is followed."""
-    folders, skipped, real = [], Listing(), os.path.realpath(root)
+def _subfolders(where: Path, walk: Walk) -> tuple[list[str], Listing]:
+    """The folders in `where`, sorted, and what else is there. A link out of the root is an error unless it is followed."""
+    folders, skipped = [], Listing()
     with os.scandir(where) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
-    places = [os.path.realpath(entry.path) for entry in found if entry.is_dir(follow_symlinks=False)]
+    hidden = {entry.name for entry in found if entry.name.startswith((".", "__") if entry.is_dir() else ".")}
+    own = [entry for entry in found if entry.is_dir(follow_symlinks=False) and entry.name not in hidden]
+    walk.claim(*(os.path.realpath(entry.path) for entry in own))
     for entry in found:
-        hidden = entry.name.startswith((".", "__") if entry.is_dir() else ".")
-        target = os.path.realpath(entry.path)
-        if hidden:
-            continue
-        if not entry.is_dir():
-            skipped.skip("beside the class folders", entry.name)
+        target, path = os.path.realpath(entry.path), os.path.relpath(entry.path, walk.root)
+        if entry.name in hidden:
+            skipped.skip("hidden", path)
+        elif not entry.is_dir():
+            skipped.skip("beside the class folders", path)
         elif not entry.is_symlink():
             folders.append(entry.name)
-        elif not (follow_links or inside(target, real)):
+        elif (reason := walk.refuse(target)) == LEADS_OUT:
             raise DataError(
                 f"{key_of(entry.path)} is a link out of the folder, to {key_of(target)}",
                 next_step="copy or move that folder here, or call with follow_links=True",
             )
-        elif any(inside(target, place) or inside(place, target) for place in places):
-            skipped.skip("links to what is listed already", entry.name)
+        elif reason:
+            skipped.skip(reason, path)
         else:
             folders.append(entry.name)
-            places.append(target)
+            walk.claim(target)
     return folders, skipped

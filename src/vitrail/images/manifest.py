@@ -6,6 +6,7 @@ class, `labels` (or `classes`) several, separated by | or ;. A column `split` ma
 
 import contextlib
 import csv
+import io
 import os
 import re
 import stat
@@ -22,6 +23,7 @@ from vitrail.errors import DataError, suggest
 from vitrail.images.files import Files, key_of, path_of
 from vitrail.images.folders import SPLITS
 from vitrail.images.samples import Source, Splits, own_split, split
+from vitrail.storage import read_regular
 
 COLUMNS = {
     "path": ("path", "file", "filename", "image"),
@@ -29,6 +31,8 @@ COLUMNS = {
     "labels": ("labels", "classes"),
     "split": ("split",),
 }
+LARGEST = 1 << 30
+"""Bytes of the largest list."""
 _SHOWN = 8  # problems written out; the rest are counted
 
 
@@ -62,8 +66,8 @@ def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
 def read_rows(path: Path) -> tuple[dict[str, int], list[Row]]:
     """(which column is what, the rows). Raises DataError for a file that is no table or has no such columns."""
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            lines = list(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True))
+        text = io.StringIO(read_regular(path, LARGEST).decode("utf-8-sig", "surrogateescape"), newline="")
+        lines = list(csv.reader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True))
     except (OSError, csv.Error) as error:
         raise DataError(f"{path} is not a readable table ({error})") from None
     columns = _columns(path, lines[0] if lines else [])

@@ -15,9 +15,14 @@ from vitrail.images.files import Files, key_of
 from vitrail.images.idx import find_idx, open_idx
 from vitrail.images.samples import Source, Splits, from_arrays, own_split, split
 from vitrail.registry import Registry
+from vitrail.storage import read_regular
 
 Opener = Callable[[str, float, int, bool], Splits]
 """(name, holdout, seed, download) -> Splits"""
+
+
+LARGEST = 1 << 30
+"""Bytes of the largest file of a named set."""
 
 
 def data_folders() -> list[Path]:
@@ -103,7 +108,7 @@ class CifarSet:
         if found is None:
             raise _missing(name, f"its binary version as {self.folder}/")
         try:
-            classes = tuple((found / self.names).read_text("ascii").split())
+            classes = tuple(read_regular(found / self.names, LARGEST).decode("ascii").split())
             files = {"train": self.train, "test": self.test}
             parts = {part: self._read(found, names, f"{name}/{part}", classes) for part, names in files.items()}
         except (OSError, UnicodeDecodeError) as error:
@@ -111,7 +116,7 @@ class CifarSet:
         return own_split(parts, "set's")
 
     def _read(self, folder: Path, files: tuple[str, ...], name: str, classes: tuple[str, ...]) -> Source:
-        data = np.concatenate([np.fromfile(folder / file, np.uint8) for file in files])
+        data = np.frombuffer(b"".join(read_regular(folder / file, LARGEST) for file in files), np.uint8)
         width = self.label_bytes + 3072
         if len(data) % width or not len(data):
             raise DataError(

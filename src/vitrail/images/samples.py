@@ -78,6 +78,8 @@ class Source:
     """Which of the contents these samples are."""
     notes: tuple[str, ...] = ()
     """Sentences on what was left out or is remarkable ("12 files skipped: .svg")."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Each file that was skipped, by its key, and why."""
 
     def __post_init__(self) -> None:
         assert len(self.labels) == len(self.keys) == len(self.rows)
@@ -179,6 +181,11 @@ class Splits:
         """The parts that are there, by name: train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: source for name, source in parts.items() if source is not None}
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """Each file of the folder that was skipped, by its key, and why."""
+        return tuple(dict.fromkeys(one for source in self.parts.values() for one in source.skipped))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.errors import DataError, suggest
-from vitrail.images.files import Files, key_of, list_images
+from vitrail.images.files import Files, Skipped, Walk, key_of
 from vitrail.images.folders import open_folder
 from vitrail.images.hub import open_hub
 from vitrail.images.idx import find_idx, open_idx
@@ -180,7 +180,7 @@ def open_all(paths: Sequence[str | Path], *, follow_links: bool = False) -> dict
     and folders as `open_images` takes them, without a split ("")."""
     if len(paths) != 1 or kind_of(Asked(text=str(paths[0]))) in (None, "folder"):
         return {"": open_images(paths, follow_links=follow_links)}
-    return open_data(paths[0]).parts
+    return open_data(paths[0], follow_links=follow_links).parts
 
 
 def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> Source:
@@ -188,6 +188,7 @@ def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> S
     keys: list[str] = []
     sizes: list[int] = []
     notes: list[str] = []
+    skipped: list[Skipped] = []
     for path in paths:
         name = key_of(str(path))
         if is_address(str(path)):
@@ -195,10 +196,11 @@ def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> S
         if not os.path.exists(path):
             raise DataError(f"there is no file or folder {name!r}", next_step="check the path")
         if os.path.isdir(path):
-            (listing,) = list_images(Path(path), follow_links=follow_links)
+            (listing,) = Walk(Path(path), follow_links=follow_links).list()
             keys += [os.path.join(name, key) for key in listing.keys]
             sizes += listing.sizes
             notes += [f"{name}: {note}" for note in listing.note]
+            skipped += [(os.path.join(name, key), reason) for key, reason in listing.skipped]
         elif os.path.isfile(path):
             keys.append(name)
             sizes.append(os.path.getsize(path))
@@ -210,4 +212,11 @@ def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> S
             next_step="; ".join(notes) or "name image files, or folders of them",
         )
     labels, rows = np.full(len(keys), -1, np.int64), np.arange(len(keys))
-    return Source("images", (), labels, keys, Files(Path(), keys, np.array(sizes, np.int64)), rows, tuple(notes))
+    contents = Files(Path(), keys, np.array(sizes, np.int64))
+    return Source("images", (), labels, keys, contents, rows, tuple(notes), tuple(skipped))
+
+
+def open_unlabelled(path: str | Path, *, follow_links: bool = False) -> Splits:
+    """Every picture under a folder, all of them in the test part."""
+    source = open_images([path], follow_links=follow_links)
+    return Splits(source.subset([]), source, "all images, unlabelled")

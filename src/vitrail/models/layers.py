@@ -26,7 +26,14 @@ def dropout(probability: float) -> nn.Module:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang 2016): in training an image loses the branch with `probability`, else it is scaled up."""
+    """Stochastic depth (Huang 2016): in training an image loses the branch with `probability`, else it is scaled up.
+
+    One module for each branch, so that branches are lost independently.
+    """
+
+    draws: Tensor | None = None
+    """A number in [0, 1) for each image, which training sets for a batch; the branch is lost where it is too large. Without
+    it, and for another number of images (views), torch draws."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -36,8 +43,17 @@ class DropPath(nn.Module):
         if not self.training or not self.probability:
             return x
         keep = 1 - self.probability
-        kept = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        if self.draws is None or len(self.draws) != len(x):
+            kept = x.new_empty(shape).bernoulli_(keep)
+        else:
+            kept = (self.draws < keep).to(x.dtype).view(shape)
         return x * kept.div_(keep)
+
+
+def stochastic_depth(probability: float) -> nn.Module:
+    """Stochastic depth of one branch; left out where the probability is 0."""
+    return DropPath(probability) if probability else nn.Identity()
 
 
 class LayerScale(nn.Module):
@@ -186,11 +202,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=extras.norm_eps)
         self.mlp = Mlp(width, mlp_width, activation=extras.activation, drop=drop)
         self.ls2 = LayerScale(width, extras.layer_scale) if extras.layer_scale else nn.Identity()
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path1, self.drop_path2 = stochastic_depth(drop_path), stochastic_depth(drop_path)
 
     def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))  # (2)
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # (3)
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))  # (2)
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))  # (3)
 
 
 class AttentionPool(nn.Module):

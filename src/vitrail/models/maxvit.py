@@ -22,7 +22,7 @@ from vitrail.models.backbone import FAMILIES, ModelConfig
 from vitrail.models.checks import Grid, at_least, probabilities
 from vitrail.models.conv_backbone import BatchNorm, MapBackbone, Parts
 from vitrail.models.features import Features
-from vitrail.models.layers import DropPath, Mlp, attend
+from vitrail.models.layers import Mlp, attend, stochastic_depth
 from vitrail.models.mbconv import BATCH_NORM_EPS, EXPANSION, Conv, MBConv, gelu
 
 NORM_EPS = 1e-5
@@ -144,7 +144,7 @@ class WindowBlock(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=NORM_EPS), nn.LayerNorm(width, eps=NORM_EPS)
         self.attn = RelativeAttention(width, config.head_width, config.table_window)
         self.mlp = Mlp(width, EXPANSION * width, activation="gelu-tanh")
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path1, self.drop_path2 = stochastic_depth(drop_path), stochastic_depth(drop_path)
 
     def forward(self, x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
         h, w = x.shape[2:]
@@ -156,8 +156,8 @@ class WindowBlock(nn.Module):
             x = F.pad(x, (0, right, 0, below))
         tokens = self.cut(x)
         y = self.attn(self.norm1(tokens).flatten(0, 1), self.window, real)
-        tokens = tokens + self.drop_path(y.view_as(tokens))
-        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens).flatten(0, 1)).view_as(tokens))
+        tokens = tokens + self.drop_path1(y.view_as(tokens))
+        tokens = tokens + self.drop_path2(self.mlp(self.norm2(tokens).flatten(0, 1)).view_as(tokens))
         return self.join(tokens, (h + below, w + right))[:, :, :h, :w]
 
     def cut(self, x: Tensor) -> Tensor:

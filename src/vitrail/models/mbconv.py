@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.models.conv_backbone import BatchNorm, conv_same
-from vitrail.models.layers import DropPath
+from vitrail.models.layers import stochastic_depth
 
 EXPANSION = 4
 """Of MBConv and MLP alike."""
@@ -70,7 +70,7 @@ class MBConv(nn.Module):
         self.squeeze = SqueezeExcite(mid, max(1, int(width * SQUEEZE)))
         self.shrink = Conv(mid, width)
         self.shortcut = Shortcut(before, width) if stride > 1 else nn.Identity()
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = stochastic_depth(drop_path)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D _ _"]:
         y = gelu(self.norm1(self.expand(self.pre_norm(x))))

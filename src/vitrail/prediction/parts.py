@@ -23,7 +23,7 @@ from typing import IO, Any
 from vitrail import config as configs
 from vitrail.errors import ConfigError, RunInUse, StorageError
 from vitrail.images.preprocess import Preprocess
-from vitrail.storage import hold_lock, storage_errors, write_whole
+from vitrail.storage import hold_lock, open_regular, storage_errors, write_whole
 
 JOB, DONE = "_job.json", "_done.json"
 AGAIN = "finished parts are kept: make room or repair the folder, and start the same command again"
@@ -130,12 +130,11 @@ class Parts:
         return [part for part in self.job.parts if part.index % size == rank and not self._whole(part, say)]
 
     def _whole(self, part: Part, say: Callable[[str], object]) -> bool:
-        _, parquet = arrow()
         path = self.folder / part.name
         if not path.exists():
             return False
         try:
-            table = parquet.read_table(path, page_checksum_verification=True)
+            table = read_part(path)
             header = table.schema.metadata or {}
             mine = header.get(b"part", part.name.encode()) == part.name.encode()  # 0.1.0 wrote no name
             if mine and len(table) == len(part) and header.get(b"job") == self.job.digest.encode():
@@ -176,10 +175,9 @@ class Parts:
 
     def _count(self, part: Part, keys: Sequence[str]) -> int:
         """The unreadable images of a part whose rows are those of `keys`."""
-        _, parquet = arrow()
         path, why = self.folder / part.name, "it does not hold the rows it should"
         try:
-            table = parquet.read_table(path, page_checksum_verification=True)
+            table = read_part(path)
             right = (table.schema.metadata or {}).get(b"job") == self.job.digest.encode()
             if right and table["key"].to_pylist() == list(keys):
                 return len(table) - table["error"].null_count
@@ -209,7 +207,7 @@ class Parts:
             schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k != b"part"})
             with parquet.ParquetWriter(sink, schema, write_page_checksum=True) as writer:
                 for path in paths:
-                    writer.write_table(parquet.read_table(path, page_checksum_verification=True))
+                    writer.write_table(read_part(path))
 
         write_whole(file, write, next_step=AGAIN)
 
@@ -249,9 +247,14 @@ def check_file(file: Path, job: Job) -> None:
 
 def _count_rows(file: Path) -> Done:
     """Counts of a finished job's file."""
-    _, parquet = arrow()
-    errors = parquet.read_table(file, columns=["error"])["error"]
-    return Done(len(errors), len(errors) - errors.null_count, parquet.read_metadata(file).num_row_groups)
+    errors = read_part(file, ["error"])["error"]
+    return Done(len(errors), len(errors) - errors.null_count, arrow()[1].read_metadata(file).num_row_groups)
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """The table in a Parquet file whose pages have checksums. OSError, or ValueError for one that is damaged."""
+    with open_regular(path) as file:
+        return arrow()[1].read_table(file, columns=columns, page_checksum_verification=True)
 
 
 def arrow() -> tuple[Any, Any]:

@@ -9,10 +9,14 @@ from typing import Any
 
 from vitrail.config import parse_json
 from vitrail.errors import ConfigError, StorageError
-from vitrail.storage import write_whole
+from vitrail.storage import read_regular, write_whole
 
 Callback = Callable[[Mapping[str, Any]], object]
 """Is called with each row of a log: a mapping with step, epoch and numbers."""
+
+
+LARGEST = 1 << 30
+"""Bytes of the longest log that is read."""
 
 
 class Journal:
@@ -68,7 +72,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a journal. A torn last line (a run that was killed, or is writing now) is left out; any other damage
     raises StorageError with its line number."""
     try:
-        lines = Path(path).read_bytes().split(b"\n")
+        lines = read_regular(path, LARGEST).split(b"\n")
     except OSError as error:
         raise _said_no(Path(path), error) from None
     rows: list[dict[str, Any]] = []

@@ -1,5 +1,6 @@
 """One model.safetensors from a run's newest checkpoint, whichever number of ranks wrote it and however it ended."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models import zoo
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import open_for
-from vitrail.training.state import misfits, refuse_misfits, take
+from vitrail.training.setup import open_run
+from vitrail.training.state import Facts, misfits, refuse_misfits, take
 from vitrail.weights.bundle import Record, save_bundle
 from vitrail.weights.trained_on import carry_trained_keys
 
@@ -27,6 +28,8 @@ def export(path: Path, out: Path, *, say=print) -> int:
     snapshot = checkpoints.newest(path / "checkpoints", say=say)
     if snapshot is None:
         raise CheckpointError(f"{path} has no checkpoint yet", next_step="let the run come to its first, or take best/")
+    trained = Facts.of(snapshot).run
+    run = replace(trained, data=run.data) if trained else run  # the images may have moved
     learner: Any = run.objective.build(zoo.skeleton(run.model)).to_empty(device="cpu")
     # buffers that are not saved follow from the config: a fresh model has them
     fresh: Any = zoo.build(run.model)
@@ -34,7 +37,7 @@ def export(path: Path, out: Path, *, say=print) -> int:
     refuse_misfits(misfits("", found, learner.state_dict()))
     take(found, learner.state_dict())
     fresh.load_state_dict(run.objective.model_of(learner).state_dict())
-    splits = open_for(run.objective, run.data, run.holdout)
+    splits = open_run(run)
     classes = splits.train.classes if run.objective.reads_labels else ()
     source = f"trained by vitrail on {splits.train.name}, step {snapshot.step} of {run.length}"
     threshold = 0.5 if splits.test.multi_label else None

@@ -27,7 +27,7 @@ from vitrail.reports.journal import Callback, Journal
 from vitrail.reports.progress import Progress, progress
 from vitrail.scores.outcome import Outcome
 from vitrail.training import optim, outcome
-from vitrail.training.micro_batches import blank, clip, split_in_parts, synced
+from vitrail.training.micro_batches import blank, clip, key_stochastic_depth, split_in_parts, synced
 from vitrail.training.nan_guard import FiniteGuard
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
@@ -247,15 +247,15 @@ def learn(setup: Setup, state: State, batch: Batch, guard: FiniteGuard, stop: St
 def compute_gradient(setup: Setup, state: State, batch: Batch, stop: StopSignals) -> dict[str, Tensor]:
     """The gradient of the mean loss, accumulated over micro-batches; gives the means of what the objective reports.
 
-    Random numbers are keyed by (seed, step, micro-batch of the global batch), whichever rank computes it; those of mixing by
-    (seed, step), one draw for the whole batch.
+    Mixing has one draw for the whole batch, keyed by (seed, step). Stochastic depth is keyed by the image. Dropout and masks
+    are keyed by (seed, step, micro-batch of the global batch), whichever rank computes it.
     """
     run, world, report = setup.run, setup.world, dict[str, Tensor]()
     parts = split_in_parts(setup, batch if len(batch) else blank(setup))
     ordered = OrderedGradients(world, state.parameters()) if run.hardware.deterministic and not world.alone else None
     for index, (part, partner) in enumerate(stop.watch(parts) if world.alone else parts):
         key = (run.seed, state.step, world.rank * len(parts) + index)
-        torch.manual_seed(seed_of(*key))  # dropout and stochastic depth
+        torch.manual_seed(seed_of(*key))  # dropout
         random = generator(*key)
         ready = on_device(part, setup)
         if partner is None:
@@ -265,7 +265,7 @@ def compute_gradient(setup: Setup, state: State, batch: Batch, stop: StopSignals
             ready = mix(ready, run.mixing, mixer, len(setup.classes), on_device(partner, setup))
         # equal parts, unless images of several shapes are parted by shape; blank images count for nothing
         share = len(batch) / len(part) if len(batch) else math.inf
-        with synced(setup, last=index == len(parts) - 1):
+        with synced(setup, last=index == len(parts) - 1), key_stochastic_depth(setup, part):
             with hardware.autocast(setup.device, setup.dtype):
                 loss = run.objective(setup.forward, ready, random)
             (loss.value / (share * (world.size if ordered else 1))).backward()

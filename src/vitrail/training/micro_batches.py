@@ -1,13 +1,14 @@
 """The parts of a batch that go through the model one after the other, and the gradient that they add up to."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from vitrail.batches.draws import Draws
 from vitrail.batches.loader import Batch
 from vitrail.batches.mixing import pair
 from vitrail.processes.world import whole
@@ -20,6 +21,24 @@ def split_in_parts(setup: Setup, batch: Batch) -> Sequence[tuple[Batch, Batch | 
     if setup.run.rules > 1 and setup.run.mixing.on:
         return pair(batch, setup.micro_batch, setup.run.augment.repeats)
     return [(part, None) for part in batch.split(setup.micro_batch)]
+
+
+@contextlib.contextmanager
+def key_stochastic_depth(setup: Setup, batch: Batch) -> Iterator[None]:
+    """Inside, each image loses branches by draws of its own, keyed by (seed, epoch, sample, branch): the same in any
+    micro-batch and on any rank. By the old rules, and for blank images, torch draws for the micro-batch.
+    """
+    if setup.run.rules < 2 or batch.numbers is None:
+        yield
+        return
+    draws = Draws(setup.run.seed, *batch.numbers.T)
+    for number, branch in enumerate(setup.branches):
+        branch.draws = torch.from_numpy(draws(f"branch.{number}")).float().to(setup.device)
+    try:
+        yield
+    finally:
+        for branch in setup.branches:
+            branch.draws = None
 
 
 def blank(setup: Setup) -> Batch:

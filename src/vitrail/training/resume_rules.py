@@ -22,6 +22,7 @@ KEYS: dict[str, Kind] = {
     "recipe": "safe",
     "data": "safe",  # the same images may have moved; their fingerprint is checked apart
     "holdout": "trajectory",
+    "follow_links": "safe",  # like data: the fingerprint tells other images
     "skip_unreadable": "safe",  # it leaves out or stops, and never replaces
     "model": "trajectory",
     "weights": "safe",  # read once, at the start
@@ -65,11 +66,18 @@ def kind_in(key: str, run: Run) -> Kind | None:
 
 
 def sees_micro_batch(run: Run) -> bool:
-    """Whether another size of micro-batches changes more than rounding: by dropout, stochastic depth or batch norm in the
-    model, masks or negatives of the objective, or mixing by the first rules."""
-    layers = zoo.skeleton(run.model).modules()
-    noisy = any(isinstance(layer, nn.Dropout | DropPath | nn.modules.batchnorm._BatchNorm) for layer in layers)
-    return noisy or run.objective.sees_micro_batch or (run.rules < 2 and run.mixing.on)
+    """Whether another size of micro-batches changes more than rounding: by dropout or batch norm in the model, masks or
+    negatives of the objective, and by mixing or stochastic depth under the first rules."""
+    layers = list(zoo.skeleton(run.model).modules())
+    if run.rules < 2 and (run.mixing.on or any(isinstance(layer, DropPath) for layer in layers)):
+        return True
+    return run.objective.sees_micro_batch or any(map(_draws_or_averages, layers))
+
+
+def _draws_or_averages(layer: nn.Module) -> bool:
+    """Whether a layer draws for a micro-batch, or normalises over it. `drop_prob` is stochastic depth in timm's models."""
+    drawn = layer.p if isinstance(layer, nn.Dropout) else getattr(layer, "drop_prob", 0)
+    return bool(drawn) or isinstance(layer, nn.modules.batchnorm._BatchNorm)
 
 
 def differences(before: Run, after: Run) -> Iterator[tuple[str, Any, Any]]:
@@ -89,7 +97,10 @@ def leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_changes(before: Run, after: Run, *, override: bool = False) -> tuple[Run, tuple[str, ...]]:
-    """The Run to go on with, and a sentence for each change. Raises ConfigError for a changed trajectory without `override`."""
+    """The Run to go on with, and a sentence for each change. Raises ConfigError for a changed trajectory without `override`.
+
+    `before` are the settings in the checkpoint, so that a run.json that was edited or swapped is seen.
+    """
     changes = [(*change, kind_in(change[0], after)) for change in differences(before, after)]
     refused = [change for change in changes if change[3] in ("trajectory", None)]
     if refused and not override:
@@ -97,7 +108,7 @@ def check_changes(before: Run, after: Run, *, override: bool = False) -> tuple[R
         raise ConfigError(
             f"the run was started with other settings: {listed}",
             allowed="on resuming: " + ", ".join(key for key in KEYS if kind_in(key, after) != "trajectory"),
-            next_step="leave them as they were, start a new run, or add `override=True`",
+            next_step="leave them as they were, in run.json too; start a new run; or add `override=True`",
         )
     said = tuple(f"changed on resuming: {key} {old!r} → {new!r} ({kind})" for key, old, new, kind in changes)
     return after, said

@@ -11,7 +11,7 @@ from typing import Literal
 import vitrail.objectives.table  # noqa: F401  # fills the table that run.json is read by
 from vitrail import config
 from vitrail.batches.mixing import Mixing
-from vitrail.config import ABOVE_ZERO, COUNT, NOT_NEGATIVE, SHARE, check_ranges
+from vitrail.config import ABOVE_ZERO, COUNT, NOT_NEGATIVE, SEED, SHARE, check_ranges
 from vitrail.errors import ConfigError
 from vitrail.hardware import Hardware
 from vitrail.images.preprocess import Preprocess
@@ -23,13 +23,15 @@ from vitrail.objectives.objective import Objective
 
 OLDEST = {"rules": 1}
 """Values of keys that run.json of Vitrail 0.1.0 lacks."""
+LONGEST = 1e12
+"""The largest number of a length."""
 _LENGTH = re.compile(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*(epochs?|steps?|%)\s*")
 
 
 def check_length(text: str, name: str, *, some: bool = False) -> str:
     """A length of training is text with its unit: "90 epochs", "10000 steps" or "5 %" (of the whole run); `some` is more than 0."""
     found = _LENGTH.fullmatch(text)
-    if not found or (some and float(found[1]) == 0):
+    if not found or float(found[1]) > LONGEST or (some and float(found[1]) == 0):
         more = ", more than 0" if some else ""
         raise ConfigError(f"{name} = {text!r} is no length", allowed=f"'90 epochs', '10000 steps' or '5 %'{more}")
     return text
@@ -116,6 +118,8 @@ class Run:
     """A folder, an IDX file's folder, or a named set."""
     holdout: float = 0.2
     """Share of the images held out where the data has no split of its own. 0 trains on all of them; there is no score."""
+    follow_links: bool = False
+    """Follow links that lead out of the folder of images."""
     skip_unreadable: bool = False
     """Leave out all images that cannot be read, and list them. Without it, only 3 of them or 0.1 %."""
     model: ModelConfig = field(default_factory=ViTConfig)
@@ -154,7 +158,7 @@ class Run:
             raise ConfigError(f"length = {self.length!r} of itself", allowed="'90 epochs' or '10000 steps'")
         if self.head == "logistic" and not self.weights:
             raise ConfigError("head = 'logistic' without weights", allowed="head = 'zero', or weights to start from")
-        check_ranges(self, batch_size=COUNT, seed=NOT_NEGATIVE, ema=SHARE, patience=ABOVE_ZERO, holdout=SHARE)
+        check_ranges(self, batch_size=COUNT, seed=SEED, ema=SHARE, patience=ABOVE_ZERO, holdout=SHARE)
 
     @property
     def head_only(self) -> bool:

@@ -4,6 +4,7 @@ run.json        the Run, with every measured choice
 metrics.jsonl   one JSON object a line
 checkpoints/    step-XXXXXXXX/, the newest two
 best/  last/    model.safetensors + record.json, for `vitrail.load`
+skipped.jsonl   each file of the folder that was skipped, and why
 baselines.json  accuracy of cheap answers on the held-out images
 report.html     the report; predictions.png beside it
 """
@@ -13,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitrail import config
@@ -24,7 +25,7 @@ from vitrail.processes.world import World
 from vitrail.storage import hold_lock, write_whole
 from vitrail.training.run import Run, read_run
 
-BASELINES = "baselines.json"
+BASELINES, SKIPPED = "baselines.json", "skipped.jsonl"
 
 
 class RunFolder:
@@ -127,6 +128,12 @@ class RunFolder:
         self.run = run
         write_whole(self.path / "run.json", config.sealed_json(run))
 
+    def save_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Writes skipped.jsonl, where files were skipped: a key and a reason a line."""
+        lines = [json.dumps({"key": key, "reason": reason}, ensure_ascii=False) for key, reason in skipped]
+        if lines:
+            write_whole(self.path / SKIPPED, "\n".join(lines) + "\n")
+
     def save_baselines(self, found: Mapping[str, float]) -> None:
         """Writes baselines.json, where there are any."""
         if found:
@@ -185,6 +192,9 @@ class Follower(RunFolder):
         """The first rank looks."""
 
     def save_baselines(self, found: Mapping[str, float]) -> None:
+        """The first rank writes."""
+
+    def save_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
         """The first rank writes."""
 
     def save(self, run: Run) -> None:

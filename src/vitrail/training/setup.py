@@ -7,6 +7,7 @@ import copy
 import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from vitrail import hardware
 from vitrail.batches.draws import generator
 from vitrail.batches.loader import Batch, train_batches
+from vitrail.batches.mixing import pairs_block
 from vitrail.errors import ConfigError, DataError
 from vitrail.images.heldout import add_validation, repeat_rare
 from vitrail.images.samples import Source, split
 from vitrail.images.sources import NAMED, Splits, open_data, open_images
 from vitrail.models import cost, zoo
+from vitrail.models.layers import DropPath
 from vitrail.objectives.classify import balanced_weights
 from vitrail.objectives.objective import Learner, Objective, Task
 from vitrail.processes.world import World, gather_model
@@ -62,6 +65,11 @@ class Setup:
     def classes(self) -> tuple[str, ...]:
         return self.splits.train.classes
 
+    @cached_property
+    def branches(self) -> list[DropPath]:
+        """The branches that stochastic depth leaves out for some images."""
+        return [layer for layer in self.model.modules() if isinstance(layer, DropPath)]
+
     @property
     def micro_batch(self) -> int:
         """Images through the model at once, on this rank."""
@@ -96,7 +104,7 @@ class Setup:
     def state(self) -> State:
         average = sharded(copy.deepcopy(self.unsharded), self.run) if self.unsharded and self.run.ema else None
         ema = Ema(self.model, self.run.ema, average) if self.run.ema else None
-        return State(self.model, self.optimizer, ema, data=self.splits.train.fingerprint)
+        return State(self.model, self.optimizer, ema, data=self.splits.train.fingerprint, run=self.run)
 
     def batches(self, start_step: int) -> Generator[Batch, None, None]:
         """The batches from `start_step` on: position in the stream is step × batch_size, and nothing else."""
@@ -161,7 +169,7 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
 
 def open_run(run: Run) -> Splits:
     """The images of a run, as it splits them."""
-    return arrange(open_for(run.objective, run.data, run.holdout), run)
+    return arrange(open_for(run.objective, run.data, run.holdout, follow_links=run.follow_links), run)
 
 
 def arrange(splits: Splits, run: Run) -> Splits:
@@ -180,14 +188,16 @@ def stream_of(train: Source, run: Run) -> Source:
     return repeat_rare(train) if run.balance == "sampling" else train
 
 
-def open_for(objective: Objective, data: str, holdout: float, *, download: bool = False) -> Splits:
+def open_for(
+    objective: Objective, data: str, holdout: float, *, download: bool = False, follow_links: bool = False
+) -> Splits:
     """The images to learn from; without class folders too where the objective reads no labels."""
     try:
-        return open_data(data, holdout=holdout, download=download)
+        return open_data(data, holdout=holdout, download=download, follow_links=follow_links)
     except DataError as error:
         if objective.reads_labels or not Path(data).is_dir():
             raise
-        splits = split(open_images([data]), holdout, 0)
+        splits = split(open_images([data], follow_links=follow_links), holdout, 0)
         return dataclasses.replace(splits, how=f"{splits.how}; no labels are read ({error.found})")
 
 
@@ -202,6 +212,7 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
             + ("" if world.alone else f" on {world.size} processes, {share} images each"),
             next_step="gradients are accumulated over equal parts: choose a divisor",
         )
+    _check_pairs(run, share, world)
     preprocess = run.preprocess
     if preprocess.resize == "native":
         preprocess = dataclasses.replace(preprocess, multiple=run.model.multiple)
@@ -233,6 +244,16 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     return with_micro_batch(run, world)
 
 
+def _check_pairs(run: Run, share: int, world: World) -> None:
+    """Images that are mixed lie on one process, so that pairs are the same for any number of them."""
+    block = pairs_block(run.augment.repeats)
+    if not world.alone and run.mixing.on and run.rules > 1 and share % block:
+        raise ConfigError(
+            f"batch_size = {run.batch_size} on {world.size} processes parts pairs that are mixed, {share} images each",
+            allowed=f"multiples of {block * world.size}",
+        )
+
+
 def locate(text: str) -> str:
     """A path from the root, so that a run resumes from any directory; a name stays a name."""
     is_path = text and text not in list(NAMED) and Path(text).exists()
@@ -244,6 +265,8 @@ def _no_more_than(images: int, run: Run, world: World) -> Run:
     if run.batch_size <= images or images < world.size:
         return run
     share, micro = images // world.size, run.hardware.micro_batch
+    if not world.alone and run.mixing.on:
+        share -= share % pairs_block(run.augment.repeats)
     fits = micro is None or share % micro == 0
     parts = run.hardware if fits else dataclasses.replace(run.hardware, micro_batch=None)
     return dataclasses.replace(run, batch_size=share * world.size, hardware=parts)

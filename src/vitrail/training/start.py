@@ -9,7 +9,7 @@ from vitrail.images.sources import Splits
 from vitrail.processes.world import World
 from vitrail.reports.journal import Callback, Journal, TensorBoard
 from vitrail.training.data_check import look_over
-from vitrail.training.head_start import HeadStart, head_start
+from vitrail.training.head_start import head_start
 from vitrail.training.resume_rules import check_changes, check_data
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
@@ -61,14 +61,16 @@ def resume_run(
     accept_data_change: bool = False,
 ) -> Start:
     """The run of a folder where it stopped; `run` has the settings that change."""
-    wanted, changes = check_changes(folder.run, run, override=override) if run else (folder.run, ())
-    setup, keys = _prepare(wanted, ranks, splits)
-    before = HeadStart(setup)
-    state = before.setup.state()
-    folder.check_room(state.size)
     said: list[str] = []
-    if snapshot := checkpoints.newest(folder.checkpoints, say=said.append, world=ranks):
-        check_data(Facts.of(snapshot).data, state.data, accept=accept_data_change)
+    snapshot = checkpoints.newest(folder.checkpoints, say=said.append, world=ranks)
+    facts = Facts.of(snapshot) if snapshot else None
+    before = facts.run if facts and facts.run else folder.run
+    wanted, changes = check_changes(before, run or folder.run, override=override)
+    setup, keys = _prepare(wanted, ranks, splits)
+    state = setup.state()
+    folder.check_room(state.size)
+    if snapshot and facts:
+        check_data(facts.data, state.data, accept=accept_data_change)
         state.restore(snapshot, ranks)
     return Start(setup, state, keys, notes=(*setup.notes, *changes, *said))
 
@@ -83,6 +85,7 @@ def write_start(start: Start, folder: RunFolder, *, new_images: bool, quiet: boo
     """Writes the first files of a run: after all that may refuse a changed run, and run.json before the others."""
     folder.save_baselines(start.baselines)
     folder.save(start.setup.run)
+    folder.save_skipped(start.setup.splits.skipped)
     if start.setup.world.leads and (new_images or not (folder.path / TRAINED_KEYS).exists()):
         save_trained_keys(folder.path, start.setup.splits.train, start.keys, quiet=quiet)
 

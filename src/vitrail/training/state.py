@@ -18,6 +18,7 @@ from vitrail.processes.world import World, own, part_of
 from vitrail.training import optim
 from vitrail.training.ema import Ema
 from vitrail.training.ledger import Ledger
+from vitrail.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Facts:
     meter: MeterFacts
     ledger: int
     data: str
+    run: Run | None = None
+    """The settings that it was trained with. None in checkpoints of 0.1.0."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Facts":
@@ -101,6 +104,8 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
     data: str = ""
     """Fingerprint of the images it learns from."""
+    run: Run | None = None
+    """Its settings, so that a checkpoint and run.json can be compared."""
 
     @property
     def best_model(self) -> nn.Module:
@@ -123,7 +128,8 @@ class State:
     def facts(self, world: World) -> dict[str, Any]:
         """Numbers and settings. Every rank must call this: the sums are over all ranks."""
         scalars = {name: getattr(self, name) for name in ("step", "evaluated", "best", "best_step")}
-        return {**scalars, "meter": self.meter.facts(world), "ledger": self.ledger.value(world), "data": self.data}
+        sums = {"meter": self.meter.facts(world), "ledger": self.ledger.value(world)}
+        return {**scalars, **sums, "data": self.data, "run": self.run and configs.to_dict(self.run)}
 
     def restore(self, snapshot: Snapshot, world: World = World()) -> None:  # noqa: B008  # frozen
         """Takes over a checkpoint, or raises CheckpointError with the state untouched."""

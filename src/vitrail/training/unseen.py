@@ -21,7 +21,7 @@ from vitrail.images.samples import Source, Splits
 from vitrail.reports.progress import progress
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import open_for
+from vitrail.training.setup import open_run
 from vitrail.weights.bundle import RECORD, read_record
 from vitrail.weights.trained_on import TRAINED_KEYS, read_trained_keys
 
@@ -193,7 +193,7 @@ def _seen_before_keys(folder: Path) -> Seen:
         if place != Path() and not (place / run.data).exists():
             continue
         try:
-            train = open_for(run.objective, str(place / run.data) if place != Path() else run.data, run.holdout).train
+            train = open_run(replace(run, data=str(place / run.data) if place != Path() else run.data)).train
         except DataError:
             continue
         if wanted in (None, train.fingerprint):

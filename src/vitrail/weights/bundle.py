@@ -26,12 +26,14 @@ from vitrail.models.zoo import ModelConfig
 from vitrail.storage import remove, write_whole
 from vitrail.weights.encoder import encoder_of
 from vitrail.weights.files.hub import fetch, is_hub_name, refuse_link
-from vitrail.weights.files.safe import not_finite, read_safetensors, sha256, to_bytes
+from vitrail.weights.files.safe import check_header, not_finite, read_safetensors, sha256, to_bytes
 from vitrail.weights.fit import Report, adapt, at_size, fit
 from vitrail.weights.published_file import read_file
 from vitrail.weights.record import Record, Told, Weights
 from vitrail.weights.timm_pretrained import is_timm_name, read_pretrained, record_of
 
+ABOUT = "record"
+"""The metadata of the tensors that has the digest of the record they were saved with."""
 TENSORS, RECORD, NEXT = "model.safetensors", "record.json", "record.next.json"
 
 
@@ -44,7 +46,7 @@ def save_bundle(folder: str | Path, model: nn.Module, record: Record) -> None:
     The new record lies beside the old one before the tensors are replaced: whichever tensors a reader finds, one record
     has their sha256.
     """
-    folder, content = Path(folder), to_bytes(model.state_dict())
+    folder, content = Path(folder), to_bytes(model.state_dict(), {ABOUT: _digest(configs.to_dict(record))})
     record = dataclasses.replace(record, sha256=hashlib.sha256(content).hexdigest())
     described = configs.sealed_json(record)
     write_whole(folder / NEXT, described)
@@ -191,8 +193,9 @@ def _read_bundle(folder: Path, config: Told) -> Weights:
     digest = sha256(refuse_link(folder / TENSORS))
     found = [refuse_link(folder / name) for name in (RECORD, NEXT) if (folder / name).is_file()]
     records = [configs.read_json(Record, file) for file in found]
-    for record in records:
+    for record, file in zip(records, found, strict=True):
         if record.sha256 == digest:
+            _check_record(file)
             if isinstance(config, Mapping):
                 record = dataclasses.replace(record, config=_merge(record.config, config, str(folder)))
             elif config not in (None, record.config):
@@ -204,6 +207,25 @@ def _read_bundle(folder: Path, config: Told) -> Weights:
         f"{folder / TENSORS} is damaged: its sha256 is {digest[:12]}…, its record says {records[0].sha256[:12]}…",
         next_step="copy the bundle anew, or take another checkpoint of the run",
     )
+
+
+def _check_record(path: Path) -> None:
+    """A record that is not the one these tensors were saved with: said where a person removed its seal, else refused."""
+    facts = configs.read_object(path)
+    sealed = facts.pop(configs.SEAL, None)
+    if check_header(path.parent / TENSORS).get(ABOUT) in (None, _digest(facts)):
+        return
+    if sealed:
+        raise WeightsError(
+            f"{path} is not the record that {TENSORS} was saved with",
+            next_step=f"copy both again; or, if you changed it on purpose, remove its line {configs.SEAL!r}",
+        )
+    log.warning("%s was edited by hand after the weights were saved", path)
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    """Over all facts of a record but the sha256 of the tensors, which hold this digest."""
+    return configs.seal_of({name: value for name, value in facts.items() if name != "sha256"})
 
 
 def _merge(config: ModelConfig, told: Mapping[str, Any], where: str) -> ModelConfig:

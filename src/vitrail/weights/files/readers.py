@@ -17,9 +17,11 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.images.npy import read_archive
-from vitrail.storage import open_regular
+from vitrail.storage import open_regular, read_regular
 from vitrail.weights.files.safe import MOST_TENSORS, damaged, read_safetensors
 
+LARGEST_ONNX = 2 << 30
+"""Bytes: the most that the format can hold."""
 RUNS_CODE = dict.fromkeys((".pkl", ".pickle", ".joblib", ".dill"), "a pickle, which runs code when it is opened")
 RUNS_CODE |= dict.fromkeys((".h5", ".hdf5", ".keras", ".pb"), "a program of Keras or TensorFlow")
 RUNS_CODE |= dict.fromkeys((".mlmodel", ".engine", ".plan", ".pt2"), "a program, not a file of tensors")
@@ -138,7 +140,7 @@ def read_onnx(path: Path) -> Content:
     except ImportError:
         raise WeightsError(f"{path} is an ONNX file", next_step="pip install onnx, to read it") from None
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        graph = onnx.load_model_from_string(read_regular(path, LARGEST_ONNX)).graph
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
             raise damaged(path, "its tensors lie in another file")
         return Content({tensor.name: _tensor(numpy_helper.to_array(tensor)) for tensor in graph.initializer})

@@ -27,9 +27,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """The tensors as a safetensors file."""
-    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+def to_bytes(tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> bytes:
+    """The tensors as a safetensors file with the metadata `about`."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(held, metadata=about)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -41,8 +42,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise damaged(path, str(error)) from None
 
 
-def check_header(path: Path) -> None:
-    """The format's own rules and ours: a small header, few plain names, none twice, and sizes that add up to the file.
+def check_header(path: Path) -> dict[str, str]:
+    """The file's metadata, checked by the format's own rules and ours: a small header, few plain names, none twice, and
+    sizes that add up to the file.
 
     The reader that follows accepts odd names, duplicates and headers of 100 MB; this does not.
     """
@@ -56,13 +58,13 @@ def check_header(path: Path) -> None:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})", next_step="check the path") from None
     try:
-        _check_entries(parse_json(header), size - 8 - length)
+        return _check_entries(parse_json(header), size - 8 - length)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged(path, f"header: {error}") from None
 
 
-def _check_entries(entries: dict[str, Any], size: int) -> None:
-    """Raises ValueError (or what odd JSON leads to) unless the tensors lie end to end and fill `size` bytes."""
+def _check_entries(entries: dict[str, Any], size: int) -> dict[str, str]:
+    """The metadata. Raises ValueError (or what odd JSON leads to) unless the tensors lie end to end and fill `size` bytes."""
     metadata = entries.pop("__metadata__", {})
     if not all(isinstance(word, str) for pair in metadata.items() for word in pair):
         raise ValueError("metadata that is not text")
@@ -88,6 +90,7 @@ def _check_entries(entries: dict[str, Any], size: int) -> None:
         end = stop
     if end != size:
         raise ValueError(f"tensors of {end:,} bytes in a file that holds {size:,}")
+    return metadata
 
 
 def _product(shape: list[int]) -> int:
