@@ -14,8 +14,8 @@ from vitrail.images.sources import Splits
 from vitrail.models import zoo
 from vitrail.recipes import Given, Pretrained, choose, read_pretrained, recipe, request_for
 from vitrail.training.run import Run, read_run
+from vitrail.training.run_data import open_for
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import open_for
 
 DERIVED = {
     "model.classes": "the data's classes",

@@ -11,7 +11,8 @@ import numpy as np
 
 from vitrail.errors import DataError
 from vitrail.images.files import LEADS_OUT, Files, Listing, Walk, key_of
-from vitrail.images.samples import Source, Splits, own_split, split
+from vitrail.images.heldout import own_split, split
+from vitrail.images.samples import Source, Splits
 
 SPLITS = {
     "train": ("train", "training"),

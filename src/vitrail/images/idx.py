@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vitrail.errors import DataError
-from vitrail.images.samples import Source, Splits, from_arrays, own_split, split
+from vitrail.images.heldout import own_split, split
+from vitrail.images.samples import Source, Splits, from_arrays
 from vitrail.storage import open_regular
 
 _NAME = re.compile(r"(?P<prefix>.*?)(?P<part>train|t10k|test)-(?P<what>images|labels)[-.]idx[0-9]-ubyte(\.gz)?")

@@ -22,7 +22,8 @@ from jaxtyping import Float32, Int64
 from vitrail.errors import DataError, suggest
 from vitrail.images.files import Files, key_of, path_of
 from vitrail.images.folders import SPLITS
-from vitrail.images.samples import Source, Splits, own_split, split
+from vitrail.images.heldout import own_split, split
+from vitrail.images.samples import Source, Splits
 from vitrail.storage import read_regular
 
 COLUMNS = {

@@ -12,8 +12,9 @@ import numpy as np
 
 from vitrail.errors import DataError
 from vitrail.images.files import Files, key_of
+from vitrail.images.heldout import own_split, split
 from vitrail.images.idx import find_idx, open_idx
-from vitrail.images.samples import Source, Splits, from_arrays, own_split, split
+from vitrail.images.samples import Source, Splits, from_arrays
 from vitrail.registry import Registry
 from vitrail.storage import read_regular
 

@@ -16,7 +16,8 @@ from jaxtyping import Int64
 from vitrail.config import parse_json
 from vitrail.errors import DataError, DecodeError
 from vitrail.images.folders import SPLITS
-from vitrail.images.samples import Numbered, Source, Splits, own_split, split
+from vitrail.images.heldout import own_split, split
+from vitrail.images.samples import Numbered, Source, Splits
 from vitrail.storage import open_regular
 
 _HASHED, _SAMPLE = 1 << 30, 64 << 10  # bytes that a fingerprint reads

@@ -1,17 +1,15 @@
 """Source: the one form of all data, samples in a fixed order, each with its bytes, its label and its key."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
-from vitrail.errors import DataError
 from vitrail.images.decode import WHITE, Background, decode, naming
-from vitrail.images.exact_duplicates import candidates, same_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,77 +233,3 @@ def from_arrays(
     """A source of images in memory, keyed by number."""
     rows = np.arange(len(images))
     return Source(name, classes, labels, Numbered(name, rows), Arrays(images), rows)
-
-
-def own_split(parts: Mapping[str, Source], whose: str) -> Splits:
-    """The split that the data bring along. Without a part `test`, `val` is the held-out one."""
-    sizes = ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
-    test, val = (parts["test"], parts.get("val")) if "test" in parts else (parts["val"], None)
-    return Splits(parts["train"], test, f"the split is the {whose} own: {sizes}", val)
-
-
-# of files of equal size: how many, and how many bytes, a split reads to keep copies on one side
-_COMPARED = 10_000, 64 << 20
-
-
-def split(source: Source, holdout: float, seed: int) -> Splits:
-    """Holds out a share of every class, at least one image and never all; a class of one image is only trained on.
-
-    An image's rank follows from the seed and its key alone, whatever the order of listing. A copy of a training image
-    is not held out: a test on it would mean nothing. A share of 0 holds out none.
-    """
-    if holdout == 0:
-        how = f"all {len(source):,} images are trained on, none is held out: there will be no score"
-        return Splits(source, source.subset([]), how, drawn=True)
-    held = np.zeros(len(source), bool)
-    rank = np.array([_rank(seed, key) for key in source.keys], np.uint64)
-    for members in [np.arange(len(source))] if source.multi_label else _groups(source.labels):
-        count = min(max(round(holdout * len(members)), 1), len(members) - 1)
-        held[members[np.argsort(rank[members], kind="stable")[:count]]] = True
-    copies = _find_copies(source, held)
-    held[copies] = False
-    if not held.any():
-        raise _no_holdout(source, len(copies))
-    how = f"{held.sum():,} of {len(source):,} images held out, {holdout:.0%} of every class, chosen by seed {seed}"
-    if len(copies):
-        how += f"; not among them: {len(copies):,} that equal a training image, byte for byte"
-    return Splits(source.subset(_where(~held)), source.subset(_where(held)), how, drawn=True)
-
-
-def _no_holdout(source: Source, copies: int) -> DataError:
-    if copies:
-        return DataError(
-            f"every image of {source.name} that could be held out is a copy, byte for byte, of a training image "
-            f"({copies:,} of {len(source):,} images)",
-            allowed="held-out images that are not trained on",
-            next_step="keep one of each; `vitrail data check` lists the copies",
-        )
-    return DataError(
-        f"{source.name} has {len(source)} images, too few to hold any out",
-        allowed="a class of two or more images",
-        next_step="add images",
-    )
-
-
-def _find_copies(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
-    """Held-out images that are byte for byte a training image."""
-    sizes = source.contents.sizes[source.rows]
-    among = candidates(sizes)
-    if len(among) > _COMPARED[0] or sizes[among].sum() > _COMPARED[1]:
-        return among[:0]  # the audit finds them
-    groups = same_bytes(lambda index: source[index].content, among)
-    mixed = [index for group in groups if not held[group].all() for index in group if held[index]]
-    return np.array(mixed, np.int64)
-
-
-def _groups(labels: Int64[np.ndarray, "N"]) -> list[Int64[np.ndarray, "M"]]:
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-
-
-def _where(mask: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
-    return np.flatnonzero(mask)
-
-
-def _rank(seed: int, key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest(), "little")

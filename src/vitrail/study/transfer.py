@@ -13,7 +13,8 @@ from vitrail.evaluation.probing import Row, row_of
 from vitrail.evaluation.suite import Opened
 from vitrail.evaluation.suite_file import FineTune, ModelEntry
 from vitrail.hardware import Hardware
-from vitrail.images.samples import Splits, split
+from vitrail.images.heldout import split
+from vitrail.images.samples import Splits
 from vitrail.recipes import Given, Pretrained, recipe
 from vitrail.study.cells import train_to_end
 from vitrail.training.run import Run, steps

@@ -7,8 +7,8 @@ from typing import Any
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models import zoo
+from vitrail.training.run_data import open_run
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import open_run
 from vitrail.training.state import Facts, misfits, refuse_misfits, take
 from vitrail.weights.bundle import Record, save_bundle
 from vitrail.weights.trained_on import carry_trained_keys

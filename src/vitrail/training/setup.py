@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,24 +18,20 @@ from vitrail import hardware
 from vitrail.batches.draws import generator
 from vitrail.batches.loader import Batch, train_batches
 from vitrail.batches.mixing import pairs_block
-from vitrail.errors import ConfigError, DataError
-from vitrail.images.heldout import add_validation, repeat_rare
-from vitrail.images.samples import Source, split
-from vitrail.images.sources import NAMED, Splits, open_data, open_images
+from vitrail.errors import ConfigError
+from vitrail.images.sources import Splits
 from vitrail.models import cost, zoo
 from vitrail.models.layers import DropPath
 from vitrail.objectives.classify import balanced_weights
-from vitrail.objectives.objective import Learner, Objective, Task
+from vitrail.objectives.objective import Learner, Task
 from vitrail.processes.world import World, gather_model
 from vitrail.training import optim
 from vitrail.training.ema import Ema
 from vitrail.training.memory import with_micro_batch
 from vitrail.training.run import Run, steps
+from vitrail.training.run_data import arrange, locate, open_run, stream_of
 from vitrail.training.state import State
 from vitrail.weights.bundle import load_for_finetuning
-
-VALIDATION = 0.2
-"""Share of the training images that become validation images where a run needs some and the data has none."""
 
 
 @dataclass(frozen=True)
@@ -167,40 +162,6 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     )
 
 
-def open_run(run: Run) -> Splits:
-    """The images of a run, as it splits them."""
-    return arrange(open_for(run.objective, run.data, run.holdout, follow_links=run.follow_links), run)
-
-
-def arrange(splits: Splits, run: Run) -> Splits:
-    """With validation images where the run's patience needs them."""
-    if run.patience is None:
-        return splits
-    if not run.objective.reads_labels:
-        raise ConfigError("patience without labels: a pre-training loss chooses no weights", allowed="patience = None")
-    return add_validation(splits, VALIDATION)
-
-
-def stream_of(train: Source, run: Run) -> Source:
-    """The images that an epoch goes through: the training images, some of them several times where the run balances
-    classes by sampling.
-    """
-    return repeat_rare(train) if run.balance == "sampling" else train
-
-
-def open_for(
-    objective: Objective, data: str, holdout: float, *, download: bool = False, follow_links: bool = False
-) -> Splits:
-    """The images to learn from; without class folders too where the objective reads no labels."""
-    try:
-        return open_data(data, holdout=holdout, download=download, follow_links=follow_links)
-    except DataError as error:
-        if objective.reads_labels or not Path(data).is_dir():
-            raise
-        splits = split(open_images([data], follow_links=follow_links), holdout, 0)
-        return dataclasses.replace(splits, how=f"{splits.how}; no labels are read ({error.found})")
-
-
 def resolve(run: Run, splits: Splits, world: World) -> Run:
     """Every "auto" made a value and every derived field of the model set, so that run.json says exactly what ran."""
     run = _no_more_than(len(splits.train), run, world)
@@ -252,12 +213,6 @@ def _check_pairs(run: Run, share: int, world: World) -> None:
             f"batch_size = {run.batch_size} on {world.size} processes parts pairs that are mixed, {share} images each",
             allowed=f"multiples of {block * world.size}",
         )
-
-
-def locate(text: str) -> str:
-    """A path from the root, so that a run resumes from any directory; a name stays a name."""
-    is_path = text and text not in list(NAMED) and Path(text).exists()
-    return str(Path(text).resolve()) if is_path else text
 
 
 def _no_more_than(images: int, run: Run, world: World) -> Run:

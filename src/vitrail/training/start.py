@@ -12,8 +12,9 @@ from vitrail.training.data_check import look_over
 from vitrail.training.head_start import head_start
 from vitrail.training.resume_rules import check_changes, check_data
 from vitrail.training.run import Run
+from vitrail.training.run_data import arrange, open_run
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import Setup, arrange, open_run, prepare
+from vitrail.training.setup import Setup, prepare
 from vitrail.training.state import Facts, State
 from vitrail.training.unseen import save_trained_keys, starting_keys, without_trained
 from vitrail.weights.trained_on import TRAINED_KEYS

@@ -20,8 +20,8 @@ from vitrail.images.heldout import join_split
 from vitrail.images.samples import Source, Splits
 from vitrail.reports.progress import progress
 from vitrail.training.run import Run
+from vitrail.training.run_data import open_run
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import open_run
 from vitrail.weights.bundle import RECORD, read_record
 from vitrail.weights.trained_on import TRAINED_KEYS, read_trained_keys
 

@@ -7,8 +7,8 @@ from vitrail.batches.order import Order
 from vitrail.errors import DataError
 from vitrail.reports import journal
 from vitrail.training.ledger import recompute, unreadable
+from vitrail.training.run_data import open_run, stream_of
 from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import open_run, stream_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""The images of a run: opened as it asks, and split as it needs."""
+
+import dataclasses
+from pathlib import Path
+
+from vitrail.errors import ConfigError, DataError
+from vitrail.images.heldout import add_validation, repeat_rare, split
+from vitrail.images.samples import Source, Splits
+from vitrail.images.sources import NAMED, open_data, open_images
+from vitrail.objectives.objective import Objective
+from vitrail.training.run import Run
+
+VALIDATION = 0.2
+"""Share of the training images that become validation images where a run needs some and the data has none."""
+
+
+def open_run(run: Run) -> Splits:
+    """The images of a run, as it splits them."""
+    return arrange(open_for(run.objective, run.data, run.holdout, follow_links=run.follow_links), run)
+
+
+def arrange(splits: Splits, run: Run) -> Splits:
+    """With validation images where the run's patience needs them."""
+    if run.patience is None:
+        return splits
+    if not run.objective.reads_labels:
+        raise ConfigError("patience without labels: a pre-training loss chooses no weights", allowed="patience = None")
+    return add_validation(splits, VALIDATION)
+
+
+def stream_of(train: Source, run: Run) -> Source:
+    """The images that an epoch goes through: the training images, some of them several times where the run balances
+    classes by sampling.
+    """
+    return repeat_rare(train) if run.balance == "sampling" else train
+
+
+def open_for(
+    objective: Objective, data: str, holdout: float, *, download: bool = False, follow_links: bool = False
+) -> Splits:
+    """The images to learn from; without class folders too where the objective reads no labels."""
+    try:
+        return open_data(data, holdout=holdout, download=download, follow_links=follow_links)
+    except DataError as error:
+        if objective.reads_labels or not Path(data).is_dir():
+            raise
+        splits = split(open_images([data], follow_links=follow_links), holdout, 0)
+        return dataclasses.replace(splits, how=f"{splits.how}; no labels are read ({error.found})")
+
+
+def locate(text: str) -> str:
+    """A path from the root, so that a run resumes from any directory; a name stays a name."""
+    is_path = text and text not in list(NAMED) and Path(text).exists()
+    return str(Path(text).resolve()) if is_path else text
