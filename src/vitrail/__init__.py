@@ -13,6 +13,7 @@ so that `import vitrail` is free. The packages below (`vitrail.models`, `vitrail
 """
 
 import importlib
+from types import FunctionType
 from typing import Any
 
 # module: the names it gives; `__init__.pyi` says the same to type checkers
@@ -74,7 +75,8 @@ __all__ = sorted(_HOMES)  # pyrefly: ignore[unsupported-operation]
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(f"vitrail.{_HOMES[name]}"), name)
+        found = getattr(importlib.import_module(f"vitrail.{_HOMES[name]}"), name)
+        return _checked(found) if isinstance(found, FunctionType) else found
     if name in _PACKAGES:
         return importlib.import_module(f"vitrail.{name}")
     if name == "__version__":
@@ -82,6 +84,12 @@ def __getattr__(name: str) -> Any:
 
         return version("vitrail")
     raise AttributeError(f"module 'vitrail' has no attribute {name!r}{_near(name)}")
+
+
+def _checked(function: Any) -> Any:
+    from vitrail.arguments import check_arguments
+
+    return check_arguments(function)
 
 
 def __dir__() -> list[str]:
