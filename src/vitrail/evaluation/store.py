@@ -17,7 +17,8 @@ from safetensors.torch import save as to_safetensors
 from vitrail import config as configs
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.feature_table import SPLITS, About, FeatureTable
-from vitrail.prediction.parts import DONE, JOB, Job, arrow, read_part
+from vitrail.images.arrow import arrow, plain_errors, read_table
+from vitrail.prediction.parts import DONE, JOB, Job
 from vitrail.storage import write_whole
 
 FORMAT = "vitrail features 1"
@@ -140,25 +141,27 @@ def table_of(kept: FeatureTable, errors: Sequence[str | None] | None = None) -> 
 
 
 def _from_parquet(path: Path) -> FeatureTable:
-    pa, _ = arrow()
-    try:
-        return _from_table(read_part(path), path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
+    return _from_tables([path], path)
 
 
 def _from_parts(folder: Path) -> FeatureTable:
     """The features of a folder that `embed_parts` finished."""
-    pa, _ = arrow()
     job = configs.read_json(Job, folder / JOB)
     if job.kind != "features" or not (folder / DONE).is_file():
         why = "is not finished" if job.kind == "features" else f"holds {job.kind}"
         raise DataError(f"{folder} {why}", next_step="start its `vitrail embed` again")
+    return _from_tables([folder / part.name for part in job.parts], folder)
+
+
+def _from_tables(files: Sequence[Path], path: Path) -> FeatureTable:
+    """The rows of some Parquet files, one after the other. Raises DataError that names `path`."""
     try:
-        tables = [read_part(folder / part.name) for part in job.parts]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{folder} is damaged ({error})", next_step="start its `vitrail embed` again") from None
-    return _from_table(pa.concat_tables(tables), folder)
+        with plain_errors():
+            return _from_table(arrow()[0].concat_tables([read_table(file) for file in files]), path)
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:  # a column of another kind
+        raise DataError(f"{path} is damaged ({error})", next_step="make it again with `vitrail embed`") from None
 
 
 def _from_table(table: Any, path: Path) -> FeatureTable:

@@ -15,6 +15,7 @@ from jaxtyping import Int64
 
 from vitrail.config import parse_json
 from vitrail.errors import DataError, DecodeError
+from vitrail.images.arrow import arrow, plain_errors
 from vitrail.images.folders import SPLITS
 from vitrail.images.heldout import own_split, split
 from vitrail.images.samples import Numbered, Source, Splits
@@ -48,27 +49,20 @@ def _part(path: Path) -> str:
     return next((part for part, names in SPLITS.items() for word in reversed(words) if word in names), "train")
 
 
-def _arrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError("reading Parquet needs pyarrow", next_step="pip install 'vitrail[parquet]'") from None
-    return pyarrow.parquet
-
-
 def _read(paths: list[Path], name: str) -> Source:
     """Labels and sizes of all rows; the images stay where they are."""
-    arrow = _arrow()
+    _, parquet = arrow()
     if odd := [path for path in paths if not path.is_file()]:
         raise DataError(f"{odd[0]} is a folder, a pipe or a device", allowed="Parquet files")
     try:
-        files = [arrow.ParquetFile(path) for path in paths]
-        image, label = _columns(files[0].schema_arrow, paths[0])
-        groups = [(at, group) for at, file in enumerate(files) for group in range(file.num_row_groups)]
-        counts = [files[at].metadata.row_group(group).num_rows for at, group in groups]
-        cells = [cell for file in files for cell in file.read(columns=[label])[label].to_pylist()]
-        names = _names(files[0].schema_arrow, label)
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        with plain_errors():
+            files = [parquet.ParquetFile(path) for path in paths]
+            image, label = _columns(files[0].schema_arrow, paths[0])
+            groups = [(at, group) for at, file in enumerate(files) for group in range(file.num_row_groups)]
+            counts = [files[at].metadata.row_group(group).num_rows for at, group in groups]
+            cells = [cell for file in files for cell in file.read(columns=[label])[label].to_pylist()]
+            names = _names(files[0].schema_arrow, label)
+    except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{paths[0]} is not a readable Parquet file ({error})") from None
@@ -146,8 +140,9 @@ class Rows:
     def read(self, index: int) -> bytes:
         group = int(np.searchsorted(self._ends, index, side="right"))
         try:
-            column = self._group(group)
-        except (OSError, ValueError) as error:  # pyarrow's errors are both
+            with plain_errors():
+                column = self._group(group)
+        except (OSError, ValueError) as error:
             raise DecodeError(f"row {index} of {self._paths[0].name} cannot be read ({error})") from None
         cell = column[index - (int(self._ends[group - 1]) if group else 0)].as_py()
         content = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -158,9 +153,8 @@ class Rows:
     def _group(self, group: int) -> Any:
         if group not in self._kept:
             at, number = self._groups[group]
-            self._kept[group] = (
-                _arrow().ParquetFile(self._paths[at]).read_row_group(number, [self._column])[self._column]
-            )
+            file = arrow()[1].ParquetFile(self._paths[at])
+            self._kept[group] = file.read_row_group(number, [self._column])[self._column]
             while len(self._kept) > 1 and sum(column.nbytes for column in self._kept.values()) > _KEPT:
                 self._kept.popitem(last=False)
         return self._kept[group]

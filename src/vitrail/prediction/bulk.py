@@ -9,9 +9,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vitrail.errors import ConfigError, DecodeError
+from vitrail.images.arrow import arrow
 from vitrail.images.sources import Source
 from vitrail.prediction.engine import TorchEngine
-from vitrail.prediction.parts import Done, Job, Part, Parts, arrow, check_file
+from vitrail.prediction.parts import Done, Job, Part, Parts, check_file
 from vitrail.prediction.predict import Decision, best_classes, by_shape, in_batches
 from vitrail.processes.world import World
 from vitrail.reports.progress import Progress, progress

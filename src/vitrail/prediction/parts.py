@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from vitrail import config as configs
 from vitrail.errors import ConfigError, RunInUse, StorageError
+from vitrail.images.arrow import arrow, plain_errors, read_table
 from vitrail.images.preprocess import Preprocess
 from vitrail.storage import hold_lock, open_regular, storage_errors, write_whole
 
@@ -134,12 +135,12 @@ class Parts:
         if not path.exists():
             return False
         try:
-            table = read_part(path)
+            table = read_table(path)
             header = table.schema.metadata or {}
             mine = header.get(b"part", part.name.encode()) == part.name.encode()  # 0.1.0 wrote no name
             if mine and len(table) == len(part) and header.get(b"job") == self.job.digest.encode():
                 return True
-        except (OSError, ValueError):  # pyarrow's errors are one or the other
+        except (OSError, ValueError):
             pass
         say(f"{path} is damaged: made again")
         return False
@@ -177,7 +178,7 @@ class Parts:
         """The unreadable images of a part whose rows are those of `keys`."""
         path, why = self.folder / part.name, "it does not hold the rows it should"
         try:
-            table = read_part(path)
+            table = read_table(path)
             right = (table.schema.metadata or {}).get(b"job") == self.job.digest.encode()
             if right and table["key"].to_pylist() == list(keys):
                 return len(table) - table["error"].null_count
@@ -207,7 +208,7 @@ class Parts:
             schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k != b"part"})
             with parquet.ParquetWriter(sink, schema, write_page_checksum=True) as writer:
                 for path in paths:
-                    writer.write_table(read_part(path))
+                    writer.write_table(read_table(path))
 
         write_whole(file, write, next_step=AGAIN)
 
@@ -233,9 +234,9 @@ def check_same(before: Job, now: Job, where: Path) -> None:
 
 def check_file(file: Path, job: Job) -> None:
     """Raises ConfigError unless a Parquet file holds the joined rows of this job."""
-    _, parquet = arrow()
     try:
-        header = parquet.read_metadata(file).metadata or {}
+        with plain_errors(), open_regular(file) as opened:
+            header = arrow()[1].read_metadata(opened).metadata or {}
     except (OSError, ValueError):
         header = {}
     if header.get(b"job") != job.digest.encode():
@@ -247,24 +248,8 @@ def check_file(file: Path, job: Job) -> None:
 
 def _count_rows(file: Path) -> Done:
     """Counts of a finished job's file."""
-    errors = read_part(file, ["error"])["error"]
+    errors = read_table(file, ["error"])["error"]
     return Done(len(errors), len(errors) - errors.null_count, arrow()[1].read_metadata(file).num_row_groups)
-
-
-def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """The table in a Parquet file whose pages have checksums. OSError, or ValueError for one that is damaged."""
-    with open_regular(path) as file:
-        return arrow()[1].read_table(file, columns=columns, page_checksum_verification=True)
-
-
-def arrow() -> tuple[Any, Any]:
-    """pyarrow and its Parquet. Raises ConfigError where it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ConfigError("Parquet files need pyarrow", next_step="pip install 'vitrail[parquet]'") from None
-    return pyarrow, pyarrow.parquet
 
 
 def _short(value: Any) -> str:
