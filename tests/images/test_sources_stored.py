@@ -273,3 +273,21 @@ def test_an_index_that_does_not_fit_is_a_typed_error(folder: Path, tmp_path: Pat
     np.savez(out / "index.npz", **columns)
     with pytest.raises(DataError, match=r"index\.json|not whole"):
         open_data(out)
+
+
+@pytest.mark.parametrize("name", ["ArrowNotImplementedError", "ArrowCapacityError", "ArrowKeyError", "ArrowInvalid"])
+def test_whatever_pyarrow_raises_of_a_file_is_told_in_words(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged header ended as `ArrowNotImplementedError: Integers with more than 64 bits`."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    def fail(path: Path) -> None:
+        raise getattr(pyarrow.lib, name)("Integers with more than 64 bits\nmore")
+
+    monkeypatch.setattr(parquet, "ParquetFile", fail)
+    (tmp_path / "x.parquet").touch()
+    with pytest.raises(
+        DataError, match=r"x.parquet is not a readable Parquet file \(.*Integers with more than 64 bits"
+    ):
+        open_data(tmp_path / "x.parquet")
