@@ -81,6 +81,14 @@ def test_a_record_of_other_weights_is_refused_and_an_edit_by_hand_is_said(
     assert "was edited by hand after the weights were saved" in caplog.text
 
 
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"temperature": 1e-320}, {"threshold": 7.0}])
+def test_a_record_beyond_reason_is_refused(saved: Path, wrong: dict) -> None:
+    facts = {name: value for name, value in json.loads((saved / "record.json").read_text()).items() if name != "seal"}
+    (saved / "record.json").write_text(json.dumps(facts | wrong))
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        bundle.load(saved)
+
+
 def test_a_crash_at_any_step_of_saving_leaves_the_old_or_the_new(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rename, write and sync fails in turn, as at a kill: afterwards a whole bundle loads, old or new."""
     old, new = a_model()(IMAGES), a_model(1)(IMAGES)

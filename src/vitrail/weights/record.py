@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from vitrail.config import PROBABILITY, Range, check_ranges
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.zoo import ModelConfig
 
+TEMPERATURE: Range = (lambda number: 1e-4 <= number <= 1e4, "0.0001 to 10,000")
 Told = ModelConfig | Mapping[str, Any] | None
 """A whole config, or the fields of one that a file does not say."""
 
@@ -34,6 +36,9 @@ class Record:
     """Settings that the file does not have, and where they come from."""
     sha256: str = ""
     """The digest of the file of tensors."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, temperature=TEMPERATURE, threshold=PROBABILITY)
 
 
 @dataclass(frozen=True)
