@@ -15,7 +15,8 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from vitrail.errors import ConfigError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _KINDS: dict[Any, tuple[Any, str]] = {
     int: (numbers.Integral, "a whole number"),
