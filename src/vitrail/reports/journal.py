@@ -33,7 +33,7 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
-            content = self.path.read_bytes()
+            content = read_regular(self.path, LARGEST)
         except OSError as error:
             raise _said_no(self.path, error) from None
         if content and not content.endswith(b"\n"):
