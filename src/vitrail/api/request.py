@@ -52,19 +52,17 @@ def choose_run(
     holdout: float | None = None,
     download: bool = False,
     like: str | Path | None = None,
-    follow_links: bool = False,
     changes: Mapping[str, Any] | None = None,
 ) -> Chosen:
     """The recipe for these images, with `changes` by dotted name. Raises ConfigError for a name that is not there."""
     changes = spell_out(changes or {})
+    links = bool(changes.get("follow_links"))
     if like:
         refuse_with_like(recipe, model, weights)
-        chosen = repeat_run(read_like(like), data, holdout=holdout, download=download, follow_links=follow_links)
+        chosen = repeat_run(read_like(like), data, holdout=holdout, download=download, follow_links=links)
     else:
         start = read_pretrained(str(weights)) if weights else None
-        chosen = choose_recipe(
-            data, recipe, model, start, holdout=holdout, download=download, follow_links=follow_links
-        )
+        chosen = choose_recipe(data, recipe, model, start, holdout=holdout, download=download, follow_links=links)
     return chosen.with_run(with_changes(chosen.run, {**changes, **shorthands(epochs, holdout)}, where="train"))
 
 
@@ -80,18 +78,14 @@ def choose_recipe(
     device: str = "auto",
 ) -> Chosen:
     """The recipe's own Run on these images; they are opened once."""
-    first = guess_run(name, model, start)
-    share = first.holdout if holdout is None else holdout
-    splits = (
-        data
-        if isinstance(data, Splits)
-        else open_for(first.objective, str(data), share, download=download, follow_links=follow_links)
-    )
+    first = replace(guess_run(name, model, start), data=str(data), follow_links=follow_links)
+    first = first if holdout is None else replace(first, holdout=holdout)
+    splits = data if isinstance(data, Splits) else open_for(first, download=download)
     given = request_for(splits, model=model, weights=start, device=device)
     chosen, why = (name, "chosen by name") if name else choose(given)
-    run = replace(recipe(chosen, given), data=splits.train.name if isinstance(data, Splits) else str(data))
-    run = replace(run, follow_links=follow_links)
-    return Chosen(run, splits, f"recipe {chosen}: {why}", None if isinstance(data, Splits) else share)
+    where, opened = (splits.train.name, None) if isinstance(data, Splits) else (str(data), first.holdout)
+    run = replace(recipe(chosen, given), data=where, follow_links=follow_links)
+    return Chosen(run, splits, f"recipe {chosen}: {why}", opened)
 
 
 def read_like(path: str | Path) -> Run:
@@ -119,17 +113,12 @@ def repeat_run(
     follow_links: bool = False,
 ) -> Chosen:
     """The settings of another run on these images, or on its own."""
-    share = run.holdout if holdout is None else holdout
     why = f"the settings of another run (recipe {run.recipe or 'of its own'})"
     if isinstance(data, Splits):
         return Chosen(replace(run, data=data.train.name), data, why, None)
     run = replace(run, data=str(data or run.data), follow_links=follow_links or run.follow_links)
-    return Chosen(
-        run,
-        open_for(run.objective, run.data, share, download=download, follow_links=run.follow_links),
-        why,
-        share,
-    )
+    run = run if holdout is None else replace(run, holdout=holdout)
+    return Chosen(run, open_for(run, download=download), why, run.holdout)
 
 
 def guess_run(name: str | None, model: str | None, start: Pretrained | None) -> Run:

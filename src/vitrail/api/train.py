@@ -82,7 +82,6 @@ def train(
     epochs: float | None = None,
     holdout: float | None = None,
     download: bool = False,
-    follow_links: bool = False,
     out: str | Path | None = None,
     seeds: int = 1,
     like: str | Path | None = None,
@@ -113,13 +112,12 @@ def train(
         refuse_choices(recipe, model, weights, like, out, seeds != 1)
         options |= {"override": override, "accept_data_change": accept_data_change}
         changes = {"data": str(data), **changes} if data else changes
-        changes = {"follow_links": True, **changes} if follow_links else changes
         return train_on(Path(resume), changes, epochs, holdout, **options)
     if data is None and not like:
         raise ConfigError("no images were named", next_step="try vitrail.train('digits') or vitrail.train('./photos')")
     chosen = choose_run(
         data or "", like=like, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout,
-        download=download, follow_links=follow_links, changes=changes,
+        download=download, changes=changes,
     )  # fmt: skip
     results = train_seeds(
         chosen.run, chosen.splits, seeds, Path(out) if out else None, allow_leaks=allow_leaks, **options

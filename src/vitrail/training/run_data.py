@@ -7,7 +7,6 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.images.heldout import add_validation, repeat_rare, split
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
-from vitrail.objectives.objective import Objective
 from vitrail.training.run import Run
 
 VALIDATION = 0.2
@@ -16,7 +15,7 @@ VALIDATION = 0.2
 
 def open_run(run: Run) -> Splits:
     """The images of a run, as it splits them."""
-    return arrange(open_for(run.objective, run.data, run.holdout, follow_links=run.follow_links), run)
+    return arrange(open_for(run), run)
 
 
 def arrange(splits: Splits, run: Run) -> Splits:
@@ -35,16 +34,14 @@ def stream_of(train: Source, run: Run) -> Source:
     return repeat_rare(train) if run.balance == "sampling" else train
 
 
-def open_for(
-    objective: Objective, data: str, holdout: float, *, download: bool = False, follow_links: bool = False
-) -> Splits:
-    """The images to learn from; without class folders too where the objective reads no labels."""
+def open_for(run: Run, *, download: bool = False) -> Splits:
+    """The images that a run names; without class folders too where its objective reads no labels."""
     try:
-        return open_data(data, holdout=holdout, download=download, follow_links=follow_links)
+        return open_data(run.data, holdout=run.holdout, download=download, follow_links=run.follow_links)
     except DataError as error:
-        if objective.reads_labels or not Path(data).is_dir():
+        if run.objective.reads_labels or not Path(run.data).is_dir():
             raise
-        splits = split(open_images([data], follow_links=follow_links), holdout, 0)
+        splits = split(open_images([run.data], follow_links=run.follow_links), run.holdout, 0)
         return dataclasses.replace(splits, how=f"{splits.how}; no labels are read ({error.found})")
 
 
