@@ -23,6 +23,7 @@ from vitrail.storage import open_regular
 
 _HASHED, _SAMPLE = 1 << 30, 64 << 10  # bytes that a fingerprint reads
 _KEPT = 512 << 20  # bytes of row groups kept in memory
+MOST_CLASSES = 1 << 20
 _IMAGES = ("image", "img", "picture", "photo")
 _LABELS = ("label", "labels", "fine_label", "class", "target")
 
@@ -104,6 +105,8 @@ def _labels(cells: list[Any], names: tuple[str, ...], path: Path) -> tuple[Int64
     labels = np.array(cells)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise DataError(f"{path} has labels such as {cells[0]!r}", allowed="words, or numbers from 0")
+    if labels.max() >= MOST_CLASSES:
+        raise DataError(f"{path} has the label {labels.max():,}", allowed=f"labels below {MOST_CLASSES:,}")
     names = names or tuple(str(k) for k in range(int(labels.max()) + 1))
     if labels.max() >= len(names):
         raise DataError(f"{path} has the label {labels.max()} but {len(names)} class names")

@@ -39,7 +39,7 @@ class Asked:
 
     @property
     def path(self) -> Path:
-        return Path(self.text).resolve()
+        return Path(os.path.realpath(self.text))  # `resolve` raises for a loop of links
 
 
 @dataclass(frozen=True)

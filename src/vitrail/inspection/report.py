@@ -22,7 +22,7 @@ from vitrail.models.cost import count_parameters
 from vitrail.reports.figures import standalone
 from vitrail.reports.page import Facts, FigureSection, Html, Section, TableSection, write_page
 from vitrail.reports.progress import progress
-from vitrail.storage import storage_errors
+from vitrail.storage import write_whole
 
 EXPLORED = 3
 """Images one can point at; their maps are most of the page's bytes."""
@@ -43,11 +43,8 @@ class Inspection:
     def write(self, folder: str | Path) -> Path:
         """Writes report.html, figures/ and numbers/ into the folder, and gives the page's path. Raises StorageError."""
         folder = Path(folder)
-        with storage_errors(folder, "check the folder and the free space"):
-            for name in ("figures", "numbers"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            for mark, name, finding in self._each():
-                _write_finding(folder, f"{mark}{name}", mark, finding)
+        for mark, name, finding in self._each():
+            _write_finding(folder, f"{mark}{name}", mark, finding)
         names = " and ".join(subject.name for subject in self.subjects)
         return write_page(folder / "report.html", f"Inside {names}", list(_sections(self)))
 
@@ -114,12 +111,12 @@ def _analyse(title: str, analyse, subject: Subject, several: bool, missing: list
 
 def _write_finding(folder: Path, stem: str, mark: str, finding: Finding) -> None:
     for plate in finding.plates:
-        (folder / "figures" / f"{mark}{plate.name}.svg").write_text(standalone(plate.drawing), "utf-8")
-        (folder / "figures" / f"{mark}{plate.name}.png").write_bytes(plate.png)
-    (folder / "numbers" / f"{stem}.csv").write_text(finding.table.csv(), "utf-8")
+        write_whole(folder / "figures" / f"{mark}{plate.name}.svg", standalone(plate.drawing))
+        write_whole(folder / "figures" / f"{mark}{plate.name}.png", plate.png)
+    write_whole(folder / "numbers" / f"{stem}.csv", finding.table.csv())
     arrays = {name: _rounded(array) for name, array in finding.arrays.items()}
     content = {"what": finding.text, "rows": json.loads(finding.table.json()), **arrays}
-    (folder / "numbers" / f"{stem}.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    write_whole(folder / "numbers" / f"{stem}.json", json.dumps(content, ensure_ascii=False))
 
 
 def _rounded(array: Tensor) -> list:

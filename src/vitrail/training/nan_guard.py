@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import NonFiniteError
+from vitrail.storage import write_whole
 from vitrail.training.state import State
 
 
@@ -50,7 +51,7 @@ class FiniteGuard:
         shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
         if self._folder:
             dump = self._folder / "nonfinite.json"
-            dump.write_text(json.dumps({"step": step, "samples": list(keys)}, indent=1), "utf-8")
+            write_whole(dump, json.dumps({"step": step, "samples": list(keys)}, indent=1))
             shown += f" (all in {dump})"
         raise NonFiniteError(
             f"the loss or its gradient is not finite at step {step}, on the samples {shown}",

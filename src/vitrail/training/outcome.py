@@ -23,6 +23,7 @@ from vitrail.reports.page import Facts, FigureSection, Section, write_page
 from vitrail.scores.calibration import Calibration
 from vitrail.scores.outcome import Outcome
 from vitrail.scores.unscored import Unscored
+from vitrail.storage import write_whole
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, on_device
 from vitrail.training.state import State
@@ -174,7 +175,7 @@ def write_report(setup: Setup, learner: nn.Module, judged: Judged, folder: RunFo
     ]
     write_page(folder.report, folder.path.name, sections)
     if sheet := outcome.draw_sheet(image_of):
-        (folder.path / "predictions.png").write_bytes(sheet)
+        write_whole(folder.path / "predictions.png", sheet)
 
 
 def show_images(setup: Setup, learner: nn.Module, source: Source) -> Sequence[Section]:
