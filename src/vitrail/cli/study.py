@@ -4,6 +4,8 @@ The same command goes on where it was stopped, and adds what is new: more seeds,
 
 examples:
   vitrail study grid digits --vary optim.lr=1e-3,3e-3 --vary model.depth=2,4
+  vitrail study data-size fashion-mnist
+  vitrail study ablation positions digits
   vitrail study pretraining digits
   vitrail study few-labels fashion-mnist --labels 0.01
   vitrail study self-train ./photos --unlabelled ./more
@@ -59,6 +61,47 @@ class Grid(Studied, questions.Cells):
     """NAME=VALUE: a value of all cells."""
     readouts: tuple[str, ...] = ()
     """More than the held-out accuracy: 5-shot, 10-NN, linear; with @DATA on other images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Which:
+    """Comes before the images on the command line."""
+
+    which: tyro.conf.Positional[questions.AblationName] = "positions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(Studied, questions.Ablation, Which):
+    """One choice of the paper's appendix, changed while all else stays; the published numbers stand in the report.
+
+    examples:
+      vitrail study ablation positions fashion-mnist
+      vitrail study ablation equivariance digits --seeds 5 --steps 1000
+    """
+
+    which: tyro.conf.Positional[questions.AblationName] = "positions"
+    """positions (Table 8), head (Figure 9), optimiser (Table 7), shape (Figure 8), resolution, patch-order, equivariance
+    or regularisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSize(Studied, questions.DataSize):
+    """How accuracy follows the number of training images: CNN, ViT and hybrid of the same cost (Figures 3 and 4).
+
+    examples:
+      vitrail study data-size fashion-mnist --sizes 600 2000 6000 20000 60000
+      vitrail study data-size ./photos --models vit vit*4 resnet hybrid --reading regularised
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Studied, questions.Compute):
+    """How accuracy follows the compute of training: families × sizes × lengths, in exaFLOPs (Figure 5, Table 6).
+
+    examples:
+      vitrail study compute fashion-mnist
+      vitrail study compute ./photos --scales 1 4 16 --lengths 0.1 1 10 --few-shot digits
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +217,18 @@ def read_toml(path: Path) -> Mapping[str, Any]:
 
 STUDIES: dict[str, tuple[str, Any, type[Question], Callable[..., Question]]] = {
     "grid": ("DATA · your own table: every combination of the values you name", Grid, questions.Grid, grid_of),
+    "ablation": (
+        "NAME DATA · one choice of the paper's appendix, with the published numbers",
+        Ablation, questions.Ablation, question_of,
+    ),
+    "data-size": (
+        "DATA · accuracy over the number of training images: ViT, CNN and hybrid of the same cost",
+        DataSize, questions.DataSize, question_of,
+    ),
+    "compute": (
+        "DATA · accuracy over the compute of training: families, sizes and lengths",
+        Compute, questions.Compute, question_of,
+    ),
     "pretraining": (
         "DATA · ways of pre-training: one small ViT, the same FLOPs, the same readouts",
         Pretraining, questions.Pretraining, question_of,

@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec
 
-from vitrail.study.questions import FewLabels, Grid, Pretraining, Question, SelfTrain
+from vitrail.study.questions import Ablation, Compute, DataSize, FewLabels, Grid, Pretraining, Question, SelfTrain
 
 if TYPE_CHECKING:
     from vitrail.study.report import Answer
@@ -25,6 +25,9 @@ ANSWERED_BY = {
     "few-labels": "label_shares",
     "self-train": "noisy_student",
     "grid": "variations",
+    "ablation": "ablations",
+    "data-size": "data_sizes",
+    "compute": "compute_scaling",
 }
 """The module that answers each question."""
 
@@ -48,3 +51,6 @@ pretraining = _function_of(Pretraining)
 few_labels = _function_of(FewLabels)
 self_train = _function_of(SelfTrain)
 grid = _function_of(Grid)
+ablation = _function_of(Ablation)
+data_size = _function_of(DataSize)
+compute = _function_of(Compute)

@@ -142,7 +142,7 @@ def measure_cell(cell: Cell, *, folder: Path, keep: bool = False) -> list[Row]:
     numbers: dict[str, float | None] = {"flops": 0.0, "steps": 0}
     for number, stage in enumerate(cell.stages, start=1):
         run, splits = dataclasses.replace(stage.run, weights=weights or stage.run.weights), stage.open()
-        result = train_to_end(run, place / str(number), splits)
+        result = train_to_end(run, place / str(number), splits, report=keep)
         weights = str(result.folder / ("best" if splits.val is not None else "last"))
         done = count_steps(result)
         numbers["flops"] += result.setup.flops_per_step * done  # pyrefly: ignore[unsupported-operation]
@@ -165,11 +165,19 @@ def count_steps(result: Result) -> int:
     return max(rows, default=result.setup.total_steps)
 
 
-def train_to_end(run: Run, folder: Path, splits: Splits, *, quiet: bool = True) -> Result:
+def train_to_end(run: Run, folder: Path, splits: Splits, *, report: bool = True) -> Result:
     """Trains in `folder`, or goes on where a training of this folder stopped."""
     begun = (folder / "run.json").is_file()
     try:
-        return train(None if begun else run, out=folder, resume=begun, quiet=quiet, splits=splits, check_images=False)
+        return train(
+            None if begun else run,
+            out=folder,
+            resume=begun,
+            quiet=True,
+            report=report,
+            splits=splits,
+            check_images=False,
+        )
     except Preempted as error:
         raise stopped(error.exit_code) from None
 

@@ -199,3 +199,83 @@ class Grid(Cells):
             )
         if both := sorted(self.vary.keys() & self.fixed.keys()):
             raise ConfigError(f"{both[0]} is fixed and varies", next_step="name it once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainings(Cells):
+    """A question that trains models of its own, all with the same fixed settings."""
+
+    macs: float = 2.0
+    """Million multiply-accumulates of one image that a model should cost; the nearest model of each family is taken."""
+    steps: int = 600
+    """Of each training; the same for all."""
+    batch: int = 64
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(self, "macs", "steps", "batch", "lr")
+
+
+AblationName = Literal[
+    "positions", "head", "optimiser", "shape", "resolution", "patch-order", "equivariance", "regularisation"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(Trainings):
+    """One choice of the paper's appendix, changed while all else stays; the published numbers stand in the report."""
+
+    name: ClassVar[str] = "ablation"
+
+    which: AblationName
+    """positions (Table 8), head (Figure 9), optimiser (Table 7), shape (Figure 8), resolution, patch-order, equivariance
+    or regularisation."""
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs") / f"ablation-{self.which}-{Path(self.data).name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSize(Trainings):
+    """How accuracy follows the number of training images: CNN, ViT and hybrid of the same cost (Figures 3 and 4)."""
+
+    name: ClassVar[str] = "data-size"
+    axes: ClassVar[tuple[str, ...]] = ("seeds", "models", "sizes")
+
+    models: tuple[str, ...] = ("vit", "resnet", "hybrid")
+    """Families (vit, resnet, hybrid; vit*4 costs four times as much) or names of the zoo."""
+    sizes: tuple[int, ...] = ()
+    """Training images; none takes five sizes from a hundredth of the set to all."""
+    reading: Literal["fixed", "regularised"] = "fixed"
+    """fixed: no regularisation, early stopping (Figure 4). regularised: its strength is chosen for each cell on
+    validation images (Figure 3)."""
+    few_shot: str = ""
+    """Another labelled set, read by 5-shot linear accuracy of the frozen features."""
+
+    def check(self) -> None:
+        if not self.models or any(size < 2 for size in self.sizes):
+            raise ConfigError(
+                f"models = {self.models}, sizes = {self.sizes}", allowed="one model or more, two images or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Trainings):
+    """How accuracy follows the compute of training: families × sizes × lengths, in exaFLOPs (Figure 5, Table 6)."""
+
+    name: ClassVar[str] = "compute"
+    axes: ClassVar[tuple[str, ...]] = ("seeds", "families", "scales", "lengths")
+
+    families: tuple[str, ...] = ("vit", "resnet", "hybrid")
+    scales: tuple[float, ...] = (1.0, 4.0)
+    """Sizes of the models: factors of `macs`."""
+    lengths: tuple[float, ...] = (0.1, 0.3, 1.0)
+    """Lengths of the trainings: factors of `steps`."""
+    few_shot: str = ""
+    """Another labelled set, read by 5-shot linear accuracy of the frozen features."""
+
+    def check(self) -> None:
+        check_above_zero(self, "scales", "lengths")

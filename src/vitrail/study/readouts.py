@@ -1,44 +1,16 @@
 """What a study reads of a trained model: frozen features by few-shot, neighbours or a linear probe; and more by plug-in."""
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from vitrail.batches.loader import eval_batches
-from vitrail.evaluation.feature_set import Labelled, labelled
-from vitrail.evaluation.features import extract
 from vitrail.evaluation.fewshot import few_shot
 from vitrail.evaluation.knn import knn
 from vitrail.evaluation.linear import linear_probe
-from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import open_data
 from vitrail.registry import Registry
-from vitrail.weights.bundle import load
-
-MOST = 10_000
-"""Images of a set whose features are read, evenly chosen."""
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A trained model, and the images that it is read with."""
-
-    weights: str
-    splits: Splits
-
-    @functools.cached_property
-    def model(self) -> Any:
-        return load(self.weights)
-
-    @functools.cached_property
-    def features(self) -> tuple[Labelled, Labelled]:
-        """Of training and held-out images."""
-        train_set, test = (features_of(self.model, source) for source in (self.splits.train, self.splits.test))
-        return train_set, test
-
+from vitrail.study.perturb import measure_cost, read_shifts, shuffle_accuracy
+from vitrail.study.trained import Trained
 
 Readout = Callable[[Trained], dict[str, float]]
 
@@ -58,7 +30,17 @@ def _linear(trained: Trained) -> dict[str, float]:
     return {"linear": linear_probe(*trained.features).accuracy}
 
 
-READOUTS = Registry[Readout]("readout", {"5-shot": _few_shot, "10-NN": _neighbours, "linear": _linear})
+READOUTS = Registry[Readout](
+    "readout",
+    {
+        "5-shot": _few_shot,
+        "10-NN": _neighbours,
+        "linear": _linear,
+        "shuffled patches": shuffle_accuracy,
+        "shifts": read_shifts,
+        "speed": measure_cost,
+    },
+)
 
 
 def read_out(trained: Trained, names: Sequence[str]) -> dict[str, float]:
@@ -72,12 +54,3 @@ def read_out(trained: Trained, names: Sequence[str]) -> dict[str, float]:
         numbers = READOUTS[readout](others[data])
         found |= {f"{number}@{data}" if data else number: value for number, value in numbers.items()}
     return found
-
-
-def features_of(model: Any, source: Source, most: int = MOST) -> Labelled:
-    """Features of the source's images, evenly chosen where there are more than `most`."""
-    if len(source) > most:
-        source = source.subset(np.linspace(0, len(source) - 1, most, dtype=np.int64))
-    batches = eval_batches(source, preprocess=model.record.preprocess, batch_size=512)
-    found = extract(model, batches, what="features")
-    return labelled(found.features, found.labels, len(source.classes))

@@ -68,6 +68,7 @@ def train(
     check_images: bool = True,
     allow_leaks: bool = False,
     quiet: bool = False,
+    report: bool = True,
     tensorboard: bool = False,
     callbacks: Sequence[Callback] = (),
     announce: Callable[[Setup], object] | None = None,
@@ -78,7 +79,8 @@ def train(
     allows all. `splits` are the opened images; without them `run.data` is opened. Images that changed since the start are
     refused unless `accept_data_change`. `check_images` looks for copies and damage before a new run's first step; held-out
     images that are also training images are a DataError unless `allow_leaks`. `announce` is called before the first step.
-    `tensorboard` writes the log a second time for that program; `callbacks` are called with each row of it.
+    `tensorboard` writes the log a second time for that program; `callbacks` are called with each row of it. Without
+    `report` no report.html is drawn, which takes seconds.
 
     Raises Preempted after a signal (its checkpoint is written), NonFiniteError before a NaN can reach the weights.
 
@@ -104,10 +106,12 @@ def train(
             )
             if announce:
                 announce(start.setup)
-            return run_to_end(start, folder, journal, stop, quiet=quiet)
+            return run_to_end(start, folder, journal, stop, quiet=quiet, report=report)
 
 
-def run_to_end(start: Start, folder: RunFolder, journal: Journal, stop: StopSignals, *, quiet: bool) -> Result:
+def run_to_end(
+    start: Start, folder: RunFolder, journal: Journal, stop: StopSignals, *, quiet: bool, report: bool
+) -> Result:
     """Trains from where `start` is to the last step, and judges what came of it."""
     setup, state = start.setup, start.state
     with (
@@ -116,7 +120,7 @@ def run_to_end(start: Start, folder: RunFolder, journal: Journal, stop: StopSign
     ):
         for sentence in start.notes:
             bar.note(sentence)
-        fit = Fit(setup, state, folder, journal, bar, stop, saver)
+        fit = Fit(setup, state, folder, journal, bar, stop, saver, report)
         fit.run()
         scores = fit.finish()
         return Result(folder.path, scores, setup, folder.baselines, best_of(setup, state, folder, scores))
@@ -133,6 +137,7 @@ class Fit:
     bar: Progress
     stop: StopSignals
     saver: Saver
+    report: bool = True
 
     def run(self) -> None:
         """Steps until the end; evaluates, saves and logs at steps that depend on nothing but their number."""
@@ -162,7 +167,7 @@ class Fit:
         """The held-out scores, the last weights and the report. A signal now leaves the last checkpoint, which is whole."""
         try:
             self.folder.check_place("the end of this run")
-            found = outcome.finish(self.setup, self.state, self.folder, self.journal, self._watch())
+            found = outcome.finish(self.setup, self.state, self.folder, self.journal, self._watch(), report=self.report)
             self.folder.check_place("its report")
             return found
         except Interrupted:

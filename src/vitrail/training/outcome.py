@@ -121,7 +121,9 @@ def _check_finite(answers: Answers, source: Source) -> None:
             )
 
 
-def finish(setup: Setup, state: State, folder: RunFolder, journal: Journal, watch: Watch = iter) -> Outcome:
+def finish(
+    setup: Setup, state: State, folder: RunFolder, journal: Journal, watch: Watch = iter, *, report: bool = True
+) -> Outcome:
     """Writes last/, report.html and predictions.png; gives the outcome that the run is known by.
 
     If the data have a validation split, it chose the best weights, and the test split, new to them, judges them. If not, the
@@ -142,7 +144,8 @@ def finish(setup: Setup, state: State, folder: RunFolder, journal: Journal, watc
         for place, model, scores, calibration in written:
             save_bundle(place, model, make_record(model, setup, scores, calibration))
             carry_trained_keys(folder.path, place)
-        write_report(setup, learner, judged, folder, journal)
+        if report:
+            write_report(setup, learner, judged, folder, journal)
     return judged.outcome
 
 

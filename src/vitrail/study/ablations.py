@@ -1,0 +1,293 @@
+"""Choices of the ViT paper's appendix, each changed while all else stays: a table with the published numbers behind it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, Literal
+
+from vitrail.models import zoo
+from vitrail.objectives.classify import Classify
+from vitrail.recipes.request import Given
+from vitrail.reports.charts import Chart, Series
+from vitrail.reports.page import TableSection
+from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, open_labelled
+from vitrail.study.families import model_of, plain_run, regularise, side_of
+from vitrail.study.published import FIGURE_8, FIGURE_9, TABLE_7, TABLE_8
+from vitrail.study.questions import Ablation
+from vitrail.study.report import Answer, Shown, answer_cells, group, series_of, summary, weigh
+from vitrail.training.run import Optim, Run
+
+Planned = Iterator[tuple[dict[str, Value], tuple[Stage, ...]]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, as a comparison of two places."""
+
+    says: str
+    first: dict[str, Value]
+    second: dict[str, Value]
+    number: str = "accuracy"
+    kind: Literal["better", "alike", "no worse"] = "better"
+    """How the first compares with the second."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One ablation: what it asks, its cells for one seed, and how it is read."""
+
+    asks: str
+    plan: Callable[[Ablation, Given, int], Planned]
+    axes: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    numbers: tuple[str, ...] = ("accuracy",)
+    published: TableSection | None = None
+
+
+def answer(asked: Ablation) -> Answer:
+    return answer_cells(asked, list(plan(asked)), show)
+
+
+def plan(asked: Ablation) -> Iterator[Cell]:
+    """The cells of the ablation, seed by seed."""
+    _, given = open_labelled(asked.data)
+    for seed in range(asked.seeds):
+        for place, stages in LESSONS[asked.which].plan(asked, given, seed):
+            worth = sum(flops_of(stage.run, given) for stage in stages)
+            yield Cell(place={**place, "seed": seed}, stages=stages, worth=worth)
+
+
+def base(asked: Ablation, given: Given, seed: int, name: str = "vit", **changes: Any) -> Run:
+    """The run that everything is compared with; `changes` are of its model."""
+    model = model_of(name, given, side_of(given), asked.macs * 1e6)
+    return plain_run(asked, given, zoo.change(model, **changes), seed)
+
+
+def positions(asked: Ablation, given: Given, seed: int) -> Planned:
+    for kind in ("none", "learned", "learned-2d", "relative"):
+        yield {"positions": kind}, (Stage(run=base(asked, given, seed, positions=kind), readouts=("5-shot",)),)
+
+
+def head(asked: Ablation, given: Given, seed: int) -> Planned:
+    for pool in ("cls", "mean"):
+        for factor in (0.3, 1.0, 3.0):
+            run = base(asked, given, seed, pool=pool)
+            rate = float(f"{factor * asked.lr:.2g}")
+            yield (
+                {"pool": pool, "lr": rate},
+                (Stage(run=dataclasses.replace(run, optim=dataclasses.replace(run.optim, lr=rate))),),
+            )
+
+
+def optimiser(asked: Ablation, given: Given, seed: int) -> Planned:
+    for name in ("resnet", "resnet*4"):
+        for rule, rate in (("adam", asked.lr), ("sgd", 10 * asked.lr), ("sgd", 50 * asked.lr)):
+            run = base(asked, given, seed, name)
+            optim = Optim(name=rule, lr=rate, weight_decay=1e-4, warmup="10 %")  # pyrefly: ignore[bad-argument-type]
+            place: dict[str, Value] = {"model": name, "optimiser": f"{rule}, lr {rate:g}"}
+            yield place, (Stage(run=dataclasses.replace(run, optim=optim), readouts=("5-shot",)),)
+
+
+def shape(asked: Ablation, given: Given, seed: int) -> Planned:
+    run = base(asked, given, seed)
+    model: Any = run.model
+    yield {"changed": "nothing", "to": "base"}, (Stage(run=run),)
+    side, patch = model.image[0], model.patch[0]
+    changes: list[tuple[str, dict[str, Any]]] = []
+    for factor in (0.5, 2):
+        wide = max(8, round(factor * model.width / model.heads / 4) * 4) * model.heads
+        changes += [
+            ("depth", {"depth": max(1, round(factor * model.depth))}),
+            ("width", {"width": wide, "mlp_width": 4 * wide}),
+            ("mlp_width", {"mlp_width": round(factor * model.mlp_width)}),
+        ]
+    sizes = [size for size in (patch // 2, 2 * patch) if size >= 1 and side % size == 0]
+    changes += [("patch", {"patch": (size, size)}) for size in sizes]
+    for name, change in changes:
+        value = change[name][0] if name == "patch" else change[name]
+        changed = dataclasses.replace(run, model=zoo.change(model, **change))
+        yield {"changed": name, "to": str(value)}, (Stage(run=changed),)
+
+
+def resolution(asked: Ablation, given: Given, seed: int) -> Planned:
+    """The third way has the steps that cost what the second does."""
+    high = base(asked, given, seed)
+    patch = high.model.multiple
+    side = max(patch, round(max(high.preprocess.size) / 2 / patch) * patch)
+    low = dataclasses.replace(high, preprocess=dataclasses.replace(high.preprocess, size=(side, side)))
+    tuned = dataclasses.replace(high, length=f"{max(1, asked.steps // 4)} steps")
+    spent = flops_of(low, given) + flops_of(tuned, given)
+    whole = dataclasses.replace(high, length=f"{max(1, round(spent / flops_of(high, given) * asked.steps))} steps")
+    yield {"trained": f"at {side} px"}, (Stage(run=low),)
+    yield {"trained": f"at {side}, then {high.preprocess.size[0]} px"}, (Stage(run=low, accuracy=""), Stage(run=tuned))
+    yield {"trained": f"at {high.preprocess.size[0]} px, same FLOPs"}, (Stage(run=whole),)
+
+
+def patch_order(asked: Ablation, given: Given, seed: int) -> Planned:
+    for kind in ("none", "learned"):
+        yield (
+            {"positions": kind},
+            (Stage(run=base(asked, given, seed, positions=kind), readouts=("shuffled patches",)),),
+        )
+
+
+def equivariance(asked: Ablation, given: Given, seed: int) -> Planned:
+    for name in ("vit", "resnet", "hybrid"):
+        yield {"model": name}, (Stage(run=base(asked, given, seed, name), readouts=("shifts",)),)
+
+
+def regularisation(asked: Ablation, given: Given, seed: int) -> Planned:
+    run = base(asked, given, seed)
+    one = dataclasses.replace(run, optim=dataclasses.replace(run.optim, weight_decay=0.0))
+    yield {"with": "none"}, (Stage(run=one),)
+    for decay in (0.1, 0.3):
+        optim = dataclasses.replace(run.optim, weight_decay=decay)
+        yield {"with": f"weight decay {decay}"}, (Stage(run=dataclasses.replace(one, optim=optim)),)
+    for name, value in (("dropout", 0.1), ("drop_path", 0.1)):
+        changed = zoo.change(run.model, **{name: value})
+        yield {"with": f"{name.replace('_', ' ')} {value}"}, (Stage(run=dataclasses.replace(one, model=changed)),)
+    smooth = dataclasses.replace(one, objective=Classify(label_smoothing=0.1))
+    yield {"with": "label smoothing 0.1"}, (Stage(run=smooth),)
+    for strength in ("light", "strong"):
+        yield {"with": f"all, {strength}"}, (Stage(run=regularise(run, strength)),)
+
+
+LESSONS: dict[str, Lesson] = {
+    "positions": Lesson(
+        "How much do positions help, and of which kind?",
+        positions, ("positions",),
+        (
+            Claim("positions help", {"positions": "learned"}, {"positions": "none"}),
+            Claim("2-D positions are not better than 1-D", {"positions": "learned"}, {"positions": "learned-2d"}, kind="no worse"),
+        ),
+        ("accuracy", "5-shot"), TABLE_8,
+    ),
+    "head": Lesson(
+        "Class token or mean of the patches, each at three learning rates?",
+        head, ("pool", "lr"), (Claim("both are alike at the right rate", {"pool": "cls"}, {"pool": "mean"}, kind="alike"),),
+        published=FIGURE_9,
+    ),
+    "optimiser": Lesson(
+        "Adam or SGD to train a ResNet?",
+        optimiser, ("model", "optimiser"), (), ("accuracy", "5-shot"), TABLE_7,
+    ),
+    "shape": Lesson(
+        "Depth, width, width of the MLPs or size of the patches: which makes a ViT better?",
+        shape, ("changed", "to"), (), ("accuracy", "gmacs"), FIGURE_8,
+    ),
+    "resolution": Lesson(
+        "Train at low resolution and fine-tune at high, or train at high for the same FLOPs?",
+        resolution, ("trained",), (),
+    ),
+    "patch-order": Lesson(
+        "Does a ViT know where its patches are? The patches of held-out images stand in another order.",
+        patch_order, ("positions",),
+        (
+            Claim("with positions the right order is needed", {"positions": "none"}, {"positions": "learned"}, "shuffled patches"),
+            Claim("positions help where the order is right", {"positions": "learned"}, {"positions": "none"}),
+        ),
+        ("accuracy", "shuffled patches"),
+    ),
+    "equivariance": Lesson(
+        "Do answers and features stay where they are when the image moves by some pixels?",
+        equivariance, ("model",), (Claim("a CNN's answers stay more often", {"model": "resnet"}, {"model": "vit"}, "4 px agree"),),
+    ),
+    "regularisation": Lesson("Which regularisation helps so small a training set?", regularisation, ("with",), ()),
+}  # fmt: skip
+
+
+def show(asked: Ablation, rows: Sequence[Row]) -> Shown:
+    lesson = LESSONS[asked.which]
+    numbers = list(lesson.numbers)
+    charts = [chart_of(asked, lesson, rows)]
+    if asked.which == "equivariance":
+        found = [name for name in rows[0].numbers if name.endswith(("right", "agree", "cosine"))]
+        numbers += [name for name in found if name.endswith(("agree", "cosine")) and not name.startswith("0 px")]
+        charts = [shift_chart(rows, what) for what in ("right", "agree", "cosine")]
+    question = (
+        f"{lesson.asks}\n\nModels of about {asked.macs:g} million multiply-accumulates trained for {asked.steps:,} steps of "
+        f"{asked.batch} images of {asked.data}, with {asked.seeds} seeds. All else stays: AdamW, learning rate {asked.lr:g}, "
+        "no augmentation."
+    )
+    table = summary(rows, lesson.axes, [*numbers, "seconds"], asked.which)
+    published = [lesson.published] if lesson.published else []
+    return Shown(f"Ablation: {asked.which}", question, table, conclude(lesson, rows, asked.seeds), charts, published)
+
+
+def chart_of(asked: Ablation, lesson: Lesson, rows: Sequence[Row]) -> Chart:
+    """Accuracy at each place; over the learning rate where the lesson has one."""
+    if "lr" in lesson.axes:
+        return Chart(
+            asked.which, asked.which, "lr", "held-out accuracy, %", series_of(rows, "pool", "lr", "accuracy"), log=True
+        )
+    named = [dataclasses.replace(row, place={"at": ", ".join(str(row[axis]) for axis in lesson.axes)}) for row in rows]
+    shares = [number for number in lesson.numbers if number != "gmacs"]
+    series = [dataclasses.replace(one, name=number) for number in shares for one in _in_one(named, number)]
+    return Chart(asked.which, asked.which, " and ".join(lesson.axes), "%", series)
+
+
+def _in_one(rows: Sequence[Row], number: str) -> list[Series]:
+    same = [dataclasses.replace(row, place={**row.place, "all": number}) for row in rows]
+    return series_of(same, "all", "at", number, line=False)
+
+
+def shift_chart(rows: Sequence[Row], what: str) -> Chart:
+    """One line a model over the pixels of the shift."""
+    says = {"right": "accuracy, %", "agree": "answers that stay, %", "cosine": "cosine of the features × 100"}
+    spread = [
+        Row(place={**row.place, "px": int(name.split()[0])}, numbers={what: value})
+        for row in rows for name, value in row.numbers.items() if name.endswith(what)
+    ]  # fmt: skip
+    return Chart(f"shift-{what}", "Shifted to the right", "pixels", says[what], series_of(spread, "model", "px", what))
+
+
+def conclude(lesson: Lesson, rows: Sequence[Row], seeds: int) -> str:
+    """Each claim of the paper against these numbers; the order of the places where there is no claim."""
+    said = [sentence for claim in lesson.claims if (sentence := judge(claim, rows))]
+    if not lesson.claims:
+        found = group(rows, lesson.axes, "accuracy")
+        order = sorted(found, key=lambda place: -found[place].mean)
+        said.append(
+            "From best to worst: " + "; ".join(f"{', '.join(map(str, place))} {found[place]}" for place in order) + "."
+        )
+    limits = (
+        f"This is one set of images, one small model and {seeds} seeds: it says nothing on large models or long training. "
+        "The learning rate was not chosen for each place."
+    )
+    return " ".join([*said, limits])
+
+
+def judge(claim: Claim, rows: Sequence[Row]) -> str:
+    """ "confirmed at this scale", "not seen" or "contrary", by the larger spread over seeds; of several places the best."""
+    first, second = (_best(rows, place, claim.number) for place in (claim.first, claim.second))
+    if not first or not second:
+        return ""
+    names = [", ".join(map(str, place.values())) for place in (claim.first, claim.second)]
+    sentence, margin = weigh(first, second, (names[0], names[1])), mean(first) - mean(second)
+    apart = "no more" not in sentence and "one seed" not in sentence
+    seen = verdict(claim.kind, margin, apart)
+    what = "" if claim.number == "accuracy" else f" ({claim.number})"
+    return f"The paper: {claim.says}; {seen}{what}: {sentence}."
+
+
+def verdict(kind: str, margin: float, apart: bool) -> str:
+    """One claim against a margin that is, or is not, more than the spread."""
+    holds = {"better": apart and margin > 0, "alike": not apart, "no worse": not apart or margin > 0}[kind]
+    return (
+        "confirmed at this scale"
+        if holds
+        else "contrary at this scale"
+        if apart and margin < 0
+        else "not seen at this scale"
+    )
+
+
+def _best(rows: Sequence[Row], place: dict[str, Value], number: str) -> list[float]:
+    """The values of the best places that have these values."""
+    mine = [row for row in rows if all(row[axis] == value for axis, value in place.items())]
+    rest = [axis for axis in (mine[0].place if mine else ()) if axis not in (*place, "seed")]
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for row in mine:
+        found.setdefault(tuple(row[axis] for axis in rest), []).append(row[number])
+    return max(found.values(), key=mean, default=[])
