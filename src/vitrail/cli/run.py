@@ -67,10 +67,16 @@ def verify_run(words: Sequence[str]) -> int:
             f"the ledger of {asked.folder} is wrong at step {found.wrong_at}: that log was not made by this data and seed",
             next_step="check that the images are those the run was started on",
         )
+    if found.changed:
+        raise DataError(
+            f"run.json of {asked.folder} is not the one its checkpoint was trained with: {', '.join(found.changed)}",
+            next_step="put the file back",
+        )
     rows = [
         ("ledger", "right: every sample once an epoch, in the order of its seed"),
         ("samples", f"{found.samples:,} in {found.lines:,} lines of the log"),
         ("unreadable", f"{found.unreadable} left out"),
+        ("settings", "those of the newest checkpoint"),
     ]
     show(pairs(rows), "table")
     return 0

@@ -1,14 +1,18 @@
-"""The ledger of a run, computed again from its data and its seed."""
+"""The ledger of a run, computed again from its data and its seed; and its settings beside those of its newest checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitrail.batches.order import Order
+from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import DataError
 from vitrail.reports import journal
 from vitrail.training.ledger import recompute, unreadable
+from vitrail.training.resume_rules import differences, kind_in
+from vitrail.training.run import Run
 from vitrail.training.run_data import open_run, stream_of
 from vitrail.training.run_folder import RunFolder
+from vitrail.training.state import Facts
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Verified:
     unreadable: int
     """Images that could not be read and were left out; they are listed in bad_samples.jsonl."""
     wrong_at: int | None
+    changed: tuple[str, ...] = ()
+    """Settings in run.json that change what is learned and are not those of the newest checkpoint."""
 
 
 def verify(path: Path) -> Verified:
@@ -34,4 +40,11 @@ def verify(path: Path) -> Verified:
     order = Order(len(source), run.seed)
     numbers = recompute(order, source.keys, run.batch_size, steps, repeats=run.augment.repeats, without=bad)
     wrong = (step for (step, found), wanted in zip(rows, numbers, strict=True) if found != f"{wanted:016x}")
-    return Verified(len(rows), steps[-1] * run.batch_size, len(bad), next(wrong, None))
+    return Verified(len(rows), steps[-1] * run.batch_size, len(bad), next(wrong, None), changed_settings(path, run))
+
+
+def changed_settings(path: Path, run: Run) -> tuple[str, ...]:
+    """Names of the settings that are not those that the newest checkpoint was trained with."""
+    snapshot = checkpoints.newest(path / "checkpoints", say=lambda text: None)
+    trained = Facts.of(snapshot).run if snapshot else None
+    return tuple(key for key, *_ in differences(trained, run) if kind_in(key, run) == "trajectory") if trained else ()
