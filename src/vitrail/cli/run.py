@@ -76,7 +76,7 @@ def verify_run(words: Sequence[str]) -> int:
         ("ledger", "right: every sample once an epoch, in the order of its seed"),
         ("samples", f"{found.samples:,} in {found.lines:,} lines of the log"),
         ("unreadable", f"{found.unreadable} left out"),
-        ("settings", "those of the newest checkpoint"),
+        ("settings", "not kept in the checkpoints" if found.changed is None else "those of the newest checkpoint"),
     ]
     show(pairs(rows), "table")
     return 0

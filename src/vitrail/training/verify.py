@@ -24,8 +24,8 @@ class Verified:
     unreadable: int
     """Images that could not be read and were left out; they are listed in bad_samples.jsonl."""
     wrong_at: int | None
-    changed: tuple[str, ...] = ()
-    """Settings in run.json that change what is learned and are not those of the newest checkpoint."""
+    changed: tuple[str, ...] | None
+    """Settings in run.json that change what is learned and are not those of the newest checkpoint; None where that holds none."""
 
 
 def verify(path: Path) -> Verified:
@@ -43,8 +43,10 @@ def verify(path: Path) -> Verified:
     return Verified(len(rows), steps[-1] * run.batch_size, len(bad), next(wrong, None), changed_settings(path, run))
 
 
-def changed_settings(path: Path, run: Run) -> tuple[str, ...]:
-    """Names of the settings that are not those that the newest checkpoint was trained with."""
+def changed_settings(path: Path, run: Run) -> tuple[str, ...] | None:
+    """Names of the settings that are not those that the newest checkpoint was trained with; None where it does not say."""
     snapshot = checkpoints.newest(path / "checkpoints", say=lambda text: None)
     trained = Facts.of(snapshot).run if snapshot else None
-    return tuple(key for key, *_ in differences(trained, run) if kind_in(key, run) == "trajectory") if trained else ()
+    if trained is None:
+        return None
+    return tuple(key for key, *_ in differences(trained, run) if kind_in(key, run) == "trajectory")
