@@ -20,6 +20,7 @@ from typing import Any
 _MODULES = {
     "api.embed": ("embed",),
     "api.evaluate": ("compare", "evaluate", "robustness"),
+    "api.export": ("export",),
     "api.inspect": ("inspect", "trace"),
     "api.look": ("look",),
     "api.models": ("save",),
@@ -66,8 +67,8 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = (
-    "api", "batches", "checkpoints", "evaluation", "images", "inspection", "models", "objectives", "prediction", "processes",
-    "recipes", "reports", "scores", "serving", "study", "training", "weights",
+    "api", "batches", "checkpoints", "evaluation", "exporting", "images", "inspection", "models", "objectives", "prediction",
+    "processes", "recipes", "reports", "scores", "serving", "study", "training", "weights",
 )  # fmt: skip
 
 __all__ = sorted(_HOMES)  # pyrefly: ignore[unsupported-operation]

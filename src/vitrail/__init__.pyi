@@ -4,6 +4,7 @@ from vitrail import api as api
 from vitrail import batches as batches
 from vitrail import checkpoints as checkpoints
 from vitrail import evaluation as evaluation
+from vitrail import exporting as exporting
 from vitrail import images as images
 from vitrail import inspection as inspection
 from vitrail import models as models
@@ -21,6 +22,7 @@ from vitrail.api.embed import embed as embed
 from vitrail.api.evaluate import compare as compare
 from vitrail.api.evaluate import evaluate as evaluate
 from vitrail.api.evaluate import robustness as robustness
+from vitrail.api.export import export as export
 from vitrail.api.inspect import inspect as inspect
 from vitrail.api.inspect import trace as trace
 from vitrail.api.look import look as look

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitrail.api.models import Model, Size, open_model
+from vitrail.api.models import Classifier, Size, open_classifier
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import robustness as corrupted
 from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
@@ -17,6 +17,9 @@ from vitrail.evaluation.evaluate import evaluate_classes
 from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.images.samples import Source
 from vitrail.images.sources import Splits, open_data
+from vitrail.models.backbone import Backbone
+from vitrail.prediction.engine import Engine
+from vitrail.prediction.engines import EngineName
 from vitrail.prediction.views import Views, average_views
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import Column, Table
@@ -30,13 +33,14 @@ Say = Callable[[str], object]
 
 
 def evaluate(
-    model: Model,
+    model: Classifier,
     data: str | Path | Splits,
     *,
     split: Split = "auto",
     size: Size = None,
     views: Views = "one",
     batch: int = 64,
+    engine: EngineName = "auto",
     device: str = "auto",
     precision: str = "auto",
     workers: int = -1,
@@ -53,12 +57,13 @@ def evaluate(
         vitrail.evaluate("runs/photos-1", "./photos").top1
 
     Images that the model was trained on are left out, by their contents. A `split` that is named is measured whole.
+    `model` may be exported too: an ONNX file, a folder of OpenVINO; `engine` says what runs it.
     `answers` is a CSV or JSON file for the answer to each image, `html` one for the report. `say` hears which images are
     measured. Raises DataError where all images were trained on, or for unknown classes.
     """
     found = measure(
-        model, data, split=split, size=size, views=views, batch=batch, device=device, precision=precision,
-        workers=workers, download=download, follow_links=follow_links, say=say,
+        model, data, split=split, size=size, views=views, batch=batch, engine=engine, device=device,
+        precision=precision, workers=workers, download=download, follow_links=follow_links, say=say,
     )  # fmt: skip
     if answers is not None:
         found.write_answers(answers)
@@ -88,13 +93,14 @@ class Measured:
 
 
 def measure(
-    model: Model,
+    model: Classifier,
     data: str | Path | Splits,
     *,
     split: Split = "auto",
     size: Size = None,
     views: Views = "one",
     batch: int = 64,
+    engine: EngineName = "auto",
     device: str = "auto",
     precision: str = "auto",
     workers: int = -1,
@@ -103,8 +109,9 @@ def measure(
     say: Say = lambda text: None,
 ) -> Measured:
     """The scores, as `evaluate` gives them, with the answer to each image."""
-    classifier = open_model(model, size)  # a wrong name is told before the images are read
-    part = open_part(data, [model], split, download=download, follow_links=follow_links, say=say)
+    # a wrong name is told before the images are read
+    classifier = open_classifier(model, size, engine=engine, device=device, precision=precision)
+    part = open_part(data, [classifier], split, download=download, follow_links=follow_links, say=say)
     scores, extracted = score(
         average_views(classifier, views),
         part.source,
@@ -153,8 +160,8 @@ def table_doubts(parts: Sequence[Measured], most: int = 50) -> Table:
 
 
 def compare(
-    first: Model,
-    second: Model,
+    first: Classifier,
+    second: Classifier,
     data: str | Path | Splits,
     *,
     split: Split = "auto",
@@ -170,13 +177,14 @@ def compare(
 
     Images that either model was trained on are left out.
     """
-    part = open_part(data, [first, second], split, download=download, follow_links=follow_links, say=say)
+    pair = [open_classifier(model, device=device, precision=precision) for model in (first, second)]
+    part = open_part(data, pair, split, download=download, follow_links=follow_links, say=say)
     options: dict[str, Any] = {"batch_size": batch, "device": device, "precision": precision, "workers": workers}
-    return mcnemar(*(_right(model, part, options) for model in (first, second)))
+    return mcnemar(*(_right(model, part, options) for model in pair))
 
 
 def robustness(
-    model: Model,
+    model: Classifier,
     data: str | Path | Splits,
     *,
     corruptions: Sequence[str] = tuple(CORRUPTIONS),
@@ -184,6 +192,7 @@ def robustness(
     seed: int = 0,
     split: Split = "auto",
     batch: int = 64,
+    engine: EngineName = "auto",
     device: str = "auto",
     precision: str = "auto",
     workers: int = -1,
@@ -195,18 +204,19 @@ def robustness(
 
     Images that the model was trained on are left out.
     """
-    part = open_part(data, [model], split, download=download, follow_links=follow_links, say=say)
+    classifier = open_classifier(model, engine=engine, device=device, precision=precision)
+    part = open_part(data, [classifier], split, download=download, follow_links=follow_links, say=say)
     options: dict[str, Any] = {"batch_size": batch, "device": device, "precision": precision, "workers": workers}
     return list(
         corrupted.robustness(
-            open_model(model), part.source, corruptions=corruptions, severities=severities, seed=seed, **options
+            classifier, part.source, corruptions=corruptions, severities=severities, seed=seed, **options
         )
     )
 
 
 def open_part(
     data: str | Path | Splits,
-    models: Sequence[Model],
+    models: Sequence[Classifier],
     split: Split,
     *,
     download: bool,
@@ -226,10 +236,10 @@ def open_part(
     return part
 
 
-def _right(model: Model, part: Part, options: dict[str, Any]) -> np.ndarray:
+def _right(model: Backbone | Engine, part: Part, options: dict[str, Any]) -> np.ndarray:
     """Which images the model answers as they are labelled."""
-    scores = evaluate_classes(open_model(model), part.source, **options)
+    scores = evaluate_classes(model, part.source, **options)
     if scores.images != len(part.source):
-        raise ConfigError(f"{model} answered {scores.images} of {len(part.source)} images")
+        raise ConfigError(f"a model answered {scores.images} of {len(part.source)} images")
     named = np.array(scores.classes, dtype=object)  # the models may list their classes in another order
     return named[scores.predicted] == named[scores.targets]

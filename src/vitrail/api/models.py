@@ -9,10 +9,14 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.backbone import Backbone
+from vitrail.prediction.engine import Engine
+from vitrail.prediction.engines import is_exported, open_engine
 from vitrail.weights.bundle import Record, is_remote, load, save_bundle
 
 Model = str | Path | Backbone
 """A module with a record, or what `vitrail.load` takes."""
+Classifier = Model | Engine
+"""The same, or an exported model: an ONNX file, a folder of OpenVINO, an engine."""
 Size = int | tuple[int, int] | None
 """Height and width in pixels, one number for a square, or None for the model's own."""
 
@@ -23,6 +27,22 @@ def open_model(model: Model, size: Size = None) -> Backbone:
         return load(model, image=size)
     if size is not None:
         raise ConfigError("size and a model that is loaded already", next_step="load it with image=… instead")
+    return model
+
+
+def open_classifier(
+    model: Classifier, size: Size = None, *, engine: str = "auto", device: str = "auto", precision: str = "auto"
+) -> Backbone | Engine:
+    """The model, or the engine of an exported one. Raises WeightsError, and ConfigError for an engine that does not fit."""
+    if isinstance(model, str | Path) and is_exported(model):
+        return open_engine(model, engine=engine, device=device, precision=precision, size=size)
+    if engine not in ("auto", "torch"):
+        allowed = "auto or torch for weights; onnxruntime and openvino for exported graphs"
+        raise ConfigError(f"engine {engine!r} for {model}", allowed=allowed, next_step="`vitrail export` makes a graph")
+    if isinstance(model, str | Path | nn.Module):
+        return open_model(model, size)
+    if size is not None:
+        raise ConfigError("size and an engine that is open already", next_step="open it with size=… instead")
     return model
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 
 from vitrail.api.images import Images, open_any
-from vitrail.api.models import Model, Size, open_model
+from vitrail.api.models import Classifier, Size, open_classifier
 from vitrail.prediction import predict as prediction
+from vitrail.prediction.engines import EngineName
 from vitrail.prediction.predict import Prediction
 from vitrail.prediction.views import Views, average_views
 
 
 def predict(
-    model: Model,
+    model: Classifier,
     images: Images,
     *,
     top: int = 5,
@@ -19,6 +20,7 @@ def predict(
     batch: int = 64,
     calibrated: bool = False,
     least: float = 0.0,
+    engine: EngineName = "auto",
     device: str = "auto",
     precision: str = "auto",
     skip_unreadable: bool = False,
@@ -32,11 +34,13 @@ def predict(
 
     A model trained on several labels an image gives all labels above its threshold, whatever `top`. `calibrated` divides
     logits by the temperature of the record. An image with no class of the probability `least` has no labels.
+    `model` may be exported too: an ONNX file, a folder of OpenVINO; `engine` says what runs it.
     `images` are paths, folders (searched at any depth), a named set, uint8 arrays, tensors or PIL images. An unreadable
     image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and no labels. Links out of a folder are
     followed with `follow_links`. `say` hears which files of a folder were skipped.
     """
-    classifier = average_views(open_model(model, size), views)
+    opened = open_classifier(model, size, engine=engine, device=device, precision=precision)
+    classifier = average_views(opened, views)
     sources = open_any(images, follow_links=follow_links)
     for note in dict.fromkeys(note for source in sources for note in source.notes):
         say(note)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from vitrail.cli.arguments import call, check_writable, pairs, parse, say
-from vitrail.cli.options import Compute, Part, Show, Views
+from vitrail.cli.options import Part, Runtime, Show, Views
 from vitrail.reports.tables import show
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Compute, Part, Show):
+class Evaluate(Runtime, Part, Show):
     """Measures a model on labelled images: top-1 with its 95 % interval, top-5, each class, calibration.
 
     Every image counts once, and one that cannot be read is an error. A folder with its own
@@ -35,7 +35,7 @@ class Evaluate(Compute, Part, Show):
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """A run folder, a bundle or a weights file."""
+    """A run folder, a bundle, a weights file or an exported model."""
     data: tyro.conf.Positional[str]
     """Labelled images, as for `vitrail train`."""
     size: tuple[int, int] | None = None

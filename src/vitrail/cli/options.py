@@ -7,9 +7,10 @@ from vitrail.cli.arguments import Switch
 from vitrail.reports.tables import Output
 
 Precision = Literal["auto", "fp32", "bf16"]
-# the same literals as in vitrail.training.unseen, prediction.views and evaluation.layers, which import torch
+# the same literals as in vitrail.training.unseen, prediction.views, prediction.engines and evaluation.layers, which import torch
 Split = Literal["auto", "train", "val", "test", "all"]
 Views = Literal["one", "flip", "five", "ten"]
+EngineName = Literal["auto", "torch", "onnxruntime", "openvino"]
 Pool = Literal["auto", "cls", "mean", "cls+mean"]
 
 
@@ -26,6 +27,14 @@ class Compute:
     """CPU threads; 0 leaves the choice to torch and OMP_NUM_THREADS."""
     workers: int = -1
     """Loader processes; -1 chooses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime(Compute):
+    """The same, for commands that an exported model answers too."""
+
+    engine: EngineName = "auto"
+    """The runtime: torch for weights, ONNX Runtime for an ONNX file, OpenVINO for its own folder or for an ONNX file."""
 
 
 @dataclass(frozen=True, kw_only=True)

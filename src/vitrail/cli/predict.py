@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from vitrail.cli.arguments import Switch, call, parse, say
-from vitrail.cli.options import Compute, Links, Show, Views
+from vitrail.cli.options import Links, Runtime, Show, Views
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import Column, Table, show
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Compute, Links, Show):
+class Predict(Runtime, Links, Show):
     """Labels images with a trained model.
 
     Folders are searched for images at any depth; shards, Parquet, IDX files and named sets are read as they are. A file
@@ -35,7 +35,7 @@ class Predict(Compute, Links, Show):
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """A run folder, a bundle or a weights file."""
+    """A run folder, a bundle, a weights file or an exported model."""
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Image files and folders."""
     top: int = 5
@@ -74,20 +74,19 @@ def main(words: Sequence[str]) -> int:
 
 
 def in_parts(asked: Predict, out: Path) -> int:
+    from vitrail.api.models import open_classifier
     from vitrail.images.sources import open_all
     from vitrail.prediction.bulk import predictions
-    from vitrail.prediction.engine import TorchEngine
+    from vitrail.prediction.engine import ready_engine
     from vitrail.prediction.parts import describe
     from vitrail.prediction.views import average_views
     from vitrail.processes.world import World
-    from vitrail.weights.bundle import load
 
     if out.suffix not in (".parquet", ""):
         raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
     world = World.from_environment()
-    engine = TorchEngine.of(
-        average_views(load(asked.model), asked.views), device=asked.device, precision=asked.precision
-    )
+    opened = open_classifier(asked.model, engine=asked.engine, device=asked.device, precision=asked.precision)
+    engine = ready_engine(average_views(opened, asked.views), device=asked.device, precision=asked.precision)
     sources = open_all(asked.files, follow_links=asked.follow_links)
     for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
         say(note)

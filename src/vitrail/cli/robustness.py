@@ -7,19 +7,19 @@ from pathlib import Path
 import tyro
 
 from vitrail.cli.arguments import call, check_writable, parse, say, split_names
-from vitrail.cli.options import Compute, Part, Show
+from vitrail.cli.options import Part, Runtime, Show
 from vitrail.reports.tables import Column, Table, show
 
 
 @dataclass(frozen=True, kw_only=True)
-class Robust(Compute, Part, Show):
+class Robust(Runtime, Part, Show):
     """Measures a model on corrupted images: noise, blur, contrast and compression at five severities, after ImageNet-C.
 
     The images are corrupted here, at the size the model reads, the same way each time.
 
     examples:
       vitrail robustness runs/photos-1 ./photos
-      vitrail robustness runs/photos-1 ./photos --corruptions fog,jpeg --severities 1 3 5 --csv
+      vitrail robustness runs/photos-1 ./photos --corruptions contrast,jpeg --severities 1 3 5 --csv
     """
 
     model: tyro.conf.Positional[str]

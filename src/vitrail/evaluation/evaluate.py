@@ -11,6 +11,7 @@ from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.features import extract
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
+from vitrail.prediction.engine import Engine
 from vitrail.prediction.forward import check_head, class_names, preprocess_of
 from vitrail.reports.progress import track
 from vitrail.scores.classification import Scores, index_labels, score_classes
@@ -18,7 +19,7 @@ from vitrail.scores.multilabel import MultiLabelScores, score_labels
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Engine,
     source: Source,
     *,
     preprocess: Preprocess | None = None,
@@ -50,7 +51,7 @@ def evaluate(
     return score_classes(found.features, labels, classes), found
 
 
-def evaluate_classes(model: nn.Module, source: Source, **options) -> Scores:
+def evaluate_classes(model: nn.Module | Engine, source: Source, **options) -> Scores:
     """`evaluate` for what needs one label an image: comparisons and robustness. Raises DataError for several."""
     if source.multi_label:
         raise DataError(f"the images of {source.name} have several labels", allowed="one label an image")

@@ -1,6 +1,6 @@
 """One pass of a model over images, shared by every protocol: classification, few-shot, neighbours, linear probes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from vitrail import hardware
 from vitrail.batches.loader import Batch
-from vitrail.errors import NonFiniteError
+from vitrail.errors import DoesNotApply, NonFiniteError
 from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.images.preprocess import Preprocess
+from vitrail.prediction.engine import Engine
 from vitrail.prediction.forward import answering, as_input, place
 
 
 def extract(
-    model: nn.Module,
+    model: nn.Module | Engine,
     batches: Iterable[Batch],
     *,
     what: Literal["logits", "features"] = "logits",
@@ -28,22 +29,16 @@ def extract(
     """Logits or pooled features of every image of `batches`, which are 8-bit, or float and already normalised.
 
     `preprocess` normalises the 8-bit ones (the model's own record, if it has one, else ConfigError). The model stays on
-    its device unless one is named. Raises NonFiniteError that names the first image whose answer is not finite.
+    its device unless one is named; an engine brings all of these itself. Raises NonFiniteError that names the first image
+    whose answer is not finite, DoesNotApply for features of an engine.
     """
-    where = place(model, device)
-    dtype = hardware.precision(precision, where)
+    answer = _answer(model, what, preprocess, device, precision)
     parts: list[Tensor] = []
     targets: list[Tensor] = []
     keys: list[str] = []
 
-    def answer(images: Tensor) -> Tensor:
-        read: Any = model
-        pixels = as_input(model, images, where, preprocess)
-        return read(pixels) if what == "logits" else read.pool(read.features(pixels))
-
     for batch in batches:
-        with answering(model, where, dtype):
-            apart = [(rows, answer(part.images)) for rows, part in batch.apart()]
+        apart = [(rows, answer(part.images)) for rows, part in batch.apart()]
         parts.append(_in_order(apart))
         targets.append(batch.targets)
         keys.extend(batch.keys)
@@ -52,6 +47,28 @@ def extract(
     _check_finite(answers, keys)
     labels = torch.cat(targets) if targets else torch.zeros(0, dtype=torch.long)
     return FeatureTable(answers, labels, torch.zeros(len(keys), dtype=torch.long), tuple(keys))
+
+
+def _answer(
+    model: nn.Module | Engine, what: str, preprocess: Preprocess | None, device: Any, precision: str
+) -> Callable[[Tensor], Tensor]:
+    """The function from images of one shape to logits or features."""
+    if not isinstance(model, nn.Module):
+        if what != "logits":
+            raise DoesNotApply(
+                f"{model.name} gives answers, no features", next_step="take the weights it was made from"
+            )
+        return model.logits
+    read: Any = model
+    where = place(model, device)
+    dtype = hardware.precision(precision, where)
+
+    def answer(images: Tensor) -> Tensor:
+        with answering(model, where, dtype):
+            pixels = as_input(model, images, where, preprocess)
+            return read(pixels) if what == "logits" else read.pool(read.features(pixels))
+
+    return answer
 
 
 def _in_order(apart: list[tuple[Int64[np.ndarray, "_"], Tensor]]) -> Tensor:

@@ -13,6 +13,7 @@ from vitrail.evaluation.evaluate import evaluate_classes
 from vitrail.images.decode import decode
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Contents, Source
+from vitrail.prediction.engine import Engine
 from vitrail.prediction.forward import preprocess_of
 from vitrail.reports.figures import draw_severities
 from vitrail.reports.page import Facts, FigureSection, Section, TableSection
@@ -66,7 +67,7 @@ def at_size(preprocess: Preprocess) -> Preprocess:
 
 
 def robustness(
-    model: nn.Module,
+    model: nn.Module | Engine,
     source: Source,
     *,
     corruptions: Sequence[str] = tuple(CORRUPTIONS),

@@ -116,17 +116,17 @@ class Preprocess:
         height, width = self.size
         fit = min(height / image.shape[0], width / image.shape[1])
         h, w = (max(1, min(side, round(have * fit))) for side, have in zip(self.size, image.shape, strict=False))
-        canvas = torch.from_numpy(self._background()).expand(-1, height, width).contiguous()
+        canvas = torch.tensor(self.fill, dtype=torch.uint8).view(-1, 1, 1).expand(-1, height, width).contiguous()
         top, left = (height - h) // 2, (width - w) // 2
         canvas[:, top : top + h, left : left + w] = resize(image, (h, w), self.interpolation)
         return canvas
 
-    def _background(self) -> UInt8[np.ndarray, "c 1 1"]:
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The background in the channels of the model."""
         if self.channels in (1, 3):
-            pixel = as_channels(np.array([[self.background]], np.uint8), self.channels)
-        else:
-            pixel = np.full((1, 1, self.channels), self.background[0], np.uint8)
-        return pixel.transpose(2, 0, 1).copy()
+            return tuple(as_channels(np.array([[self.background]], np.uint8), self.channels)[0, 0].tolist())
+        return (self.background[0],) * self.channels
 
     def normalise(self, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B C H W"]:
         """(x / 255 - mean) / std for each channel, on the images' device, as one multiplication and one addition."""

@@ -82,6 +82,11 @@ class ModelConfig(OpenConfig):
         return False
 
     @property
+    def exports_any_size(self) -> bool:
+        """Whether an exported graph can take every height and width that the model takes; else it has one size."""
+        return False
+
+    @property
     def contents(self) -> str:
         """The parts of a file with such weights, in words."""
         return f"encoder, head of {self.classes:,} outputs" if self.classes else "encoder, no head"

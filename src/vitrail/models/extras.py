@@ -41,9 +41,11 @@ class Extras:
     """Start value of the head's bias; -log K suits sigmoid losses."""
     drop_path: float = 0.0
     """Stochastic depth of the last block (arXiv 1603.09382). Earlier blocks rise to it linearly from 0."""
+    merge: int = 0
+    """Patches merged in each block, without training (ToMe, arXiv 2210.09461): faster, and a little less accurate."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "registers", "pre_logits")
+        at_least(self, 0, "registers", "pre_logits", "merge")
         epsilons(self, "norm_eps")
         probabilities(self, "drop_path")
 

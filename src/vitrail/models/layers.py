@@ -119,7 +119,9 @@ def attend(
 
     There the fused kernel is slow (docs/concepts/speed.md): two matrix products replace it, with a float32 softmax.
     """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+    # the exporter to ONNX cannot take the fused kernel with a bias
+    written = bias is not None and torch.compiler.is_exporting()
+    if not written and (q.device.type != "cpu" or q.dtype != torch.bfloat16):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if bias is not None:
@@ -143,6 +145,7 @@ class Attention(nn.Module):
             nn.LayerNorm(d, eps=extras.norm_eps) if extras.qk_norm else nn.Identity() for _ in range(2)
         )
         self.relative = RelativeKeys(relative_tokens, d) if relative_tokens else None
+        self.members = nn.Identity()  # merged tokens pass it: which patches they hold (`merging.py`), for onlookers
 
     def project(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v of equation 5, each B A N d."""

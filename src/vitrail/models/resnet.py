@@ -68,6 +68,10 @@ class ResNetConfig(ModelConfig):
         return self.stride
 
     @property
+    def exports_any_size(self) -> bool:
+        return self.padding != "same"  # the padding of "same" depends on the size
+
+    @property
     def stride(self) -> int:
         """Pixels to a position of the last map: 4 for the root, twice that with each stage but the first."""
         return 4 * 2 ** max(0, len(self.depths) - 1)

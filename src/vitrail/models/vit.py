@@ -22,6 +22,7 @@ from vitrail.models.extras import PLAIN, Extras
 from vitrail.models.features import Features
 from vitrail.models.initialise import initialise_vit
 from vitrail.models.layers import AttentionPool, Block, Head, PatchEmbed, dropout
+from vitrail.models.merging import encode_merged
 from vitrail.models.positions import LearnedPositions, LearnedPositions2d, PositionKind, Positions, SinCosPositions
 
 
@@ -59,6 +60,8 @@ class ViTConfig(ModelConfig):
         for what, number in ((f"{self.heads} heads", self.heads), (f"positions={self.positions!r}", parts)):
             if self.width % number:
                 raise ConfigError(f"width = {self.width} with {what}", allowed=f"a multiple of {number}")
+        if self.extras.merge and self.positions == "relative":
+            raise ConfigError("merged tokens with relative positions", allowed="learned or fixed positions")
         if self.pool.startswith("cls") and self.extras.class_token is False:
             next_step = "use pool='mean' or leave class_token out"
             raise ConfigError(f"pool={self.pool!r} without a class token", next_step=next_step)
@@ -79,6 +82,11 @@ class ViTConfig(ModelConfig):
     @property
     def hides_patches(self) -> bool:
         return True
+
+    @property
+    def exports_any_size(self) -> bool:
+        # "dinov2" resizes by a factor that export would freeze, 2-D positions divide by rows - 1, relative ones have fixed offsets
+        return self.extras.position_resize != "dinov2" and self.positions not in ("learned-2d", "relative")
 
     @property
     def has_class_token(self) -> bool:
@@ -149,7 +157,9 @@ class ViT(Backbone[ViTConfig]):
 
     def encode(self, z: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """z_L of z_0, equations 2 and 3, and the norm of equation 4."""
-        for block in self.blocks:
+        if merge := self.config.extras.merge:
+            z = encode_merged(self.blocks, z, merge, self.config.prefix)
+        for block in self.blocks if not merge else ():
             save = self.checkpoint_activations and torch.is_grad_enabled()
             z = checkpoint(block, z, use_reentrant=False) if save else block(z)
         return self.norm(z) if self.config.extras.final_norm == "tokens" else z

@@ -11,7 +11,7 @@ from torch import Tensor
 from vitrail.errors import ConfigError, DecodeError
 from vitrail.images.arrow import arrow
 from vitrail.images.sources import Source
-from vitrail.prediction.engine import TorchEngine
+from vitrail.prediction.engine import Engine
 from vitrail.prediction.parts import Done, Job, Part, Parts, check_file
 from vitrail.prediction.predict import Decision, best_classes, by_shape, in_batches
 from vitrail.processes.world import World
@@ -91,7 +91,7 @@ class Bulk:
 
 
 def job_of(
-    engine: TorchEngine, digest: str, sources: Mapping[str, Source], kind: str, options: str, batch: int, part: int
+    engine: Engine, digest: str, sources: Mapping[str, Source], kind: str, options: str, batch: int, part: int
 ) -> Job:
     """The job of a model (of this sha256) on these images. Raises ConfigError."""
     if batch < 1 or part < 1:
@@ -102,7 +102,7 @@ def job_of(
         preprocess=engine.preprocess,
         classes=tuple(engine.classes),
         options=options,
-        device=engine.device.type,
+        device=engine.name.removeprefix("torch on "),
         precision=engine.precision,
         batch=batch,
         part=part,
@@ -111,7 +111,7 @@ def job_of(
 
 
 def predictions(
-    engine: TorchEngine,
+    engine: Engine,
     sources: Mapping[str, Source],
     *,
     top_k: int = 5,
@@ -138,7 +138,7 @@ def predictions(
             }
         )
 
-    views = getattr(engine.model, "views", "one")
+    views = getattr(getattr(engine, "model", engine), "views", "one")
     decision = Decision.of(engine, top_k, calibrated=calibrated, least=least)
     options = f"{decision}" + (f", views {views}" if views != "one" else "")
     job = job_of(engine, engine.digest, sources, "predictions", options, batch, part)

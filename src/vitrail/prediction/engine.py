@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32, UInt8
@@ -58,6 +58,11 @@ class Engine(Protocol):
     def logits(self, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B K"]:
         """Answers on the CPU, for images of one shape."""
         ...
+
+
+def ready_engine(model: "nn.Module | Engine", **options: Any) -> "Engine":
+    """The model as an engine, with the `options` of `TorchEngine.of`; an engine as it is."""
+    return TorchEngine.of(model, **options) if isinstance(model, nn.Module) else model
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
 
 
-def preprocess_of(model: nn.Module, preprocess: Preprocess | None = None) -> Preprocess:
+def preprocess_of(model: object, preprocess: Preprocess | None = None) -> Preprocess:
     """The given one, else the one in the model's record. Raises ConfigError where there is neither."""
     found = preprocess or getattr(getattr(model, "record", None), "preprocess", None)
     if found is None:
@@ -34,7 +34,7 @@ def check_head(model: object) -> None:
         )
 
 
-def class_names(model: nn.Module) -> tuple[str, ...]:
+def class_names(model: object) -> tuple[str, ...]:
     """The names in the model's record; empty where it has none."""
     return getattr(getattr(model, "record", None), "classes", ())
 

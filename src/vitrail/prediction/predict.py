@@ -16,7 +16,7 @@ from vitrail.batches.batch import groups
 from vitrail.errors import ConfigError, DecodeError, NonFiniteError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import Sample, Source, open_images
-from vitrail.prediction.engine import Engine, TorchEngine
+from vitrail.prediction.engine import Engine, ready_engine
 from vitrail.prediction.forward import check_head
 from vitrail.reports.progress import progress
 
@@ -68,9 +68,8 @@ def predict(
         images = [images]
     source = images if isinstance(images, Source) else open_images(images)
     decision = Decision.of(model, top_k, calibrated=calibrated, least=least)
-    if isinstance(model, nn.Module):
-        model = TorchEngine.of(model, device=device, precision=precision, preprocess=preprocess, classes=classes)
-    return _predict(model, source, decision, batch_size, on_error, quiet)
+    engine = ready_engine(model, device=device, precision=precision, preprocess=preprocess, classes=classes)
+    return _predict(engine, source, decision, batch_size, on_error, quiet)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
+from vitrail.prediction.engine import Engine
 from vitrail.prediction.forward import preprocess_of
 
 Views = Literal["one", "flip", "five", "ten"]
@@ -43,26 +45,69 @@ class Averaged(nn.Module):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Logarithms of the mean probabilities: their softmax is that mean, or their sigmoid where an image has several labels."""
-        if self.several:
-            return (
-                torch.stack([self.model(view).float().sigmoid() for view in self.cut(images)]).mean(0).logit(eps=1e-7)
-            )
-        answers = [self.model(view).float().log_softmax(1) for view in self.cut(images)]
-        return torch.stack(answers).logsumexp(0) - math.log(len(answers))
-
-    def cut(self, images: Float[Tensor, "B C H W"]) -> Iterator[Float[Tensor, "B C h w"]]:
-        """The views of prepared images."""
-        crops = list(_crops(images, self.preprocess.size)) if self.views in ("five", "ten") else [images]
-        yield from crops
-        if self.views in ("flip", "ten"):
-            yield from (crop.flip(-1) for crop in crops)
+        return average(self.model, cut(images, self.views, self.preprocess.size), self.several)
 
 
-def average_views(model: nn.Module, views: Views, preprocess: Preprocess | None = None) -> nn.Module:
-    """The model as it answers over `views`; itself for `one`. Raises ConfigError where views and preprocessing do not go."""
+@dataclass(frozen=True, eq=False)
+class AveragedEngine:
+    """The same around an engine, whose views are cut from 8-bit images."""
+
+    engine: Engine
+    views: Views
+    preprocess: Preprocess
+    """Of the images that views are cut from."""
+    record: Any
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    @property
+    def precision(self) -> str:
+        return self.engine.precision
+
+    @property
+    def digest(self) -> str:
+        return self.engine.digest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.engine.classes
+
+    def logits(self, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B K"]:
+        several = getattr(self.record, "threshold", None) is not None
+        return average(self.engine.logits, cut(images, self.views, self.engine.preprocess.size), several)
+
+
+def cut(images: Shaped[Tensor, "B C H W"], views: Views, size: tuple[int, int]) -> Iterator[Shaped[Tensor, "B C h w"]]:
+    """The views of prepared images."""
+    crops = list(_crops(images, size)) if views in ("five", "ten") else [images]
+    yield from crops
+    if views in ("flip", "ten"):
+        yield from (crop.flip(-1) for crop in crops)
+
+
+def average(
+    answer: Callable[[Tensor], Tensor], views: Iterator[Shaped[Tensor, "B C h w"]], several: bool
+) -> Float[Tensor, "B K"]:
+    """Logarithms of the mean probabilities; with `several` labels an image their logits."""
+    answers = [answer(view).float() for view in views]
+    if several:
+        return torch.stack([one.sigmoid() for one in answers]).mean(0).logit(eps=1e-7)
+    return torch.stack([one.log_softmax(1) for one in answers]).logsumexp(0) - math.log(len(answers))
+
+
+def average_views(model: Any, views: Views, preprocess: Preprocess | None = None) -> Any:
+    """The model or engine as it answers over `views`; itself for `one`.
+
+    Raises ConfigError where views and preprocessing do not go together.
+    """
     if views == "one":
         return model
-    return Averaged(model, views, preprocess_of(model, preprocess)).eval()
+    prepared = preprocess_of(model, preprocess)
+    if isinstance(model, nn.Module):
+        return Averaged(model, views, prepared).eval()
+    return AveragedEngine(model, views, larger(prepared, views), getattr(model, "record", None))
 
 
 def larger(preprocess: Preprocess, views: Views) -> Preprocess:
@@ -78,7 +123,7 @@ def larger(preprocess: Preprocess, views: Views) -> Preprocess:
     return dataclasses.replace(preprocess, size=(height, width), crop_fraction=1.0)
 
 
-def _crops(images: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Iterator[Float[Tensor, "B C h w"]]:
+def _crops(images: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Iterator[Shaped[Tensor, "B C h w"]]:
     """Top left, top right, bottom left, bottom right, centre."""
     down, right = (have - want for have, want in zip(images.shape[-2:], size, strict=True))
     for top, left in ((0, 0), (0, right), (down, 0), (down, right), (round(down / 2), round(right / 2))):

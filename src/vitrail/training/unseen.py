@@ -18,6 +18,7 @@ from vitrail.errors import CheckpointError, ConfigError, DataError
 from vitrail.images.content_keys import NO_KEYS, Keys, contained, keys_of, unique_keys, write_keys
 from vitrail.images.heldout import join_split
 from vitrail.images.samples import Source, Splits
+from vitrail.prediction.engine import Engine
 from vitrail.reports.progress import progress
 from vitrail.training.run import Run
 from vitrail.training.run_data import open_run
@@ -28,7 +29,7 @@ from vitrail.weights.trained_on import TRAINED_KEYS, read_trained_keys
 SHOWN = 20_000
 """Images from which on hashing has a line of progress."""
 Split = Literal["auto", "train", "val", "test", "all"]
-Model = str | Path | nn.Module
+Model = str | Path | nn.Module | Engine
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,9 @@ def _with_more(splits: Splits, moved: np.ndarray) -> Source:
 
 
 def _seen_by(model: Model) -> Seen:
+    told = getattr(model, "trained_keys", None)  # an exported model carries them
+    if told is not None:
+        return Seen(told)
     path = model if isinstance(model, str | Path) else getattr(model, "loaded_from", None)
     if not isinstance(path, str | Path):
         return Seen()

@@ -147,6 +147,11 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     if is_timm_name(path):
         return read_pretrained(path)
     path = fetch(str(path)) if is_hub_name(path) else Path(path)
+    if path.suffix in (".onnx", ".xml"):
+        raise WeightsError(
+            f"{path} is a graph, not weights",
+            next_step="`vitrail predict`, `evaluate` and `robustness` read it; for the rest name the run it was made from",
+        )
     folder = find_bundle(path)
     if folder is not None:
         return _read_bundle(folder, config)
