@@ -21,8 +21,7 @@ def encode_merged(blocks: nn.ModuleList, z: Float[Tensor, "B N D"], r: int, pref
     """z_L of z_0 through blocks that each merge `r` of the patches behind `prefix` tokens, or as many as there are pairs."""
     sizes: Tensor | None = None  # patches in each token; None: one in each
     members = torch.arange(z.shape[1], device=z.device).expand(z.shape[0], -1)  # the token that each patch is in
-    for block in blocks:
-        assert isinstance(block, Block)
+    for block in (block for block in blocks if isinstance(block, Block)):
         block.attn.members(members)
         q, k, v = block.attn.project(block.norm1(z))
         bias = None if sizes is None else rearrange(sizes.log(), "B M 1 -> B 1 1 M").expand(-1, *q.shape[1:3], -1)
