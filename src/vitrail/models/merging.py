@@ -8,20 +8,23 @@ to its logits.
 At the end each patch gets the token that it is in. So `Features` have all patches of the grid, and a mean over them is weighted.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitrail.models.layers import Block, attend
+from vitrail.models.layers import attend
 
 
 def encode_merged(blocks: nn.ModuleList, z: Float[Tensor, "B N D"], r: int, prefix: int) -> Float[Tensor, "B N D"]:
     """z_L of z_0 through blocks that each merge `r` of the patches behind `prefix` tokens, or as many as there are pairs."""
     sizes: Tensor | None = None  # patches in each token; None: one in each
     members = torch.arange(z.shape[1], device=z.device).expand(z.shape[0], -1)  # the token that each patch is in
-    for block in (block for block in blocks if isinstance(block, Block)):
+    block: Any  # a `layers.Block`, whose branches may be Identity
+    for block in blocks:
         block.attn.members(members)
         q, k, v = block.attn.project(block.norm1(z))
         bias = None if sizes is None else rearrange(sizes.log(), "B M 1 -> B 1 1 M").expand(-1, *q.shape[1:3], -1)
