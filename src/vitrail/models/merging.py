@@ -14,16 +14,15 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.models.layers import attend
 
 
-def encode_merged(blocks: nn.ModuleList, z: Float[Tensor, "B N D"], r: int, prefix: int) -> Float[Tensor, "B N D"]:
+def encode_merged(blocks: Any, z: Float[Tensor, "B N D"], r: int, prefix: int) -> Float[Tensor, "B N D"]:
     """z_L of z_0 through blocks that each merge `r` of the patches behind `prefix` tokens, or as many as there are pairs."""
     sizes: Tensor | None = None  # patches in each token; None: one in each
     members = torch.arange(z.shape[1], device=z.device).expand(z.shape[0], -1)  # the token that each patch is in
-    block: Any  # a `layers.Block`, whose branches may be Identity
     for block in blocks:
         block.attn.members(members)
         q, k, v = block.attn.project(block.norm1(z))
