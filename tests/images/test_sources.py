@@ -151,7 +151,7 @@ def test_the_first_level_names_the_class_at_any_depth(tmp_path: Path) -> None:
     assert note.startswith("7 files skipped: ")
     for part in ("1 .svg", "1 .ogg", "1 .txt", "3 hidden", "1 beside the class folders"):
         assert part in note
-    assert merged == "3 subfolders were merged into 2 classes"  # cat/old, cat/old/x and dog/x
+    assert merged.startswith("3 subfolders were merged into 2 classes")  # cat/old, cat/old/x and dog/x
 
 
 def test_tuxpaint_stamps_by_subject() -> None:

@@ -81,7 +81,7 @@ def test_everything_wrong_with_a_list_is_said_at_once(root: Path) -> None:
         ("", "is empty"),
         ("path,label\n", "lists no images"),
         ("file_name,lable\na,b\n", "did you mean 'label'"),
-        ("path,label,labels\na,b,c\n", "one of label and labels"),
+        ("path,label,labels\na,b,c\n", "one of label, labels and value"),
         ("path,label\na\n", r"lines \[2\]: not 2 cells"),
         ('path,label\n"a,b\n', "not a readable table"),
     ],

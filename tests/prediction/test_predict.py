@@ -171,3 +171,17 @@ def test_any_engine_answers_through_predict(tmp_path: Path) -> None:
     assert isinstance(Counting(), Engine)
     found = list(predict(Counting(), tmp_path, top_k=1, quiet=True))
     assert [prediction.labels for prediction in found] == [("dark",), ("bright",)]
+
+
+def test_least_auto_is_that_of_the_record_at_its_temperature(model, folder):
+    """Images below the stored probability are none of the classes; without one in the record that is an error."""
+    with pytest.raises(ConfigError, match="does not say below which probability"):
+        list(predict(model, folder, least="auto"))
+    images = sorted(folder.rglob("*.png"))
+    sure = [found.probabilities[0] for found in predict(model, images, calibrated=False, precision="fp32")]
+    middle = sorted(sure)[1]
+    model.record = SimpleNamespace(preprocess=SQUASH, classes=CLASSES, temperature=1.0, least=middle, threshold=None)
+    found = list(predict(model, images, least="auto", precision="fp32", top_k=1))
+    assert [bool(one.labels) for one in found] == [one >= middle for one in sure]
+    model.record.temperature = 1e3  # nearly uniform: nothing is sure
+    assert not any(one.labels for one in predict(model, images, least="auto", precision="fp32"))

@@ -11,7 +11,7 @@ from scipy import optimize, stats
 from sklearn import metrics
 
 from vitrail.errors import DataError
-from vitrail.scores.calibration import fit_temperature
+from vitrail.scores.calibration import calibrate, fit_temperature
 from vitrail.scores.multilabel import choose_threshold, score_labels
 from vitrail.scores.statistics import mcnemar, spread
 
@@ -70,6 +70,25 @@ def test_temperature_minimises_the_nll(scale: float) -> None:
 
 def test_answers_that_are_all_right_get_the_smallest_temperature() -> None:
     assert fit_temperature(10 * torch.eye(3), torch.arange(3)) == pytest.approx(1e-3)
+
+
+def test_a_few_right_answers_do_not_make_a_model_certain() -> None:
+    """As if one label in N + 2 were wrong: with two classes that is the probability itself."""
+    logits = 10 * torch.eye(2)[torch.arange(8) % 2]
+    found = calibrate(logits, torch.arange(8) % 2)
+    assert (logits / found.temperature).softmax(1).max(1).values.mean() == pytest.approx(1 - 0.5 / 10, abs=1e-4)
+    assert found.least == pytest.approx(1 - 0.5 / 10, abs=1e-4)
+
+
+def test_95_of_100_right_answers_stay_above_the_least_probability() -> None:
+    draws = torch.Generator().manual_seed(0)
+    targets = torch.randint(0, 5, (1000,), generator=draws)
+    logits = torch.randn(1000, 5, generator=draws) + 2 * torch.eye(5)[targets]
+    found = calibrate(logits, targets)
+    best = (logits.double() / found.temperature).softmax(1).max(1)
+    kept = best.values[best.indices == targets] >= found.least
+    assert float(kept.double().mean()) == pytest.approx(0.95, abs=0.002)
+    assert calibrate(torch.eye(3), torch.tensor([1, 2, 0])).least == 0.0
 
 
 def multi_label(images: int = 200) -> tuple[np.ndarray, np.ndarray]:

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import vitrail
 from tests.support.runs import TINY, assert_same_run, log, no_report, stop_after
+from vitrail.api.folds import train_folds
 from vitrail.batches.batch import Batch
 from vitrail.errors import ConfigError, DataError, Preempted
-from vitrail.images.heldout import add_validation, repeat_rare
+from vitrail.images.heldout import add_validation, draw_folds, repeat_rare
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.objectives.classify import Classify, balanced_weights
@@ -24,6 +26,7 @@ from vitrail.training.outcome import judge, write_report
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import prepare
+from vitrail.training.unseen import count_of, seen_by
 from vitrail.training.verify import verify
 from vitrail.weights.bundle import load
 
@@ -218,4 +221,94 @@ def test_folders_below_class_folders_are_said(tmp_path: Path) -> None:
     for name in ("bird/owl", "bird/crow", "cat"):
         write(tmp_path / name, **{"x": 2} if name == "cat" else {"a": 2})
     notes = open_data(tmp_path, holdout=0).train.notes
-    assert "3 subfolders were merged into 2 classes" in notes
+    assert "3 subfolders were merged into 2 classes; --classes leaf makes each a class" in notes
+
+
+# --- leaf folders -----------------------------------------------------------------------------------------------------
+
+
+def test_each_folder_that_holds_images_is_a_class(tmp_path: Path) -> None:
+    """Folders of one name are one class, wherever they are; images beside folders belong to the folder around them."""
+    for name in ("day1/owl", "day1/crow", "day2/owl", "cat"):
+        write(tmp_path / name, a=2, b=1) if name == "cat" else write(tmp_path / "made", **{name: 2})
+    for name in ("day1", "day2"):
+        (tmp_path / "made" / name).rename(tmp_path / name)
+    (tmp_path / "made").rmdir()
+    whole = open_data(f"{tmp_path}/**", holdout=0).train
+    assert whole.classes == ("a", "b", "crow", "owl") and whole.counts.tolist() == [2, 1, 2, 4]
+    assert {Path(key).parent.name for key in whole.keys} == set(whole.classes)
+    assert not any("merged" in note for note in whole.notes)
+    assert open_data(tmp_path, holdout=0).train.classes == ("cat", "day1", "day2")
+
+
+def test_a_run_on_leaf_folders_resumes_and_is_evaluated_from_anywhere(tmp_path: Path, monkeypatch, capsys) -> None:
+    write(tmp_path / "photos", **{"x/dark": 9, "y/light": 9})
+    monkeypatch.chdir(tmp_path)
+    found = vitrail.train(
+        "photos", classes="leaf", quiet=True, epochs=1, out="r", **{"model.width": 32, "model.depth": 1}
+    )
+    assert found.scores.classes == ("dark", "light")
+    assert found.run.data == f"{tmp_path}/photos/**"
+    monkeypatch.chdir("/")
+    scores = vitrail.evaluate(tmp_path / "r", found.run.data)
+    assert scores.images == found.scores.images == 4
+
+
+# --- k-fold cross-validation ------------------------------------------------------------------------------------------
+
+
+def test_every_image_is_held_out_once_and_classes_and_copies_stay_together(photos: Path) -> None:
+    copy = (photos / "dark/000.png").read_bytes()
+    for name in ("dark/x.png", "dark/y.png"):
+        (photos / name).write_bytes(copy)
+    (photos / "lone").mkdir()
+    (photos / "light/000.png").rename(photos / "lone/a.png")
+    parts = draw_folds(open_data(photos, holdout=0.3), 5)
+    held = [key for part in parts for key in part.test.keys]
+    assert sorted(held) == sorted(set(held)) and len(held) == 62 + 19
+    for part in parts:
+        assert not set(part.train.keys) & set(part.test.keys)
+        assert len(part.train) + len(part.test) == 82 and "lone/a.png" in part.train.keys
+        assert part.test.counts[0] in range(9, 16) and part.test.counts[1] in (3, 4)
+        copies = {"dark/000.png", "dark/x.png", "dark/y.png"} & set(part.test.keys)
+        assert len(copies) in (0, 3)
+    again = draw_folds(open_data(photos, holdout=0.1), 5)
+    assert [part.test.keys for part in again] == [part.test.keys for part in parts]
+
+
+def test_folds_score_every_image_with_the_model_that_did_not_see_it(photos: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(SMALL, data=str(photos), length="1 epoch", evaluate_every="1 epoch")
+    with no_report():
+        found = train_folds(run, open_data(photos), 3, tmp_path / "k", quiet=True)
+    assert found.scores.images == 80 and len(found.results) == 3
+    right = sum(result.scores.top1 * result.scores.images for result in found.results)
+    assert found.scores.top1 * 80 == pytest.approx(right)
+    assert set(found.source.keys) == set(open_data(photos, holdout=0).train.keys)
+    for number, result in enumerate(found.results, 1):
+        seen = seen_by(result.folder)
+        assert not count_of(result.setup.splits.test, seen).any()
+        assert RunFolder.read(tmp_path / f"k/fold-{number}").fold == (number, 3)
+    assert "Folds" in (tmp_path / "k/report.html").read_text()
+    assert found.baselines.keys() == found.results[0].baselines.keys()
+
+
+def test_a_fold_resumes_on_its_own_images(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = dataclasses.replace(SMALL, data=str(photos), fold=(2, 4))
+    whole = train(run, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_after(3, patched)
+        with pytest.raises(Preempted):
+            train(run, tmp_path / "run")
+    with no_report():
+        resumed = loop.train(None, out=tmp_path / "run", resume=True, quiet=True)
+    assert_same_run(whole.folder, resumed.folder)
+    assert whole.setup.splits.test.keys == draw_folds(open_data(photos), 4)[1].test.keys
+
+
+def test_data_with_its_own_split_has_no_folds(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="split of their own"):
+        draw_folds(dataclasses.replace(open_data(photos), drawn=False), 5)
+    with pytest.raises(ConfigError, match="2 or more"):
+        draw_folds(open_data(photos), 81)
+    with pytest.raises(ConfigError, match="folds = 5 with seeds = 2"):
+        vitrail.train(photos, folds=5, seeds=2, quiet=True, out=tmp_path / "x")

@@ -12,8 +12,8 @@ from vitrail.api.models import Classifier, Size, open_classifier
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import robustness as corrupted
 from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from vitrail.evaluation.evaluate import Answered, evaluate_classes
 from vitrail.evaluation.evaluate import evaluate as score
-from vitrail.evaluation.evaluate import evaluate_classes
 from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.images.samples import Source
 from vitrail.images.sources import Splits, open_data
@@ -23,8 +23,9 @@ from vitrail.prediction.engines import EngineName
 from vitrail.prediction.views import Views, average_views
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import Column, Table
-from vitrail.scores.classification import Scores, index_labels
+from vitrail.scores.classification import index_labels
 from vitrail.scores.multilabel import MultiLabelScores
+from vitrail.scores.regression import NumberScores
 from vitrail.scores.statistics import McNemar, mcnemar
 from vitrail.storage import write_whole
 from vitrail.training.unseen import Part, Split, choose_part
@@ -49,10 +50,11 @@ def evaluate(
     answers: str | Path | None = None,
     html: str | Path | None = None,
     say: Say = lambda text: None,
-) -> Scores | MultiLabelScores:
+) -> Answered:
     """The scores of a classifier on labelled images: top-1 with its 95 % interval, top-5, each class, calibration.
 
-    Images with several labels give mean average precision, and F1 at the threshold of the model's record.
+    Images with several labels give mean average precision, and F1 at the threshold of the model's record; numbers give the
+    mean error and R².
 
         vitrail.evaluate("runs/photos-1", "./photos").top1
 
@@ -78,7 +80,7 @@ class Measured:
 
     title: str
     source: Source
-    scores: Scores | MultiLabelScores
+    scores: Answered
     extracted: FeatureTable
 
     def write_page(self, path: str | Path) -> Path:
@@ -124,8 +126,12 @@ def measure(
     return Measured(title, part.source, scores, extracted)
 
 
-def table_answers(scores: Scores | MultiLabelScores, extracted: FeatureTable, source: Source) -> Table:
+def table_answers(scores: Answered, extracted: FeatureTable, source: Source) -> Table:
     """A row an image: its key, its truth, the answer, whether it is right, and the probabilities of both."""
+    if isinstance(scores, NumberScores):
+        pairs = zip(extracted.keys, scores.truth.tolist(), scores.answers.tolist(), strict=True)
+        rows = tuple((key, truth, answer, answer - truth) for key, truth, answer in pairs)
+        return Table(tuple(map(Column, ("image", "truth", "answer", "error"))), rows)
     names = scores.classes
     if isinstance(scores, MultiLabelScores):
         probabilities = extracted.features.sigmoid()
@@ -144,8 +150,8 @@ def table_answers(scores: Scores | MultiLabelScores, extracted: FeatureTable, so
 
 def table_doubts(parts: Sequence[Measured], most: int = 50) -> Table:
     """The images whose label the model doubts most: wrong answers, the least probable label first."""
-    if any(isinstance(found.scores, MultiLabelScores) for found in parts):
-        raise DataError("images with several labels", allowed="one label an image")
+    if any(found.source.labels.ndim == 2 for found in parts):
+        raise DataError("images with several labels, or with numbers", allowed="one class an image")
     tables = [table_answers(found.scores, found.extracted, found.source) for found in parts]
     rows = [row for table in tables for row in table.rows if not row[3]]
     doubts = sorted(rows, key=lambda row: row[5])[:most]

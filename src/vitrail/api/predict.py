@@ -6,7 +6,7 @@ from vitrail.api.images import Images, open_any
 from vitrail.api.models import Classifier, Size, open_classifier
 from vitrail.prediction import predict as prediction
 from vitrail.prediction.engines import EngineName
-from vitrail.prediction.predict import Prediction
+from vitrail.prediction.predict import Least, Prediction
 from vitrail.prediction.views import Views, average_views
 
 
@@ -19,7 +19,7 @@ def predict(
     views: Views = "one",
     batch: int = 64,
     calibrated: bool = False,
-    least: float = 0.0,
+    least: Least = 0.0,
     engine: EngineName = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -33,7 +33,8 @@ def predict(
         vitrail.predict("runs/photos-1", "new.jpg")[0].labels
 
     A model trained on several labels an image gives all labels above its threshold, whatever `top`. `calibrated` divides
-    logits by the temperature of the record. An image with no class of the probability `least` has no labels.
+    logits by the temperature of the record. An image with no class of the probability `least` has no labels: it is none
+    of these. "auto" takes the probability that held-out images chose in training, and the temperature.
     `model` may be exported too: an ONNX file, a folder of OpenVINO; `engine` says what runs it.
     `images` are paths, folders (searched at any depth), a named set, uint8 arrays, tensors or PIL images. An unreadable
     image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and no labels. Links out of a folder are

@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vitrail.api.words import SHORT, full_name, translate_peer
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError, suggest
 from vitrail.hardware import Hardware
+from vitrail.images.folders import LEAVES
 from vitrail.images.heldout import draw_again
 from vitrail.images.sources import Splits
 from vitrail.models import zoo
 from vitrail.recipes import Given, Pretrained, choose, read_pretrained, recipe, request_for
 from vitrail.training.run import Run, read_run
-from vitrail.training.run_data import open_for
+from vitrail.training.run_data import choose_fold, open_for
 from vitrail.training.run_folder import RunFolder
 
 DERIVED = {
@@ -24,6 +25,10 @@ DERIVED = {
     "model.family": "model",
 }
 """Values of a model that a run derives, and from what."""
+
+
+Classes = Literal["top", "leaf"]
+"""Which folders are the classes: those at the top, or each that holds images."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Chosen:
     def with_run(self, run: Run) -> "Chosen":
         """The same with a changed Run; another share is held out where it asks for one."""
         again = self.opened not in (None, run.holdout)
-        return Chosen(run, draw_again(self.splits, run.holdout) if again else self.splits, self.why, self.opened)
+        splits = draw_again(self.splits, run.holdout) if again else self.splits
+        return Chosen(run, choose_fold(splits, run), self.why, self.opened)
 
 
 def choose_run(
@@ -51,12 +57,14 @@ def choose_run(
     epochs: float | None = None,
     holdout: float | None = None,
     download: bool = False,
+    classes: Classes = "top",
     like: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Chosen:
     """The recipe for these images, with `changes` by dotted name. Raises ConfigError for a name that is not there."""
     changes = spell_out(changes or {})
     links = bool(changes.get("follow_links"))
+    data = name_leaves(data, classes)
     if like:
         refuse_with_like(recipe, model, weights)
         chosen = repeat_run(read_like(like), data, holdout=holdout, download=download, follow_links=links)
@@ -88,12 +96,23 @@ def choose_recipe(
     return Chosen(run, splits, f"recipe {chosen}: {why}", opened)
 
 
+def name_leaves(data: str | Path | Splits, classes: Classes) -> str | Path | Splits:
+    """The images by a name that says which folders are the classes."""
+    if classes == "top" or not data:
+        return data
+    if isinstance(data, Splits):
+        raise ConfigError(
+            "classes = 'leaf' for images that are opened", next_step="open them with '/**' after the folder"
+        )
+    return data if str(data).endswith(f"/{LEAVES}") else f"{data}/{LEAVES}"
+
+
 def read_like(path: str | Path) -> Run:
     """The settings in a run folder or a file run.json, to be used again: this machine chooses its own threads and precision."""
     path = Path(path)
     run = read_run(path) if path.is_file() else RunFolder.read(path)
     kept = {name: getattr(run.hardware, name) for name in ("checkpoint_activations", "deterministic", "parallel")}
-    return replace(run, rules=2, hardware=Hardware(**kept))
+    return replace(run, rules=2, fold=None, hardware=Hardware(**kept))
 
 
 def refuse_with_like(recipe: str | None, model: str | None, weights: object) -> None:

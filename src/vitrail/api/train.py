@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from vitrail.api.request import choose_run, shorthands, spell_out
+from vitrail.api.folds import Folds, train_folds
+from vitrail.api.request import Classes, choose_run, shorthands, spell_out
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits
@@ -28,19 +29,21 @@ class Trained:
     """The result of a training: its scores, its folder, its model. A notebook shows the head of its report."""
 
     results: tuple[Result, ...]
-    """One for each seed."""
+    """One for each seed, or for each fold."""
     why: str
     """The recipe, and why it was chosen."""
+    folds: Folds | None = None
+    """The cross-validation, where one was asked for."""
 
     @property
     def scores(self) -> Outcome:
-        """The scores of the held-out images; of several seeds, the first's."""
-        return self.results[0].scores
+        """The scores of the held-out images; of several seeds, the first's; of folds, those of all images."""
+        return self.folds.scores if self.folds else self.results[0].scores
 
     @property
     def folder(self) -> Path:
-        """The run folder; of several seeds, the first's."""
-        return self.results[0].folder
+        """The run folder; of several seeds, the first's; of folds, the folder of all."""
+        return self.folds.folder if self.folds else self.results[0].folder
 
     @property
     def run(self) -> Run:
@@ -49,8 +52,8 @@ class Trained:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The trained model in eval mode, as `vitrail.load(result.folder)` gives it."""
-        return load(self.folder)
+        """The trained model in eval mode, as `vitrail.load(result.folder)` gives it; of folds, the first's."""
+        return load(self.results[0].folder)
 
     @property
     def spread(self) -> tuple[float, float]:
@@ -82,8 +85,10 @@ def train(
     epochs: float | None = None,
     holdout: float | None = None,
     download: bool = False,
+    classes: Classes = "top",
     out: str | Path | None = None,
     seeds: int = 1,
+    folds: int = 0,
     like: str | Path | None = None,
     resume: str | Path | None = None,
     override: bool = False,
@@ -102,9 +107,10 @@ def train(
     `data` is a path, a named set or opened `Splits`. Without `recipe` one is chosen by the number and shape of the images
     and by whether there are `weights`. `changes` are values of the Run: `lr=5e-4`, `size=224`,
     `batch=64` for short, `optim={"layer_decay": 0.75}`, or `**{"optim.layer_decay": 0.75}`.
-    `seeds` trains so many times, into `out/seed-0` and so on. `resume` goes on with a run folder;
-    its images may have moved. `like` takes all settings from a run folder or a file run.json. Each of `callbacks` is called
-    with every row of the log: a mapping with step, epoch and numbers.
+    `seeds` trains so many times, into `out/seed-0` and so on. `folds` is k-fold cross-validation: every image is scored once
+    by a model that was not trained on it. With `classes="leaf"` the folder that an image lies in is its class. `resume` goes
+    on with a run folder; its images may have moved. `like` takes all settings from a run folder or a file run.json. Each of
+    `callbacks` is called with every row of the log: a mapping with step, epoch and numbers.
     Raises ConfigError for a name that is not there, DataError for images that cannot be trained on.
     """
     options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "callbacks": callbacks}
@@ -117,12 +123,14 @@ def train(
         raise ConfigError("no images were named", next_step="try vitrail.train('digits') or vitrail.train('./photos')")
     chosen = choose_run(
         data or "", like=like, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout,
-        download=download, changes=changes,
+        download=download, classes=classes, changes=changes,
     )  # fmt: skip
-    results = train_seeds(
-        chosen.run, chosen.splits, seeds, Path(out) if out else None, allow_leaks=allow_leaks, **options
-    )
-    return Trained(results, chosen.why)
+    check_folds(folds, seeds)
+    place, options = Path(out) if out else None, {**options, "allow_leaks": allow_leaks}
+    if folds:
+        found = train_folds(chosen.run, chosen.splits, folds, place, **options)
+        return Trained(found.results, chosen.why, found)
+    return Trained(train_seeds(chosen.run, chosen.splits, seeds, place, **options), chosen.why)
 
 
 def train_seeds(
@@ -155,6 +163,15 @@ def refuse_choices(*choices: object) -> None:
 def check_seeds(seeds: int) -> None:
     if seeds < 1:
         raise ConfigError(f"seeds = {seeds}", allowed="1 or more", next_step="seed chooses a single one")
+
+
+def check_folds(folds: int, seeds: int) -> None:
+    if folds and (folds < 2 or seeds != 1):
+        raise ConfigError(
+            f"folds = {folds} with seeds = {seeds}",
+            allowed="2 folds or more, of one seed; 0 folds to hold out a share",
+            next_step="train the folds of another seed apart, with seed=1",
+        )
 
 
 def train_on(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -31,6 +31,7 @@ class Predict(Runtime, Links, Show):
     examples:
       vitrail predict runs/photos-1 new.jpg
       vitrail predict runs/photos-1 holiday/ --top 1 --csv > labels.csv
+      vitrail predict runs/photos-1 inbox/ --least auto          "none of these" for what the model does not know
       torchrun --nproc-per-node=2 -m vitrail predict runs/photos-1 archive/ --out labels/
     """
 
@@ -42,8 +43,9 @@ class Predict(Runtime, Links, Show):
     """How many answers for each image."""
     views: Views = "one"
     """Average the answers over views of each image: flip, five crops, or ten (five and their mirror images)."""
-    least: float = 0.0
-    """Give no class below this probability: an image that is none of these has no label."""
+    least: float | Literal["auto"] = 0.0
+    """Give no class below this probability: the image is none of these. `auto` takes the one that held-out images chose
+    in training, and the temperature."""
     calibrated: Switch = False
     """Divide by the temperature that validation images chose in training, so that probabilities can be believed."""
     skip_unreadable: Switch = False
@@ -104,12 +106,15 @@ def in_parts(asked: Predict, out: Path) -> int:
 
 
 def as_table(found: "Sequence[Prediction]") -> None:
-    """A line per image: the answer, how sure, and what else it might be."""
+    """A line per image: the answer, how sure, and what else it might be; or the number."""
+    if any(one.value is not None for one in found):
+        values = tuple((one.key, one.value) for one in found if not one.error)
+        return show(Table((Column("file"), Column("value", "{:.4g}")), values), "table")
     columns = Column("file"), Column("answer"), Column("probability", "{:.1%}"), Column("then")
     rows = tuple(
         (
             one.key,
-            one.labels[0] if one.labels else "no label",
+            one.labels[0] if one.labels else "none of these",
             one.probabilities[0] if one.labels else None,
             ", ".join(map(_also, one.labels[1:], one.probabilities[1:])),
         )
@@ -120,7 +125,10 @@ def as_table(found: "Sequence[Prediction]") -> None:
 
 
 def as_csv(found: "Sequence[Prediction]") -> None:
-    """A line per answer, the likeliest first."""
+    """A line per answer, the likeliest first; or a line per number."""
+    if any(one.value is not None for one in found):
+        values = tuple((one.key, one.value) for one in found if not one.error)
+        return show(Table((Column("file"), Column("value")), values), "csv")
     columns = tuple(map(Column, ("file", "rank", "label", "probability")))
     rows = tuple(
         (one.key, rank, *answer)
@@ -135,6 +143,8 @@ def as_json(found: "Sequence[Prediction]") -> None:
     objects = [
         {"file": one.key, "error": one.error}
         if one.error
+        else {"file": one.key, "value": one.value}
+        if one.value is not None
         else {"file": one.key, "labels": one.labels, "probabilities": one.probabilities}
         for one in found
     ]

@@ -9,8 +9,10 @@ import tyro
 
 from vitrail.api.request import (
     Chosen,
+    Classes,
     choose_recipe,
     guess_run,
+    name_leaves,
     read_like,
     refuse_derived,
     refuse_with_like,
@@ -31,6 +33,7 @@ class Settings(Run):
     """A Run whose data is named by position."""
 
     data: tyro.conf.Suppress[str] = ""
+    fold: tyro.conf.Suppress[tuple[int, int] | None] = None
     rules: tyro.conf.Suppress[Literal[1, 2]] = 2
 
 
@@ -44,6 +47,8 @@ class Asked:
     """A model by name, such as vit-ti/16; `vitrail models` lists them."""
     download: Switch = False
     """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
+    classes: Classes = "top"
+    """Which folders are classes: those at the top, or with `leaf` each folder that holds images."""
     like: str | None = None
     """Take all settings from this run folder, or from a file run.json; options change single ones."""
     epochs: float | None = None
@@ -65,7 +70,7 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
     refuse_derived({word.partition("=")[0].removeprefix("--"): word for word in plain})
     early = Early.of(plain)
     first = parse(kind, plain, command=command, default=kind(run=settings(early.run())), check=False)
-    like = early.like
+    like, data = early.like, str(name_leaves(first.data, first.classes)) if first.data else ""
     if not first.data and not like:
         if plain != list(words):
             parse(kind, words, command=command, default=kind(run=settings(early.run())))
@@ -75,12 +80,12 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
     if like:
         refuse_with_like(early.recipe, early.model, early.pretrained)
         chosen = repeat_run(
-            read_like(like), first.data, holdout=first.run.holdout, download=first.download,
+            read_like(like), data, holdout=first.run.holdout, download=first.download,
             follow_links=first.run.follow_links,
         )  # fmt: skip
     else:
         chosen = choose_recipe(
-            first.data, early.recipe, early.model, early.pretrained,
+            data, early.recipe, early.model, early.pretrained,
             holdout=first.run.holdout, download=first.download, device=first.run.hardware.device,
             follow_links=first.run.follow_links,
         )  # fmt: skip
@@ -110,7 +115,7 @@ class Early:
 def finished(asked: Asked) -> Run:
     """The Run proper, with the shorthands laid on it."""
     run = Run(**{part.name: getattr(asked.run, part.name) for part in fields(Run)})
-    run = replace(run, data=asked.data)
+    run = replace(run, data=str(name_leaves(asked.data, asked.classes)))
     return replace(run, **shorthands(asked.epochs))
 
 

@@ -6,6 +6,7 @@ images and model
   --model NAME            a model such as vit-s/16; by default the recipe's (`vitrail models` lists them)
   --weights FILE          fine-tune these weights: a run, a bundle, a published file, hf:owner/name
   --size H W              height and width in pixels; one number is a square
+  --classes leaf          the folder that an image lies in is its class, at any depth
   --holdout SHARE         share held out where the data has no split of its own (0.2); 0: train on all, without a score
   --download              fetch a named set where it is not on this machine
 
@@ -42,6 +43,7 @@ shards, Parquet, or a named set. A recipe is chosen by the images, and every opt
 run
   --out FOLDER            the run folder; by default runs/NAME-1, -2, …
   --seeds N               train N times; prints mean and standard deviation
+  --folds K               train K times, each time with another part held out; every image is scored once
   --resume FOLDER         go on with a run that was stopped
   --quiet, --json         no progress; the result as JSON
 """,

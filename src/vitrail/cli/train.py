@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.api.train import check_seeds, refuse_choices, train_seeds
+from vitrail.api.folds import Folds, train_folds
+from vitrail.api.train import check_folds, check_seeds, refuse_choices, train_seeds
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.options import Show
 from vitrail.cli.run_options import Asked, finished, settings, understand
 from vitrail.reports.tables import show
+from vitrail.scores.outcome import Headline
 from vitrail.training.loop import Result, train
 from vitrail.training.plan import plan_of
 from vitrail.training.run import Run
@@ -32,6 +34,8 @@ class Train(Asked, Show):
       vitrail train ./photos --weights vit-b16.npz           fine-tune published weights
       vitrail train ./photos --model vit-ti/16 --epochs 30 --optim.lr 5e-4 --augment.flip
       vitrail train digits --seeds 3                         mean and spread of three runs
+      vitrail train ./photos --folds 5                       every image scored once, for few images
+      vitrail train ./photos --classes leaf                  the folder that an image lies in is its class
       vitrail train ./more --like runs/photos-1              the settings of another run
       vitrail train --resume runs/photos-1                   go on where it stopped, to the same bits
     """
@@ -48,6 +52,8 @@ class Train(Asked, Show):
     """Train although some held-out images are also trained on, byte for byte: the score will flatter."""
     seeds: int = 1
     """Train this many times, with seeds from --seed on; prints mean and standard deviation."""
+    folds: int = 0
+    """Train so many times, each time with another part held out, and score all images: k-fold cross-validation."""
     tensorboard: Switch = False
     """Also log for TensorBoard, into the run folder."""
     quiet: Switch = False
@@ -59,19 +65,18 @@ def main(words: Sequence[str]) -> int:
         return resumed(words)
     asked, chosen = understand(Train, words, command="train")
     check_seeds(asked.seeds)
+    check_folds(asked.folds, asked.seeds)
     if not asked.quiet:
         say(chosen.why)
-    results = train_seeds(
-        chosen.run,
-        chosen.splits,
-        asked.seeds,
-        asked.out,
-        announce=None if asked.quiet else head,
-        quiet=asked.quiet,
-        tensorboard=asked.tensorboard,
-        allow_leaks=asked.allow_leaks,
-    )
-    return report(results, asked)
+    options: dict[str, Any] = {
+        "announce": None if asked.quiet else head,
+        "quiet": asked.quiet,
+        "tensorboard": asked.tensorboard,
+        "allow_leaks": asked.allow_leaks,
+    }
+    if asked.folds:
+        return report_folds(train_folds(chosen.run, chosen.splits, asked.folds, asked.out, **options), asked)
+    return report(train_seeds(chosen.run, chosen.splits, asked.seeds, asked.out, **options), asked)
 
 
 def resumed(words: Sequence[str]) -> int:
@@ -79,7 +84,7 @@ def resumed(words: Sequence[str]) -> int:
     first = parse(Train, words, command="train", default=Train(run=settings(Run())), check=False)
     stored = RunFolder.read(first.resume)
     asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
-    refuse_choices(asked.model, asked.like, asked.out, asked.seeds != 1)
+    refuse_choices(asked.model, asked.like, asked.out, asked.seeds != 1, asked.folds)
     result = train(
         replace(finished(asked), data=asked.data or stored.data),
         out=asked.resume,
@@ -115,11 +120,33 @@ def report(results: Sequence[Result], asked: Train) -> int:
     return 0
 
 
+def report_folds(found: Folds, asked: Train) -> int:
+    """Print the scores of all images, and of each fold."""
+    if not found.results[0].setup.world.leads:
+        return 0
+    headline = found.scores.headline
+    if asked.format == "json":
+        each = [_facts(result) for result in found.results]
+        whole = {"folder": found.folder.as_posix(), **found.scores.numbers, "baselines": found.baselines}
+        print(json.dumps({**whole, "folds": each}, indent=1))
+        return 0
+    rows = [
+        (headline.name, f"{found.scores}, each scored by a model not trained on it"),
+        (f"{len(found.results)} folds", ", ".join(str(result.scores.headline) for result in found.results)),
+        *_beside(headline, found.baselines),
+        ("report", (found.folder / "report.html").as_posix()),
+        ("run folders", (found.folder / "fold-1").as_posix() + ", …"),
+        ("next", f"vitrail train --like {found.folder / 'fold-1'} --holdout 0: one model of all images"),
+    ]
+    show(pairs(rows), asked.format)
+    return 0
+
+
 def _lines(result: Result):
     yield _measured(result)
     if result.best:
         yield "best", str(result.best)
-    yield from _beside(result.scores.headline.value, result.baselines)
+    yield from _beside(result.scores.headline, result.baselines)
     for name, about in (("predictions.png", "predictions"), ("report.html", "report")):
         if (result.folder / name).exists():
             yield about, (result.folder / name).as_posix()
@@ -138,14 +165,15 @@ def _measured(result: Result) -> tuple[str, str]:
     return f"held-out {scores.headline.name}", f"{scores}, {'best' if chosen else 'last'} weights"
 
 
-def _beside(accuracy: float, baselines: Mapping[str, float]):
+def _beside(headline: Headline, baselines: Mapping[str, float]):
     """The cheap answers, and a sentence where one of them is better than the model."""
     if not baselines:
         return
-    yield "cheap answers", ", ".join(f"{name} {value:.1%}" for name, value in baselines.items())
-    best = max(baselines, key=lambda name: baselines[name])
-    if accuracy < baselines[best] - 1e-6:  # float32 beside float64
-        yield "warning", f"the model is worse than {best} ({accuracy:.1%} against {baselines[best]:.1%})"
+    yield "cheap answers", ", ".join(f"{name} {headline.write(value)}" for name, value in baselines.items())
+    best = (max if headline.higher_is_better else min)(baselines, key=lambda name: baselines[name])
+    rounding = 1e-6 if headline.higher_is_better else -1e-6 * abs(headline.value)  # float32 beside float64
+    if replace(headline, value=baselines[best]).is_better_than(headline.value + rounding):
+        yield "warning", f"the model is worse than {best} ({headline} against {headline.write(baselines[best])})"
 
 
 def _spread(results: Sequence[Result]) -> tuple[str, str]:

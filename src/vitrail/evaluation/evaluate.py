@@ -16,6 +16,10 @@ from vitrail.prediction.forward import check_head, class_names, preprocess_of
 from vitrail.reports.progress import track
 from vitrail.scores.classification import Scores, index_labels, score_classes
 from vitrail.scores.multilabel import MultiLabelScores, score_labels
+from vitrail.scores.regression import NumberScores, score_numbers
+
+Answered = Scores | MultiLabelScores | NumberScores
+"""The outcomes of a model that answers images."""
 
 
 def evaluate(
@@ -28,12 +32,12 @@ def evaluate(
     precision: str = "auto",
     workers: int = -1,
     watch: Callable[[Iterable[Batch]], Iterable[Batch]] | None = None,
-) -> tuple[Scores | MultiLabelScores, FeatureTable]:
+) -> tuple[Answered, FeatureTable]:
     """Scores a classifier on every image of `source`, each once; gives a table of the logits too.
 
     The images decide: with one label each they give `Scores` (top-1), with several `MultiLabelScores` (mean average precision;
-    labels at the threshold of the model's record). Classes are matched by name with the model's record, in any order. `watch`
-    wraps the batches in place of the progress on stderr.
+    labels at the threshold of the model's record), with a number `NumberScores` (mean error). Classes are matched by name
+    with the model's record, in any order. `watch` wraps the batches in place of the progress on stderr.
     Raises DataError for unlabelled images and for classes the model does not know, DecodeError for an image that cannot be
     read, NonFiniteError for answers that are not finite numbers.
     """
@@ -41,20 +45,35 @@ def evaluate(
     if not len(source):
         raise DataError(f"{source.name} has no images to score", next_step="check the data you named")
     classes = class_names(model) or source.classes
+    check_kind(model, source)
     labels = index_labels(source.labels, source.classes, classes)  # before hours of work, not after
     batches = eval_batches(source, preprocess=preprocess_of(model, preprocess), batch_size=batch_size, workers=workers)
     watched = watch(batches) if watch else track(batches, -(-len(source) // batch_size), "Evaluating")
     found = extract(model, watched, preprocess=preprocess, device=device, precision=precision)
+    if source.numeric:
+        return score_numbers(found.features, labels, classes[0]), found
     if labels.ndim == 2:
         threshold = getattr(getattr(model, "record", None), "threshold", None)
         return score_labels(found.features, labels, classes, threshold=threshold), found
     return score_classes(found.features, labels, classes), found
 
 
+def check_kind(model: nn.Module | Engine, source: Source) -> None:
+    """Raises DataError where a model answers with classes and the images have numbers, or the other way round."""
+    numeric = getattr(getattr(model, "record", None), "numeric", False)
+    if numeric != source.numeric:
+        kinds = ("classes", "numbers")
+        raise DataError(
+            f"the model answers with {kinds[numeric]}, the images of {source.name} have {kinds[source.numeric]}",
+            next_step="name images with labels of the same kind",
+        )
+
+
 def evaluate_classes(model: nn.Module | Engine, source: Source, **options) -> Scores:
     """`evaluate` for what needs one label an image: comparisons and robustness. Raises DataError for several."""
-    if source.multi_label:
-        raise DataError(f"the images of {source.name} have several labels", allowed="one label an image")
+    if source.labels.ndim == 2:
+        kind = "numbers" if source.numeric else "several labels"
+        raise DataError(f"the images of {source.name} have {kind}", allowed="one class an image")
     scores, _ = evaluate(model, source, **options)
     assert isinstance(scores, Scores)
     return scores

@@ -5,29 +5,21 @@ The quick part reads the beginning of every file and finds exact duplicates; the
 
 import math
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8, UInt64
+from jaxtyping import Float64, UInt8
 
 from vitrail.errors import DecodeError
 from vitrail.images.audit_headers import Quick, member_of
 from vitrail.images.decode import as_channels, decode, sniff
 from vitrail.images.findings import Audit, Group, Member, summary
-from vitrail.images.preprocess import resize
+from vitrail.images.near_duplicates import SMALLEST, Print, find_near, fingerprint
 from vitrail.images.samples import Source, Splits
 
 __all__ = ["Audit", "Group", "Member", "check", "summary"]
-
-NEAR_BITS = 3
-"""Bits of 64 by which the difference hashes of near duplicates may differ."""
-NEAR_LEVELS = 6.0
-"""Levels of 255, the mean over thumbnails, by which their pixels may."""
-SMALLEST = 32
-"""Pixels of the shorter side below which near duplicates are not looked for: small pictures are all alike."""
 
 _LEVELS = np.stack([np.arange(256) / 255, (np.arange(256) / 255) ** 2])
 _SUFFIXES = {
@@ -69,9 +61,7 @@ class Look:
     shape: tuple[int, int, int]
     sums: Float64[np.ndarray, "2 C"]
     """Mean and mean square of each channel, 0 … 1."""
-    hashes: tuple[int, int]
-    """Difference hash of the image, and of its mirror image."""
-    thumbnail: UInt8[np.ndarray, "3 16 16"]
+    print: Print
     misnamed: str = ""
 
 
@@ -88,13 +78,15 @@ def _whole(parts: dict[str, Source], quick: Audit, tick: Callable[[int], object]
                 unreadable.append((member, look))
             tick(done)
     known = {member for group in quick.groups for member in group.members[1:]}
-    near = _near(
-        {member: look for member, look in looks.items() if member not in known and min(look.shape[:2]) >= SMALLEST}
+    some = [member for member, look in looks.items() if member not in known and min(look.shape[:2]) >= SMALLEST]
+    near = find_near(
+        [looks[member].print for member in some],
+        lambda at: _rgb(parts[some[at].part].pixels(some[at].index)),
     )
     mean, std = _moments(list(looks.values()))
     return replace(
         quick,
-        groups=(*quick.groups, *(Group(group, False) for group in near)),
+        groups=(*quick.groups, *(Group(tuple(some[at] for at in group), False) for group in near)),
         unreadable=tuple(unreadable),
         misnamed=tuple((member, look.misnamed) for member, look in looks.items() if look.misnamed),
         shapes=np.array([look.shape for look in looks.values()], np.int64).reshape(-1, 3),
@@ -116,23 +108,14 @@ def _look(source: Source, member: Member) -> Look | str:
         image = decode(content, key=member.key)
     except DecodeError as error:
         return error.found
-    rgb = as_channels(image, 3) if image.shape[2] in (1, 3) else np.ascontiguousarray(image[..., [0, 0, 0]])
+    rgb = _rgb(image)
     shares = np.stack([np.bincount(channel.reshape(-1), minlength=256) for channel in np.moveaxis(image, 2, 0)], 1)
     sums = _LEVELS @ shares / shares[:, 0].sum()
-    grey = resize(as_channels(rgb, 1), (8, 9), "bilinear")[0].numpy().astype(int)
-    thumbnail = resize(rgb, (16, 16), "bilinear").numpy()
-    return Look(
-        tuple(image.shape),
-        sums,
-        (_difference_hash(grey), _difference_hash(grey[:, ::-1])),
-        thumbnail,
-        _misnamed(content, member.key),
-    )
+    return Look(tuple(image.shape), sums, fingerprint(rgb), _misnamed(content, member.key))
 
 
-def _difference_hash(grey: Int64[np.ndarray, "8 9"]) -> int:
-    """64 bits: whether each pixel is brighter than its left neighbour."""
-    return int.from_bytes(np.packbits((grey[:, 1:] > grey[:, :-1]).reshape(-1)).tobytes(), "big")
+def _rgb(image: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
+    return as_channels(image, 3) if image.shape[2] in (1, 3) else np.ascontiguousarray(image[..., [0, 0, 0]])
 
 
 def _misnamed(content: bytes | np.ndarray, key: str) -> str:
@@ -153,46 +136,3 @@ def _moments(looks: Sequence[Look]) -> tuple[tuple[float, ...], tuple[float, ...
         return (), ()
     mean, square = np.mean([look.sums for look in looks], axis=0)
     return tuple(mean.round(4).tolist()), tuple(np.sqrt(square - mean**2).round(4).tolist())
-
-
-# --- near duplicates ---------------------------------------------------------------------------------------------------
-
-
-def _near(looks: dict[Member, Look]) -> list[tuple[Member, ...]]:
-    """Groups whose difference hashes are within NEAR_BITS and whose thumbnails are within NEAR_LEVELS, mirrored or not.
-
-    Hashes that differ in at most 3 bits agree in at least one of their four 16-bit quarters: only those are compared.
-    """
-    members = list(looks)
-    count = len(members)
-    hashes = np.array([look.hashes[side] for side in (0, 1) for look in looks.values()], np.uint64)
-    thumbnails = np.stack([look.thumbnail for look in looks.values()]).astype(np.int16) if members else np.zeros(0)
-    leader = list(range(count))
-
-    def root(at: int) -> int:
-        while leader[at] != at:
-            leader[at] = leader[leader[at]]
-            at = leader[at]
-        return at
-
-    def thumbnail(at: int) -> np.ndarray:
-        return thumbnails[at] if at < count else thumbnails[at - count][..., ::-1]
-
-    for block in _candidates(hashes):
-        for at, first in enumerate(block[:-1].tolist()):
-            rest = block[at + 1 :]
-            close = np.bitwise_count(hashes[rest] ^ hashes[first]) <= NEAR_BITS
-            for other in rest[close].tolist():
-                if np.abs(thumbnail(first) - thumbnail(other)).mean() <= NEAR_LEVELS:
-                    leader[root(other % count)] = root(first % count)
-    groups: defaultdict[int, list[Member]] = defaultdict(list)
-    for at, member in enumerate(members):
-        groups[root(at)].append(member)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
-
-
-def _candidates(hashes: UInt64[np.ndarray, "N"]) -> Iterator[Int64[np.ndarray, "M"]]:
-    for quarter in range(4):
-        values = (hashes >> np.uint64(16 * quarter)) & np.uint64(0xFFFF)
-        order = np.argsort(values, kind="stable")
-        yield from (b for b in np.split(order, np.flatnonzero(np.diff(values[order])) + 1) if len(b) > 1)

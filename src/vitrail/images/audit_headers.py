@@ -128,8 +128,4 @@ class Quick:
 
 def member_of(part: str, source: Source, index: int) -> Member:
     """An image by its place."""
-    if source.multi_label:
-        label = " + ".join(name for name, on in zip(source.classes, source.labels[index], strict=True) if on)
-    else:
-        label = source.classes[int(source.labels[index])] if source.labels[index] >= 0 else ""
-    return Member(part, index, source.keys[index], label)
+    return Member(part, index, source.keys[index], source.label_text(index))

@@ -1,4 +1,7 @@
-"""Class folders: the first level below the root names the class, whatever lies deeper belongs to it."""
+"""Class folders: the first level below the root names the class, whatever lies deeper belongs to it.
+
+With `leaves` the folder that an image lies in names its class, at whatever depth.
+"""
 
 import os
 import unicodedata
@@ -22,19 +25,30 @@ SPLITS = {
 """Names of the folders of a set with its own split."""
 
 
+LEAVES = "**"
+"""The last part of a path whose leaf folders are the classes: "photos/**"."""
+
+
 def open_folder(
-    root: Path, *, holdout: float, seed: int, allow_empty: bool = False, follow_links: bool = False
+    root: Path,
+    *,
+    holdout: float,
+    seed: int,
+    allow_empty: bool = False,
+    follow_links: bool = False,
+    leaves: bool = False,
 ) -> Splits:
     """A folder of classes, or of train, val and test folders of classes."""
     parts, beside = _split_folders(root, follow_links)
     if not parts:
-        return split(read_classes(root, allow_empty=allow_empty, follow_links=follow_links), holdout, seed)
+        whole = read_classes(root, allow_empty=allow_empty, follow_links=follow_links, leaves=leaves)
+        return split(whole, holdout, seed)
     walk = Walk(root, follow_links=follow_links)
     walk.claim(*parts.values())  # an image is in one part, whatever links lead to it
-    train = read_classes(root, parts["train"], allow_empty=allow_empty, walk=walk)
+    train = read_classes(root, parts["train"], allow_empty=allow_empty, walk=walk, leaves=leaves)
     train = replace(train, skipped=(*beside.skipped, *train.skipped))
     rest = {
-        name: read_classes(root, parts[name], classes=train.classes, walk=walk)
+        name: read_classes(root, parts[name], classes=train.classes, walk=walk, leaves=leaves)
         for name in ("val", "test")
         if name in parts
     }
@@ -69,10 +83,12 @@ def read_classes(
     allow_empty: bool = False,
     follow_links: bool = False,
     walk: Walk | None = None,
+    leaves: bool = False,
 ) -> Source:
     """All images of the class folders in `root`/`part`; keys are paths from `root`. Parts of one set share a `walk`.
 
-    `classes` are those of the training part: a class that is not among them is an error, one that is missing a note.
+    With `leaves` the class is the folder that an image lies in. `classes` are those of the training part: a class that is
+    not among them is an error, one that is missing a note.
     """
     where, walk = root / part, walk or Walk(root, follow_links=follow_links)
     folders, skipped = _subfolders(where, walk)
@@ -82,17 +98,45 @@ def read_classes(
             allowed="one folder for each class, with its images inside (at any depth)",
             next_step=f"sort the images into {where / 'class-name'}/…",
         )
-    names = [key_of(unicodedata.normalize("NFC", folder)) for folder in folders]
-    _check_names(where, names)
-    known = tuple(names) if classes is None else tuple(classes)
-    if unknown := sorted(set(names) - set(known)):
+    listings = walk.list([os.path.join(part, folder) for folder in folders])
+    names = [_class_name(folder) for folder in folders]
+    found = by_leaf(listings, skipped) if leaves else dict(zip(names, listings, strict=True))
+    _check_names(where, list(found) if leaves else names)
+    known = tuple(found) if classes is None else tuple(classes)
+    if unknown := sorted(set(found) - set(known)):
         raise DataError(
             f"class {unknown[0]!r} is in {where} but not in the training images",
             allowed=", ".join(known[:8]) + (", …" if len(known) > 8 else ""),
             next_step="the same classes in every part of the split",
         )
-    listings = walk.list([os.path.join(part, folder) for folder in folders])
-    return _collect(root, part, dict(zip(names, listings, strict=True)), known, skipped, allow_empty=allow_empty)
+    source = _collect(root, part, found, known, skipped, allow_empty=allow_empty)
+    return source if leaves else note_merged(source, 2 if part else 1)
+
+
+def by_leaf(listings: Sequence[Listing], skipped: Listing) -> dict[str, Listing]:
+    """The images of each folder that holds any, by the folder's name: folders of one name are one class."""
+    found: dict[str, Listing] = {}
+    for listing in listings:
+        skipped.add(replace(listing, keys=[], sizes=[]))
+        for key, size in zip(listing.keys, listing.sizes, strict=True):
+            leaf = found.setdefault(_class_name(os.path.basename(os.path.dirname(key))), Listing())
+            leaf.keys.append(key)
+            leaf.sizes.append(size)
+    return dict(sorted(found.items()))
+
+
+def note_merged(source: Source, depth: int) -> Source:
+    """The same with a note on folders that lie deeper than the class folders."""
+    deeper = {os.path.dirname(key) for key in source.keys if key.count(os.sep) > depth}
+    if not deeper:
+        return source
+    were = "subfolder was" if len(deeper) == 1 else "subfolders were"
+    note = f"{len(deeper):,} {were} merged into {len(source.classes)} classes; --classes leaf makes each a class"
+    return replace(source, notes=(*source.notes, note))
+
+
+def _class_name(folder: str) -> str:
+    return key_of(unicodedata.normalize("NFC", folder))
 
 
 def _collect(
@@ -117,10 +161,6 @@ def _collect(
         labels += [classes.index(name)] * len(listing.keys)
     if missing := [name for name in classes if name not in listings]:
         notes.append(f"{root / part} has no images of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}")
-    deeper = {os.path.dirname(key) for key in every.keys if key.count(os.sep) > (2 if part else 1)}
-    if deeper:
-        were = "subfolder was" if len(deeper) == 1 else "subfolders were"
-        notes.append(f"{len(deeper):,} {were} merged into {len(listings)} classes")
     contents = Files(root, every.keys, np.array(every.sizes, np.int64))
     rows = np.arange(len(every.keys))
     notes = (*every.note, *notes)

@@ -1,5 +1,5 @@
-"""Which images are held out: the data's own split, a drawn one, drawn again, or with validation images; and how often an epoch
-shows the others."""
+"""Which images are held out: the data's own split, a drawn one, drawn again, in folds, or with validation images; and how
+often an epoch shows the others."""
 
 import hashlib
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ def split(source: Source, holdout: float, seed: int) -> Splits:
         how = f"all {len(source):,} images are trained on, none is held out: there will be no score"
         return Splits(source, source.subset([]), how, drawn=True)
     held = np.zeros(len(source), bool)
-    rank = np.array([_rank(seed, key) for key in source.keys], np.uint64)
-    for members in [np.arange(len(source))] if source.multi_label else _groups(source.labels):
+    for members in _shuffle_classes(source, seed):
         count = min(max(round(holdout * len(members)), 1), len(members) - 1)
-        held[members[np.argsort(rank[members], kind="stable")[:count]]] = True
-    copies = _find_copies(source, held)
+        held[members[:count]] = True
+    mixed = [group for group in _group_copies(source) if not held[group].all()]
+    copies = np.array([index for group in mixed for index in group if held[index]], np.int64)
     held[copies] = False
     if not held.any():
         raise _no_holdout(source, len(copies))
@@ -63,20 +63,24 @@ def _no_holdout(source: Source, copies: int) -> DataError:
     )
 
 
-def _find_copies(source: Source, held: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
-    """Held-out images that are byte for byte a training image."""
+def _group_copies(source: Source) -> list[list[int]]:
+    """Groups of images that are equal byte for byte; none where too much would have to be read."""
     sizes = source.contents.sizes[source.rows]
     among = candidates(sizes)
     if len(among) > _COMPARED[0] or sizes[among].sum() > _COMPARED[1]:
-        return among[:0]  # the audit finds them
-    groups = same_bytes(lambda index: source[index].content, among)
-    mixed = [index for group in groups if not held[group].all() for index in group if held[index]]
-    return np.array(mixed, np.int64)
+        return []  # the audit finds them
+    return same_bytes(lambda index: source[index].content, among)
 
 
-def _groups(labels: Int64[np.ndarray, "N"]) -> list[Int64[np.ndarray, "M"]]:
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+def _shuffle_classes(source: Source, seed: int) -> list[Int64[np.ndarray, "M"]]:
+    """The images of each class in an order that follows from the seed and their keys; all in one where an image has
+    several labels, or a number.
+    """
+    rank = np.array([_rank(seed, key) for key in source.keys], np.uint64)
+    if source.labels.ndim == 2:
+        return [np.argsort(rank, kind="stable")]
+    order = np.lexsort((rank, source.labels))
+    return np.split(order, np.flatnonzero(np.diff(source.labels[order])) + 1)
 
 
 def _where(mask: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
@@ -105,6 +109,35 @@ def draw_again(splits: Splits, holdout: float, seed: int = 0) -> Splits:
     return split(join_split(splits), holdout, seed) if splits.drawn else splits
 
 
+def draw_folds(splits: Splits, folds: int, seed: int = 0) -> tuple[Splits, ...]:
+    """So many splits of the same images, in which every image is held out once: k-fold cross-validation.
+
+    Each fold has its share of every class. Copies of an image are in one fold; a class of one image is only trained on.
+    Raises ConfigError for data with a split of its own, and for more folds than images.
+    """
+    if not splits.drawn:
+        raise ConfigError("folds of images that have a split of their own", allowed="images without train/ and test/")
+    whole = join_split(splits)
+    if not 2 <= folds <= len(whole):
+        raise ConfigError(f"{folds} folds of {len(whole)} images", allowed="2 or more, and at most as many as images")
+    fold, dealt = np.full(len(whole), -1), 0
+    for members in _shuffle_classes(whole, seed):
+        if len(members) > 1:
+            fold[members] = np.arange(dealt, dealt + len(members)) % folds
+            dealt += len(members)
+    for group in _group_copies(whole):
+        fold[group] = fold[group].min()
+    return tuple(
+        Splits(
+            whole.subset(np.flatnonzero(fold != number)),
+            whole.subset(np.flatnonzero(fold == number)),
+            f"fold {number + 1} of {folds}: {(fold == number).sum():,} of {len(whole):,} images held out",
+            drawn=True,
+        )
+        for number in range(folds)
+    )
+
+
 def add_validation(splits: Splits, share: float, seed: int = 1) -> Splits:
     """The same with so many of the training images of every class as validation images; a validation part stays."""
     if splits.val is not None:
@@ -116,8 +149,8 @@ def add_validation(splits: Splits, share: float, seed: int = 1) -> Splits:
 
 def repeat_rare(source: Source) -> Source:
     """Every class as often as the largest: its images in turn, until there are so many. For balanced sampling."""
-    if source.multi_label:
-        raise ConfigError("balanced sampling of images with several labels", allowed="balance = 'none'")
+    if source.labels.ndim == 2:
+        raise ConfigError("balanced sampling of images without classes of their own", allowed="balance = 'none'")
     members = [np.flatnonzero(source.labels == k) for k in range(len(source.classes))]
     most = max(len(rows) for rows in members)
     return source.subset(np.sort(np.concatenate([np.resize(rows, most) for rows in members if len(rows)])))

@@ -1,12 +1,14 @@
 """CSV and TSV files that list images and their labels; every problem of a file is found before it is refused.
 
 The first line names the columns. `path` (or `file`, `image`) is from the list's own folder; `label` (or `class`) is one
-class, `labels` (or `classes`) several, separated by | or ;. A column `split` may say train, val or test.
+class, `labels` (or `classes`) several, separated by | or ;. `value` (or `target`, `number`) is a number to predict; so is
+a `label` whose every cell is a number and not all are whole. A column `split` may say train, val or test.
 """
 
 import contextlib
 import csv
 import io
+import math
 import os
 import re
 import stat
@@ -30,6 +32,7 @@ COLUMNS = {
     "path": ("path", "file", "filename", "image"),
     "label": ("label", "class"),
     "labels": ("labels", "classes"),
+    "value": ("value", "target", "number"),
     "split": ("split",),
 }
 LARGEST = 1 << 30
@@ -48,16 +51,22 @@ class Row:
 def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
     """The images that a CSV or TSV file lists. Raises DataError with all that is wrong with it."""
     columns, rows = read_rows(path)
+    numeric = "value" in columns or ("label" in columns and _are_measured(rows))
     sizes, problems = _check(path, rows)
+    problems += _no_numbers(rows) if numeric else [*_alike(rows), *_unlearned(rows)]
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(
             f"{path} has {len(problems)} problems: " + "; ".join(problems[:_SHOWN]) + more, next_step="mend these lines"
         )
     classes = tuple(sorted({label for row in rows for label in row.labels}, key=_natural))
-    targets = _several(rows, classes) if "labels" in columns else _single(rows, classes)
+    if numeric:
+        targets, classes = _numbers(rows), ("value" if "value" in columns else "label",)
+    else:
+        targets = _several(rows, classes) if "labels" in columns else _single(rows, classes)
     keys = [row.key for row in rows]
-    whole = Source(path.stem, classes, targets, keys, Files(path.parent, keys, sizes), np.arange(len(rows)))
+    files = Files(path.parent, keys, sizes)
+    whole = Source(path.stem, classes, targets, keys, files, np.arange(len(rows)), numeric=numeric)
     if "split" not in columns:
         return split(whole, holdout, seed)
     parts = {part: [at for at, row in enumerate(rows) if row.split == part] for part in SPLITS}
@@ -85,11 +94,11 @@ def read_rows(path: Path) -> tuple[dict[str, int], list[Row]]:
 def _columns(path: Path, header: list[str]) -> dict[str, int]:
     words = [word.strip().lower() for word in header]
     columns = {what: words.index(name) for what, names in COLUMNS.items() for name in names if name in words}
-    if "path" not in columns or len({"label", "labels"} & columns.keys()) != 1:
-        hint = next((text for word in words if (text := suggest(word, ("path", "label", "labels")))), "")
+    if "path" not in columns or len({"label", "labels", "value"} & columns.keys()) != 1:
+        hint = next((text for word in words if (text := suggest(word, ("path", "label", "labels", "value")))), "")
         raise DataError(
             f"the first line of {path} is {', '.join(map(repr, header[:6])) or 'empty'}",
-            allowed="column names: path, one of label and labels, and split if there is one",
+            allowed="column names: path, one of label, labels and value, and split if there is one",
             next_step=hint,
         )
     return columns
@@ -97,7 +106,7 @@ def _columns(path: Path, header: list[str]) -> dict[str, int]:
 
 def _row(number: int, line: list[str], columns: dict[str, int]) -> Row:
     several = "labels" in columns
-    text = line[columns["labels" if several else "label"]]
+    text = line[next(columns[name] for name in ("labels", "label", "value") if name in columns)]
     labels = tuple(word for part in re.split(r"[|;]", text) if (word := part.strip())) if several else (text.strip(),)
     part = line[columns["split"]].strip().lower() if "split" in columns else ""
     part = next((name for name, words in SPLITS.items() if part in words), part)
@@ -118,8 +127,27 @@ def _check(path: Path, rows: list[Row]) -> tuple[Int64[np.ndarray, "N"], list[st
             problems.append(f"line {row.line}: {row.key!r} is a folder, a pipe or a device, not a file")
         if "" in row.labels:
             problems.append(f"line {row.line}: no label for {row.key!r}")
-    problems += [*_repeated(path.parent, rows), *_alike(rows)]
-    return sizes, problems + _wrong_splits(rows)
+    return sizes, [*problems, *_repeated(path.parent, rows), *_wrong_splits(rows)]
+
+
+def _are_measured(rows: list[Row]) -> bool:
+    """Whether all labels are numbers and some are not whole: 3.5 is no class."""
+    values = [_number(row.labels[0]) for row in rows]
+    return all(value is not None for value in values) and any(value != round(value) for value in values if value)
+
+
+def _number(text: str) -> float | None:
+    """The finite number in a cell; None for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _no_numbers(rows: list[Row]) -> list[str]:
+    wrong = [row for row in rows if row.labels[0] and _number(row.labels[0]) is None]
+    return [f"line {row.line}: {row.labels[0]!r} is no number" for row in wrong]
 
 
 def _alike(rows: list[Row]) -> Iterator[str]:
@@ -158,10 +186,16 @@ def _wrong_splits(rows: list[Row]) -> list[str]:
     ]
     if not splits["train"] or not (splits["val"] or splits["test"]):
         unknown.append("the column split names no train, or neither val nor test")
-    learnt = {label for row in rows if row.split == "train" for label in row.labels}
-    for label in sorted({label for row in rows for label in row.labels} - learnt):
-        unknown.append(f"class {label!r} is not among the training images")
     return unknown
+
+
+def _unlearned(rows: list[Row]) -> list[str]:
+    """Classes that only held-out images have."""
+    if {row.split for row in rows} == {""}:
+        return []
+    known = {label for row in rows if row.split == "train" for label in row.labels}
+    others = sorted({label for row in rows for label in row.labels} - known)
+    return [f"class {label!r} is not among the training images" for label in others]
 
 
 def _natural(label: str) -> tuple[int, int, str]:
@@ -180,3 +214,7 @@ def _several(rows: list[Row], classes: tuple[str, ...]) -> Float32[np.ndarray, "
     for at, row in enumerate(rows):
         targets[at, [index[label] for label in row.labels]] = 1
     return targets
+
+
+def _numbers(rows: list[Row]) -> Float32[np.ndarray, "N 1"]:
+    return np.array([[float(row.labels[0])] for row in rows], np.float32)

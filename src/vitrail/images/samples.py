@@ -69,7 +69,7 @@ class Source:
     name: str
     classes: tuple[str, ...]
     labels: Labels
-    """Class indices (-1: unlabelled), or 0 and 1 for each class where an image can have several."""
+    """Class indices (-1: unlabelled); 0 and 1 for each class where an image can have several; or a number to predict."""
     keys: Sequence[str]
     contents: Contents
     rows: Int64[np.ndarray, "N"]
@@ -78,6 +78,8 @@ class Source:
     """Sentences on what was left out or is remarkable ("12 files skipped: .svg")."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Each file that was skipped, by its key, and why."""
+    numeric: bool = False
+    """Whether the labels are numbers, N × 1, not classes; `classes` is then the number's name."""
 
     def __post_init__(self) -> None:
         assert len(self.labels) == len(self.keys) == len(self.rows)
@@ -89,7 +91,7 @@ class Source:
         label, key = self.labels[index], self.keys[index]
         with naming(key):
             content = self.contents.read(int(self.rows[index]))
-        return Sample(content, label if self.multi_label else int(label), key)
+        return Sample(content, label if self.labels.ndim == 2 else int(label), key)
 
     def pixels(self, index: int, background: Background = WHITE) -> UInt8[np.ndarray, "H W C"]:
         """One image decoded and upright, grey (C = 1), RGB, or of as many channels as it has. Raises DecodeError."""
@@ -120,7 +122,7 @@ class Source:
 
     @property
     def multi_label(self) -> bool:
-        return self.labels.ndim == 2
+        return self.labels.ndim == 2 and not self.numeric
 
     @cached_property
     def in_memory(self) -> UInt8[np.ndarray, "N H W C"] | None:
@@ -137,7 +139,9 @@ class Source:
 
     @property
     def counts(self) -> Int64[np.ndarray, "K"]:
-        """Images of each class."""
+        """Images of each class; of numbers, of that number."""
+        if self.numeric:
+            return np.array([len(self)])
         if self.multi_label:
             return self.labels.sum(0).astype(np.int64)
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
@@ -158,6 +162,14 @@ class Source:
         elif isinstance(self.contents, Hashing):
             digest.update(self.contents.digest(self.rows))
         return digest.hexdigest()
+
+    def label_text(self, index: int) -> str:
+        """The label of an image in words; empty where there is none."""
+        if self.numeric:
+            return f"{self.labels[index, 0]:.6g}"
+        if self.multi_label:
+            return " + ".join(name for name, on in zip(self.classes, self.labels[index], strict=True) if on)
+        return self.classes[int(self.labels[index])] if self.labels[index] >= 0 else ""
 
 
 @dataclass(frozen=True, eq=False)

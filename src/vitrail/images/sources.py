@@ -13,7 +13,7 @@ import numpy as np
 
 from vitrail.errors import DataError, suggest
 from vitrail.images.files import Files, Skipped, Walk, key_of
-from vitrail.images.folders import open_folder
+from vitrail.images.folders import LEAVES, open_folder
 from vitrail.images.hub import open_hub
 from vitrail.images.idx import find_idx, open_idx
 from vitrail.images.manifest import open_manifest
@@ -38,8 +38,14 @@ class Asked:
     follow_links: bool = False
 
     @property
+    def leaves(self) -> bool:
+        """Whether each folder that holds images is a class: "photos/**"."""
+        return self.text.endswith("/" + LEAVES)
+
+    @property
     def path(self) -> Path:
-        return Path(os.path.realpath(self.text))  # `resolve` raises for a loop of links
+        text = self.text.removesuffix(LEAVES) if self.leaves else self.text
+        return Path(os.path.realpath(text))  # `resolve` raises for a loop of links
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ SOURCES = Registry[DataKind](
 def kind_of(asked: Asked) -> str | None:
     """The name in SOURCES of what was asked for, "folder" for class folders, None where there is nothing of the name."""
     try:
-        kind = next((name for name, kind in SOURCES.items() if kind.matches(asked)), None)
+        kind = None if asked.leaves else next((name for name, kind in SOURCES.items() if kind.matches(asked)), None)
     except OSError as error:
         raise DataError(
             f"the folder {key_of(asked.text)} cannot be listed ({error.strerror})", next_step="check permissions"
@@ -115,7 +121,8 @@ def open_data(
     """Labelled images to train on and held-out ones.
 
     `spec` is a folder (class folders, with train, val and test above them or not; IDX files; shards; Parquet), a CSV, TSV
-    or Parquet file, a named set, or `hf:owner/name`. `holdout` is the share of every class held out where the data has no
+    or Parquet file, a named set, or `hf:owner/name`. With "/**" after a folder, each folder that holds images is a class.
+    `holdout` is the share of every class held out where the data has no
     split of its own; 0 holds out none. Named sets are fetched only with `download`, links out of a folder are followed only with
     `follow_links`. Raises DataError.
     """
@@ -136,7 +143,14 @@ def open_data(
     if kind is None:
         raise _unknown(asked)
     if kind == "folder":
-        return open_folder(asked.path, holdout=holdout, seed=seed, allow_empty=allow_empty, follow_links=follow_links)
+        return open_folder(
+            asked.path,
+            holdout=holdout,
+            seed=seed,
+            allow_empty=allow_empty,
+            follow_links=follow_links,
+            leaves=asked.leaves,
+        )
     return SOURCES[kind].open(asked)
 
 

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from vitrail.batches.loader import Batch
 from vitrail.config import SHARE, check_ranges
 from vitrail.errors import ConfigError
+from vitrail.images.samples import Source
 from vitrail.models import cost
 from vitrail.models.zoo import ModelConfig
-from vitrail.objectives.objective import OBJECTIVES, Loss, Supervised
+from vitrail.objectives.objective import OBJECTIVES, Loss, Objective, Supervised
+from vitrail.objectives.regress import Regress
 
 
 @OBJECTIVES.register("classify")
@@ -37,7 +39,10 @@ class Classify(Supervised):
     def __post_init__(self) -> None:
         check_ranges(self, label_smoothing=SHARE)
 
-    def for_labels(self, *, several: bool) -> "Classify":
+    def for_labels(self, source: Source) -> Objective:
+        if source.numeric:
+            return Regress().for_labels(source)
+        several = source.multi_label
         if several and self.loss == "softmax":
             raise ConfigError(
                 "the softmax loss for images with several labels: its probabilities sum to one",

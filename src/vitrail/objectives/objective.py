@@ -24,7 +24,7 @@ from vitrail.models import zoo
 from vitrail.models.zoo import ModelConfig
 from vitrail.registry import OpenConfig, Registry
 from vitrail.reports.page import Section
-from vitrail.scores.calibration import Calibration, fit_temperature
+from vitrail.scores.calibration import Calibration, calibrate
 from vitrail.scores.classification import index_labels, score_classes
 from vitrail.scores.measured import Measured
 from vitrail.scores.multilabel import choose_threshold, score_labels
@@ -95,11 +95,14 @@ class Objective(OpenConfig, abc.ABC):
         """The model that answers held-out images."""
         return self.model_of(learner)
 
-    def for_labels(self, *, several: bool) -> "Objective":
-        """The objective for images of one label each, or of several. ConfigError if it cannot learn from them."""
-        if several and self.reads_labels:
+    def for_labels(self, source: Source) -> "Objective":
+        """The objective for these training images: of one label each, of several, or of a number. ConfigError if it cannot
+        learn from them.
+        """
+        if source.labels.ndim == 2 and self.reads_labels:
             raise ConfigError(
-                f"the objective {self.family!r} reads one label an image; these images have several",
+                f"the objective {self.family!r} reads one label an image; these images have "
+                + ("numbers" if source.numeric else "several"),
                 allowed="objective=Classify()",
                 next_step="keep one label an image, or train with Classify",
             )
@@ -158,7 +161,7 @@ class Supervised(Objective):
         logits, labels = answers["logits"], index_labels(source.labels, source.classes, classes)
         if labels.ndim == 2:
             return Calibration(threshold=choose_threshold(logits.double().sigmoid().numpy(), labels.numpy() > 0))
-        return Calibration(temperature=fit_temperature(logits, labels))
+        return calibrate(logits, labels)
 
 
 class Pretraining(Objective):

@@ -13,7 +13,7 @@ from vitrail.images.arrow import arrow
 from vitrail.images.sources import Source
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.parts import Done, Job, Part, Parts, check_file
-from vitrail.prediction.predict import Decision, best_classes, by_shape, in_batches
+from vitrail.prediction.predict import Decision, Least, best_classes, by_shape, in_batches
 from vitrail.processes.world import World
 from vitrail.reports.progress import Progress, progress
 
@@ -118,13 +118,20 @@ def predictions(
     batch: int = 32,
     part: int = ROWS,
     calibrated: bool = False,
-    least: float = 0.0,
+    least: Least = 0.0,
 ) -> Bulk:
     """The likeliest classes of every image: columns split, key, label, probability (of the first), labels,
     probabilities (of all `top_k`) and error."""
 
     def table(part: Part, keys: Sequence[str], answers: Sequence[Any], errors: Sequence[str | None]) -> Any:
         pa, _ = arrow()
+        if decision.numeric:
+            columns = {"split": [part.split or None] * len(keys), "key": list(keys), "error": list(errors)}
+            values = [answer and answer[1][0] for answer in answers]
+            return pa.table(
+                {name: pa.array(cells, pa.string()) for name, cells in columns.items()}
+                | {"value": pa.array(values, pa.float32())}
+            )
         labels, probabilities = ([answer and list(answer[column]) for answer in answers] for column in (0, 1))
         return pa.table(
             {

@@ -22,6 +22,8 @@ from vitrail.reports.progress import progress
 
 Answer = tuple[tuple[str, ...], tuple[float, ...]]
 """The classes decided for, the likeliest first, and their probabilities."""
+Least = float | Literal["auto"]
+"""The least probability of a class that is given; auto: that of the model's record."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Prediction:
     probabilities: tuple[float, ...]
     error: str | None = None
     """Why there is no answer: the file could not be read."""
+    value: float | None = None
+    """The answer of a model that was trained on numbers; it has no labels."""
 
 
 def predict(
@@ -48,7 +52,7 @@ def predict(
     preprocess: Preprocess | None = None,
     classes: Sequence[str] | None = None,
     calibrated: bool = False,
-    least: float = 0.0,
+    least: Least = 0.0,
     on_error: Literal["stop", "skip"] = "stop",
     quiet: bool = False,
 ) -> Iterator[Prediction]:
@@ -56,7 +60,8 @@ def predict(
 
     A model that was trained on several labels an image gives all labels above the threshold of its record, whatever `top_k`.
     `calibrated` divides logits by the temperature of the record, so that probabilities can be believed (Guo et al. 2017).
-    `least` is the least probability of a class that is given: an image below it has no labels.
+    `least` is the least probability of a class that is given: an image below it has no labels, it is none of these. "auto"
+    takes temperature and `least` of the record, which images that were not trained on have chosen.
     Preprocessing and class names are those of the model's record unless given. The model stays on its device unless
     one is named; an Engine brings all of these itself. An unreadable image raises DecodeError that names it. With
     `on_error="skip"` it comes as a Prediction with its `error` and no labels: as many predictions as images.
@@ -84,15 +89,19 @@ class Decision:
     """The logits are divided by it."""
     least: float = 0.0
     """The least probability of a class that is given: below it an image is none of these."""
+    numeric: bool = False
+    """The model's one output is the answer, a number."""
 
     @classmethod
-    def of(cls, model: Any, top_k: int, *, calibrated: bool = False, least: float = 0.0) -> "Decision":
+    def of(cls, model: Any, top_k: int, *, calibrated: bool = False, least: Least = 0.0) -> "Decision":
         """As the record of a model or engine says.
 
-        Raises DoesNotApply for a model without a head, ConfigError for `calibrated` where the record has no temperature.
+        Raises DoesNotApply for a model without a head, ConfigError for what the record lacks.
         """
         check_head(model)
         record = getattr(getattr(model, "model", model), "record", None)
+        if least == "auto":
+            calibrated, least = True, _least_of(record)
         temperature = getattr(record, "temperature", None) if calibrated else 1.0
         if temperature is None:
             raise ConfigError(
@@ -102,7 +111,7 @@ class Decision:
             )
         if not 0 <= least < 1:
             raise ConfigError(f"least = {least}", allowed="0 or more, below 1")
-        return cls(top_k, getattr(record, "threshold", None), temperature, least)
+        return cls(top_k, getattr(record, "threshold", None), temperature, least, getattr(record, "numeric", False))
 
     def __str__(self) -> str:
         given = f"top {self.top_k}" if self.threshold is None else f"labels from {self.threshold:g}"
@@ -113,18 +122,34 @@ class Decision:
         )
 
 
+def _least_of(record: Any) -> float:
+    found = getattr(record, "least", None)
+    if found is None:
+        raise ConfigError(
+            "the model's record does not say below which probability an image is none of its classes",
+            allowed="least = a probability",
+            next_step="train the model with this version: held-out images choose it",
+        )
+    return found
+
+
 def best_classes(engine: Engine, images: UInt8[Tensor, "B C H W"], decision: Decision) -> list[Answer]:
     """For each image the classes decided for, and their probabilities. NonFiniteError, or ConfigError for a wrong K."""
     return decide(engine.logits(images), engine.classes, decision)
 
 
 def decide(logits: Float[Tensor, "B K"], classes: Sequence[str], decision: Decision) -> list[Answer]:
-    """For each row of logits the classes decided for, and their probabilities. NonFiniteError, or ConfigError for a wrong K."""
+    """For each row of logits the classes decided for, and their probabilities; of numbers, no class and the number.
+
+    Raises NonFiniteError, or ConfigError for a wrong K.
+    """
     names = classes or tuple(f"class {k}" for k in range(logits.shape[1]))
     if len(names) != logits.shape[1]:
         raise ConfigError(f"the model answers {logits.shape[1]} classes, but {len(names)} names are known")
     if not torch.isfinite(logits).all():
         raise NonFiniteError("the model's answers are not finite", next_step="check its weights, or use fp32")
+    if decision.numeric:
+        return [((), (value,)) for value in logits[:, 0].tolist()]
     probabilities = probabilities_of(logits, decision)
     if decision.threshold is None:
         best, least = probabilities.topk(min(decision.top_k, len(names))), decision.least
@@ -155,8 +180,9 @@ def _predict(
             found = iter(by_shape(lambda stack: best_classes(engine, stack, decision), images))
             for index, item in enumerate(read, done):
                 error = str(item) if isinstance(item, DecodeError) else None
-                labels, probabilities = ((), ()) if error else next(found)
-                yield Prediction(source.keys[index], labels, probabilities, error)
+                labels, numbers = ((), ()) if error else next(found)
+                value = numbers[0] if decision.numeric and numbers else None
+                yield Prediction(source.keys[index], labels, () if decision.numeric else numbers, error, value)
             done += len(read)
             bar.update(done)
 

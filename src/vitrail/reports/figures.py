@@ -17,7 +17,7 @@ from unicodedata import east_asian_width
 
 import matplotlib
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -168,6 +168,17 @@ def draw_severities(curves: Mapping[str, Sequence[tuple[int, float]]], clean: fl
             axes.grid(axis="y")
         said = "; ".join(f"{name} from {points[0][1]:.0%} to {points[-1][1]:.0%}" for name, points in curves.items())
         return Drawing(svg(figure), f"Accuracy over severity. Clean {clean:.0%}; {said}.", wide=True)
+
+
+def draw_answers(truth: Float[np.ndarray, "N"], answers: Float[np.ndarray, "N"], name: str) -> Drawing:
+    """A dot an image: the answer over the truth, with the line on which both are equal."""
+    low, high = float(min(truth.min(), answers.min())), float(max(truth.max(), answers.max()))
+    with styled(size=(4.6, 4.4)) as (figure, axes):
+        axes.plot([low, high], [low, high], color=INK, linestyle=(0, (4, 3)), linewidth=1)
+        axes.plot(truth, answers, "o", color=GOOD, markersize=4, alpha=0.6)
+        axes.set(xlabel=f"{shorten(name, 30)}, truth", ylabel="answer")
+        axes.grid(alpha=0.15)
+        return Drawing(svg(figure), f"Answers against truth of {len(truth):,} images, from {low:.4g} to {high:.4g}.")
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], panel: Panel, x: str) -> Drawing | None:

@@ -43,6 +43,7 @@ class Scores(Outcome):
     """A classifier on one set of images, each of one class. The headline is top-1 accuracy."""
 
     panels: ClassVar = figures.PANELS
+    headline_key: ClassVar = "top1"
 
     classes: tuple[str, ...]
     top1: float

@@ -45,6 +45,8 @@ class MultiLabelScores(Outcome):
         Panel("Held out", {"held_out_map": "mean average precision", "held_out_f1_micro": "F1"}, percent=True),
         Panel("Learning rate", {"lr": "learning rate"}),
     )
+    headline_key: ClassVar = "map"
+
     classes: tuple[str, ...]
     mean_average_precision: float
     """Over the classes that any image has."""

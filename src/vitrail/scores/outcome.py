@@ -36,6 +36,10 @@ class Headline:
     def __str__(self) -> str:
         return f"{self.value:.2%}" if self.percent else f"{self.value:.4g}"
 
+    def write(self, value: float) -> str:
+        """Another number of the same kind, as people read it."""
+        return f"{value:.1%}" if self.percent else f"{value:.4g}"
+
     def is_better_than(self, other: float) -> bool:
         """Whether this number is better than another of the same kind."""
         return self.value > other if self.higher_is_better else self.value < other
@@ -48,6 +52,8 @@ class Outcome(abc.ABC):
     chooses_best: ClassVar[bool] = True
     """Whether the headline may choose the best weights of a run. A pre-training loss may not: it does not tell how
     good the features are."""
+    headline_key: ClassVar[str] = "loss"
+    """The headline's name among `numbers`."""
     panels: ClassVar[Sequence[Panel]]
     """The curves of a report: keys of the log, training against held out."""
     images: int
@@ -88,5 +94,5 @@ class Outcome(abc.ABC):
         line = f"{self.headline} on {self.images:,} images"
         if self.headline.interval is None:
             return line
-        low, high = self.headline.interval
-        return f"{line} (95 % interval {low:.1%} to {high:.1%})"
+        low, high = (f"{edge:.1%}" if self.headline.percent else f"{edge:.4g}" for edge in self.headline.interval)
+        return f"{line} (95 % interval {low} to {high})"

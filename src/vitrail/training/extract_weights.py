@@ -41,7 +41,15 @@ def export(path: Path, out: Path, *, say=print) -> int:
     classes = splits.train.classes if run.objective.reads_labels else ()
     source = f"trained by vitrail on {splits.train.name}, step {snapshot.step} of {run.length}"
     threshold = 0.5 if splits.test.multi_label else None
-    record = Record(config=fresh.config, preprocess=run.preprocess, classes=classes, source=source, threshold=threshold)
+    numeric = splits.train.numeric and run.objective.reads_labels
+    record = Record(
+        config=fresh.config,
+        preprocess=run.preprocess,
+        classes=classes,
+        source=source,
+        threshold=threshold,
+        numeric=numeric,
+    )
     save_bundle(out, fresh, record)
     carry_trained_keys(path, out)
     return snapshot.step

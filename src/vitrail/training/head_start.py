@@ -11,21 +11,18 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError
 from vitrail.evaluation.feature_set import Labelled, labelled
-from vitrail.evaluation.features import extract
+from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.knn import knn
-from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.logistic import Fit, cross_validated
-from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
 from vitrail.objectives.objective import Learner
 from vitrail.scores.classification import index_labels
+from vitrail.training import number_start
+from vitrail.training.frozen import read_features, read_pixels
 from vitrail.training.setup import Setup
 
-SIDE = 32
-"""Raw pixels are compared at this many a side."""
 NEIGHBOURS = 10
 MIRRORS = 2_000
 """Images that are compared with their mirror images, at most."""
@@ -55,6 +52,8 @@ def head_start(setup: Setup) -> HeadStart:
     run, splits = setup.run, setup.splits
     if not run.objective.reads_labels or splits.train.multi_label:
         return HeadStart(setup)
+    if splits.train.numeric:
+        return _number_start(setup)
     notes: list[str] = []
     found = {"majority class": _majority(setup)} if len(splits.test) else {}
     if len(splits.train) <= MOST:
@@ -70,6 +69,22 @@ def head_start(setup: Setup) -> HeadStart:
         if run.head == "logistic":
             set_head(setup.model, fit)
             notes.append(f"head: logistic regression on frozen features ({expected:.1%} in cross-validation)")
+    return HeadStart(replace(setup, run=run), found, tuple(notes))
+
+
+def _number_start(setup: Setup) -> HeadStart:
+    """The same for numbers."""
+    run, notes, few = setup.run, list[str](), len(setup.splits.train) <= MOST
+    pixels = number_start.known(read_pixels(setup, setup.splits.train)) if few else None
+    found = dict(number_start.baselines(setup, pixels)) if len(setup.splits.test) else {}
+    asked = pixels if run.augment.flip and run.check_flips else None
+    if asked and not number_start.looks_alike_mirrored(asked, run.preprocess.channels):
+        run = replace(run, augment=replace(run.augment, flip=False))
+        notes.append("no flips: mirrored images look like other numbers")
+    if run.weights and setup.unsharded is None and run.head == "logistic":
+        said, more = number_start.start_head(setup)
+        notes.append(said)
+        found |= more
     return HeadStart(replace(setup, run=run), found, tuple(notes))
 
 
@@ -91,11 +106,11 @@ def _frozen(setup: Setup) -> tuple[Fit, float, dict[str, float]]:
     """The head fitted on frozen features, its accuracy in cross-validation, and baselines."""
     run, splits = setup.run, setup.splits
     model = run.objective.model_of(setup.model)
-    train = _features(setup, model, splits.train, run.preprocess)
+    train = _features(setup, read_features(setup, model, splits.train), splits.train)
     fit, expected = cross_validated(train, seed=run.seed)
     if not len(splits.test):
         return fit, expected, {}
-    test = _features(setup, model, splits.test, run.preprocess)
+    test = _features(setup, read_features(setup, model, splits.test), splits.test)
     near = _neighbours(train, test, NEIGHBOURS)
     right = {"kNN on frozen features": near, "logistic on frozen features": fit.right(test) / len(test)}
     return fit, expected, right
@@ -111,25 +126,17 @@ def set_head(model: Any, fit: Fit) -> None:
         head.bias.copy_(fit.bias)
 
 
-def _features(setup: Setup, model: nn.Module, source: Source, preprocess: Preprocess) -> Labelled:
-    """The model's pooled features of every image that can be read, as evaluation sees it."""
-    settings = setup.run.hardware
-    batches = eval_batches(
-        source, preprocess=preprocess, batch_size=2 * setup.micro_batch, workers=settings.workers, strict=False
-    )
-    found = extract(model, batches, what="features", preprocess=preprocess, precision=settings.precision)
-    return labelled(
-        found.features, index_labels(found.labels.numpy(), source.classes, setup.classes), len(setup.classes)
-    )
+def _features(setup: Setup, table: FeatureTable, source: Source) -> Labelled:
+    """The features with their labels as the model counts its classes."""
+    labels = index_labels(table.labels.numpy(), source.classes, setup.classes)
+    return labelled(table.features, labels, len(setup.classes))
 
 
 def _pixels(setup: Setup) -> tuple[Labelled, Labelled | None]:
-    """The images of the training and the test part as the model sees them, at most SIDE pixels a side, in random order."""
-    side = min(SIDE, *setup.run.preprocess.size)
-    small = replace(setup.run.preprocess, size=(side, side), resize="squash")
-    model, splits = Pixels(small.size, small.channels), setup.splits
-    train = _features(setup, model, splits.train, small)
-    test = _features(setup, model, splits.test, small) if len(splits.test) else None
+    """The images of the training and the test part as the model sees them, small, in random order."""
+    splits = setup.splits
+    train = _features(setup, read_pixels(setup, splits.train), splits.train)
+    test = _features(setup, read_pixels(setup, splits.test), splits.test) if len(splits.test) else None
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setup.run.seed))
     return train.rows(order), test
 

@@ -137,7 +137,7 @@ def finish(
         written = [(folder.last, last, judged.outcome, judged.calibration)]
     else:
         best: Any = load(folder.best).to(setup.device)
-        chosen = Calibration(best.record.temperature, best.record.threshold)
+        chosen = Calibration(best.record.temperature, best.record.threshold, best.record.least)
         judged = judge(setup, best, test, watch, chosen)
         written = [(folder.best, best, judged.outcome, chosen), (folder.last, last, None, chosen)]
     if setup.world.leads:
@@ -152,7 +152,7 @@ def finish(
 def make_record(model: Any, setup: Setup, outcome: Outcome | None, calibration: Calibration) -> Record:
     """The record of the weights: config, preprocessing, class names, scores, calibration."""
     run = setup.run
-    several = setup.splits.test.multi_label
+    labels = setup.splits.train
     return Record(
         config=model.config,
         preprocess=run.preprocess,
@@ -160,21 +160,23 @@ def make_record(model: Any, setup: Setup, outcome: Outcome | None, calibration: 
         source=f"trained by vitrail on {setup.splits.train.name} with the recipe {run.recipe or 'of its own'}",
         scores=dict(outcome.numbers) if outcome else {},
         temperature=calibration.temperature,
-        threshold=(calibration.threshold or 0.5) if several else None,
+        threshold=(calibration.threshold or 0.5) if labels.multi_label else None,
+        numeric=labels.numeric and run.objective.reads_labels,
+        least=calibration.least,
     )
 
 
 def write_report(setup: Setup, learner: nn.Module, judged: Judged, folder: RunFolder, journal: Journal) -> None:
     """report.html: how good the model is, where it is wrong, how training went, what ran. And predictions.png."""
     outcome, image_of = judged.outcome, judged.source.picture
-    baselines = [(name, f"{accuracy:.2%}") for name, accuracy in folder.baselines.items()]
+    baselines = [(name, outcome.headline.write(value)) for name, value in folder.baselines.items()]
     rows = read(journal.path)
     sections = [
         *outcome.sections(image_of),
         *([Facts("Cheap answers on the same images", baselines)] if baselines else []),
         *show_images(setup, learner, judged.source),
         FigureSection("Training", figures.curves(rows, outcome.panels), note=CURVES),
-        Facts("Run", [*weights_facts(setup, rows), *run_facts(setup)]),
+        Facts("Run", [*weights_facts(setup, rows, outcome), *run_facts(setup)]),
     ]
     write_page(folder.report, folder.path.name, sections)
     if sheet := outcome.draw_sheet(image_of):
@@ -191,16 +193,19 @@ def show_images(setup: Setup, learner: nn.Module, source: Source) -> Sequence[Se
     return run.objective.show(learner, batch.apart()[0][1], run.preprocess, generator(run.seed, -2))
 
 
-def weights_facts(setup: Setup, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def weights_facts(setup: Setup, rows: Sequence[Mapping[str, Any]], outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Which weights the numbers are of, and the best that the curve has seen."""
-    scored = [(row["held_out_top1"], row.get("epoch", 0)) for row in rows if row.get("held_out_top1") is not None]
+    key = f"held_out_{outcome.headline_key}"
+    scored = (
+        [(row[key], row.get("epoch", 0)) for row in rows if row.get(key) is not None] if outcome.chooses_best else []
+    )
     if setup.splits.val is not None:
         yield "weights measured", "best/, chosen by the validation images; the numbers above are of the test images"
         return
     yield "weights measured", "last/, after the last step"
     if scored:
-        best, epoch = max(scored)
-        yield "best/", f"{best:.2%} at epoch {epoch:.4g}, chosen by these images, so it flatters"
+        best, epoch = (max if outcome.headline.higher_is_better else min)(scored)
+        yield "best/", f"{outcome.headline.write(best)} at epoch {epoch:.4g}, chosen by these images, so it flatters"
 
 
 def describe_options(options: Any) -> str:
@@ -219,7 +224,7 @@ def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     size = f"{cost.count_parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image"
     rate = f"learning rate {setup.schedule.peak:.3g}, {run.optim.schedule}, decay {run.optim.weight_decay:g}"
     yield "data", f"{setup.splits.train.name}: {len(setup.splits.train):,} training images; {setup.splits.how}"
-    if run.objective.reads_labels and not setup.splits.train.multi_label and len(setup.splits.train.classes):
+    if run.objective.reads_labels and setup.splits.train.labels.ndim == 1 and len(setup.splits.train.classes):
         counts = setup.splits.train.counts
         yield "classes", f"{len(counts):,}, of {counts.min():,} to {counts.max():,} training images"
     yield "augmentation", describe_options(run.augment)

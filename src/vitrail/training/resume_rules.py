@@ -23,6 +23,7 @@ KEYS: dict[str, Kind] = {
     "data": "safe",  # the same images may have moved; their fingerprint is checked apart
     "holdout": "trajectory",
     "follow_links": "safe",  # like data: the fingerprint tells other images
+    "fold": "trajectory",
     "skip_unreadable": "safe",  # it leaves out or stops, and never replaces
     "model": "trajectory",
     "weights": "safe",  # read once, at the start

@@ -120,6 +120,8 @@ class Run:
     """Share of the images held out where the data has no split of its own. 0 trains on all of them; there is no score."""
     follow_links: bool = False
     """Follow links that lead out of the folder of images."""
+    fold: tuple[int, int] | None = None
+    """(2, 5) holds out the second of five parts of the images, in place of `holdout`."""
     skip_unreadable: bool = False
     """Leave out all images that cannot be read, and list them. Without it, only 3 of them or 0.1 %."""
     model: ModelConfig = field(default_factory=ViTConfig)
@@ -158,6 +160,8 @@ class Run:
             raise ConfigError(f"length = {self.length!r} of itself", allowed="'90 epochs' or '10000 steps'")
         if self.head == "logistic" and not self.weights:
             raise ConfigError("head = 'logistic' without weights", allowed="head = 'zero', or weights to start from")
+        if self.fold and not 1 <= self.fold[0] <= self.fold[1]:
+            raise ConfigError(f"fold = {self.fold}", allowed="(2, 5): the second of five")
         check_ranges(self, batch_size=COUNT, seed=SEED, ema=SHARE, patience=ABOVE_ZERO, holdout=SHARE)
 
     @property

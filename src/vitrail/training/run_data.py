@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from vitrail.errors import ConfigError, DataError
-from vitrail.images.heldout import add_validation, repeat_rare, split
+from vitrail.images.folders import LEAVES
+from vitrail.images.heldout import add_validation, draw_folds, repeat_rare, split
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
 from vitrail.training.run import Run
@@ -15,7 +16,12 @@ VALIDATION = 0.2
 
 def open_run(run: Run) -> Splits:
     """The images of a run, as it splits them."""
-    return arrange(open_for(run), run)
+    return arrange(choose_fold(open_for(run), run), run)
+
+
+def choose_fold(splits: Splits, run: Run) -> Splits:
+    """The split of the run's fold, where it names one."""
+    return draw_folds(splits, run.fold[1])[run.fold[0] - 1] if run.fold else splits
 
 
 def arrange(splits: Splits, run: Run) -> Splits:
@@ -47,5 +53,6 @@ def open_for(run: Run, *, download: bool = False) -> Splits:
 
 def locate(text: str) -> str:
     """A path from the root, so that a run resumes from any directory; a name stays a name."""
-    is_path = text and text not in list(NAMED) and Path(text).exists()
-    return str(Path(text).resolve()) if is_path else text
+    folder = text.removesuffix(LEAVES)
+    is_path = text and text not in list(NAMED) and Path(folder).exists()
+    return str(Path(folder).resolve() / text[len(folder) :]) if is_path else text

@@ -21,6 +21,7 @@ from vitrail import config
 from vitrail.checkpoints.write import list_steps
 from vitrail.errors import ConfigError, RunInUse, StorageError
 from vitrail.images.files import SUFFIXES
+from vitrail.images.folders import LEAVES
 from vitrail.processes.world import World
 from vitrail.storage import hold_lock, write_whole
 from vitrail.training.run import Run, read_run
@@ -51,7 +52,7 @@ class RunFolder:
     @classmethod
     def create(cls, run: Run, path: Path | None) -> "RunFolder":
         """A new folder; `None` numbers one under `runs/`. A folder that already holds a run is refused."""
-        path = path or _next_free(Path("runs"), run)
+        path = path or next_free(Path("runs"), run)
         folder = cls(path, run)
         folder._new = True
         folder._refuse_a_second_run()
@@ -205,9 +206,12 @@ class Follower(RunFolder):
         return Path(os.devnull)
 
 
-def _next_free(parent: Path, run: Run) -> Path:
+def next_free(parent: Path, run: Run) -> Path:
     """runs/digits-1, runs/digits-2, …: the first that is free."""
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(run.data).name or run.recipe).strip("-").lower() or "run"
+    stem = (
+        re.sub(r"[^A-Za-z0-9]+", "-", Path(run.data.removesuffix(LEAVES)).name or run.recipe).strip("-").lower()
+        or "run"
+    )
     number = 1
     while (parent / f"{stem}-{number}").exists():
         number += 1

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vitrail import hardware
 from vitrail.batches.draws import generator
 from vitrail.batches.loader import Batch, train_batches
-from vitrail.batches.mixing import pairs_block
+from vitrail.batches.mixing import Mixing, pairs_block
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits
 from vitrail.models import cost, zoo
@@ -123,7 +123,7 @@ class Setup:
 def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> Setup:  # noqa: B008  # frozen
     """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
     splits = arrange(splits or open_run(run), run)
-    if run.objective.reads_labels and len(splits.train.classes) < 2:
+    if run.objective.reads_labels and len(splits.train.classes) < 2 and not splits.train.numeric:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
     asked, run = run.hardware.micro_batch, resolve(run, splits, world)
     micro = run.hardware.micro_batch
@@ -197,7 +197,9 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         )
     tokens, width = _work(model, micro)
     settings = hardware.resolve(run.hardware, processes=world.here, tokens=tokens, width=width)
-    objective = run.objective.for_labels(several=splits.test.multi_label)
+    objective = run.objective.for_labels(splits.train)
+    if splits.train.numeric and run.objective.reads_labels:  # half of one image and half of another has no number
+        run = dataclasses.replace(run, mixing=Mixing())
     if run.balance == "loss":
         objective = objective.with_class_weights(balanced_weights(splits.train.counts))
     run = dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)

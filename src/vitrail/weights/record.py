@@ -32,13 +32,17 @@ class Record:
     """Divides the logits so that probabilities can be believed; fitted on validation images. None: not fitted."""
     threshold: float | None = None
     """The least probability (sigmoid) of a label, if an image can have several. None: one label an image."""
+    numeric: bool = False
+    """Whether the output is a number, of the name `classes`, and not the logits of classes."""
+    least: float | None = None
+    """The least probability of a class, after the temperature; an image below it is none of the classes. None: not chosen."""
     notes: tuple[str, ...] = ()
     """Settings that the file does not have, and where they come from."""
     sha256: str = ""
     """The digest of the file of tensors."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, temperature=TEMPERATURE, threshold=PROBABILITY)
+        check_ranges(self, temperature=TEMPERATURE, threshold=PROBABILITY, least=PROBABILITY)
 
 
 @dataclass(frozen=True)
