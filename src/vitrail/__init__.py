@@ -24,6 +24,7 @@ _MODULES = {
     "api.inspect": ("inspect", "trace"),
     "api.look": ("look",),
     "api.models": ("save",),
+    "api.name": ("name",),
     "api.plan": ("plan",),
     "api.predict": ("predict",),
     "api.probe": ("probe",),

@@ -27,6 +27,7 @@ from vitrail.api.inspect import inspect as inspect
 from vitrail.api.inspect import trace as trace
 from vitrail.api.look import look as look
 from vitrail.api.models import save as save
+from vitrail.api.name import name as name
 from vitrail.api.plan import plan as plan
 from vitrail.api.predict import predict as predict
 from vitrail.api.probe import probe as probe

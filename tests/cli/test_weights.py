@@ -86,7 +86,11 @@ def test_models_lists_checkpoints_with_licence_and_accuracy(capsys: pytest.Captu
     rows = json.loads(capsys.readouterr().out)
     assert {row["licence"] for row in rows} >= {"Apache-2.0", "CC-BY-NC-4.0", "BSD-3-Clause"}
     best = max(rows, key=lambda row: row["ImageNet top-1"] or 0)
-    assert best["checkpoint"].startswith("B_16-i21k-300ep") and best["ImageNet top-1"] == 85.49
+    assert best["name"].startswith("B_16-i21k-300ep") and best["ImageNet top-1"] == 85.49
+    assert main(["models", "siglip2-b*", "--published", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["name"] == "siglip2-b/16" and rows[0]["how"] == "zero-shot" and rows[0]["texts"] == "yes"
+    assert rows[0]["where"] == "hf:google/siglip2-base-patch16-224"
     assert main(["models", "vit-b/16"]) == 0
     said = capsys.readouterr()
     assert "86,567,656" in said.out and "vitrail models --published" in said.err

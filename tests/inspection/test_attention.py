@@ -18,6 +18,8 @@ VARIANTS = [
     {},
     {"qk_norm": True},
     {"positions": "relative"},
+    {"positions": "rotary", "registers": 4},
+    {"rotary": "pe", "rotary_grid": 5, "pre_norm": True, "inner_norm": "both"},
     {"registers": 4},
     {"pool": "mean", "positions": "sincos"},
     {"pool": "map", "layer_scale": 0.3, "activation": "swiglu"},
@@ -26,16 +28,17 @@ VARIANTS = [
 
 def by_hand(model, images):
     """Softmax of q kᵀ / √d of every block, in float64, from the tokens that enter it."""
-    tokens, found = model.embed(images), []
+    tokens, found = model.pre_norm(model.embed(images)), []
+    turns = model.rotation(model.patch_embed.grid(images), tokens) if model.rotation is not None else None
     for block in model.blocks:
         attn, x = block.attn, block.norm1(tokens)
         q, k, _ = attn.qkv(x).reshape(*x.shape[:2], 3, attn.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = attn.q_norm(q), attn.k_norm(k)
+        q, k = attn.turn(attn.q_norm(q), turns), attn.turn(attn.k_norm(k), turns)
         logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         if attn.relative is not None:
             logits = logits + attn.relative(q)
         found.append(logits.softmax(-1))
-        tokens = block(tokens)
+        tokens = block(tokens, turns)
     return found
 
 

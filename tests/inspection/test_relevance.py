@@ -14,14 +14,15 @@ from vitrail.models.features import Features
 
 def written_out(model, images, classes):
     """R ← R + E_h((∇A ⊙ A)⁺) R, with every attention matrix in the graph."""
-    tokens, maps = model.embed(images), []
+    tokens, maps = model.pre_norm(model.embed(images)), []
+    turns = model.rotation(model.config.grid, tokens) if model.rotation is not None else None
     for block in model.blocks:
         attn, x = block.attn, block.norm1(tokens)
-        q, k, v = attn.project(x)
+        q, k, v = attn.project(x, turns)
         logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         weights = (logits if attn.relative is None else logits + attn.relative(q)).softmax(-1)
         maps.append(weights)
-        tokens = tokens + block.ls1(attn.proj((weights @ v).transpose(1, 2).flatten(2)))
+        tokens = tokens + block.ls1(attn.proj(attn.norm((weights @ v).transpose(1, 2).flatten(2))))
         tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))
     if model.config.extras.final_norm == "tokens":
         tokens = model.norm(tokens)
@@ -35,7 +36,14 @@ def written_out(model, images, classes):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"pool": "mean"}, {"qk_norm": True, "layer_scale": 0.5}, {"positions": "relative"}, {"registers": 2}],
+    [
+        {},
+        {"pool": "mean"},
+        {"qk_norm": True, "layer_scale": 0.5},
+        {"positions": "relative"},
+        {"registers": 2},
+        {"positions": "rotary", "inner_norm": "both"},
+    ],
     ids=str,
 )
 def test_relevance_is_the_papers_rule(changes):

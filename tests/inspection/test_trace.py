@@ -74,6 +74,8 @@ def test_every_step_follows_from_the_one_before(images) -> None:
         {"registers": 4, "layer_scale": 0.1, "qk_norm": True, "activation": "swiglu"},
         {"positions": "relative"},
         {"positions": "none", "classes": 0},
+        {"positions": "rotary", "final_norm": "none"},
+        {"pre_norm": True, "projection": 7, "final_norm": "pooled", "inner_norm": "both"},
     ],
     ids=str,
 )
@@ -86,7 +88,7 @@ def test_shapes_and_axes_agree_in_every_variant(changes, images) -> None:
         assert step.value is None or tuple(step.value.shape) == step.shape
     seen = {step.name: step.value for step in steps}
     features = model.features(images)
-    final = "pre-logits" if config.extras.pre_logits else "y"
+    final = "projection" if config.extras.projection else "pre-logits" if config.extras.pre_logits else "y"
     torch.testing.assert_close(seen[final], model.pool(features))
     torch.testing.assert_close(seen["logits"], model(images))
 

@@ -30,6 +30,17 @@ VARIANTS: dict[str, dict] = {
     },
     "qk norm": {"qk_norm": True, "activation": "gelu-tanh", "position_resize": "bicubic-antialias"},
     "no qkv biases": {"qkv_bias": False},
+    "rotary": {"positions": "rotary"},
+    "dinov3": {
+        "positions": "rotary", "rotary": "dinov3-rounded", "registers": 4, "layer_scale": 0.1, "activation": "swiglu"
+    },
+    "clip": {"pre_norm": True, "activation": "gelu-quick", "projection": 12, "final_norm": "pooled"},
+    "eva02": {"rotary": "eva02", "rotary_grid": 16, "inner_norm": "both", "activation": "swiglu", "pool": "mean"},
+    "pe": {
+        "rotary": "pe", "rotary_grid": 3, "pre_norm": True, "pool": "map", "class_token": True, "pool_prefix": True,
+        "pool_heads": 4, "projection": 12, "normalise": True
+    },
+    "no final norm": {"final_norm": "none", "rotary": "rope-vit"},
     "nine channels": {"channels": 9},
     "oblong patch": {"patch": (16, 8), "image": (32, 48)},
 }  # fmt: skip

@@ -16,7 +16,8 @@ from vitrail.models.vit import ViTConfig
 from vitrail.weights import bundle
 from vitrail.weights.convert import convert
 from vitrail.weights.files import hub
-from vitrail.weights.origins import google, timm, torchvision
+from vitrail.weights.origins import google, torchvision
+from vitrail.weights.origins import timm_config as timm
 from vitrail.weights.published_file import published_checkpoints
 from vitrail.weights.record import Record, Weights
 
@@ -161,6 +162,12 @@ NAMES_ONLY = [
     ("vit_base_patch16_gap_224", {"heads": 16}),
     ("test_vit2", {"heads": 2}),
     ("deit3_base_patch16_224", {}),
+    ("vit_base_patch16_clip_224", {"norm_eps": 1e-5}),
+    ("vit_large_patch14_clip_quickgelu_336", {"norm_eps": 1e-5, "activation": "gelu-quick"}),
+    ("eva02_base_patch14_448", {"rotary": "eva02", "rotary_grid": 16}),
+    ("vit_huge_plus_patch16_dinov3", {"heads": 20, "rotary": "dinov3", "norm_eps": 1e-5}),
+    ("vit_small_patch16_rope_ape_224", {"rotary": "rope-vit"}),
+    ("vit_pe_spatial_base_patch16_512", {"rotary": "pe", "rotary_grid": 32, "norm_eps": 1e-5, "final_norm": "none"}),
 ]
 
 
@@ -173,9 +180,10 @@ def test_what_only_the_name_of_timm_s_architecture_says(name: str, said: dict) -
     ("about", "match"),
     [
         ({"architecture": "vit_base_patch16_rpn_224"}, "norms behind its branches"),
-        ({"architecture": "vit_small_patch16_rope_ape_224"}, "rotary positions"),
-        ({"architecture": "vit_small_patch16_dinov3"}, "rotary positions"),
-        ({"architecture": "vit_x", "model_args": {"act_layer": "quick_gelu"}}, "act_layer 'quick_gelu'"),
+        ({"architecture": "vit_small_patch16_rope_mixed_ape_224"}, "rotary positions with frequencies"),
+        ({"architecture": "eva02_enormous_patch14_clip_224"}, "norms behind its branches"),
+        ({"architecture": "vit_x", "model_args": {"act_layer": "relu"}}, "act_layer 'relu'"),
+        ({"architecture": "vit_x", "model_args": {"rope_type": "mrope"}}, "rope_type 'mrope'"),
         ({"architecture": "vit_x", "model_args": {"block_fn": "ParallelScalingBlock"}}, "block_fn"),
     ],
 )
@@ -196,11 +204,11 @@ def test_a_lost_position_table_is_missed(timm_file: Path) -> None:
     assert bundle.load(timm_file, config={"heads": 3, "positions": "none", "image": [32, 32]}).positions is None
 
 
-def test_a_norm_before_the_blocks_is_named_as_the_reason(timm_file: Path) -> None:
+def test_a_norm_before_the_blocks_goes_with_patches_without_bias(timm_file: Path) -> None:
     tensors = safetensors.torch.load_file(timm_file)
     tensors["norm_pre.weight"] = tensors["norm_pre.bias"] = torch.ones(24)
     safetensors.torch.save_file({name: tensor.clone() for name, tensor in tensors.items()}, timm_file)
-    with pytest.raises(WeightsError, match="a norm before its blocks"):
+    with pytest.raises(WeightsError, match=r"unknown patch_embed\.proj\.bias"):
         bundle.load(timm_file, config={"heads": 3})
 
 

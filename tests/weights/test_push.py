@@ -1,20 +1,15 @@
 """`push` to a stand-in of the hub on this machine, and `hf:` from there: the real client speaks to both ends."""
 
-import base64
-import hashlib
-import http.server
-import json
 import os
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.hub import Hub, hub_at
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
@@ -23,71 +18,11 @@ from vitrail.weights.model_card import write_card
 from vitrail.weights.push import push
 from vitrail.weights.record import Record
 
-SHA = "a" * 40
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """The addresses of the hub's API that an upload of small files and a download need."""
-
-    files: dict[str, bytes]
-    asked: list[tuple[str, dict]]
-    status = 200
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silent."""
-
-    def answer(self, data: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        content = data if isinstance(data, bytes) else json.dumps(data).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        self.asked.append((self.path, {"token": self.headers.get("Authorization")}))
-        if self.status != 200:
-            return self.answer({"error": "no"}, self.status)
-        if self.path == "/api/repos/create":
-            self.asked[-1][1].update(json.loads(body))
-            return self.answer({"url": f"http://{self.headers['Host']}/me/photos"})
-        if "/preupload/" in self.path:
-            named = [file["path"] for file in json.loads(body)["files"]]
-            regular = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in named]
-            return self.answer({"files": regular})
-        if "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return self.answer({"commitUrl": f"http://{self.headers['Host']}/me/photos/commit/{SHA}", "commitOid": SHA})
-        return self.answer({})  # the check of the card's metadata
-
-    def do_GET(self) -> None:
-        if found := re.fullmatch(rf"/me/photos/resolve/{SHA}/(.*)", self.path):
-            content = self.files[found[1]]
-            tag = hashlib.sha1(content).hexdigest()
-            return self.answer(content, headers={"ETag": f'"{tag}"', "X-Repo-Commit": SHA})
-        if "/tree/" in self.path:
-            sizes = {name: len(content) for name, content in self.files.items()}
-            return self.answer(
-                [{"type": "file", "path": name, "size": size, "oid": SHA} for name, size in sizes.items()]
-            )
-        listed = [{"rfilename": name} for name in self.files]
-        return self.answer({"id": "me/photos", "sha": SHA, "siblings": listed, "private": False, "tags": []})
-
-    do_HEAD = do_GET
-
 
 @pytest.fixture
 def hub() -> Iterator[tuple[str, type[Hub]]]:
-    handler = type("Here", (Hub,), {"files": {}, "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    server.server_close()
+    with hub_at("me/photos") as there:
+        yield there
 
 
 @pytest.fixture

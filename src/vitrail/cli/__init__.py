@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vitrail.cli.evaluate", "accuracy with its interval, per class, calibration"),
     "predict": ("vitrail.cli.predict", "label image files"),
     "inspect": ("vitrail.cli.inspect", "look inside: attention, distances, positions, filters, in one report"),
+    "name": ("vitrail.cli.name", "a classifier from words: the names of its classes, no training"),
     "look": ("vitrail.cli.look", "a heat map over your photo: what the answer rests on"),
     "probe": ("vitrail.cli.probe", "few-shot, nearest neighbours and linear probes on frozen features"),
     "embed": ("vitrail.cli.embed", "a model's features of images, in a file"),

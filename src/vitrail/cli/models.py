@@ -16,14 +16,17 @@ from vitrail.reports.tables import Column, Table, show
 
 @dataclass(frozen=True, kw_only=True)
 class Models(Show):
-    """Lists the models that `--model` and vitrail.build know, with their parameters and multiply-accumulates an image;
-    and published checkpoints of them that can be read, with licence and accuracy.
+    """Lists the models that `--model` and vitrail.build know, with their parameters and multiply-accumulates an image.
+
+    With --published it lists names that lead to weights on the Hugging Face hub, with licence and accuracy. A name works
+    wherever weights do: --weights dinov2-s/14. Vitrail names the licence before the first download.
 
     examples:
       vitrail models
       vitrail models "vit-*/16"
       vitrail models "vit-l*" --size 384 --classes 21843
-      vitrail models --published --json
+      vitrail models --published
+      vitrail models "siglip2-*" --published --json
     """
 
     pattern: tyro.conf.Positional[str] = "*"
@@ -32,43 +35,62 @@ class Models(Show):
     """Height and width in pixels."""
     classes: int = 1000
     published: Switch = False
-    """Only the checkpoints."""
+    """Names that lead to weights: `vitrail.load(NAME)`, `--weights NAME`."""
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(Models, words, command="models")
     table = json.loads(importlib.resources.files("vitrail.models").joinpath("counts.json").read_text("utf-8"))
+    if asked.published:
+        show(_published(asked.pattern), asked.format)
+        return 0
     names = [name for name in table if fnmatch.fnmatchcase(name, asked.pattern)]
     if not names:
         raise ConfigError(
             f"no model matches {asked.pattern!r}", next_step=suggest(asked.pattern, table) or "see `vitrail models`"
         )
-    if asked.published:
-        show(_checkpoints(asked.pattern), asked.format)
-        return 0
     stored = (asked.size, asked.classes) == (Models.size, Models.classes)
     rows = tuple((name, *table[name]) if stored else _row(name, asked) for name in names)
     columns = Column("name"), Column("family"), Column("parameters", "{:,}"), Column("GMAC", "{:.2f}")
     show(Table(columns, rows), asked.format)
     if asked.format == "table":
-        say("published checkpoints of these: vitrail models --published")
+        say("names that lead to weights: vitrail models --published")
     return 0
 
 
-def _checkpoints(pattern: str) -> Table:
-    """Published files of the models that match."""
+COLUMNS = ("name", "trained on", "image", "ImageNet top-1", "how", "licence", "texts", "where")
+
+
+def _published(pattern: str) -> Table:
+    """Names that lead to weights, and files that others publish elsewhere, of the names or models that match."""
+    from vitrail.weights.published import PUBLISHED
     from vitrail.weights.published_file import published_checkpoints
 
-    columns = tuple(map(Column, ("checkpoint", "model", "trained on", "image", "ImageNet top-1", "licence", "origin")))
-    rows = tuple(
-        (one.name, one.model, one.data, one.image, one.top1, one.licence, origin)
+    rows = [
+        (name, one.data, one.image, one.top1, one.how, one.licence, "yes" if one.texts else "", f"hf:{one.hub}")
+        for name, one in PUBLISHED.items()
+        if fnmatch.fnmatchcase(name, pattern)
+    ] + [
+        (
+            one.name,
+            one.data,
+            one.image,
+            one.top1,
+            "fine-tuned" if one.top1 else "",
+            one.licence,
+            "",
+            f"a file of {origin}",
+        )
         for origin, one in published_checkpoints()
         if fnmatch.fnmatchcase(one.model, pattern)
-    )
+    ]
+    if not rows:
+        hint = suggest(pattern, PUBLISHED) or "see `vitrail models --published`"
+        raise ConfigError(f"no published weights match {pattern!r}", next_step=hint)
     title = (
-        "published checkpoints; top-1 after fine-tuning on ImageNet, as published (their files are not downloaded here)"
+        "published weights; accuracy in %, as published; with texts: `vitrail name` takes them; files are not fetched"
     )
-    return Table(columns, rows, title)
+    return Table(tuple(map(Column, COLUMNS)), tuple(rows), title)
 
 
 def _row(name: str, asked: Models) -> tuple[str, str, int, float]:

@@ -18,6 +18,7 @@ _MOST = 1e5  # a mean or a std, in parts of 255; and one over the least std
 _CACHED = 2**17  # float32 numbers: half a MiB
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the original ViT weights: (x - 127.5) / 127.5
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # MAE, DeiT, torchvision, DINOv2
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # OpenAI's CLIP and most of its kind
 
 ASPECTS = (1 / 2, 2 / 3, 3 / 4, 1, 4 / 3, 3 / 2, 2)
 """Width over height of the shapes of `native`: what cameras give. A longer image is squashed to the last."""

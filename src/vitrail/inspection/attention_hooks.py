@@ -197,15 +197,24 @@ def keep_until_end(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 def _hook_attention(module: Attention, tap: Tap, visit: Visit) -> list[RemovableHandle]:
-    """Hooks on the norms (or identities) that q and k pass last, so they are exactly what attention uses."""
+    """Hooks on the norms (or identities) that q and k pass, and the turns of rotary positions: exactly what attention uses."""
     seen: dict[str, Tensor] = {}
+    turns: list[Tensor | None] = []
 
     def keep(letter: str, value: Tensor) -> None:
         seen[letter] = rearrange(value, "B N A d -> B A N d")
         if len(seen) == 2:
-            q, k = seen.pop("q"), seen.pop("k")
-            visit(replace(tap, q=q, k=k, bias=module.relative(q) if module.relative is not None else None))
+            by = turns.pop() if turns else None  # a merged model calls the parts of attention, not the whole
+            q, k = (module.turn(seen.pop(name), by) for name in ("q", "k"))
+            visit(replace(tap, q=q, k=k, bias=module.bias(q)))
 
+    return [
+        module.register_forward_pre_hook(lambda _, entered: turns.append((*entered, None)[1])),
+        *_norm_hooks(module, keep),
+    ]
+
+
+def _norm_hooks(module: Attention, keep: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
     return [
         norm.register_forward_hook(lambda _, __, value, letter=letter: keep(letter, value))
         for letter, norm in (("q", module.q_norm), ("k", module.k_norm))

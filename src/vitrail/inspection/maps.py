@@ -141,8 +141,9 @@ def readout(model: Backbone, features: Features) -> Float[Tensor, "B N"]:
     weights = features.tokens.new_zeros(features.tokens.shape[:2])
     if isinstance(pool := getattr(inner, "attention_pool", None), AttentionPool):
         q = rearrange(pool.q(pool.probe), "1 1 (A d) -> 1 A 1 d", A=pool.heads)
-        k, _ = rearrange(pool.kv(features.patches), "B N (two A d) -> two B A N d", two=2, A=pool.heads)
-        weights[:, features.prefix :] = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1).mean(1)[:, 0]
+        first = 0 if inner.config.extras.pool_prefix else features.prefix
+        k, _ = rearrange(pool.kv(features.tokens[:, first:]), "B N (two A d) -> two B A N d", two=2, A=pool.heads)
+        weights[:, first:] = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1).mean(1)[:, 0]
         return weights
     tokens, patches = READ[inner.config.reads]
     weights[:, : len(tokens)] = weights.new_tensor(tokens)

@@ -14,7 +14,7 @@ from vitrail.inspection.attention_hooks import family, keep_until_end, layout_of
 from vitrail.inspection.maps import readout
 from vitrail.models.backbone import Backbone
 from vitrail.models.features import Features
-from vitrail.models.layers import Attention, Block
+from vitrail.models.layers import Attention, Block, Turns
 
 
 def relevance(
@@ -36,12 +36,12 @@ def relevance(
     _check_head(model)
     pixels = prepare_images(model, images, preprocess)
     with _explaining(model):
-        entered, features, logits = _cut(model, blocks, pixels)
+        entered, turns, features, logits = _cut(model, blocks, pixels)
         (gradient,) = torch.autograd.grad(_answer(logits, classes), features.tokens, retain_graph=True)
         (gradient,) = torch.autograd.grad(features.tokens, entered[-1], gradient)
         flow = readout(model, features).detach()
         for block, tokens in zip(reversed(blocks), reversed(entered[:-1]), strict=True):
-            gradient, flow = _back(block, tokens, gradient, flow)
+            gradient, flow = _back(block, tokens, turns, gradient, flow)
     layout = layout_of(model, pixels)
     return flow[:, layout.prefix :].unflatten(1, layout.grid).cpu()
 
@@ -123,43 +123,49 @@ def _check_classes(chosen: Int[Tensor, "_"], logits: Float[Tensor, "B K"]) -> No
         )
 
 
-def _cut(model: Backbone, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple[list[Tensor], Features, Tensor]:
-    """(input of each block and output of the last, features, logits), with the graph cut at every block.
+def _cut(model: Backbone, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple[list[Tensor], Turns, Features, Tensor]:
+    """(input of each block and output of the last, turns of rotary positions, features, logits).
 
-    A hook gives each block's output back as a leaf. Nothing then holds the block's activations, and they are freed.
+    The graph is cut at every block: a hook gives its output back as a leaf. Nothing then holds the block's activations,
+    and they are freed.
     """
     leaves: list[Tensor] = []
+    turns: list[Turns] = []
 
     def leaf(tensor: Tensor) -> Tensor:
         leaves.append(tensor.detach().requires_grad_())
         return leaves[-1]
 
-    hooks = [blocks[0].register_forward_pre_hook(lambda _, entered: (leaf(entered[0]),))]
+    def enter(_: nn.Module, entered: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        turns.append((*entered, None)[1])
+        return leaf(entered[0]), *entered[1:]
+
+    hooks = [blocks[0].register_forward_pre_hook(enter)]
     hooks += [block.register_forward_hook(lambda _, __, left: leaf(left)) for block in blocks]
     with keep_until_end(hooks):
         features = model.features(pixels)
-    return leaves, features, _head(model, features)
+    return leaves, turns[0], features, _head(model, features)
 
 
-def _back(block: Block, tokens: Tensor, gradient: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+def _back(block: Block, tokens: Tensor, turns: Turns, gradient: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient and the row of relevance, carried from behind a block to before it."""
     kept: dict[str, Tensor] = {}
     hooks = [
         block.attn.register_forward_pre_hook(lambda _, entered: kept.update(x=entered[0])),
-        block.attn.proj.register_forward_pre_hook(lambda _, entered: kept.update(out=entered[0])),
+        block.attn.norm.register_forward_pre_hook(lambda _, entered: kept.update(out=entered[0])),
     ]
     with keep_until_end(hooks):
-        left = block(tokens)
+        left = block(tokens, turns)
     before, out = torch.autograd.grad(left, (tokens, kept["out"]), gradient)
     with torch.no_grad():
-        return before, flow + _weigh(block.attn, kept["x"], out, flow)
+        return before, flow + _weigh(block.attn, kept["x"], turns, out, flow)
 
 
-def _weigh(attn: Attention, x: Tensor, out: Tensor, flow: Tensor) -> Float[Tensor, "B N"]:
+def _weigh(attn: Attention, x: Tensor, turns: Turns, out: Tensor, flow: Tensor) -> Float[Tensor, "B N"]:
     """flow · Ā, where Ā is the mean over heads of (∇A ⊙ A)⁺ and ∇A = ∇O Vᵀ."""
-    q, k, v = attn.project(x)
+    q, k, v = attn.project(x, turns)
     towards = rearrange(out, "B N (A d) -> B A N d", A=attn.heads)
-    bias = attn.relative(q) if attn.relative is not None else None
+    bias = attn.bias(q)
     passed = torch.zeros_like(flow)
     for rows in torch.arange(q.shape[2]).split(max(1, (8 << 20) // (8 * q[..., 0].numel()))):
         logits = (q[:, :, rows] * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)

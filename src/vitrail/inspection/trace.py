@@ -105,6 +105,7 @@ def _positions(model: ViT) -> str:
         "learned-2d": "plus E_pos, learned in 2-D",
         "none": "no positions are added",
         "relative": "no positions: they act in attention",
+        "rotary": "no positions: they turn q and k in attention",
     }
     return kinds.get(model.config.positions, "plus E_pos, sin-cos")
 
@@ -136,13 +137,12 @@ def _equation_4(model: ViT, seen: Seen) -> Iterator[Step]:
     pooled = {"cls": "the class token", "mean": "the mean of the patches", "map": "what a trained probe gathers"} | {
         "cls-mean": "the class token and the mean of the patches, side by side"
     }
-    if config.extras.final_norm == "pooled" or "pre_logits" in seen.left:
-        y = seen.entered.get("pre_logits", seen.left["norm"])
-    else:
-        y = seen.entered["head"]
+    y = seen.entered.get("pre_logits", seen.entered.get("projection", seen.entered["head"]))
     yield _step("y", y, "B D", "4", pooled[config.pool])
     if "pre_logits" in seen.left:
         yield _step("pre-logits", seen.left["pre_logits"].tanh(), "B P", "", "dense and tanh")
+    if config.extras.projection:
+        yield _step("projection", seen.left["projection"], "B P", "", "linear, into the space of texts")
 
 
 def trace_stages(model: Backbone, images: Tensor, seen: Seen, logits: Tensor) -> Iterator[Step]:

@@ -21,15 +21,31 @@ class Extras:
     """Trained tokens between class token and patches (DINOv2)."""
     mask_token: bool = False
     """Keeps the vector that replaced hidden patches in pre-training (DINOv2): `features(images, masked)` reads it."""
+    rotary: Literal["", "dinov3", "dinov3-rounded", "eva02", "pe", "pe-patches", "rope-vit"] = ""
+    """Rotation of queries and keys by their place, beside the table or in its stead; a row of `positions.ROTARIES`."""
+    rotary_grid: int = 0
+    """Patch numbers are scaled to a grid of this side, the one of the training (EVA-02, PE); 0: they are not."""
     positions_on: Literal["all", "class", "patches"] = "all"
     """Tokens before the patches that have rows in the learned 1-D table: all, the class token, or none."""
     position_resize: Resize = "bilinear"
     """How the learned table follows a new grid; a row of `positions.RESIZES`."""
-    activation: Literal["gelu", "gelu-tanh", "swiglu"] = "gelu"
-    """The JAX originals compute GELU with tanh; SwiGLU is DINOv2's."""
+    activation: Literal["gelu", "gelu-tanh", "gelu-quick", "swiglu"] = "gelu"
+    """The JAX originals compute GELU with tanh; OpenAI's CLIP x σ(1.702 x); SwiGLU is DINOv2's."""
     norm_eps: float = 1e-6
-    final_norm: Literal["tokens", "pooled"] = "tokens"
-    """Equation 4's LN: on all tokens before pooling, or on the pooled vector (MAE's fc_norm)."""
+    pre_norm: bool = False
+    """A norm on the tokens before the first block, and patches without bias (CLIP)."""
+    inner_norm: Literal["none", "mlp", "both"] = "none"
+    """A norm before the last linear map of the MLP (EVA-02), or of the MLP and of attention (its CLIP)."""
+    final_norm: Literal["tokens", "pooled", "none"] = "tokens"
+    """Equation 4's LN: on all tokens before pooling, on the pooled vector (MAE's fc_norm), or left out (PE)."""
+    pool_heads: int = 0
+    """Heads of the probe of pool="map"; 0: as many as the blocks have. PE has 8 at any width."""
+    pool_prefix: bool = False
+    """The probe reads class token and registers too (PE)."""
+    projection: int = 0
+    """Width of a linear map without bias behind the pooling, into the space of texts (CLIP); 0: no such map."""
+    normalise: bool = False
+    """The head reads features of length 1: its logits are scaled cosines (`vitrail name`)."""
     qk_norm: bool = False
     """A norm on the queries and keys of each head (arXiv 2302.05442)."""
     qkv_bias: bool = True
@@ -45,7 +61,7 @@ class Extras:
     """Patches merged in each block, without training (ToMe, arXiv 2210.09461): faster, and a little less accurate."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "registers", "pre_logits", "merge")
+        at_least(self, 0, "registers", "pre_logits", "projection", "pool_heads", "rotary_grid", "merge")
         epsilons(self, "norm_eps")
         probabilities(self, "drop_path")
 

@@ -27,6 +27,8 @@ def initialise_vit(model: "ViT", generator: torch.Generator) -> None:
     if model.pre_logits is not None:
         lecun_normal_(model.pre_logits.weight, generator)
         model.pre_logits.bias.zero_()
+    if isinstance(model.projection, nn.Linear):
+        lecun_normal_(model.projection.weight, generator)
     model.initialise_head()
 
 
@@ -45,7 +47,8 @@ def initialise_layers(module: nn.Module, generator: torch.Generator) -> None:
     for layer in module.modules():
         if isinstance(layer, PatchEmbed):  # flax's Conv: LeCun normal, truncated at two sigma
             lecun_normal_(layer.weight, generator)
-            layer.bias.zero_()
+            if layer.bias is not None:
+                layer.bias.zero_()
         elif isinstance(layer, Attention | AttentionPool):
             for linear in layer.children():
                 if isinstance(linear, nn.Linear):  # q, k, v are D → D each, also where one matrix holds them

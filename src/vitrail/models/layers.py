@@ -11,11 +11,21 @@ from torch import Tensor, nn
 
 from vitrail.models.checks import Grid, check_images, patch_grid
 from vitrail.models.extras import PLAIN, Extras
+from vitrail.models.positions import rotary_of, rotate
 from vitrail.models.resize import resize_line
+
+
+class QuickGELU(nn.Module):
+    """x σ(1.702 x): what OpenAI's CLIP computes for GELU."""
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        return x * torch.sigmoid(1.702 * x)
+
 
 ACTIVATIONS = {
     "gelu": nn.GELU(),  # exact, with erf: the paper's text, timm, MAE, DeiT, DINOv2
     "gelu-tanh": nn.GELU(approximate="tanh"),  # what JAX computes: the published ViT weights want it
+    "gelu-quick": QuickGELU(),
     "silu": nn.SiLU(),
 }
 
@@ -74,11 +84,11 @@ class PatchEmbed(nn.Module):
     It equals a convolution whose stride is its kernel. One matrix product is faster on a CPU.
     """
 
-    def __init__(self, patch: tuple[int, int], channels: int, width: int) -> None:
+    def __init__(self, patch: tuple[int, int], channels: int, width: int, *, bias: bool = True) -> None:
         super().__init__()
         self.patch = patch
         self.weight = nn.Parameter(torch.empty(width, channels, *patch))
-        self.bias = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
 
     def grid(self, images: Float[Tensor, "B C H W"]) -> Grid:
         """Patch rows and columns of these images; ShapeError where channels or sizes do not fit."""
@@ -113,7 +123,7 @@ def attend(
     q: Float[Tensor, "B A N d"],
     k: Float[Tensor, "B A M d"],
     v: Float[Tensor, "B A M d"],
-    bias: Float[Tensor, "B A N M"] | None = None,
+    bias: Float[Tensor, "#B #A N M"] | None = None,
 ) -> Float[Tensor, "B A N d"]:
     """softmax(q kᵀ / √d + bias) v, by torch's fused attention, except for bfloat16 on a CPU.
 
@@ -127,6 +137,12 @@ def attend(
     if bias is not None:
         logits = logits + bias
     return logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+Turns = Float[Tensor, "2 _ N d"] | None
+"""Cosines and sines by which `positions.Rotation` turns queries and keys."""
+Mask = Float[Tensor, "#B #A N N"] | None
+"""Added to the logits: minus infinity where a query may not look."""
 
 
 class Attention(nn.Module):
@@ -146,31 +162,44 @@ class Attention(nn.Module):
         )
         self.relative = RelativeKeys(relative_tokens, d) if relative_tokens else None
         self.members = nn.Identity()  # merged tokens pass it: which patches they hold (`merging.py`), for onlookers
+        self.halves = rotary_of(extras.rotary).halves
+        self.norm = nn.LayerNorm(width, eps=extras.norm_eps) if extras.inner_norm == "both" else nn.Identity()
 
-    def project(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of equation 5, each B A N d."""
+    def project(self, x: Float[Tensor, "B N D"], turns: Turns = None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of equation 5, each B A N d; q and k turned by their place where positions are rotary."""
         # unbind before the axes are swapped: the backward pass then needs no copy
         q, k, v = rearrange(self.qkv(x), "B N (three A d) -> B N three A d", three=3, A=self.heads).unbind(2)
         q, k, v = (rearrange(y, "B N A d -> B A N d") for y in (self.q_norm(q), self.k_norm(k), v))
-        return q, k, v
+        return self.turn(q, turns), self.turn(k, turns), v
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        q, k, v = self.project(x)
-        heads = attend(q, k, v, self.relative(q) if self.relative is not None else None)  # (6) (7)
-        return self.drop(self.proj(rearrange(heads, "B A N d -> B N (A d)")))  # (8)
+    def turn(self, x: Float[Tensor, "B A N d"], turns: Turns) -> Float[Tensor, "B A N d"]:
+        """Queries or keys turned by their place; as they came where there is nothing to turn them by."""
+        return x if turns is None else rotate(x, turns, halves=self.halves)
+
+    def bias(self, q: Float[Tensor, "B A N d"], mask: Mask = None) -> Float[Tensor, "#B #A N N"] | None:
+        """What is added to the logits: relative positions, or a mask."""
+        return mask if self.relative is None else self.relative(q)
+
+    def forward(self, x: Float[Tensor, "B N D"], turns: Turns = None, mask: Mask = None) -> Float[Tensor, "B N D"]:
+        q, k, v = self.project(x, turns)
+        heads = attend(q, k, v, self.bias(q, mask))  # (6) (7)
+        return self.drop(self.proj(self.norm(rearrange(heads, "B A N d -> B N (A d)"))))  # (8)
 
 
 class Mlp(nn.Module):
     """Two dense layers with the activation between: D → mlp_width → D; dropout after both (B.1).
 
-    With `swiglu` (DINOv2) the first layer gives two halves a and b: silu(a) ⊙ b.
+    With `swiglu` (DINOv2) the first layer gives two halves a and b: silu(a) ⊙ b. With `eps` a norm follows (EVA-02).
     """
 
-    def __init__(self, width: int, hidden: int, *, activation: str, drop: float = 0.0) -> None:
+    def __init__(
+        self, width: int, hidden: int, *, activation: str, drop: float = 0.0, eps: float | None = None
+    ) -> None:
         super().__init__()
         self.gated = activation == "swiglu"
         self.fc1 = nn.Linear(width, 2 * hidden if self.gated else hidden)
         self.act = nn.SiLU() if self.gated else ACTIVATIONS[activation]
+        self.norm = nn.LayerNorm(hidden, eps=eps) if eps else nn.Identity()
         self.fc2 = nn.Linear(hidden, width)
         self.drop = dropout(drop)
 
@@ -181,7 +210,7 @@ class Mlp(nn.Module):
             x = self.act(gate) * x
         else:
             x = self.act(x)
-        return self.drop(self.fc2(self.drop(x)))
+        return self.drop(self.fc2(self.norm(self.drop(x))))
 
 
 class Block(nn.Module):
@@ -203,12 +232,13 @@ class Block(nn.Module):
         self.attn = Attention(width, heads, extras, drop=drop, relative_tokens=relative_tokens)
         self.ls1 = LayerScale(width, extras.layer_scale) if extras.layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(width, eps=extras.norm_eps)
-        self.mlp = Mlp(width, mlp_width, activation=extras.activation, drop=drop)
+        eps = None if extras.inner_norm == "none" else extras.norm_eps
+        self.mlp = Mlp(width, mlp_width, activation=extras.activation, drop=drop, eps=eps)
         self.ls2 = LayerScale(width, extras.layer_scale) if extras.layer_scale else nn.Identity()
         self.drop_path1, self.drop_path2 = stochastic_depth(drop_path), stochastic_depth(drop_path)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))  # (2)
+    def forward(self, x: Float[Tensor, "B N D"], turns: Turns = None, mask: Mask = None) -> Float[Tensor, "B N D"]:
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), turns, mask)))  # (2)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))  # (3)
 
 
@@ -233,11 +263,21 @@ class AttentionPool(nn.Module):
 
 
 class Head(nn.Linear):
-    """The last linear map. Autocast does not touch it: bf16 rounds large logits so coarsely that classes tie."""
+    """The last linear map. Autocast does not touch it: bf16 rounds large logits so coarsely that classes tie.
+
+    With `normalise` it reads features of length 1: rows of unit length times a scale then make scaled cosines (CLIP).
+    """
+
+    def __init__(self, width: int, classes: int, *, normalise: bool = False) -> None:
+        super().__init__(width, classes)
+        self.normalise = normalise
 
     def forward(self, input: Float[Tensor, "B P"]) -> Float[Tensor, "B K"]:
         kind = input.device.type
         if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-            return F.linear(input, self.weight, self.bias)
+            return self._logits(input)
         with torch.autocast(kind, enabled=False):
-            return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
+            return self._logits(input.to(self.weight.dtype))
+
+    def _logits(self, features: Float[Tensor, "B P"]) -> Float[Tensor, "B K"]:
+        return F.linear(F.normalize(features, dim=-1) if self.normalise else features, self.weight, self.bias)

@@ -142,7 +142,8 @@ class MAE(Backbone[MAEConfig]):
     def embed(self, patches: Float[Tensor, "B n P"], visible: Int[Tensor, "B n"], grid: Grid) -> Float[Tensor, "B T D"]:
         stem = self.encoder.patch_embed
         kernel = rearrange(stem.weight, "D C p q -> D (p q C)")
-        return self.encoder.encode(self.encoder.place(F.linear(patches, kernel, stem.bias), grid, visible))
+        tokens = self.encoder.place(F.linear(patches, kernel, stem.bias), grid, visible)
+        return self.encoder.encode(tokens, grid, visible)
 
     def decode(self, latent: Float[Tensor, "B T D"], masking: Masking, grid: Grid) -> Float[Tensor, "B M d"]:
         """The decoder's tokens before its final norm, at every place of the grid in raster order behind the prefix."""

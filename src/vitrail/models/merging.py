@@ -28,11 +28,11 @@ def encode_merged(blocks: Any, z: Float[Tensor, "B N D"], r: int, prefix: int) -
         q, k, v = block.attn.project(block.norm1(z))
         bias = None if sizes is None else rearrange(sizes.log(), "B M 1 -> B 1 1 M").expand(-1, *q.shape[1:3], -1)
         heads = rearrange(attend(q, k, v, None if bias is None else bias.to(q.dtype)), "B A N d -> B N (A d)")
-        z = z + block.drop_path(block.ls1(block.attn.drop(block.attn.proj(heads))))
+        z = z + block.drop_path1(block.ls1(block.attn.drop(block.attn.proj(block.attn.norm(heads)))))
         if few := min(r, (z.shape[1] - prefix) // 2):
             z, sizes, moved = merge(z, k.mean(1), sizes, few, prefix)
             members = moved.gather(1, members)
-        z = z + block.drop_path(block.ls2(block.mlp(block.norm2(z))))
+        z = z + block.drop_path2(block.ls2(block.mlp(block.norm2(z))))
     return expand(z, members)
 
 

@@ -10,17 +10,20 @@ from torch import Tensor
 
 from vitrail.models.checks import Grid
 
-Resize = Literal["bilinear", "bicubic", "bicubic-corners", "bicubic-antialias", "dinov2", "dinov2-size"]
+Resize = Literal[
+    "bilinear", "bilinear-antialias", "bicubic", "bicubic-corners", "bicubic-antialias", "dinov2", "dinov2-size"
+]
 
 RESIZES: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "bilinear", "align_corners": True},  # vision_transformer, big_vision (scipy's zoom, order 1)
+    "bilinear-antialias": {"mode": "bilinear", "align_corners": False, "antialias": True},  # SigLIP 2's NaFlex, TIPSv2
     "bicubic": {"mode": "bicubic", "align_corners": False},  # MAE, DeiT, transformers
     "bicubic-corners": {"mode": "bicubic", "align_corners": True},  # torchvision
     "bicubic-antialias": {"mode": "bicubic", "align_corners": False, "antialias": True},  # timm, DINOv2 with registers
     "dinov2": {"mode": "bicubic", "align_corners": False},  # samples with the scale (n + 0.1) / m, not n / m
     "dinov2-size": {"mode": "bicubic", "align_corners": False},  # transformers' DINOv2: "bicubic", but in float32
 }
-SINGLE = ("bicubic-antialias", "dinov2", "dinov2-size")
+SINGLE = ("bilinear-antialias", "bicubic-antialias", "dinov2", "dinov2-size")
 """Their code interpolates in float32, whatever the model computes in."""
 
 

@@ -23,7 +23,7 @@ from vitrail.models.features import Features
 from vitrail.models.initialise import initialise_vit
 from vitrail.models.layers import AttentionPool, Block, Head, PatchEmbed, dropout
 from vitrail.models.merging import encode_merged
-from vitrail.models.positions import LearnedPositions, LearnedPositions2d, PositionKind, Positions, SinCosPositions
+from vitrail.models.positions import PositionKind, Rotation, make_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,13 @@ class ViTConfig(ModelConfig):
         at_least(self, 0, "classes")
         probabilities(self, "dropout")
         parts = {"sincos": 4, "sincos-mae": 4, "learned-2d": 2}.get(self.positions, 1)
+        if self.positions == "rotary" or self.extras.rotary:
+            parts = 4 * self.heads
         for what, number in ((f"{self.heads} heads", self.heads), (f"positions={self.positions!r}", parts)):
             if self.width % number:
                 raise ConfigError(f"width = {self.width} with {what}", allowed=f"a multiple of {number}")
-        if self.extras.merge and self.positions == "relative":
-            raise ConfigError("merged tokens with relative positions", allowed="learned or fixed positions")
+        if self.extras.merge and (self.positions in ("relative", "rotary") or self.extras.rotary):
+            raise ConfigError("merged tokens with relative or rotary positions", allowed="learned or fixed positions")
         if self.pool.startswith("cls") and self.extras.class_token is False:
             next_step = "use pool='mean' or leave class_token out"
             raise ConfigError(f"pool={self.pool!r} without a class token", next_step=next_step)
@@ -109,7 +111,7 @@ class ViTConfig(ModelConfig):
 
     @property
     def read_width(self) -> int:
-        return self.extras.pre_logits or self.pooled_width
+        return self.extras.projection or self.extras.pre_logits or self.pooled_width
 
 
 @FAMILIES.register("vit")
@@ -121,18 +123,24 @@ class ViT(Backbone[ViTConfig]):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config, extras, width = config, config.extras, config.width
-        self.patch_embed = PatchEmbed(config.patch, config.channels, width)
+        self.patch_embed = PatchEmbed(config.patch, config.channels, width, bias=not extras.pre_norm)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.has_class_token else None
         self.registers = nn.Parameter(torch.empty(1, extras.registers, width)) if extras.registers else None
         # a buffer: supervised training neither reads nor moves it
         self.register_buffer("mask_token", torch.empty(1, width) if extras.mask_token else None)
-        self.positions = _positions(config)
+        prefix, own = config.prefix, config.positioned_prefix
+        self.positions = make_positions(
+            config.positions, width, config.grid, prefix=prefix, own=own, resize=extras.position_resize
+        )
+        self.rotation = _rotation(config)
         self.drop = dropout(config.dropout)
+        self.pre_norm = nn.LayerNorm(width, eps=extras.norm_eps) if extras.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
-        self.norm = nn.LayerNorm(width, eps=extras.norm_eps)
+        self.norm = nn.LayerNorm(width, eps=extras.norm_eps) if extras.final_norm != "none" else nn.Identity()
         self.attention_pool = _attention_pool(config) if config.pool == "map" else None
         self.pre_logits = nn.Linear(config.pooled_width, extras.pre_logits) if extras.pre_logits else None
-        self.head: nn.Module = Head(config.read_width, config.classes) if config.classes else nn.Identity()
+        self.projection = _projection(config)
+        self.head: nn.Module = _head(config)
 
     def embed(
         self, images: Float[Tensor, "B C H W"], masked: Bool[Tensor, "B n"] | None = None
@@ -155,38 +163,43 @@ class ViT(Backbone[ViTConfig]):
             z_0 = z_0 + self.positions(grid, self.patch_embed.weight, at)
         return self.drop(z_0)
 
-    def encode(self, z: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """z_L of z_0, equations 2 and 3, and the norm of equation 4."""
+    def encode(
+        self, z: Float[Tensor, "B N D"], grid: Grid, at: Int[Tensor, "B n"] | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """z_L of z_0, equations 2 and 3, and the norm of equation 4. `grid` and `at` as in `place`."""
+        turns = self.rotation(grid, z, at) if self.rotation is not None else None
+        z = self.pre_norm(z)
         if merge := self.config.extras.merge:
             z = encode_merged(self.blocks, z, merge, self.config.prefix)
         for block in self.blocks if not merge else ():
             save = self.checkpoint_activations and torch.is_grad_enabled()
-            z = checkpoint(block, z, use_reentrant=False) if save else block(z)
-        return self.norm(z) if self.config.extras.final_norm == "tokens" else z
+            z = checkpoint(block, z, turns, use_reentrant=False) if save else block(z, turns)
+        return z if self.config.extras.final_norm == "pooled" else self.norm(z)
 
     def features(self, images: Float[Tensor, "B C H W"], masked: Bool[Tensor, "B n"] | None = None) -> Features:
         """All tokens after the final norm, for images of any height and width that the patch divides."""
-        return Features(self.encode(self.embed(images, masked)), self.config.prefix, self.patch_embed.grid(images))
+        grid = self.patch_embed.grid(images)
+        return Features(self.encode(self.embed(images, masked), grid), self.config.prefix, grid)
 
     def pool(self, features: Features) -> Float[Tensor, "B P"]:
         """y of equation 4, through pre_logits if there is one."""
         y = self._pooled(features)
         if self.config.extras.final_norm == "pooled":
             y = self.norm(y)
-        return torch.tanh(self.pre_logits(y)) if self.pre_logits is not None else y
+        return self.projection(torch.tanh(self.pre_logits(y)) if self.pre_logits is not None else y)
 
     def _pooled(self, features: Features) -> Float[Tensor, "B P"]:
         if self.config.pool == "cls":
             return features.cls
         if self.attention_pool is not None:
-            return self.attention_pool(features.patches)
+            return self.attention_pool(features.tokens if self.config.extras.pool_prefix else features.patches)
         mean = features.patches.mean(dim=1)
         return mean if self.config.pool == "mean" else torch.cat([features.cls, mean], dim=1)
 
     def stages(self) -> Sequence[Stage]:
         """Stem, one stage a block, head. The final norm belongs to the head, as in MAE's layer decay."""
-        stem = [self.patch_embed, self.cls_token, self.registers, self.positions]
-        head = [self.norm, self.attention_pool, self.pre_logits, self.head]
+        stem = [self.patch_embed, self.cls_token, self.registers, self.positions, self.pre_norm]
+        head = [self.norm, self.attention_pool, self.pre_logits, self.projection, self.head]
         return [
             ("stem", [part for part in stem if part is not None]),
             *((f"block {number}", [block]) for number, block in enumerate(self.blocks, 1)),
@@ -198,15 +211,11 @@ class ViT(Backbone[ViTConfig]):
         initialise_vit(self, generator)
 
 
-def _positions(config: ViTConfig) -> Positions | None:
-    width, grid, prefix, own = config.width, config.grid, config.prefix, config.positioned_prefix
-    if config.positions == "learned":
-        return LearnedPositions(width, grid, prefix=prefix, own=own, resize=config.extras.position_resize)
-    if config.positions == "learned-2d":
-        return LearnedPositions2d(width, grid, prefix=prefix)
-    if config.positions in ("sincos", "sincos-mae"):
-        return SinCosPositions(width, config.positions, prefix=prefix)
-    return None  # none at all, or relative ones inside attention
+def _rotation(config: ViTConfig) -> Rotation | None:
+    if config.positions != "rotary" and not config.extras.rotary:
+        return None
+    head, side = config.width // config.heads, config.extras.rotary_grid
+    return Rotation(config.extras.rotary, head, prefix=config.prefix, trained_on=side)
 
 
 def _block(config: ViTConfig, index: int) -> Block:
@@ -220,4 +229,16 @@ def _attention_pool(config: ViTConfig) -> AttentionPool:
     # behind gated blocks its MLP has no gate and twice the width (timm)
     gated = config.extras.gated
     hidden, activation = (2 * config.mlp_width, "silu") if gated else (config.mlp_width, config.extras.activation)
-    return AttentionPool(config.width, config.heads, hidden, activation=activation, eps=config.extras.norm_eps)
+    heads = config.extras.pool_heads or config.heads
+    return AttentionPool(config.width, heads, hidden, activation=activation, eps=config.extras.norm_eps)
+
+
+def _projection(config: ViTConfig) -> nn.Module:
+    width, projection = config.extras.pre_logits or config.pooled_width, config.extras.projection
+    return nn.Linear(width, projection, bias=False) if projection else nn.Identity()
+
+
+def _head(config: ViTConfig) -> nn.Module:
+    if not config.classes:
+        return nn.Identity()
+    return Head(config.read_width, config.classes, normalise=config.extras.normalise)

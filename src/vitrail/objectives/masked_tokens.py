@@ -41,5 +41,6 @@ class MaskedTokens(Learner):
         if source is not None:
             patches = patches.flatten(0, 1)[source]
         patches = torch.where(masked[:, :, None], self.mask_token.to(patches.dtype), patches)
-        tokens = vit.encode(vit.place(patches, vit.patch_embed.grid(images)))
+        grid = vit.patch_embed.grid(images)
+        tokens = vit.encode(vit.place(patches, grid), grid)
         return self.to_patch(tokens[:, vit.config.prefix :])

@@ -93,7 +93,10 @@ def request_for(
 def read_pretrained(path: str) -> Pretrained:
     """Weights to start from, by their record; no tensor is read from a bundle."""
     record = read_record(path)
-    return Pretrained(path=path, config=encoder_config(record.config), preprocess=record.preprocess)
+    config = encoder_config(record.config)
+    if getattr(getattr(config, "extras", None), "normalise", False):  # a trained head reads features as they are
+        config = zoo.change(config, normalise=False)
+    return Pretrained(path=path, config=config, preprocess=record.preprocess)
 
 
 def channels_of(source: Source) -> int:

@@ -25,9 +25,10 @@ from vitrail.models.timm_model import config_of
 from vitrail.models.zoo import ModelConfig
 from vitrail.storage import remove, write_whole
 from vitrail.weights.encoder import encoder_of
-from vitrail.weights.files.hub import fetch, is_hub_name, refuse_link
+from vitrail.weights.files.hub import fetch, is_cached, is_hub_name, refuse_link
 from vitrail.weights.files.safe import check_header, not_finite, read_safetensors, sha256, to_bytes
 from vitrail.weights.fit import Report, adapt, at_size, fit
+from vitrail.weights.published import Published, find_published
 from vitrail.weights.published_file import read_file
 from vitrail.weights.record import Record, Told, Weights
 from vitrail.weights.timm_pretrained import is_timm_name, read_pretrained, record_of
@@ -65,10 +66,11 @@ def load(
 ) -> Backbone:
     """A model in eval mode, `model(images) -> logits`, with its Record as `model.record`.
 
-    `path` is a run folder, a bundle folder, a published file, a folder with one, or a name of the hub (`hf:owner/name`). A run
-    folder gives the weights its report is about. `config`, whole or some of its fields, says what a bare file cannot.
-    `classes` names its outputs; `image` makes the model for another size, positions resized. WeightsError names everything
-    that does not fit, and NaN; nothing is ever half loaded.
+    `path` is a run folder, a bundle folder, a published file, a folder with one, a published name (`vitrail models
+    --published`), or a name of the hub (`hf:owner/name`) or of timm (`timm:NAME`). A run folder gives the weights its report
+    is about. `config`, whole or some of its fields, says what a bare file cannot. `classes` names its outputs; `image` makes
+    the model for another size, positions resized. WeightsError names everything that does not fit, and NaN; nothing is
+    ever half loaded.
     """
     weights = resized(read(path, config=config), image)
     record = weights.record
@@ -135,7 +137,7 @@ def read_record(path: str | Path, *, config: Told = None) -> Record:
     """The record of the weights at `path`, without reading tensors where that is possible."""
     if is_timm_name(path):
         return record_of(config_of(str(path).removeprefix(TIMM)))
-    if not is_hub_name(path):
+    if not is_remote(path):
         folder = find_bundle(Path(path))
         if folder is not None and (folder / RECORD).is_file():
             return configs.read_json(Record, refuse_link(folder / RECORD))
@@ -143,9 +145,11 @@ def read_record(path: str | Path, *, config: Told = None) -> Record:
 
 
 def read(path: str | Path, *, config: Told = None) -> Weights:
-    """Tensors and record of a run folder, a bundle folder, a published file or a name of the hub."""
+    """Tensors and record of a run folder, a bundle folder, a published file, or a name: of the table, the hub or timm."""
     if is_timm_name(path):
         return read_pretrained(path)
+    if known := find_published(path):
+        return _read_published(str(path), known, config)
     path = fetch(str(path)) if is_hub_name(path) else Path(path)
     if path.suffix in (".onnx", ".xml"):
         raise WeightsError(
@@ -158,7 +162,7 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     if not path.exists():
         raise WeightsError(
             f"there is nothing at {path}",
-            next_step="name a run folder, a bundle, a weights file, or hf:owner/name for one of the hub"
+            next_step="name a run folder, a bundle, a weights file, a published name, or hf:owner/name for one of the hub"
             + (f"; {path} is a model's name, its weights are a file" if str(path) in zoo.list_models() else ""),
         )
     if (path / "checkpoints").is_dir():
@@ -169,9 +173,25 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     return read_file(path, config)
 
 
+def _read_published(name: str, known: Published, config: Told) -> Weights:
+    """The weights of a name of the table. Its licence goes into the record; at the first use it is logged."""
+    if not is_cached(known.address):
+        gate = f"; the hub asks who wants them: https://huggingface.co/{known.hub}" if known.gated else ""
+        log.warning("%s: %s of %s, licence: %s%s", name, known.file, known.hub, known.licence, gate)
+    weights = read(known.address, config=config)
+    digest = weights.record.sha256
+    if known.sha256 and digest != known.sha256:
+        raise WeightsError(
+            f"{name} is another file than the published one: its sha256 is {digest[:12]}…, not {known.sha256[:12]}…",
+            next_step=f"load it as {known.address} if that is meant",
+        )
+    record = dataclasses.replace(weights.record, licence=known.licence, source=f"{name} ({known.address})")
+    return Weights(weights.tensors, record)
+
+
 def is_remote(path: str | Path) -> bool:
-    """Whether weights are named by where they are published, `hf:owner/name` or `timm:NAME`, and not by a path."""
-    return is_hub_name(path) or is_timm_name(path)
+    """Whether weights are named by where they are published, by a name of the table, `hf:…` or `timm:…`, not by a path."""
+    return is_hub_name(path) or is_timm_name(path) or find_published(path) is not None
 
 
 def find_bundle(path: Path) -> Path | None:

@@ -115,6 +115,9 @@ def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, described
             f"a file of {to.name} means {name}={theirs!r}, this model has {name}={ours!r}",
             next_step=f"if it may be read so, load it with config={json.dumps({name: _plain(theirs)})}",
         )
+    one, two = (getattr(getattr(it, "extras", None), "final_norm", "") for it in (config, back.config))
+    if one != two:
+        yield f"the file means a final norm on {two}, not on {one}: other patch features, the same answers"
     if described:
         words = [name for name, taken in to.untold.items() if told.get(name, taken) != taken]
     else:
@@ -128,8 +131,15 @@ def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, described
 
 def _differing(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
     ours, theirs = settings(one), settings(other)
-    pairs = [(name, ours[name], theirs.get(name)) for name in ours if name not in HARMLESS]
+    both_cls = _norms_its_class_token(ours) and _norms_its_class_token(theirs)
+    harmless = HARMLESS | ({"final_norm"} if both_cls else set())
+    pairs = [(name, ours[name], theirs.get(name)) for name in ours if name not in harmless]
     return [pair for pair in pairs if pair[1] != pair[2] and not _differ_harmlessly(pair[1], pair[2])]
+
+
+def _norms_its_class_token(values: Mapping[str, Any]) -> bool:
+    """Whether the head reads a normed class token: before or after pooling makes no difference to that."""
+    return values.get("pool") == "cls" and values.get("final_norm") != "none"
 
 
 def _plain(value: Any) -> Any:

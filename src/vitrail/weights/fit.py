@@ -17,7 +17,7 @@ from vitrail.models.zoo import ModelConfig
 # Fields that a new task may change; all others must be those the weights were trained with
 FREE = {
     "image", "channels", "classes", "pool", "class_token", "registers", "positions", "positions_on", "position_resize",
-    "final_norm", "pre_logits", "head_bias", "dropout", "drop_path", "layer_scale", "window", "bias_window",
+    "final_norm", "pre_logits", "normalise", "head_bias", "dropout", "drop_path", "layer_scale", "window", "bias_window",
 }  # fmt: skip
 # Modules a new task may leave behind or bring along
 TASK = ("head", "pre_logits", "attention_pool", "cls_token", "registers", "positions")

@@ -5,6 +5,7 @@
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,31 @@ class Layout:
 
     ours: Callable[[Sequence[Tensor]], Tensor]
     back: Callable[[Tensor, int, int], Sequence[Tensor]]
+    join: int | None = None
+    """The axis along which the parts lie, where several of ours make one of theirs."""
+
+
+def _q_and_v(bias: Tensor) -> list[Tensor]:
+    q, k, v = bias.chunk(3)
+    if k.any():
+        raise WeightsError(
+            "the keys of attention have a bias that is not zero, for which such a file has no place",
+            next_step="nothing was written; convert to another origin",
+        )
+    return [q, v]
+
+
+def _from_patch_rows(weight: Tensor) -> Tensor:
+    """D (p q C) of a linear map on square patches, channels last, as D C p q; a convolution's kernel stays."""
+    if weight.ndim == 4:
+        return weight
+    channels = next(
+        c
+        for c in (3, 1, 4)
+        if weight.shape[1] % c == 0 and math.isqrt(weight.shape[1] // c) ** 2 * c == weight.shape[1]
+    )
+    side = math.isqrt(weight.shape[1] // channels)
+    return weight.unflatten(1, (side, side, channels)).permute(0, 3, 1, 2)
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -88,6 +114,21 @@ LAYOUTS: dict[str, Layout] = {
     "dense joined": Layout(
         lambda t: torch.cat([k.mT for k in t]), lambda o, heads, parts: [k.mT for k in o.chunk(parts)]
     ),
+    # biases of q and of v alone: k has none
+    "q v": Layout(lambda t: torch.cat([t[0], torch.zeros_like(t[0]), t[1]]), lambda o, heads, parts: _q_and_v(o)),
+    # one tensor of q, k and v, of which ours are two
+    "q of three": Layout(lambda t: t[0].chunk(3)[0], lambda o, heads, parts: [o], join=0),
+    "k and v of three": Layout(lambda t: torch.cat(t[0].chunk(3)[1:]), lambda o, heads, parts: [o], join=0),
+    # several class tokens: the first, the others
+    "first token": Layout(lambda t: t[0][:, :1], lambda o, heads, parts: [o], join=1),
+    "other tokens": Layout(lambda t: t[0][:, 1:], lambda o, heads, parts: [o], join=1),
+    # a vector D for a token 1 1 D; a table N D; a token 1 1 D for a row 1 D
+    "vector": Layout(lambda t: t[0][None, None], lambda o, heads, parts: [o[0, 0]]),
+    "table": Layout(lambda t: t[0][None], lambda o, heads, parts: [o[0]]),
+    "row": Layout(lambda t: t[0][0], lambda o, heads, parts: [o[None]]),
+    # a linear map on patches: D p·q·C; both are read, so that one name serves both
+    "patch conv": Layout(lambda t: _from_patch_rows(t[0]), lambda o, heads, parts: [o]),
+    "patch rows": Layout(lambda t: _from_patch_rows(t[0]), lambda o, heads, parts: [o.permute(0, 2, 3, 1).flatten(1)]),
     # rows of a table, in two pieces: the first row, the others
     "rows": Layout(lambda t: torch.cat(list(t), dim=1), lambda o, heads, parts: [o[:, :1], o[:, 1:]]),
     # biases A d
@@ -180,8 +221,11 @@ def to_theirs(rows: Sequence[Row], state: Mapping[str, Tensor], heads: Callable[
     """Our state under their names and in their axes. `heads` gives the heads of the block a tensor is in."""
     tensors = {}
     for row in rows:
-        parts = LAYOUTS[row.layout].back(state[row.ours], heads(row.ours), len(row.theirs))
-        tensors |= {name: part.contiguous() for name, part in zip(row.theirs, parts, strict=True)}
+        layout = LAYOUTS[row.layout]
+        parts = layout.back(state[row.ours], heads(row.ours), len(row.theirs))
+        for name, part in zip(row.theirs, parts, strict=True):
+            known = [tensors[name]] if name in tensors and layout.join is not None else []
+            tensors[name] = torch.cat([*known, part], layout.join) if known else part.contiguous()
     return tensors
 
 

@@ -117,8 +117,12 @@ class Style:
     """Whether its code makes models whose q, k and v have no biases. Elsewhere a file without them lacks something."""
     wrapped: bool | None = None
     """Whether its files hold the tensors under "model"; None: either."""
-    leaves: str = ""
-    """The beginning of names that are left out, with a note: a part that no model here has."""
+    leaves: tuple[str, ...] = ()
+    """Beginnings of names that are left out, with a note: parts that no model here has, such as a text tower."""
+    opens: Callable[[dict[str, Tensor], str], tuple[dict[str, Tensor], Fields]] | None = None
+    """(tensors, where) to the tensors that have rows, and the fields of the config that the others show."""
+    closes: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] | None = None
+    """(tensors, config) to a whole file: with those that `opens` takes away."""
     writes: Callable[[Any], bool] | None = None
     """Whether it has models of such a config of its family; None: of any."""
 
@@ -195,13 +199,17 @@ class Origin:
         shapes = SHAPES[style.shapes]
         theirs = unstacked({style.plain(key): tensor for key, tensor in tensors.items()}, style.stack)
         said = [f"names: {self.name}, {name}"]
+        if style.opens:
+            theirs, shown = style.opens(theirs, where)
+            told = {**shown, **(told or {})}
+        if left := [name for name in theirs if name.startswith(style.leaves)] if style.leaves else []:
+            parts = sorted({part.rstrip(".") for part in style.leaves if any(name.startswith(part) for name in left)})
+            said.append(f"left out: {len(left)} tensors of {', '.join(parts)}")
+            theirs = {name: tensor for name, tensor in theirs.items() if name not in left}
         if config is None:
             config, silent = self._read_config(style, theirs, told or {}, where)
             if silent:
                 said.append(f"not in the file, the default of {self.name}: {', '.join(silent)}")
-        if left := [name for name in theirs if style.leaves and name.startswith(style.leaves)]:
-            said.append(f"left out: {len(left)} tensors of a {style.leaves.rstrip('.')}")
-            theirs = {name: tensor for name, tensor in theirs.items() if name not in left}
         ours = to_ours(shapes.rows(style, config), shapes.strip(style, theirs, config, where), where=where)
         return Foreign(config, ours, _preprocess_for(style, config), style.licence, tuple(said))
 
@@ -224,7 +232,8 @@ class Origin:
         if nameless:
             raise WeightsError(f"{self.name} has no names for {', '.join(nameless)}", next_step="nothing was written")
         theirs = to_theirs(rows, state, lambda name: shapes.heads(config, name))
-        return shapes.complete(chosen, stacked(theirs, chosen.stack, getattr(config, "depth", 0)), config)
+        theirs = shapes.complete(chosen, stacked(theirs, chosen.stack, getattr(config, "depth", 0)), config)
+        return chosen.closes(theirs, config) if chosen.closes else theirs
 
 
 ORIGINS = Registry[Origin]("origin of weights")

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitrail.config import read_object
 from vitrail.errors import VitrailError, WeightsError
+from vitrail.weights.files.hub import check_blob
 from vitrail.weights.files.index import INDEX, digest, read_shards
 from vitrail.weights.files.readers import READERS, Content, read_any
 from vitrail.weights.imagenet import imagenet_classes
@@ -25,6 +26,8 @@ def read_file(path: Path, config: Told = None) -> Weights:
     from_name = {} if sidecar.where else {name: value for name, value in named.config.items() if name not in given}
     told = {} if whole is not None else {**from_name, **sidecar.config, **given}
     foreign = origin.read(content.tensors, where=str(path), config=whole, told=told, wrapped=content.wrapped)
+    sha256 = digest(path)
+    check_blob(path, sha256)
     record = Record(
         config=foreign.config,
         preprocess=dataclasses.replace(foreign.preprocess, **{**named.preprocess, **sidecar.preprocess}),
@@ -33,7 +36,7 @@ def read_file(path: Path, config: Told = None) -> Weights:
         licence=sidecar.licence or named.licence or foreign.licence,
         training=dict(named.training),
         notes=tuple(_notes(foreign, sidecar, given, from_name, content.left)),
-        sha256=digest(path),
+        sha256=sha256,
     )
     return Weights(foreign.tensors, record)
 
@@ -46,6 +49,7 @@ def only_file(path: Path) -> Path:
     indices = [file for file in files if file.name.endswith(INDEX)]
     found = [file for file in files if file.suffix in READERS]
     whole = [file for file in found if file.name == "model.safetensors"]
+    whole = whole or [file for file in found if file.name == "open_clip_model.safetensors"]
     safe = [file for file in indices if ".safetensors." in file.name]
     best = whole or safe or indices or found
     if len(best) != 1:
@@ -56,7 +60,9 @@ def only_file(path: Path) -> Path:
 
 def read_sidecar(path: Path) -> Facts:
     """Reads config.json or NAME.json next to the weights: an origin's, or fields of our config. Empty without one."""
-    for file in (path.with_suffix(".json"), path.with_name("config.json")):
+    of_open_clip = ["open_clip_config.json"] if path.name.startswith("open_clip") else []
+    names = [path.with_suffix(".json").name, *of_open_clip, "config.json"]
+    for file in map(path.with_name, names):
         if file.is_file() and file != path:  # an index of shards is JSON itself
             return _understand(read_object(file, WeightsError), file)
     return Facts()

@@ -10,7 +10,7 @@ from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import timm_model
 from vitrail.models.timm_model import PREFIX, TimmConfig
-from vitrail.weights.origins import timm
+from vitrail.weights.origins import timm_config as timm
 from vitrail.weights.record import Record, Weights
 
 

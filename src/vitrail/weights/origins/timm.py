@@ -1,24 +1,24 @@
 """Under timm's names: its ViTs, hybrids, BiT and ports of Google's MaxViT; and facebookresearch's DeiT, DeiT III and MAE
 (its fine-tuned models, and its encoders without decoder), which lie under "model" in their files.
 
+Its towers of CLIP and PE, EVA-02, RoPE-ViT and DINOv3 too, also inside a file of open_clip (`visual.trunk.`).
+
 A file tells neither heads, nor GELU's kind, nor epsilon, nor how positions are resized: DeiT and MAE differ from timm.
-Two architectures can have the same names and shapes and compute something else. Neither their files nor config.json
-say which they are, but for the name, which is therefore read.
 """
 
 import dataclasses
-import math
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from vitrail.errors import WeightsError
-from vitrail.images.preprocess import INCEPTION, Preprocess
-from vitrail.models.vit import ViTConfig
-from vitrail.weights.imagenet import imagenet_classes
+from vitrail.images.preprocess import INCEPTION
 from vitrail.weights.name_tables import Row, pair, pairs, prefixed
-from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Facts, Origin, Style
+from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Fields, Origin, Style
+from vitrail.weights.origins.timm_config import describe, read_json, read_name
+from vitrail.weights.shapes.vit import USE_TIMM
 
 _VIT, _STUDENT = ("family", "vit"), ("family", "deit")
 _BLOCK = "blocks.{i}."
@@ -31,6 +31,7 @@ TABLE = (
     Row("registers", ("reg_token",), when=_VIT),
     Row("registers", ("dist_token",), when=_STUDENT),
     Row("positions.table", ("pos_embed",)),
+    *pair("pre_norm", "norm_pre"),
     *pair("norm", "norm", when=("final_norm", "tokens")),
     *pair("norm", "fc_norm", when=("final_norm", "pooled")),
     *pairs(_BLOCK, _BLOCK, {part: part for part in _PARTS}),
@@ -39,6 +40,7 @@ TABLE = (
     Row("attention_pool.probe", ("attn_pool.latent",)),
     *pairs("attention_pool.", "attn_pool.", {part: part for part in _POOL}),
     *pair("pre_logits", "pre_logits.fc"),
+    Row("projection.weight", ("projection.weight",)),  # see _open
     *pair("head", "head", when=_VIT),
     *pair("head.label", "head", when=_STUDENT),
     *pair("head.teacher", "head_dist", when=_STUDENT),
@@ -47,6 +49,35 @@ DEIT_3 = tuple(
     dataclasses.replace(row, theirs=tuple(re.sub(r"ls(\d).gamma", r"gamma_\1", name) for name in row.theirs))
     for row in TABLE
 )
+_GATED, _UNGATED = ("gated", True), ("gated", False)
+_NORMS = pairs(_BLOCK, _BLOCK, {"attn.norm": "attn.norm", "mlp.norm": "mlp.norm"})
+
+
+def _without(table: tuple[Row, ...], *ours: str) -> tuple[Row, ...]:
+    return tuple(row for row in table if not row.ours.startswith(tuple(_BLOCK + name for name in ours)))
+
+
+def _biases(*theirs: str) -> Row:
+    return Row(f"{_BLOCK}attn.qkv.bias", tuple(f"{_BLOCK}attn.{name}" for name in theirs), "q v")
+
+
+_SPLIT_MLP = pair(
+    f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.fc1_g", f"{_BLOCK}mlp.fc1_x", layouts=("joined", "joined"), when=_GATED
+)
+# biases of q and v alone
+EVA = (*_without(DEIT_3, "attn.qkv.bias"), _biases("q_bias", "v_bias"), *_NORMS)
+# the same, with three matrices for q, k and v, and two for the gated MLP
+_QKV = Row(f"{_BLOCK}attn.qkv.weight", tuple(f"{_BLOCK}attn.{part}_proj.weight" for part in "qkv"), "joined")
+EVA_02 = (
+    *_without(DEIT_3, "attn.qkv", "mlp.fc1"),
+    _QKV,
+    _biases("q_proj.bias", "v_proj.bias"),
+    *_SPLIT_MLP,
+    *_NORMS,
+)
+# one matrix for q, k and v, without biases or with those of q and v
+_MLP = pair(f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.fc1", when=_UNGATED)
+DINOV3 = (*_without(DEIT_3, "attn.qkv.bias", "mlp.fc1"), _biases("q_bias", "v_bias"), *_MLP, *_SPLIT_MLP)
 _UNIT, _THEIRS = "blocks.{b}.{u}.", "stages.{b}.blocks.{u}."
 BIT = (
     Row("root.weight", ("stem.conv.weight",)),
@@ -87,184 +118,6 @@ MAXVIT = (
     *pairs("", "head.", {"norm": "norm", "pre_logits": "pre_logits.fc", "head": "fc"}),
 )
 
-# --- config.json
-
-TANH = re.compile(r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip|vit_large_patch16_siglip(_gap)?_512")
-"""ViTs with tanh GELU: SigLIP's of the second generation."""
-ODD_HEADS = {"vit_giantopt": 16, "vit_base_patch16_gap": 16, "test_vit": 2}
-"""By the beginning of a name: the heads that are not those of the width."""
-OTHERS = {
-    "_rpn_": "norms behind its branches",
-    "_rope_": "rotary positions",
-    "_dinov3": "rotary positions",
-    "eva02_": "rotary positions",
-    "test_vit3": "a pooling of all tokens",
-}
-"""Words in the names of ViTs that are no models here though tensors may fit, and what those have."""
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu-tanh", "silu": "swiglu", "swish": "swiglu"}
-"""The last two stand in gated MLPs alone, which the shapes of a file must then show."""
-
-
-def read_architecture(architecture: str) -> dict[str, Any]:
-    """Fields of our config that an architecture's name alone says; WeightsError for one that is no model here."""
-    for word, what in OTHERS.items():
-        if word in architecture and architecture.startswith(("vit_", "eva", "test_vit")):
-            raise WeightsError(
-                f"timm's {architecture} has {what}, which no model here has",
-                next_step=f'vitrail.load("timm:{architecture}")',
-            )
-    found: dict[str, Any] = {"activation": "gelu-tanh"} if TANH.match(architecture) else {}
-    heads = next((number for start, number in ODD_HEADS.items() if architecture.startswith(start)), None)
-    return found | ({"heads": heads} if heads else {})
-
-
-def _read_config(data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Fields of our config. Of other families than plain ViTs the tensors and the name say all."""
-    architecture = str(data.get("architecture", ""))
-    named = read_architecture(architecture)
-    if not architecture.startswith(("vit_", "deit", "flexivit", "eva_", "test_vit")):
-        return named
-    about, made = data.get("pretrained_cfg") or {}, data.get("model_args") or {}
-    found = {"heads": "num_heads", "depth": "depth", "width": "embed_dim"}
-    config = named | {ours: made[theirs] for ours, theirs in found.items() if theirs in made}
-    size = about.get("input_size")
-    if "img_size" in made:
-        side = made["img_size"]
-        config["image"] = (side, side) if isinstance(side, int) else (side[0], side[1])
-    elif size and about.get("fixed_input_size", False):
-        config["image"] = (size[1], size[2])
-    config |= _made(made, where)
-    pool = {"avg": "mean", "token": "cls", "map": "map"}.get(data.get("global_pool", ""))
-    return config | ({"pool": pool} if pool else {})
-
-
-def _made(made: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings from arguments of timm's constructor. WeightsError for a part that no model here has."""
-    odd = [f"{name} {made[name]!r}" for name in ("block_fn", "attn_layer", "pool_include_prefix") if made.get(name)]
-    if (act := made.get("act_layer")) and act not in ACTIVATIONS:
-        odd.append(f"act_layer {act!r}")
-    if odd:
-        raise WeightsError(
-            f"{where}: made with {', '.join(odd)}, which no model here has", next_step='vitrail.load("timm:NAME")'
-        )
-    config = {"activation": ACTIVATIONS[act]} if act else {}
-    return config | ({"positions": "none"} if made.get("pos_embed", "learn") in ("none", "") else {})
-
-
-def read_preprocess(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of our Preprocess from their `pretrained_cfg`."""
-    found: dict[str, Any] = {}
-    if "mean" in about:
-        found |= {"mean": tuple(about["mean"]), "std": tuple(about["std"])}
-    if about.get("interpolation") in ("nearest", "bilinear", "bicubic"):
-        found["interpolation"] = about["interpolation"]
-    if "input_size" in about:
-        found["size"] = tuple(about["input_size"][1:])
-    if "crop_pct" in about and math.isfinite(about["crop_pct"]):
-        squash = about.get("crop_mode") == "squash"
-        found |= {"crop_fraction": min(1.0, about["crop_pct"]), "resize": "squash" if squash else "crop"}
-    return found
-
-
-def read_classes(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the outputs, described where they are; ImageNet's where the tag says that it was fine-tuned on that."""
-    about = data.get("pretrained_cfg") or {}
-    names = data.get("label_names") or about.get("label_names") or ()
-    listed: Sequence[Any] = [names[key] for key in sorted(names, key=int)] if isinstance(names, Mapping) else names
-    if listed:
-        described = data.get("label_descriptions") or about.get("label_descriptions") or {}
-        return tuple(str(described.get(name, name)) for name in listed)
-    outputs = data.get("num_classes", about.get("num_classes"))
-    tuned = re.search(r"(^|_)in1k$", str(about.get("tag", "")))
-    return imagenet_classes() if tuned and outputs == 1000 else ()
-
-
-def describe(style: str, config: Any, preprocess: Preprocess, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """config.json of a plain ViT or a distilled DeiT, from which timm builds it: `timm.create_model("local-dir:FOLDER")`.
-
-    Nothing for a model whose parts no argument of timm's constructor chooses.
-    """
-    if not isinstance(config, ViTConfig) or config.pool not in _POOLS:
-        return {}
-    extras, distilled = config.extras, config.family == "deit"
-    if extras.gated or extras.pre_logits or config.positioned_prefix not in (0, config.prefix):
-        return {}
-    found: dict[str, Any] = {
-        "architecture": "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224",
-        "num_classes": config.classes,
-        "num_features": config.width,
-        "global_pool": _POOLS[config.pool],
-        "pretrained_cfg": _describe_images(config, preprocess),
-        "model_args": {name: value for name, value in _model_args(config).items() if value is not None},
-    }
-    return {"config.json": found | ({"label_names": list(names)} if names else {})}
-
-
-def _model_args(config: ViTConfig) -> dict[str, Any]:
-    extras, distilled = config.extras, config.family == "deit"
-    return {
-        "img_size": list(config.image),
-        "patch_size": config.patch[0] if config.patch[0] == config.patch[1] else list(config.patch),
-        "embed_dim": config.width,
-        "depth": config.depth,
-        "num_heads": config.heads,
-        "mlp_ratio": _ratio(config.width, config.mlp_width),
-        "qkv_bias": extras.qkv_bias,
-        "in_chans": config.channels,
-        "global_pool": _POOLS[config.pool],
-        "class_token": config.has_class_token,
-        "fc_norm": extras.final_norm == "pooled",
-        "pos_embed": "none" if config.positions == "none" else "learn",
-        "no_embed_class": config.prefix > 0 and config.positioned_prefix == 0,
-        "qk_norm": extras.qk_norm,
-        "init_values": extras.layer_scale or None,
-        "act_layer": "gelu_tanh" if extras.activation == "gelu-tanh" else "gelu",
-        "reg_tokens": None if distilled else extras.registers,
-    }
-
-
-def _describe_images(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any]:
-    squashed = preprocess.resize == "squash"
-    return {
-        "input_size": [config.channels, *preprocess.size],
-        "fixed_input_size": True,
-        "interpolation": preprocess.interpolation,
-        "crop_pct": 1.0 if squashed else preprocess.crop_fraction,
-        "crop_mode": "squash" if squashed else "center",
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-        "num_classes": config.classes,
-        "first_conv": "patch_embed.proj",
-        "classifier": ["head", "head_dist"] if config.family == "deit" else "head",
-    }
-
-
-_POOLS = {"cls": "token", "mean": "avg", "map": "map"}
-
-
-def _ratio(width: int, hidden: int) -> float:
-    """The ratio from which timm computes this width: `int(width * ratio)`."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
-
-
-def read_json(data: dict[str, Any], path: Path) -> Facts | None:
-    if "pretrained_cfg" not in data and "architecture" not in data:
-        return None
-    about = data.get("pretrained_cfg") or {}
-    return Facts(
-        config=_read_config(data, str(path)),
-        preprocess=read_preprocess(about),
-        classes=read_classes(data),
-        licence=str(about.get("license", "") or ""),
-        where=path.name,
-    )
-
-
-def read_name(name: str) -> Facts:
-    return Facts(config=read_architecture(name) if name.startswith("vit_") else {})
-
-
 # --- the origin
 
 
@@ -288,12 +141,70 @@ PUBLISHED = (
     _published("deit_3_huge_224_1k", "vit-h/14", 85.2),
 )
 _SIGNATURE = {"patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.0.attn.qkv.weight"}
+_QKV_WEIGHT = "blocks.0.attn.qkv.weight"
 _SCALES = {"blocks.0.gamma_1", "blocks.0.gamma_2"}
 _STEM = "patch_embed.backbone."
-_NEVER = {"mask_token", "register_tokens", "decoder_embed.weight", f"{_STEM}stem.conv.weight", f"{_STEM}conv.weight"}
+_NEVER = {"mask_token", "register_tokens", "storage_tokens", "decoder_embed.weight"}
+_NEVER |= {f"{_STEM}stem.conv.weight", f"{_STEM}conv.weight"}
+_Q_BIAS = "blocks.0.attn.q_bias"
+_TEXT = ("text.", "logit_scale", "logit_bias")
 _HABITS = {"activation": "gelu", "norm_eps": 1e-6, "pool": "cls"}
 _TIMM = {**_HABITS, "position_resize": "bicubic-antialias"}
 _AUGREG = dataclasses.replace(CROP, crop_fraction=0.9, mean=INCEPTION[0], std=INCEPTION[1])
+
+
+def _open(tensors: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], Fields]:
+    """A head of a CLIP tower whose bias is zero is the projection into the space of texts."""
+    if "rope.freqs" in tensors:
+        what = "rotary positions with frequencies of each block, which no model here has"
+        raise WeightsError(f"{where} has {what}", next_step=USE_TIMM)
+    if "norm_pre.weight" not in tensors or "head.bias" not in tensors or tensors["head.bias"].any():
+        return tensors, {}
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    weight = tensors["head.weight"]
+    return {**kept, "projection.weight": weight}, {"projection": len(weight), "classes": 0}
+
+
+def _close(tensors: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    if "projection.weight" not in tensors:
+        return tensors
+    if config.classes:
+        raise WeightsError("timm has no model with a projection and a head", next_step="nothing was written")
+    weight = tensors.pop("projection.weight")
+    return {**tensors, "head.weight": weight, "head.bias": weight.new_zeros(len(weight))}
+
+
+def _timm(table: tuple[Row, ...], signature: set[str], never: set[str], **rest: Any) -> Style:
+    return Style(
+        table,
+        {"patch_embed.proj.weight", "blocks.0.norm1.weight", *signature},
+        _TIMM,
+        _AUGREG,
+        never=_NEVER | never,
+        biases_free=True,
+        wrapped=False,
+        leaves=_TEXT,
+        plain=lambda name: name.removeprefix("visual.trunk."),
+        opens=_open,
+        closes=_close,
+        **rest,
+    )
+
+
+def _is_rotary(config: Any) -> bool:
+    return bool(config.extras.rotary or config.positions == "rotary")
+
+
+def _is_eva(config: Any) -> bool:
+    return config.extras.rotary == "eva02" and config.positions == "learned"
+
+
+def _is_eva_02(config: Any) -> bool:
+    return _is_eva(config) and config.extras.gated and config.extras.inner_norm != "none"
+
+
+def _is_dinov3(config: Any) -> bool:
+    return config.positions == "rotary" and config.extras.rotary in ("", "dinov3")
 
 
 def _facebook(table: tuple[Row, ...], fraction: float, *, scales: bool, licence: str = "") -> Style:
@@ -314,7 +225,13 @@ ORIGIN = ORIGINS.register(
     Origin(
         "timm",
         {
-            "timm": Style(TABLE, _SIGNATURE, _TIMM, _AUGREG, never=_NEVER | _SCALES, biases_free=True, wrapped=False),
+            "timm": _timm(TABLE, {_QKV_WEIGHT}, {*_SCALES, _Q_BIAS}, writes=lambda config: not _is_rotary(config)),
+            "EVA-02": _timm(EVA_02, {"blocks.0.attn.q_proj.weight"}, set(), writes=_is_eva_02),
+            "EVA": _timm(EVA, {_QKV_WEIGHT, _Q_BIAS, "pos_embed"}, set(), writes=_is_eva),
+            "DINOv3": _timm(
+                DINOV3, {_QKV_WEIGHT, *_SCALES}, {"pos_embed", "blocks.0.attn.qkv.bias"}, writes=_is_dinov3
+            ),
+            "RoPE": _timm(DEIT_3, {_QKV_WEIGHT, *_SCALES}, {_Q_BIAS}, writes=_is_rotary),
             "DeiT and MAE": _facebook(TABLE, 0.875, scales=False),
             "DeiT III": _facebook(DEIT_3, 1.0, scales=True, licence="Apache-2.0"),
             "hybrid": Style(
@@ -346,7 +263,7 @@ ORIGIN = ORIGINS.register(
         read_name=read_name,
         read_json=read_json,
         describe=describe,
-        tellable=("heads", "activation", "norm_eps", "pool", "positions"),
+        tellable=("heads", "activation", "norm_eps", "pool", "positions", "rotary", "rotary_grid"),
         untold={"norm_eps": 1e-6},
         drops=("mask_token",),
     ),

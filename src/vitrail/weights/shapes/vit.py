@@ -11,6 +11,7 @@ from vitrail import config as configs
 from vitrail.errors import WeightsError
 from vitrail.models.deit import DeiTConfig
 from vitrail.models.extras import settings
+from vitrail.models.positions import ROTARIES
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.name_tables import Row, count, one_of_ours, rows_there
 from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors
@@ -19,18 +20,15 @@ USE_TIMM = 'load it by its name in timm: vitrail.load("timm:NAME")'
 KINDS: dict[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
 HEADS = {
     192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16, 1152: 16, 1280: 16, 1408: 16,
-    1536: 24, 1664: 16, 1792: 16,
+    1536: 24, 1664: 16, 1792: 16, 4096: 32,
 }  # fmt: skip
 """By width, in all published ViTs of the origins whose files do not say it (1536 is DINOv2's giant)."""
-SILENT = ("heads", "activation", "norm_eps", "position_resize", "pool")
+SILENT = ("heads", "activation", "norm_eps", "position_resize", "pool", "rotary")
 """Settings that tensors often do not show, though they change the function."""
 
 
 class ViTShapes(Shapes):
     def read_config(self, style: Style, tensors: Tensors, told: Fields, where: str) -> tuple[ViTConfig, list[str]]:
-        if "norm_pre.weight" in tensors:
-            what = "a norm before its blocks (timm's CLIP models), which no model here has"
-            raise WeightsError(f"{where} has {what}", next_step=USE_TIMM)
         told = told.get("encoder", told)  # of a masked autoencoder there may be the encoder alone
         seen = seen_in(style.table, tensors, where)
         kind = KINDS[seen.get("family", told.get("family", "vit"))]
@@ -44,7 +42,9 @@ class ViTShapes(Shapes):
         seen |= _positions_of(tensors, style, seen, {**style.habits, **seen, **told}, where)
         found = with_heads({**style.habits, **seen, **told}, where)
         assumed = {name: found[name] for name in SILENT if name in found and name not in {*seen, *told}}
-        if seen["positions"] not in ("learned", told.get("positions")):  # no table: of another kind
+        if (
+            seen["positions"] not in ("learned", told.get("positions")) and "rotary" not in told
+        ):  # no table: of another kind
             assumed["positions"] = seen["positions"]
         found = {name: value for name, value in found.items() if name in known}
         return configs.from_dict(kind, in_lists(found), where=where), in_words(assumed)
@@ -79,6 +79,8 @@ def seen_in(table: Sequence[Row], tensors: Mapping[str, Tensor], where: str) -> 
     ours = {row.ours: one_of_ours(row, shapes, where) for row in rows}
     shared = Counter(row.theirs for row in rows)  # a name that stands in two rows tells nothing
     seen: dict[str, Any] = {row.when[0]: row.when[1] for row in rows if row.when and shared[row.theirs] == 1}
+    if any(row.layout == "patch rows" and shapes[row.theirs[0]].ndim == 2 for row in rows):  # SigLIP 2, any grid
+        seen["position_resize"] = "bilinear-antialias"
     kernels = [row for row in rows if row.layout == "qkv" and shapes[row.theirs[0]].ndim == 3]
     if kernels:  # D A d
         seen["heads"] = shapes[kernels[0].theirs[0]].shape[1]
@@ -98,6 +100,8 @@ def sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
         "class_token": "cls_token" in ours,
         "registers": ours["registers"].shape[1] if "registers" in ours else 0,
         "mask_token": "mask_token" in ours,
+        "pre_norm": "pre_norm.weight" in ours,
+        "projection": len(ours.get("projection.weight", ())),
         "layer_scale": 1.0 if "blocks.0.ls1.gamma" in ours else 0.0,
         "qkv_bias": "blocks.0.attn.qkv.bias" in ours,
         "qk_norm": "blocks.0.attn.q_norm.weight" in ours,
@@ -106,6 +110,8 @@ def sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     if ours["blocks.0.mlp.fc1.weight"].shape[0] == 2 * hidden:
         found["activation"] = "swiglu"
+    if "blocks.0.mlp.norm.weight" in ours:
+        found["inner_norm"] = "both" if "blocks.0.attn.norm.weight" in ours else "mlp"
     if found["qk_norm"]:
         found["heads"] = width // len(ours["blocks.0.attn.q_norm.weight"])
     if "attention_pool.probe" in ours:
@@ -126,15 +132,18 @@ def _positions_of(
     fits, or the one that the image size (if that was told) leaves.
     """
     p, q = found["patch"]
-    name = next(row.theirs[0] for row in style.table if row.ours == "positions.table")
+    tables = [(row.theirs[0], row.layout) for row in style.table if row.ours == "positions.table"]
+    name, layout = tables[0] if tables else ("positions", "")
     if name not in tensors:
-        if found.get("positions", "learned") == "learned":
+        kind = found.get("positions", "rotary" if found.get("rotary") else "learned")
+        if kind == "learned":
             raise WeightsError(
-                f"{where} has no {name}: it is lost, or its model has rotary or relative positions, which none here has",
-                next_step='where there are no positions at all, say so: config={"positions": "none"}',
+                f"{where} has no {name}: it is lost, or its model has rotary, relative or no positions",
+                next_step='keep its config.json beside it, or say the kind: config={"rotary": "rope-vit"}, '
+                f'or config={{"positions": "none"}}; rotary kinds are {", ".join(ROTARIES)}',
             )
-        return {"positions": found["positions"], "image": tuple(max(1, round(224 / size)) * size for size in (p, q))}
-    rows = tensors[name].shape[1] if tensors[name].ndim == 3 else 0
+        return {"positions": kind, "image": tuple(max(1, round(224 / size)) * size for size in (p, q))}
+    rows = tensors[name].shape[-2] if tensors[name].ndim == (2 if layout == "table" else 3) else 0
     prefixes = {"all": seen["class_token"] + seen["registers"], "class": int(seen["class_token"]), "patches": 0}
     if "positions_on" in found:
         prefixes = {found["positions_on"]: prefixes[found["positions_on"]]}

@@ -1,0 +1,87 @@
+"""`vitrail name`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from vitrail.cli.arguments import call, check_writable, parse, say, split_names
+from vitrail.cli.options import Show
+from vitrail.reports.tables import Column, Table, show
+
+if TYPE_CHECKING:
+    from vitrail.api.name import Named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Name(Show):
+    """Makes a classifier of words: a text tower gives each name its place among the images. Nothing is trained.
+
+    OUT is an ordinary bundle: predict, evaluate, probe, train --weights and export take it. With labelled images, one part
+    fits a temperature and a least probability; accuracy is measured on the other part. Few-shot and linear probes on
+    the same tower stand beside it. Without labels there is no accuracy.
+
+    examples:
+      vitrail name ./photos --weights siglip2-b/16 --names "cat, dog"
+      vitrail name ./photos --weights clip-b/32-openai --names "cat, dog" --prompts "a photo of a {}" "a drawing of a {}"
+      vitrail name ./photos --weights clip-l/14-laion2b     the folders of the photos are the names
+    """
+
+    images: tyro.conf.Positional[str] = ""
+    """Images with labels, to measure on; may be left out."""
+    weights: str
+    """Both towers of CLIP or SigLIP: a name of `vitrail models --published`, hf:owner/name, a folder or a file."""
+    names: str = ""
+    """Names of the classes, with commas between. Without them, those of the images."""
+    prompts: tuple[str, ...] = ("a photo of a {}",)
+    """Texts with {} for the name; the directions of several are averaged."""
+    out: Path = Path("named")
+    """Folder for the bundle."""
+    holdout: float = 0.5
+    """Share of the images that is measured; the rest fits temperature and least probability."""
+    batch: int = 64
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+def main(words: Sequence[str]) -> int:
+    asked = parse(Name, words, command="name")
+    check_writable(asked.out)
+
+    from vitrail.api.name import name
+
+    found = call(name, asked, names=split_names(asked.names), images=asked.images or None, say=say)
+    say(f"{asked.out}: {len(found.model.record.classes)} classes from words; licence: {found.model.record.licence}")
+    if found.scores is None:
+        say("no accuracy: there are no labelled images. Scores are similarities, not probabilities")
+        return 0
+    show(table(found), asked.format)
+    for line in advise(found, asked.out):
+        say(line)
+    return 0
+
+
+def table(found: "Named") -> Table:
+    """Accuracy with its interval: from words, and of probes that saw labelled images of the same part."""
+    assert found.scores is not None
+    first = ("from words", "", 0, found.scores.top1, *found.scores.interval)
+    rest = [(row.protocol, row.setting, row.images, row.spread.mean, *row.interval) for row in found.rows]
+    columns = Column("classifier"), Column("setting"), Column("labelled images", "{:,}"), Column("accuracy", "{:.1%}")
+    columns += Column("from", "{:.1%}"), Column("to", "{:.1%}")
+    title = f"{found.scores.images:,} test images; 95 % intervals"
+    return Table(columns, tuple([first, *rest]), title)
+
+
+def advise(found: "Named", out: Path) -> list[str]:
+    """How probabilities are to be read, and from which one on answers can be relied on."""
+    lines = [f"temperature {found.model.record.temperature:.3g}, fitted on other images: predict --calibrated uses it"]
+    if found.least is None or found.precision is None:
+        return [*lines, "no probability keeps 95 % of the answers right: name fewer or other classes, or train a head"]
+    command = f"vitrail predict {out} IMAGES --calibrated --least {found.least:.2f}"
+    return [
+        *lines,
+        f"{command} answers {found.kept:.0%} of the test images and is right for {found.precision:.1%} of these; "
+        "the others are none of the names, or unclear",
+    ]

@@ -1,0 +1,191 @@
+"""Image tower and text tower of one file: CLIP and SigLIP under the names of transformers and of open_clip."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitrail.config import read_object
+from vitrail.errors import ConfigError, WeightsError
+from vitrail.models.text import TextConfig, TextTower
+from vitrail.weights.bundle import Weights, read
+from vitrail.weights.files.hub import fetch, is_hub_name
+from vitrail.weights.files.index import INDEX, read_shards
+from vitrail.weights.files.readers import read_any
+from vitrail.weights.fit import fit
+from vitrail.weights.name_tables import Row, count, pair, pairs, rows_of, to_ours
+from vitrail.weights.origins.transformers_config import ACTIVATIONS
+from vitrail.weights.published import find_published
+from vitrail.weights.published_file import only_file
+from vitrail.weights.record import Told
+
+_LAYER, _BLOCK = "text_model.encoder.layers.{i}.", "transformer.resblocks.{i}."
+_QKV = tuple(f"{_LAYER}self_attn.{part}_proj" for part in "qkv")
+TRANSFORMERS = (
+    Row("tokens.weight", ("text_model.embeddings.token_embedding.weight",)),
+    Row("positions", ("text_model.embeddings.position_embedding.weight",)),
+    *pairs("blocks.{i}.", _LAYER, {"norm1": "layer_norm1", "norm2": "layer_norm2"}),
+    *pair("blocks.{i}.attn.qkv", *_QKV, layouts=("joined", "joined")),
+    *pairs("blocks.{i}.", _LAYER, {"attn.proj": "self_attn.out_proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}),
+    *pair("norm", "text_model.final_layer_norm"),
+    Row("projection.weight", ("text_projection.weight",), when=("projection_bias", False)),
+    *pair("projection", "text_model.head", when=("projection_bias", True)),
+)
+OPEN_CLIP = (
+    Row("tokens.weight", ("token_embedding.weight",)),
+    Row("positions", ("positional_embedding",)),
+    *pairs("blocks.{i}.", _BLOCK, {"norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj"}),
+    *(Row(f"blocks.{{i}}.attn.qkv.{end}", (f"{_BLOCK}attn.in_proj_{end}",)) for end in ("weight", "bias")),
+    *pairs("blocks.{i}.", _BLOCK, {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}),
+    *pair("norm", "ln_final"),
+    Row("projection.weight", ("text_projection",), "dense", when=("projection_bias", False)),
+    *pair("projection", "text_projection", when=("projection_bias", True)),
+)
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Both towers, and what makes logits of their cosines: scale · cosine + bias."""
+
+    image: Weights
+    text: TextTower
+    scale: float
+    bias: float
+    tokenizer: Path
+
+
+def read_pair(path: str | Path, *, config: Told = None) -> Pair:
+    """The towers in a file, a folder or under a name. WeightsError where one of them, or the tokenizer, is not there."""
+    known = find_published(path)
+    place = known.address if known else path
+    local = fetch(str(place), (TOKENIZER,)) if is_hub_name(place) else Path(place)
+    file = only_file(local)
+    tensors = read_shards(file) if file.name.endswith(INDEX) else read_any(file).tensors
+    text = read_text(tensors, _about(file), str(path))
+    tokenizer = file.with_name(TOKENIZER)
+    if not tokenizer.is_file():
+        raise WeightsError(f"{path} has no {TOKENIZER} next to it", next_step="copy it from where the weights are from")
+    image = read(path, config=config)
+    width = image.record.config.read_width
+    if width != text.config.projection:
+        raise WeightsError(
+            f"{path} gives images {width} features and texts {text.config.projection}",
+            next_step="take the whole model, with its projections",
+        )
+    scale, bias = (float(tensors[name].float()) if name in tensors else 0.0 for name in ("logit_scale", "logit_bias"))
+    return Pair(image, text, float(torch.tensor(scale).exp()), bias, tokenizer)
+
+
+def read_text(tensors: Mapping[str, Tensor], about: Mapping[str, Any], where: str) -> TextTower:
+    """The text tower among the tensors of a file. WeightsError where there is none."""
+    plain = {name.removeprefix("text."): tensor for name, tensor in tensors.items() if "visual." not in name}
+    if "text_model.embeddings.token_embedding.weight" in plain:
+        table, config = TRANSFORMERS, _of_transformers(plain, about)
+    elif "token_embedding.weight" in plain:
+        table, config = OPEN_CLIP, _of_open_clip(plain, about)
+    else:
+        raise WeightsError(
+            f"{where} has no text tower", next_step="take both towers, such as clip-b/16-openai or siglip2-b/16"
+        )
+    with torch.device("meta"):
+        tower = TextTower(config)
+    rows = rows_of(table, tower.state_dict().keys(), config)
+    wanted = {name for row in rows for name in row.theirs}
+    fit(tower, to_ours(rows, {name: t for name, t in plain.items() if name in wanted}, where=where), where=where)
+    return tower.eval().float()
+
+
+def _about(file: Path) -> dict[str, Any]:
+    of_open_clip = file.with_name("open_clip_config.json")
+    beside = (
+        of_open_clip if file.name.startswith("open_clip") and of_open_clip.is_file() else file.with_name("config.json")
+    )
+    return read_object(beside, WeightsError) if beside.is_file() else {}
+
+
+def _of_transformers(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> TextConfig:
+    start = "text_model."
+    said, siglip = about.get("text_config") or {}, f"{start}head.weight" in tensors
+    vocabulary, width = tensors[f"{start}embeddings.token_embedding.weight"].shape
+    end = said.get("eos_token_id", 49_407)
+    projection = tensors[f"{start}head.weight" if siglip else "text_projection.weight"]
+    return TextConfig(
+        vocabulary=vocabulary,
+        length=len(tensors[f"{start}embeddings.position_embedding.weight"]),
+        width=width,
+        depth=count(tensors, f"{start}encoder.layers."),
+        heads=said.get("num_attention_heads", 12 if siglip else 8),
+        mlp_width=len(tensors[f"{start}encoder.layers.0.mlp.fc1.weight"]),
+        projection=len(projection),
+        activation=ACTIVATIONS[said.get("hidden_act", "gelu_pytorch_tanh" if siglip else "quick_gelu")],
+        norm_eps=said.get("layer_norm_eps", 1e-6 if siglip else 1e-5),
+        end=None if siglip else vocabulary - 1 if end == 2 else end,  # old files say 2 and mean the last of all
+        projection_bias=siglip,
+    )
+
+
+def _of_open_clip(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> TextConfig:
+    model = about.get("model_cfg") or {}
+    said, siglip = model.get("text_cfg") or {}, "text_projection.weight" in tensors
+    vocabulary, width = tensors["token_embedding.weight"].shape
+    tanh = (said.get("act_kwargs") or {}).get("approximate") == "tanh"
+    exact = "gelu-quick" if model.get("quick_gelu") else "gelu-tanh" if tanh else "gelu"
+    return TextConfig(
+        vocabulary=vocabulary,
+        length=len(tensors["positional_embedding"]),
+        width=width,
+        depth=count(tensors, "transformer.resblocks."),
+        heads=said.get("heads", width // 64),
+        mlp_width=len(tensors["transformer.resblocks.0.mlp.c_fc.weight"]),
+        projection=len(tensors["text_projection.weight"]) if siglip else tensors["text_projection"].shape[1],
+        activation=exact,
+        norm_eps=(said.get("norm_kwargs") or {}).get("eps", 1e-5),
+        end=None if said.get("no_causal_mask") else vocabulary - 1,
+        projection_bias=siglip,
+    )
+
+
+def encode(path: Path, texts: Sequence[str], config: TextConfig) -> Int[Tensor, "B T"]:
+    """Token numbers, cut and padded to the tower's length. ConfigError without `tokenizers`; WeightsError for another
+    tower's tokenizer.
+
+    SigLIP was trained on lower-case texts.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ConfigError("tokenizers is not installed", next_step="pip install 'vitrail[text]'") from None
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises bare Exceptions
+        raise WeightsError(f"{path} is no tokenizer that is known here ({error})", next_step="copy it again") from None
+    padding = (tokenizer.padding or {}).get("pad_id", tokenizer.token_to_id("<pad>"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    rows = torch.full((len(texts), config.length), 0 if padding is None else padding)
+    for row, text in zip(rows, texts, strict=True):
+        found = tokenizer.encode(text if config.end is not None else text.lower()).ids
+        found = found if len(found) <= config.length else [*found[: config.length - 1], found[-1]]
+        row[: len(found)] = torch.tensor(found, dtype=torch.long)
+    if int(rows.max()) >= config.vocabulary or (config.end is not None and not rows.eq(config.end).any(1).all()):
+        raise WeightsError(
+            f"{path} is the tokenizer of another text tower: this one knows {config.vocabulary:,} tokens",
+            next_step="copy the tokenizer.json of these weights",
+        )
+    return rows
+
+
+@torch.no_grad()
+def embed_names(pair: Pair, names: Sequence[str], prompts: Sequence[str]) -> Float[Tensor, "K P"]:
+    """A direction for each name: the mean over the prompts of their texts' directions, of length 1."""
+    found = []
+    for prompt in prompts:
+        ids = encode(pair.tokenizer, [prompt.replace("{}", name) for name in names], pair.text.config)
+        texts = torch.cat([pair.text(part) for part in ids.split(64)])
+        found.append(torch.nn.functional.normalize(texts, dim=-1))
+    return torch.nn.functional.normalize(torch.stack(found).mean(0), dim=-1)
