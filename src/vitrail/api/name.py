@@ -136,7 +136,7 @@ def build_classifier(pair: Pair, names: Sequence[str], prompts: Sequence[str]) -
 def measure(model: Backbone, splits: Splits, how: dict) -> Named:
     """Temperature and least probability from the training part, scores from the test part."""
     _, fitted = evaluate(model, splits.train, **how)
-    targets = torch.from_numpy(index_labels(splits.train.labels, splits.train.classes, model.record.classes))
+    targets = torch.as_tensor(index_labels(splits.train.labels, splits.train.classes, model.record.classes))
     temperature = fit_temperature(fitted.features, targets)
     model.record = replace(model.record, temperature=temperature)
     scores, tested = evaluate(model, splits.test, **how)
