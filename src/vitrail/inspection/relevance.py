@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -136,7 +137,7 @@ def _cut(model: Backbone, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple[
         leaves.append(tensor.detach().requires_grad_())
         return leaves[-1]
 
-    def enter(_: nn.Module, entered: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    def enter(_: nn.Module, entered: tuple[Any, ...]) -> tuple[Any, ...]:
         turns.append((*entered, None)[1])
         return leaf(entered[0]), *entered[1:]
 

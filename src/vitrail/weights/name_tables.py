@@ -224,8 +224,8 @@ def to_theirs(rows: Sequence[Row], state: Mapping[str, Tensor], heads: Callable[
         layout = LAYOUTS[row.layout]
         parts = layout.back(state[row.ours], heads(row.ours), len(row.theirs))
         for name, part in zip(row.theirs, parts, strict=True):
-            known = [tensors[name]] if name in tensors and layout.join is not None else []
-            tensors[name] = torch.cat([*known, part], layout.join) if known else part.contiguous()
+            joined = layout.join is not None and name in tensors
+            tensors[name] = torch.cat([tensors[name], part], layout.join or 0) if joined else part.contiguous()
     return tensors
 
 
