@@ -208,10 +208,9 @@ def _resolve(kind: Any, data: Any, path: str, problems: list[str]) -> Any:
     if not dataclasses.is_dataclass(known_kind) or not isinstance(data, dict):
         return data
     open_config = isinstance(known_kind, type) and issubclass(known_kind, OpenConfig)
-    if open_config:
-        data = dict(known_kind.upgrade(data))
-        if data.pop("family", known_kind.family) != known_kind.family:
-            problems.append(f"{path}family is not {known_kind.family!r}")
+    data = dict(getattr(known_kind, "upgrade", dict)(data))
+    if open_config and data.pop("family", known_kind.family) != known_kind.family:
+        problems.append(f"{path}family is not {known_kind.family!r}")
     hints = get_type_hints(known_kind)
     known = [field.name for field in dataclasses.fields(known_kind)]
     found = {}

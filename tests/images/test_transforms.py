@@ -35,7 +35,6 @@ EVERY = {
     "jitter": Augment(jitter=0.4),
     "randaugment": Augment(randaugment=(2, 15)),
     "trivial": Augment(trivial_augment=True),
-    "augmix": Augment(augmix=True),
     "three": Augment(three_augment=True),
     "erase": Augment(erase=0.7),
     "all": Augment(flip=True, pad=2, shift=0.1, jitter=0.3, three_augment=True, erase=0.5),
@@ -242,13 +241,6 @@ def test_randaugment_draws_every_operation_alike() -> None:
     for k in range(2800):
         seen[policies._pick(list(policies.OPS), draws(1, first=k).of(0)("randaugment.0"))] += 1
     assert min(seen.values()) > 140 and max(seen.values()) < 260
-
-
-def test_augmix_is_a_convex_mix_that_keeps_the_image_where_its_share_is_one() -> None:
-    kept = policies.augmix(PHOTOS[0], fixed(augmix_share=1.0))
-    assert torch.equal(kept, PHOTOS[0])
-    mixed = policies.augmix(PHOTOS[0], draws(1).of(0))
-    assert mixed.shape == PHOTOS[0].shape and not torch.equal(mixed, PHOTOS[0])
 
 
 def test_three_augment_is_grey_solarised_or_blurred_as_pillow_blurs() -> None:

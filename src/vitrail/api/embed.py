@@ -1,13 +1,13 @@
 """`vitrail.embed`: a model's features of images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from vitrail.api.models import Model, Size, open_model
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import embedding
 from vitrail.evaluation.embedding import Extraction, every_part
 from vitrail.evaluation.feature_table import FeatureTable
@@ -15,30 +15,21 @@ from vitrail.evaluation.layers import Pixels, Pool
 from vitrail.evaluation.store import save as save_features
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import open_data, open_unlabelled
+from vitrail.prediction.parts import describe
+from vitrail.processes.world import World
 from vitrail.training.unseen import keep_unseen
 
+Say = Callable[[str], object]
 PIXELS = 32
 """Raw pixels are compared at this many a side, or at the images' own size where that is smaller."""
 
 
 def embed(
-    model: Model,
-    data: str | Path | Splits,
-    *,
-    out: str | Path | None = None,
-    layer: Sequence[int] = (),
-    pool: Pool = "auto",
-    size: Size = None,
-    holdout: float = 0.2,
-    unlabelled: bool = False,
-    batch: int = 64,
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int = -1,
-    download: bool = False,
-    follow_links: bool = False,
-    cache: str | Path | None = None,
-) -> FeatureTable:
+    model: Model, data: str | Path | Splits, *, out: str | Path | None = None, layer: Sequence[int] = (),
+    pool: Pool = "auto", size: Size = None, holdout: float = 0.2, unlabelled: bool = False, download: bool = False,
+    follow_links: bool = False, cache: str | Path | None = None, batch: int = 64, device: str = "auto",
+    precision: str = "auto", workers: int = -1, say: Say = lambda text: None,
+) -> FeatureTable:  # fmt: skip
     """A model's features of images, with classes and split where the data has them.
 
         vitrail.embed("runs/photos-1", "./photos", out="features.safetensors")
@@ -46,21 +37,48 @@ def embed(
     `layer` counts blocks from 1, or from the last with -1; without it, the features that the head reads. A test image that
     the model was trained on counts as a training image. `model` may be the word "pixels". `unlabelled` takes every picture.
     """
-    splits = (
-        open_unlabelled(str(data), follow_links=follow_links)
-        if unlabelled
-        else open_split(data, [model], holdout, download=download, follow_links=follow_links)[0]
-    )
+    splits = open_parts(data, model, holdout, unlabelled, say, download=download, follow_links=follow_links)
     how = Extraction(
         layers=tuple(layer), pool=pool, batch_size=batch, device=device, precision=precision, workers=workers
     )
-    kept = embedding.embed(
-        open_features_model(model, splits, size), every_part(splits), name=str(model), how=how,
-        cache=Path(cache) if cache else None,
-    )  # fmt: skip
+    module, parts = open_features_model(model, splits, size), every_part(splits)
+    kept = embedding.embed(module, parts, name=str(model), how=how, cache=Path(cache) if cache else None)
     if out is not None:
         save_features(Path(out), kept)
     return kept
+
+
+def embed_in_parts(
+    model: Model, data: str | Path | Splits, out: str | Path, *, part: int = 1024, layer: Sequence[int] = (),
+    pool: Pool = "auto", size: Size = None, holdout: float = 0.2, unlabelled: bool = False, download: bool = False,
+    follow_links: bool = False, batch: int = 64, device: str = "auto", precision: str = "auto", say: Say = lambda text: None,
+) -> str:  # fmt: skip
+    """The same features into a Parquet file or a folder of them, `part` images at a time; gives a sentence on the result.
+
+    For any number of images: a job that was stopped goes on, and the processes of torchrun share the work.
+    """
+    splits = open_parts(data, model, holdout, unlabelled, say, download=download, follow_links=follow_links)
+    how = Extraction(layers=tuple(layer), pool=pool, batch_size=batch, device=device, precision=precision)
+    module = open_features_model(model, splits, size)
+    job = embedding.bulk(module, every_part(splits), name=str(model), how=how, part=part)
+    return describe(job.write(Path(out), World.from_environment()), Path(out))
+
+
+def open_parts(
+    data: str | Path | Splits, model: Model, holdout: float, unlabelled: bool, say: Say, **opening: bool
+) -> Splits:
+    """The images to take features of, by the parts they have; or all of a folder without classes."""
+    if unlabelled:
+        splits, notes = open_unlabelled(str(data), follow_links=opening["follow_links"]), ()
+    else:
+        try:
+            splits, notes = open_split(data, [model], holdout, **opening)
+        except DataError as error:
+            hint = "or take all pictures without classes: `unlabelled=True`"
+            raise DataError(error.found, allowed=error.allowed, next_step=hint) from None
+    for sentence in (splits.how, *notes):
+        say(sentence)
+    return splits
 
 
 def open_split(

@@ -23,7 +23,7 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.reports.tables import show
 
 if TYPE_CHECKING:
-    from vitrail.images.audit import Audit
+    from vitrail.images.audit import Audit, Member
     from vitrail.images.samples import Splits
 
 DECODED = "near duplicates", "misnamed files", "sizes"
@@ -119,9 +119,8 @@ def check(words: Sequence[str]) -> int:
     if asked.format == "json":
         print(json.dumps(facts(splits, audit, stops), ensure_ascii=False, indent=1))
     else:
-        rows = [
-            (what, f"{number:,}") for what, number in summary(audit).items() if not asked.quick or what not in DECODED
-        ]
+        unknown = DECODED if asked.quick else ()
+        rows = [(what, f"{number:,}") for what, number in summary(audit).items() if what not in unknown]
         show(pairs([*rows, *sizes(audit)], asked.data), asked.format)
         for sentence in (splits.how, *audit.sentences()):
             say(sentence)
@@ -145,32 +144,24 @@ def facts(splits: "Splits", audit: "Audit", stops: Sequence[DataError]) -> dict[
 
     from vitrail.images.audit import summary
 
+    def named(member: "Member", **more: str) -> dict[str, str]:
+        return {"part": member.part, "key": member.key, **more}
+
+    counts = {part: dict(zip(audit.classes, each.tolist(), strict=True)) for part, each in audit.counts.items()}
     groups = [
-        {
-            "exact": group.exact,
-            "leak": group.leak,
-            "conflict": group.conflict,
-            "images": [{"part": member.part, "key": member.key, "label": member.label} for member in group.members],
-        }
+        {name: getattr(group, name) for name in ("exact", "leak", "conflict")}
+        | {"images": [named(member, label=member.label) for member in group.members]}
         for group in audit.groups
     ]
     return {
-        "split": splits.how,
-        **{name.replace(" ", "_"): number for name, number in summary(audit).items()},
-        "parts": audit.sizes,
-        "per_class": {
-            part: dict(zip(audit.classes, counts.tolist(), strict=True)) for part, counts in audit.counts.items()
-        },
-        "groups": groups,
-        "unreadable_images": [{"part": m.part, "key": m.key, "reason": reason} for m, reason in audit.unreadable],
+        "split": splits.how, **{name.replace(" ", "_"): number for name, number in summary(audit).items()},
+        "parts": audit.sizes, "per_class": counts, "groups": groups, "mean": audit.mean, "std": audit.std,
+        "unreadable_images": [named(member, reason=reason) for member, reason in audit.unreadable],
         "skipped_files": [{"key": key, "reason": reason} for key, reason in splits.skipped],
-        "misnamed": [{"part": m.part, "key": m.key, "is": kind} for m, kind in audit.misnamed],
-        "mean": audit.mean,
-        "std": audit.std,
+        "misnamed": [named(member) | {"is": kind} for member, kind in audit.misnamed],
         "channels": {str(c): int((audit.shapes[:, 2] == c).sum()) for c in np.unique(audit.shapes[:, 2])},
-        "sentences": list(audit.sentences()),
-        "stops": [stop.found for stop in stops],
-    }
+        "sentences": list(audit.sentences()), "stops": [stop.found for stop in stops],
+    }  # fmt: skip
 
 
 def pack(words: Sequence[str]) -> int:
@@ -201,4 +192,4 @@ def pack(words: Sequence[str]) -> int:
 
 
 def _images(splits: "Splits") -> int:
-    return sum(len(source) for source in (splits.train, splits.val, splits.test) if source is not None)
+    return sum(map(len, splits.parts.values()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from vitrail.cli.arguments import check_writable, parse, say
+from vitrail.cli.arguments import call, check_writable, parse, say
 from vitrail.cli.options import Compute, Opening
 from vitrail.reports.tables import show
 
@@ -51,24 +51,16 @@ def run_clean(words: Sequence[str]) -> int:
     from vitrail.evaluation.embedding import every_part
     from vitrail.images.sources import open_data
     from vitrail.reports.page import write_page
-    from vitrail.storage import write_whole
 
     for path in (asked.out, asked.html):
         check_writable(path)
-    splits = open_data(asked.data, download=asked.download, follow_links=asked.follow_links)
-    found = [
-        measure(
-            asked.model, splits, split=part, batch=asked.batch, device=asked.device, precision=asked.precision,
-            workers=asked.workers, say=say,
-        )
-        for part in PARTS
-        if part in every_part(splits)
-    ]  # fmt: skip
+    splits = call(open_data, asked, spec=asked.data)
+    found = [call(measure, asked, data=splits, split=part, say=say) for part in PARTS if part in every_part(splits)]
     table = table_doubts(found, asked.most)
     if asked.out is None:
         show(table, "table")
     else:
-        write_whole(asked.out, table.json() if asked.out.suffix == ".json" else table.csv())
+        table.write(asked.out)
         say(f"{len(table.rows):,} doubtful labels: {asked.out}")
     if asked.html:
         say(f"page: {write_page(asked.html, f'Doubtful labels of {asked.data}', sections(found, table.rows))}")

@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
-from vitrail.cli.arguments import Switch, check_writable, parse, say
+from vitrail.cli.arguments import Switch, call, check_writable, parse, say
 from vitrail.cli.options import Compute, HeldOut, Pool
-from vitrail.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from vitrail.images.samples import Splits
+from vitrail.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,50 +46,14 @@ class Embed(Compute, HeldOut):
 def main(words: Sequence[str]) -> int:
     asked = parse(Embed, words, command="embed")
 
-    from vitrail.api.embed import open_features_model
-    from vitrail.evaluation.embedding import Extraction, bulk, embed, every_part, parts_of
-    from vitrail.evaluation.store import save
-    from vitrail.prediction.parts import describe
-    from vitrail.processes.world import World
+    from vitrail.api.embed import embed, embed_in_parts
 
     if asked.out.suffix not in (".safetensors", ".parquet", ""):
         raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .safetensors or .parquet, or a folder")
     check_writable(asked.out)
-    splits, notes = open_labelled_or_not(asked)
-    for note in (splits.how, *notes):
-        say(note)
-    model = open_features_model(asked.model, splits, asked.size)
-    how = Extraction(
-        layers=asked.layer,
-        pool=asked.pool,
-        batch_size=asked.batch,
-        device=asked.device,
-        precision=asked.precision,
-        workers=asked.workers,
-    )
-    if asked.out.suffix != ".safetensors":
-        world = World.from_environment()
-        job = bulk(model, every_part(splits), name=asked.model, how=how, part=asked.part)
-        say(describe(job.write(asked.out, world), asked.out))
-        return 0
-    parts = parts_of(splits) if len(splits.train) else {"test": splits.test}
-    kept = embed(model, parts, name=asked.model, how=how)
-    save(asked.out, kept)
-    say(f"{len(kept.keys):,} images × {kept.features.shape[1]} features: {asked.out}")
+    if asked.out.suffix == ".safetensors":
+        kept = call(embed, asked, say=say)
+        say(f"{len(kept.keys):,} images × {kept.features.shape[1]} features: {asked.out}")
+    else:
+        say(call(embed_in_parts, asked, say=say))
     return 0
-
-
-def open_labelled_or_not(asked: Embed) -> "tuple[Splits, tuple[str, ...]]":
-    from vitrail.api.embed import open_split
-    from vitrail.images.sources import open_unlabelled
-
-    if asked.unlabelled:
-        return open_unlabelled(asked.data, follow_links=asked.follow_links), ()
-    try:
-        return open_split(
-            asked.data, [asked.model], asked.holdout, download=asked.download, follow_links=asked.follow_links
-        )
-    except DataError as error:
-        raise DataError(
-            error.found, allowed=error.allowed, next_step="or take all pictures without classes: --unlabelled"
-        ) from None

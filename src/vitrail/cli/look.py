@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vitrail.cli.arguments import Switch, check_writable, parse, say
+from vitrail.cli.arguments import Switch, call, check_writable, parse, say
 from vitrail.errors import ConfigError
 
 
@@ -51,9 +51,7 @@ def main(words: Sequence[str]) -> int:
     if asked.out.suffix not in (".png", ".html"):
         raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .png or .html")
     check_writable(asked.out)
-    found = look(
-        asked.model, asked.images, of=asked.of, method=asked.method, size=asked.size, device=asked.device
-    )  # fmt: skip
+    found = call(look, asked, out=None)
     for one in found.looks:
         say(f"{one.key}: {one.label} {one.probability:.1%} ({one.method})")
     if asked.json:

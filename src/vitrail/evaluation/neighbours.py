@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from vitrail.errors import DataError
 from vitrail.evaluation.feature_set import check_finite
+from vitrail.images.exact_duplicates import join_pairs
 
 _CELLS = 1 << 24
 """Similarities held at once: 64 MiB in float32."""
@@ -113,17 +114,4 @@ def typical_cosine(features: Float[Tensor, "N D"], count: int = 1000) -> float:
 
 def groups(pairs: list[Pair]) -> list[list[int]]:
     """Images joined by pairs, directly or through others: sorted, the largest group first."""
-    parent: dict[int, int] = {}
-
-    def root(image: int) -> int:
-        while parent.setdefault(image, image) != image:
-            parent[image] = parent[parent[image]]
-            image = parent[image]
-        return image
-
-    for pair in pairs:
-        parent[root(pair.second)] = root(pair.first)
-    members: dict[int, list[int]] = {}
-    for image in sorted(parent):
-        members.setdefault(root(image), []).append(image)
-    return sorted(members.values(), key=lambda group: (-len(group), group))
+    return sorted(join_pairs((pair.first, pair.second) for pair in pairs), key=lambda group: (-len(group), group))

@@ -30,39 +30,33 @@ def table(suite: Suite, results: Sequence[Result]) -> Table:
     its deviation over the seeds where there is any.
     """
     by_line = lines(results)
-    models = list(dict.fromkeys(model for model, _ in by_line))
-    protocols = list(dict.fromkeys(protocol for _, protocol in by_line))
-    wide = {model for model in models if any(_deviations(by_line, model, protocol) for protocol in protocols)}
-    heads = [Column(name, "{:.2f}") for model in models for name in (model, f"{model} ±")[: 1 + (model in wide)]]
+    models, protocols = (list(dict.fromkeys(line[part] for line in by_line)) for part in (0, 1))
     rows: list[tuple[object, ...]] = []
     for protocol in protocols:
-        cells = {model: _accuracies(by_line.get((model, protocol), {})) for model in models}
-        stds = {model: _deviations(by_line, model, protocol) for model in models}
+        cells = {model: by_line.get((model, protocol), {}) for model in models}
         for task in dict.fromkeys(task for cell in cells.values() for task in cell):
-            rows.append(
-                (protocol, task, *_cells(models, wide, [(cells[m].get(task), stds[m].get(task)) for m in models]))
-            )
-        for row in zip(*(_means(suite, cell) for cell in cells.values()), strict=True):
+            rows.append((protocol, task, *(part for cell in cells.values() for part in _percent(cell.get(task)))))
+        accuracies = [{task: 100 * found.row.spread.mean for task, found in cell.items()} for cell in cells.values()]
+        for row in zip(*(_means(suite, values) for values in accuracies), strict=True):
             if any(mean.ran for mean in row):
                 what, *values = _mean_row(row)
-                rows.append((protocol, what, *_cells(models, wide, [(value, None) for value in values])))
-    return Table((Column("protocol"), Column("task"), *heads), tuple(rows), f"{suite.name}: accuracy, %")
+                rows.append((protocol, what, *(part for value in values for part in (value, None))))
+    heads = [Column(name, "{:.2f}") for model in models for name in (model, f"{model} ±")]
+    kept = [k for k in range(2 + len(heads)) if k < 2 or k % 2 == 0 or any(row[k] is not None for row in rows)]
+    columns = [Column("protocol"), Column("task"), *heads]
+    return Table(
+        tuple(columns[k] for k in kept),
+        tuple(tuple(row[k] for k in kept) for row in rows),
+        f"{suite.name}: accuracy, %",
+    )
 
 
-def _cells(models: Sequence[str], wide: set[str], pairs: Sequence[tuple[object, object]]) -> list[object]:
-    """(accuracy, deviation) of each model; without the deviation for models that have none anywhere."""
-    return [part for model, pair in zip(models, pairs, strict=True) for part in pair[: 1 + (model in wide)]]
-
-
-def _deviations(by_line: dict[Line, dict[str, Result]], model: str, protocol: str) -> dict[str, float]:
-    """The deviation over the seeds, in percent, of each task that was measured more than once."""
-    cells = by_line.get((model, protocol), {})
-    found = {task: result.row.spread.deviation for task, result in cells.items()}
-    return {task: 100 * value for task, value in found.items() if value is not None}
-
-
-def _accuracies(cells: dict[str, Result]) -> dict[str, float]:
-    return {task: 100 * found.row.spread.mean for task, found in cells.items()}
+def _percent(found: Result | None) -> tuple[float | None, float | None]:
+    """Accuracy and its deviation over the seeds, in percent; None where there is none."""
+    if found is None:
+        return None, None
+    deviation = found.row.spread.deviation
+    return 100 * found.row.spread.mean, None if deviation is None else 100 * deviation
 
 
 def _mean_row(means: Sequence[Mean]) -> tuple[object, ...]:

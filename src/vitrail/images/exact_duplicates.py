@@ -1,8 +1,8 @@
-"""Images stored as the very same bytes, found by reading only those whose size another one has."""
+"""Images stored as the very same bytes, found by reading only those whose size another one has; and groups of pairs."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int64
@@ -28,3 +28,21 @@ def same_bytes(
             continue
         groups[hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest()].append(index)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def join_pairs(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Images joined by pairs, directly or through others: each group sorted, in the order of their first."""
+    parent: dict[int, int] = {}
+
+    def root(image: int) -> int:
+        while parent.setdefault(image, image) != image:
+            parent[image] = parent[parent[image]]
+            image = parent[image]
+        return image
+
+    for first, second in pairs:
+        parent[root(second)] = root(first)
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for image in sorted(parent):
+        members[root(image)].append(image)
+    return list(members.values())

@@ -1,4 +1,4 @@
-"""RandAugment, TrivialAugment, AugMix, 3-Augment: one table of operations (torchvision's kernels), four ways to draw.
+"""RandAugment, TrivialAugment, 3-Augment: one table of operations (torchvision's kernels), three ways to draw.
 
 Strength 1 is magnitude 10 of AutoAugment's ranges, as the RandAugment paper counts; a magnitude of 15 is strength 1.5.
 """
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -72,18 +71,6 @@ OPS: dict[str, Op] = {
 }
 """The fourteen of RandAugment (Cubuk 2020, section 3)."""
 
-_AUGMIX = [
-    "autocontrast",
-    "equalize",
-    "posterize",
-    "rotate",
-    "solarize",
-    "shear-x",
-    "shear-y",
-    "translate-x",
-    "translate-y",
-]
-
 
 def apply(image: Image, name: str, strength: float, *, range_: Literal["largest", "widest"] = "largest") -> Image:
     """One operation of the table; `strength` is signed where the operation is."""
@@ -112,22 +99,6 @@ def trivial_augment(image: Image, draw: Draw) -> Image:
     """One operation of one uniform strength of 31, from the wide ranges (Müller and Hutter 2021)."""
     strength = int(draw("trivial.strength") * 31) / 30
     return _drawn(image, _pick(list(OPS), draw("trivial")), strength, draw("trivial.sign"), "widest")
-
-
-def augmix(image: Image, draw: Draw, *, severity: float = 3.0, width: int = 3) -> Image:
-    """A convex mix of the image and `width` chains of one to three operations (Hendrycks 2020, algorithm 1, α = 1)."""
-    weights = torch.tensor([-math.log(1 - draw(f"augmix.weight.{chain}")) for chain in range(width)])
-    weights = weights / weights.sum()  # Dirichlet(1, …, 1)
-    mixed = torch.zeros(image.shape)
-    for chain, weight in enumerate(weights.tolist()):
-        changed = image
-        for link in range(1 + int(draw(f"augmix.depth.{chain}") * 3)):
-            word = f"augmix.{chain}.{link}"
-            strength = (0.1 + (severity - 0.1) * draw(f"{word}.strength")) / 10
-            changed = _drawn(changed, _pick(_AUGMIX, draw(word)), strength, draw(f"{word}.sign"), "largest")
-        mixed += weight * changed
-    share = draw("augmix.share")  # Beta(1, 1)
-    return (share * image + (1 - share) * mixed).round().clamp(0, 255).to(torch.uint8)
 
 
 def three_augment(image: Image, draw: Draw) -> Image:

@@ -1,10 +1,10 @@
 """Training augmentation as data. Every random number is a draw of (seed, epoch, sample, name); nothing else decides."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,8 +60,6 @@ class Augment:
     """(operations one after the other, magnitude of 10): AugReg's "medium1" is (2, 15), DeiT's (2, 9)."""
     trivial_augment: bool = False
     """One operation of random strength (Müller and Hutter 2021)."""
-    augmix: bool = False
-    """Chains of operations, mixed (Hendrycks 2020)."""
     three_augment: bool = False
     """One of greyscale, solarisation and blur (DeiT III)."""
     erase: float = 0.0
@@ -80,10 +78,15 @@ class Augment:
         if len(self.policies) > 1:
             raise ConfigError(f"{' and '.join(self.policies)} at once", allowed="one of them")
 
+    @classmethod
+    def upgrade(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Version 0.1.0 had AugMix, which no recipe used."""
+        return {name: value for name, value in data.items() if (name, value) != ("augmix", False)}
+
     @property
     def policies(self) -> tuple[str, ...]:
-        """Which of RandAugment, TrivialAugment, AugMix and 3-Augment are on."""
-        names = ("randaugment", "trivial_augment", "augmix", "three_augment")
+        """Which of RandAugment, TrivialAugment and 3-Augment are on."""
+        names = ("randaugment", "trivial_augment", "three_augment")
         return tuple(name for name in names if getattr(self, name))
 
     @property

@@ -58,7 +58,9 @@ def _draw(rows: Sequence[Sequence[Cell]], title: str, names: Sequence[str] = ())
                 )
                 axes.set_title(words, color=colour, fontsize=8.5, pad=3, fontweight=weight)
         for axes, name in zip(cells[:, 0], names, strict=False):
-            axes.text(-0.08, 0.5, shorten(name), transform=axes.transAxes, rotation=90, ha="right", va="center")
+            axes.text(
+                -0.08, 0.5, shorten(name), transform=axes.transAxes, fontsize=8, rotation=90, ha="right", va="center"
+            )
         if title:
             figure.suptitle(title, fontsize=11, color=PLAIN)
         return png(figure)

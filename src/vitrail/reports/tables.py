@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import rich.table
@@ -14,6 +15,7 @@ from rich import box
 from rich.text import Text
 
 from vitrail.reports.terminal import clean, console, printable, safe_cell
+from vitrail.storage import write_whole
 
 Output = Literal["table", "json", "csv"]
 TEXT_WIDTH = 12
@@ -70,6 +72,10 @@ class Table:
         writer.writerow([column.name for column in self.columns])
         writer.writerows(map(safe_cell, row) for row in self.rows)
         return text.getvalue()
+
+    def write(self, path: Path) -> None:
+        """Writes the file: JSON for a name that ends so, else CSV. Raises StorageError."""
+        write_whole(path, self.json() + "\n" if path.suffix == ".json" else self.csv())
 
     def terminal(self, width: int = 10_000) -> rich.table.Table:
         """For a rich console. Numbers are never broken: where they do not fit into `width`, the last columns are left out."""
