@@ -13,7 +13,8 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from vitrail.reports import figures
-from vitrail.reports.figures import INK, SERIES, confusion, curves, reliability
+from vitrail.reports.confusion import draw_confusion
+from vitrail.reports.figures import INK, SERIES, curves, reliability
 from vitrail.reports.sheets import prediction_sheet
 
 ROWS = [{"step": k, "epoch": k / 10, "loss": 2 / k, "accuracy": 1 - 1 / k, "lr": 0.01} for k in range(1, 50)]
@@ -27,8 +28,8 @@ def texts(svg: str) -> list[str]:
 def all_drawings():
     edges = np.linspace(0, 1, 4).tolist()
     yield from curves(ROWS + HELD_OUT)
-    yield confusion(np.arange(9).reshape(3, 3), ["a", "b", "c"])
-    yield confusion(np.eye(70, dtype=int), [f"class {k}" for k in range(70)])
+    yield draw_confusion(np.arange(9).reshape(3, 3), ["a", "b", "c"])
+    yield draw_confusion(np.eye(70, dtype=int), [f"class {k}" for k in range(70)])
     yield reliability(edges, [0, 2, 8], [None, 0.5, 0.9], [None, 0.5, 1.0])
 
 
@@ -48,7 +49,7 @@ def test_a_drawing_fits_into_any_page(drawing):
 
 def test_the_same_figure_is_the_same_bytes():
     matrix, names = np.arange(16).reshape(4, 4), list("abcd")
-    assert confusion(matrix, names) == confusion(matrix, names)
+    assert draw_confusion(matrix, names) == draw_confusion(matrix, names)
 
 
 def test_drawing_leaves_matplotlib_as_it_was():
@@ -74,14 +75,14 @@ def test_a_loss_of_zero_is_drawn_all_the_same():
 
 def test_confusion_writes_every_count_and_name():
     matrix = np.array([[91, 7], [0, 83]])
-    found = texts(confusion(matrix, ["cat", "dog"]).svg)
+    found = texts(draw_confusion(matrix, ["cat", "dog"]).svg)
     assert {"91", "7", "83", "cat", "dog"} <= set(found) and "0" not in found
-    assert "174 of 181 images on the diagonal" in confusion(matrix, ["cat", "dog"]).alt
+    assert "174 of 181 images on the diagonal" in draw_confusion(matrix, ["cat", "dog"]).alt
 
 
 def test_class_names_may_be_any_text():
     names = ["$5 & <b>bold</b>", "猫", "a" * 50, "%d {x} \\frac", ""]
-    found = texts(confusion(np.eye(5, dtype=int), names).svg)
+    found = texts(draw_confusion(np.eye(5, dtype=int), names).svg)
     assert {"$5 & <b>bold</b>", "猫", "%d {x} \\frac"} <= set(found)
     assert "a" * 17 + "…" in found
 

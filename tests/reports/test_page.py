@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests.support.browser import browse
 from vitrail.errors import StorageError
-from vitrail.reports.figures import confusion, curves
+from vitrail.reports.confusion import draw_confusion
+from vitrail.reports.figures import curves
 from vitrail.reports.page import (
     MOST_ROWS,
     Facts,
@@ -70,7 +71,7 @@ def sections():
     return [
         Facts("Result", [("accuracy", "98.1%"), (EVIL, EVIL)], style="tiles"),
         Text("Words", f"One.\n\n{EVIL}"),
-        FigureSection("Confusion", [confusion(matrix, [EVIL, *"bcdefghij"])], note=EVIL),
+        FigureSection("Confusion", [draw_confusion(matrix, [EVIL, *"bcdefghij"])], note=EVIL),
         FigureSection("Curves", curves([])),
         TableSection("Classes", table),
         Gallery("Mistakes", [Picture(photograph(k), EVIL, "12% sure; is b", good=False) for k in range(24)]),
@@ -119,7 +120,7 @@ def test_a_thousand_classes_and_photographs_stay_under_a_megabyte_and_a_half(tmp
     classes = [f"a class with quite a long name {k}" for k in range(1200)]
     columns = (Column("class"), Column("images"), *(Column(name, "{:.2%}") for name in ("recall", "precision", "f1")))
     sections = [
-        FigureSection("Confusion", [confusion(np.random.default_rng(0).integers(0, 9, (1200, 1200)), classes)]),
+        FigureSection("Confusion", [draw_confusion(np.random.default_rng(0).integers(0, 9, (1200, 1200)), classes)]),
         TableSection("Classes", Table(columns, tuple((name, 50, 0.5, 0.5, 0.5) for name in classes))),
         Gallery("Mistakes", [Picture(photograph(k), "a") for k in range(24)]),
     ]

@@ -27,30 +27,17 @@ from vitrail.scores.classification import index_labels
 from vitrail.scores.multilabel import MultiLabelScores
 from vitrail.scores.regression import NumberScores
 from vitrail.scores.statistics import McNemar, mcnemar
-from vitrail.storage import write_whole
 from vitrail.training.unseen import Part, Split, choose_part
 
 Say = Callable[[str], object]
 
 
 def evaluate(
-    model: Classifier,
-    data: str | Path | Splits,
-    *,
-    split: Split = "auto",
-    size: Size = None,
-    views: Views = "one",
-    batch: int = 64,
-    engine: EngineName = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int = -1,
-    download: bool = False,
-    follow_links: bool = False,
-    answers: str | Path | None = None,
-    html: str | Path | None = None,
-    say: Say = lambda text: None,
-) -> Answered:
+    model: Classifier, data: str | Path | Splits, *, split: Split = "auto", size: Size = None, views: Views = "one",
+    batch: int = 64, engine: EngineName = "auto", device: str = "auto", precision: str = "auto", workers: int = -1,
+    download: bool = False, follow_links: bool = False, answers: str | Path | None = None,
+    html: str | Path | None = None, say: Say = lambda text: None,
+) -> Answered:  # fmt: skip
     """The scores of a classifier on labelled images: top-1 with its 95 % interval, top-5, each class, calibration.
 
     Images with several labels give mean average precision, and F1 at the threshold of the model's record; numbers give the
@@ -90,26 +77,15 @@ class Measured:
     def write_answers(self, path: str | Path) -> Path:
         """Writes a line per image: key, truth, answer, probability. JSON for a name that ends so, else CSV."""
         table = table_answers(self.scores, self.extracted, self.source)
-        write_whole(path, table.json() + "\n" if Path(path).suffix == ".json" else table.csv())
+        table.write(Path(path))
         return Path(path)
 
 
 def measure(
-    model: Classifier,
-    data: str | Path | Splits,
-    *,
-    split: Split = "auto",
-    size: Size = None,
-    views: Views = "one",
-    batch: int = 64,
-    engine: EngineName = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int = -1,
-    download: bool = False,
-    follow_links: bool = False,
-    say: Say = lambda text: None,
-) -> Measured:
+    model: Classifier, data: str | Path | Splits, *, split: Split = "auto", size: Size = None, views: Views = "one",
+    batch: int = 64, engine: EngineName = "auto", device: str = "auto", precision: str = "auto", workers: int = -1,
+    download: bool = False, follow_links: bool = False, say: Say = lambda text: None,
+) -> Measured:  # fmt: skip
     """The scores, as `evaluate` gives them, with the answer to each image."""
     # a wrong name is told before the images are read
     classifier = open_classifier(model, size, engine=engine, device=device, precision=precision)
@@ -166,19 +142,10 @@ def table_doubts(parts: Sequence[Measured], most: int = 50) -> Table:
 
 
 def compare(
-    first: Classifier,
-    second: Classifier,
-    data: str | Path | Splits,
-    *,
-    split: Split = "auto",
-    batch: int = 64,
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int = -1,
-    download: bool = False,
-    follow_links: bool = False,
-    say: Say = lambda text: None,
-) -> McNemar:
+    first: Classifier, second: Classifier, data: str | Path | Splits, *, split: Split = "auto", batch: int = 64,
+    device: str = "auto", precision: str = "auto", workers: int = -1, download: bool = False,
+    follow_links: bool = False, say: Say = lambda text: None,
+) -> McNemar:  # fmt: skip
     """McNemar's test of two models on the same images: is the difference more than luck?
 
     Images that either model was trained on are left out.
@@ -190,22 +157,11 @@ def compare(
 
 
 def robustness(
-    model: Classifier,
-    data: str | Path | Splits,
-    *,
-    corruptions: Sequence[str] = tuple(CORRUPTIONS),
-    severities: Sequence[int] = SEVERITIES,
-    seed: int = 0,
-    split: Split = "auto",
-    batch: int = 64,
-    engine: EngineName = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int = -1,
-    download: bool = False,
-    follow_links: bool = False,
-    say: Say = lambda text: None,
-) -> list[corrupted.Robustness]:
+    model: Classifier, data: str | Path | Splits, *, corruptions: Sequence[str] = tuple(CORRUPTIONS),
+    severities: Sequence[int] = SEVERITIES, seed: int = 0, split: Split = "auto", batch: int = 64,
+    engine: EngineName = "auto", device: str = "auto", precision: str = "auto", workers: int = -1,
+    download: bool = False, follow_links: bool = False, say: Say = lambda text: None,
+) -> list[corrupted.Robustness]:  # fmt: skip
     """Accuracy on corrupted images, after ImageNet-C: the clean images first, then each corruption at each severity.
 
     Images that the model was trained on are left out.
@@ -221,15 +177,9 @@ def robustness(
 
 
 def open_part(
-    data: str | Path | Splits,
-    models: Sequence[Classifier],
-    split: Split,
-    *,
-    download: bool,
-    say: Say,
-    holdout: float = 0.2,
-    follow_links: bool = False,
-) -> Part:
+    data: str | Path | Splits, models: Sequence[Classifier], split: Split, *, download: bool, say: Say,
+    holdout: float = 0.2, follow_links: bool = False,
+) -> Part:  # fmt: skip
     """The images to measure these models on."""
     splits = (
         data

@@ -50,19 +50,10 @@ class Named:
 
 
 def name(
-    weights: str | Path,
-    names: Sequence[str] = (),
-    images: str | Path | Splits | None = None,
-    *,
-    prompts: Sequence[str] = PROMPTS,
-    out: str | Path | None = None,
-    config: Told = None,
-    holdout: float = 0.5,
-    batch: int = 64,
-    device: str = "auto",
-    precision: str = "auto",
-    say: Say = lambda text: None,
-) -> Named:
+    weights: str | Path, names: Sequence[str] = (), images: str | Path | Splits | None = None, *,
+    prompts: Sequence[str] = PROMPTS, out: str | Path | None = None, config: Told = None, holdout: float = 0.5,
+    batch: int = 64, device: str = "auto", precision: str = "auto", say: Say = lambda text: None,
+) -> Named:  # fmt: skip
     """A classifier whose classes are named by words: no image is trained on.
 
         vitrail.name("siglip2-b/16", ["cat", "dog"], "./photos", out="cats-and-dogs").scores

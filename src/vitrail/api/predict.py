@@ -11,23 +11,11 @@ from vitrail.prediction.views import Views, average_views
 
 
 def predict(
-    model: Classifier,
-    images: Images,
-    *,
-    top: int = 5,
-    size: Size = None,
-    views: Views = "one",
-    batch: int = 64,
-    calibrated: bool = False,
-    least: Least = 0.0,
-    engine: EngineName = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    skip_unreadable: bool = False,
-    follow_links: bool = False,
-    quiet: bool = False,
+    model: Classifier, images: Images, *, top: int = 5, size: Size = None, views: Views = "one", batch: int = 64,
+    calibrated: bool = False, least: Least = 0.0, engine: EngineName = "auto", device: str = "auto",
+    precision: str = "auto", skip_unreadable: bool = False, follow_links: bool = False, quiet: bool = False,
     say: Callable[[str], object] = lambda text: None,
-) -> list[Prediction]:
+) -> list[Prediction]:  # fmt: skip
     """The `top` likeliest classes of every image, in order.
 
         vitrail.predict("runs/photos-1", "new.jpg")[0].labels

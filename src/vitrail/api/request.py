@@ -49,18 +49,11 @@ class Chosen:
 
 
 def choose_run(
-    data: str | Path | Splits,
-    *,
-    recipe: str | None = None,
-    model: str | None = None,
-    weights: str | Path | None = None,
-    epochs: float | None = None,
-    holdout: float | None = None,
-    download: bool = False,
-    classes: Classes = "top",
-    like: str | Path | None = None,
+    data: str | Path | Splits, *, recipe: str | None = None, model: str | None = None,
+    weights: str | Path | None = None, epochs: float | None = None, holdout: float | None = None,
+    download: bool = False, classes: Classes = "top", like: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> Chosen:
+) -> Chosen:  # fmt: skip
     """The recipe for these images, with `changes` by dotted name. Raises ConfigError for a name that is not there."""
     changes = spell_out(changes or {})
     links = bool(changes.get("follow_links"))
@@ -75,16 +68,9 @@ def choose_run(
 
 
 def choose_recipe(
-    data: str | Path | Splits,
-    name: str | None,
-    model: str | None,
-    start: Pretrained | None,
-    *,
-    holdout: float | None = None,
-    download: bool = False,
-    follow_links: bool = False,
-    device: str = "auto",
-) -> Chosen:
+    data: str | Path | Splits, name: str | None, model: str | None, start: Pretrained | None, *,
+    holdout: float | None = None, download: bool = False, follow_links: bool = False, device: str = "auto",
+) -> Chosen:  # fmt: skip
     """The recipe's own Run on these images; they are opened once."""
     first = replace(guess_run(name, model, start), data=str(data), follow_links=follow_links)
     first = first if holdout is None else replace(first, holdout=holdout)

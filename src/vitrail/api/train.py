@@ -77,28 +77,13 @@ class Trained:
 
 
 def train(
-    data: str | Path | Splits | None = None,
-    *,
-    recipe: str | None = None,
-    model: str | None = None,
-    weights: str | Path | None = None,
-    epochs: float | None = None,
-    holdout: float | None = None,
-    download: bool = False,
-    classes: Classes = "top",
-    out: str | Path | None = None,
-    seeds: int = 1,
-    folds: int = 0,
-    like: str | Path | None = None,
-    resume: str | Path | None = None,
-    override: bool = False,
-    accept_data_change: bool = False,
-    allow_leaks: bool = False,
-    tensorboard: bool = False,
-    callbacks: Sequence[Callback] = (),
-    quiet: bool = False,
-    **changes: Any,
-) -> Trained:
+    data: str | Path | Splits | None = None, *, recipe: str | None = None, model: str | None = None,
+    weights: str | Path | None = None, epochs: float | None = None, holdout: float | None = None,
+    download: bool = False, classes: Classes = "top", out: str | Path | None = None, seeds: int = 1, folds: int = 0,
+    like: str | Path | None = None, resume: str | Path | None = None, override: bool = False,
+    accept_data_change: bool = False, allow_leaks: bool = False, tensorboard: bool = False,
+    callbacks: Sequence[Callback] = (), quiet: bool = False, **changes: Any,
+) -> Trained:  # fmt: skip
     """Trains a model on labelled images and gives its scores, model and folder.
 
         result = vitrail.train("./photos", model="vit-s/16", epochs=30, **{"optim.lr": 5e-4})

@@ -110,14 +110,9 @@ def kind_of(asked: Asked) -> str | None:
 
 
 def open_data(
-    spec: str | Path,
-    *,
-    holdout: float = 0.2,
-    seed: int = 0,
-    download: bool = False,
-    allow_empty: bool = False,
+    spec: str | Path, *, holdout: float = 0.2, seed: int = 0, download: bool = False, allow_empty: bool = False,
     follow_links: bool = False,
-) -> Splits:
+) -> Splits:  # fmt: skip
     """Labelled images to train on and held-out ones.
 
     `spec` is a folder (class folders, with train, val and test above them or not; IDX files; shards; Parquet), a CSV, TSV

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitrail.errors import DataError, NonFiniteError
 from vitrail.reports import figures
+from vitrail.reports.confusion import draw_confusion
 from vitrail.reports.page import Facts, FigureSection, Gallery, Picture, Section, TableSection
 from vitrail.reports.sheets import prediction_sheet
 from vitrail.reports.tables import Column, Table
@@ -106,7 +107,7 @@ class Scores(Outcome):
         confused = self.confused_table()
         return [
             Facts("Result", self.facts(), style="tiles"),
-            FigureSection("Confusion", [figures.confusion(self.confusion, self.classes)], note=CONFUSION),
+            FigureSection("Confusion", [draw_confusion(self.confusion, self.classes)], note=CONFUSION),
             *([TableSection("Most frequent mistakes", confused)] if confused.rows else []),
             TableSection("Classes", self.table()),
             FigureSection("Calibration", [draw_reliability(self.bins)], note=CALIBRATION),
