@@ -19,7 +19,7 @@ from vitrail.images.sources import open_data
 from vitrail.models import zoo
 from vitrail.reports.page import render
 from vitrail.study import transfer
-from vitrail.study.transfer import Tuner
+from vitrail.study.suite_tuning import Tuner
 from vitrail.weights.bundle import Record, save_bundle
 
 pytestmark = pytest.mark.oracle

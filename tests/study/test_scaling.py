@@ -1,5 +1,6 @@
 """Crossings, fronts and laws against closed forms; models matched in cost; claims weighed against the spread."""
 
+import itertools
 import math
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_families_are_matched_in_counted_cost(side: int) -> None:
     given = Given(images=1000, classes=10, shape=(side, side, 1))
     macs = {name: cost.macs(model_of(name, given, side, 3e7)) for name in FAMILIES}
     for name, found in macs.items():
-        rungs = [cost.macs(rung) for rung in climb(name, side)]
+        rungs = [cost.macs(rung) for rung in itertools.islice(climb(name, side), 14)]
         # the counts of the rungs differ a little in their channels and classes
         assert abs(math.log(found / 3e7)) <= min(abs(math.log(rung / 3e7)) for rung in rungs) + 0.1
     double = cost.macs(model_of("vit*4", given, side, 3e7))

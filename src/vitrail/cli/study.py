@@ -105,6 +105,36 @@ class Compute(Studied, questions.Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transfer(Studied, questions.Transfer):
+    """Checkpoints fine-tuned on many sets, the rate chosen on held-out training images (Tables 2 and 5).
+
+    examples:
+      vitrail study transfer digits,./leaves --models runs/photos-1 vit-b16.npz --scratch
+      vitrail study transfer digits --models runs/fashion-mnist-1 --length "5 epochs" --rates 1
+    """
+
+    data: tyro.conf.Positional[str] = ""
+    """Sets with commas between: folders of labelled images, or named sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Studied, questions.Question):
+    """The best settings of a space, by Optuna, scored on held-out training images; the test images judge the best alone.
+
+    examples:
+      vitrail study search digits --space "optim.lr=log 1e-4..1e-2" --space model.depth=2..6 --set epochs=10
+      vitrail study search ./photos --space "optim.weight_decay=log 1e-3..1" --space augment.flip=true,false --trials 40
+    """
+
+    space: Words = ()
+    """NAME=RANGE: 1e-4..1e-2, "log 1e-4..1e-2", 2..8, or A,B,C."""
+    set: Words = ()
+    """NAME=VALUE: a value of all trials."""
+    trials: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretraining(Studied, questions.Pretraining):
     """Compares ways of pre-training on your images: one small ViT, the same FLOPs, the same readouts, one report.
 
@@ -155,7 +185,8 @@ def ask(words: type[Studied], kind: type[Question], make: Callable[..., Question
     from vitrail.images.sources import open_data
 
     if asked.download:
-        open_data(question.data, download=True)
+        for data in getattr(question, "sets", [question.data]):
+            open_data(data, download=True)
     answer = study.answer(question)
     show(answer.table, asked.format)
     say(answer.says)
@@ -183,6 +214,13 @@ def grid_of(kind: type[Question], asked: Any) -> Question:
     if asked.data.endswith(".toml"):
         values |= read_toml(Path(asked.data))
     return kind(**values)
+
+
+def search_of(kind: type[Question], asked: Any) -> Question:
+    """The search of words NAME=RANGE."""
+    values = {part.name: getattr(asked, part.name) for part in fields(kind) if hasattr(asked, part.name)}
+    space = {name: text for name, _, text in (word.partition("=") for word in asked.space)}
+    return kind(**values | {"space": space, "fixed": {n: v[0] for n, v in map(read_values, asked.set)}})
 
 
 def read_values(word: str) -> tuple[str, list[Any]]:
@@ -228,6 +266,14 @@ STUDIES: dict[str, tuple[str, Any, type[Question], Callable[..., Question]]] = {
     "compute": (
         "DATA · accuracy over the compute of training: families, sizes and lengths",
         Compute, questions.Compute, question_of,
+    ),
+    "transfer": (
+        "DATA,DATA · checkpoints fine-tuned on many sets, with the published numbers",
+        Transfer, questions.Transfer, question_of,
+    ),
+    "search": (
+        "DATA · the best settings of a space, by Optuna, scored on held-out training images",
+        Search, questions.Search, search_of,
     ),
     "pretraining": (
         "DATA · ways of pre-training: one small ViT, the same FLOPs, the same readouts",

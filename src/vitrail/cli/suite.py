@@ -64,7 +64,7 @@ def main(words: Sequence[str]) -> int:
     from vitrail.evaluation.suite_report import cost_table, missing_table, sections, table
     from vitrail.hardware import Hardware
     from vitrail.reports.page import write_page
-    from vitrail.study.transfer import Tuner
+    from vitrail.study.suite_tuning import Tuner
 
     suite = read_suite(asked.file)
     folder = asked.out or Path("runs") / asked.file.stem

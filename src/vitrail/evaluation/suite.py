@@ -77,7 +77,7 @@ def run_suite(
     unseen: Unseen = lambda entry, task: task,
 ) -> tuple[list[Result], list[Missing]]:
     """All results, old and new, and the tasks whose files are missing. `load` opens a model for a task's images; `tune`
-    is what the protocol `finetune` does (`study.transfer`). `unseen` leaves out images that a model was trained on.
+    is what the protocol `finetune` does (`study.suite_tuning`). `unseen` leaves out images that a model was trained on.
     """
     bench = _Bench(suite, folder, load, say, how or Extraction(), tune)
     results: list[Result] = []

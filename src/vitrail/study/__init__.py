@@ -13,7 +13,18 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec
 
-from vitrail.study.questions import Ablation, Compute, DataSize, FewLabels, Grid, Pretraining, Question, SelfTrain
+from vitrail.study.questions import (
+    Ablation,
+    Compute,
+    DataSize,
+    FewLabels,
+    Grid,
+    Pretraining,
+    Question,
+    Search,
+    SelfTrain,
+    Transfer,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from vitrail.study.report import Answer
@@ -28,6 +39,8 @@ ANSWERED_BY = {
     "ablation": "ablations",
     "data-size": "data_sizes",
     "compute": "compute_scaling",
+    "transfer": "fine_tuning",
+    "search": "optuna_search",
 }
 """The module that answers each question."""
 
@@ -54,3 +67,5 @@ grid = _function_of(Grid)
 ablation = _function_of(Ablation)
 data_size = _function_of(DataSize)
 compute = _function_of(Compute)
+transfer = _function_of(Transfer)
+search = _function_of(Search)

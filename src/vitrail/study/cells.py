@@ -103,7 +103,7 @@ class Row:
 
 def run_cells(asked: Cells, cells: Sequence[Cell]) -> Answers[Row]:
     """The rows of all cells, in the folder of the question."""
-    settings = {**asked.settings, "images": open_labelled(asked.data)[0].train.fingerprint[:16]}
+    settings = {**asked.settings, **({"images": fingerprint(asked.data)} if "data" in asked.settings else {})}
     work = functools.partial(measure_cell, folder=(asked.folder / "cells").absolute(), keep=asked.keep)
     with open_study(asked.folder, asked.name, settings, Row) as study:
         return study.run(
@@ -190,6 +190,11 @@ def open_labelled(data: str) -> tuple[Splits, Given]:
     if len(train_set.classes) < 2:
         raise DataError(f"{data} has no classes to measure by", next_step="a study needs labelled images")
     return splits, Given(images=len(train_set), classes=len(train_set.classes), shape=train_set.shape)
+
+
+def fingerprint(data: str) -> str:
+    """A digest of the training images: a study of other images is another study."""
+    return open_labelled(data)[0].train.fingerprint[:16]
 
 
 def hardware_of(asked: Question) -> Hardware:

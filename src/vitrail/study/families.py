@@ -47,16 +47,22 @@ def model_of(name: str, given: Given, side: int, macs: float) -> ModelConfig:
 @functools.lru_cache(maxsize=256)
 def match_cost(family: str, side: int, channels: int, classes: int, macs: float) -> ModelConfig:
     """The model of the family's ladder whose cost is nearest."""
-    rungs = [zoo.change(rung, channels=channels, classes=classes) for rung in climb(family, side)]
-    return min(rungs, key=lambda rung: abs(math.log(cost.macs(rung) / macs)))
+    found: dict[float, ModelConfig] = {}
+    for rung in climb(family, side):
+        model = zoo.change(rung, channels=channels, classes=classes)
+        apart = math.log(cost.macs(model) / macs)
+        found.setdefault(abs(apart), model)
+        if apart > math.log(4):  # what follows costs more still
+            break
+    return found[min(found)]
 
 
 def climb(family: str, side: int) -> Iterator[ModelConfig]:
-    """Models of a family for images of side × side pixels, small and large."""
+    """Models of a family for images of side × side pixels, from small to large."""
     image = (side, side)
     if family == "resnet":
         stages = min(4, max(1, int(math.log2(max(1.0, side / 12))) + 1))
-        for depth, factor in itertools.product((1, 2, 3, 4, 6), (1, 2, 4)):
+        for factor, depth in itertools.product((1, 2, 4), (1, 2, 3, 4, 6)):
             widths = tuple(128 * factor * 2**stage for stage in range(stages))
             yield ResNetConfig(depths=(depth,) * stages, widths=widths, root_width=32 * factor, image=image)
     for width, depth in BODIES if family != "resnet" else ():

@@ -279,3 +279,57 @@ class Compute(Trainings):
 
     def check(self) -> None:
         check_above_zero(self, "scales", "lengths")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Cells):
+    """Checkpoints fine-tuned on many sets, the rate chosen on held-out training images (Tables 2 and 5)."""
+
+    name: ClassVar[str] = "transfer"
+    axes: ClassVar[tuple[str, ...]] = ("seeds", "models", "data", "scratch", "rates")
+
+    data: str
+    """Sets with commas between: folders of labelled images, or named sets."""
+    models: tuple[str, ...] = ()
+    """Weights of any origin: runs, bundles, published files."""
+    scratch: bool = False
+    """Also train the first model's kind from a new start."""
+    recipe: str = ""
+    """Of fine-tuning; chosen by the number of images where none is named. The paper's: finetune:NAME."""
+    rates: tuple[float, ...] = (0.3, 1.0, 3.0)
+    """Factors of the recipe's learning rate; the best is chosen on validation images."""
+    length: str = ""
+    """Of each training, such as "10 epochs", in place of the recipe's."""
+
+    def check(self) -> None:
+        check_above_zero(self, "rates")
+        if not self.models:
+            raise ConfigError("no checkpoints were named", next_step="name runs or files as `models`")
+
+    @property
+    def sets(self) -> list[str]:
+        return [name.strip() for name in self.data.split(",") if name.strip()]
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs/transfer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Question):
+    """The best settings of a space, by Optuna, scored on held-out training images; the test images judge the best alone."""
+
+    name: ClassVar[str] = "search"
+    axes: ClassVar[tuple[str, ...]] = ("trials",)
+
+    space: Mapping[str, str] = field(default_factory=dict)
+    """Values of a run by dotted name: "1e-4..1e-2", "log 1e-4..1e-2", "2..8", or "a,b,c"."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Values of a run that all trials share."""
+    trials: int = 20
+    seed: int = 0
+
+    def check(self) -> None:
+        check_above_zero(self, "trials")
+        if not self.space:
+            raise ConfigError("an empty space", next_step="name a range: `space={'optim.lr': 'log 1e-4..1e-2'}`")

@@ -9,7 +9,7 @@ from vitrail.api.request import choose_run
 from vitrail.errors import ConfigError
 from vitrail.reports.charts import Chart, Series
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, hardware_of, open_labelled
-from vitrail.study.questions import Grid
+from vitrail.study.questions import Grid, Question
 from vitrail.study.report import Answer, Shown, answer_cells, group, series_of, summary, weigh
 from vitrail.training.run import Run
 
@@ -38,7 +38,7 @@ def plan(asked: Grid) -> Iterator[Cell]:
                 yield Cell(place=place, stages=(), refused=str(error))
 
 
-def make_run(asked: Grid, told: Mapping[str, Any]) -> Run:
+def make_run(asked: Question, told: Mapping[str, Any]) -> Run:
     """The run that `vitrail.train` would make of these values, judged and saved as a cell needs."""
     named = {name: told[name] for name in BY_NAME if name in told}
     changes = {name: value for name, value in told.items() if name not in BY_NAME}

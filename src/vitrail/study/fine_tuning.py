@@ -1,0 +1,120 @@
+"""Transfer (Tables 2 and 5 of the ViT paper): checkpoints fine-tuned on many sets; rates chosen on held-out training images."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from vitrail.models import zoo
+from vitrail.recipes import Given, choose, read_pretrained, recipe
+from vitrail.recipes.request import channels_of, in_channels
+from vitrail.reports.charts import Chart
+from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, hardware_of, open_labelled, run_cells
+from vitrail.study.published import TABLE_2
+from vitrail.study.questions import Transfer
+from vitrail.study.report import Answer, Shown, series_of, summary, weigh, write_answer
+from vitrail.training.run import Run
+
+SCRATCH = "from scratch"
+
+
+def answer(asked: Transfer) -> Answer:
+    """First every rate with the first seed, judged by validation images; then the best of them with all seeds."""
+    tried = run_cells(asked, list(plan(asked, asked.rates, range(1), choosing=True)))
+    best = choose_rates(list(tried))
+    found = run_cells(
+        asked,
+        [
+            cell
+            for cell in plan(asked, asked.rates, range(asked.seeds))
+            if best.get(pair(cell.place)) == cell.place["rate"]
+        ],
+    )
+    found.failed |= tried.failed
+    return write_answer(asked, found, show)
+
+
+def plan(asked: Transfer, rates: Sequence[float], seeds: range, *, choosing: bool = False) -> Iterator[Cell]:
+    """A cell for each seed, set, model and rate."""
+    names = [*asked.models, *([SCRATCH] if asked.scratch else [])]
+    for seed in seeds:
+        for data in asked.sets:
+            for name in names:
+                run = run_of(asked, data, name, seed)
+                for rate in rates:
+                    optim = dataclasses.replace(run.optim, lr=float(f"{rate * run.optim.lr:.3g}"))
+                    place: dict[str, Value] = {"set": data, "model": name, "rate": optim.lr, "seed": seed}
+                    if choosing:
+                        place["part"] = "to choose"
+                    stage = Stage(
+                        run=dataclasses.replace(run, optim=optim),
+                        validate=choosing,
+                        accuracy="" if choosing else "accuracy",
+                    )
+                    yield Cell(place=place, stages=(stage,), worth=flops_of(stage.run, open_labelled(data)[1]))
+
+
+@cache
+def run_of(asked: Transfer, data: str, name: str, seed: int) -> Run:
+    """The recipe's run on a set, from these weights; or of the first model's kind, from a new start."""
+    splits, given = open_labelled(data)
+    start, channels = read_pretrained(asked.models[0] if name == SCRATCH else name), channels_of(splits.train)
+    if channels != start.preprocess.channels:
+        start = dataclasses.replace(start, preprocess=in_channels(start.preprocess, channels))
+    told = Given(images=given.images, classes=given.classes, shape=given.shape, channels=channels, pretrained=start)
+    run = recipe(asked.recipe or choose(told)[0], told)
+    if name == SCRATCH:
+        fresh = zoo.change(run.model, classes=0)
+        run = dataclasses.replace(
+            run, model=fresh, weights=None, head="zero", optim=dataclasses.replace(run.optim, layer_decay=1.0)
+        )
+    return dataclasses.replace(
+        run,
+        data=data,
+        seed=seed,
+        length=asked.length or run.length,
+        evaluate_every="100 %",
+        save_every="25 %",
+        hardware=hardware_of(asked),
+    )
+
+
+def pair(place: object) -> tuple[Value, Value]:
+    """Set and model."""
+    return place["set"], place["model"]  # pyrefly: ignore[unsupported-operation, bad-index]
+
+
+def choose_rates(rows: Sequence[Row]) -> dict[tuple[Value, Value], Value]:
+    """The rate of the best validation score, for each set and model."""
+    best: dict[tuple[Value, Value], Row] = {}
+    for row in rows:
+        place = pair(row.place)
+        if place not in best or row["validation"] > best[place]["validation"]:
+            best[place] = row
+    return {place: row["rate"] for place, row in best.items()}
+
+
+def show(asked: Transfer, rows: Sequence[Row]) -> Shown:
+    question = (
+        f"How good are {len(asked.models)} checkpoints after fine-tuning on {', '.join(asked.sets)}? The learning rate was "
+        f"chosen among {len(asked.rates)} on a fifth of the training images. The best one was trained on all of them with "
+        f"{asked.seeds} seeds, and met the test images then."
+    )
+    table = summary(rows, ["set", "model", "rate"], ["accuracy", "images", "seconds"], "Transfer")
+    chart = Chart(
+        "transfer", "Fine-tuned", "set", "accuracy, %", series_of(rows, "model", "set", "accuracy", line=False)
+    )
+    return Shown("Transfer", question, table, conclude(rows), [chart], [TABLE_2])
+
+
+def conclude(rows: Sequence[Row]) -> str:
+    """On each set the best model against the next."""
+    said = []
+    for data in dict.fromkeys(row["set"] for row in rows):
+        scores: dict[str, list[float]] = {}
+        for row in (row for row in rows if row["set"] == data):
+            scores.setdefault(row["model"], []).append(row["accuracy"])
+        best, *others = sorted(scores, key=lambda name: -sum(scores[name]) / len(scores[name]))
+        if others:
+            said.append(f"On {data}: {weigh(scores[best], scores[others[0]], (best, others[0]))}.")
+    said.append("The spread is that of seeds on one test set; another set may order the models otherwise.")
+    return " ".join(said)
