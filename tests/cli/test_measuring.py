@@ -14,12 +14,12 @@ from PIL import Image
 from vitrail.cli import main
 from vitrail.errors import DataError, StorageError
 from vitrail.evaluation import embedding, store
-from vitrail.evaluation.suite import costs
-from vitrail.evaluation.suite_file import ModelEntry
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.inspection.relevance import relevance
 from vitrail.models import cost, zoo
+from vitrail.study.suite import costs
+from vitrail.study.suite_file import ModelEntry
 from vitrail.weights.bundle import Record, load, save_bundle
 
 

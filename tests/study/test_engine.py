@@ -159,7 +159,7 @@ def test_the_command_reports_what_failed_and_shows_the_rest(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "nothing varies; name values"),
+        ([], "nothing varies; name a value of a run, such as optim.lr, and two values of it in --vary"),
         (["--vary", "optim.lr"], "'optim.lr' names no value; allowed: NAME=VALUE"),
         (["--vary", "lr=1", "--set", "lr=2"], "lr is fixed and varies"),
         (["--vary", "lr=1e-3", "--seeds", "0"], "one seed or more"),

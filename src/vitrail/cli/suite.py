@@ -16,8 +16,8 @@ from vitrail.reports.tables import show
 if TYPE_CHECKING:
     from torch import nn
 
-    from vitrail.evaluation.suite import Opened
-    from vitrail.evaluation.suite_file import ModelEntry
+    from vitrail.study.suite import Opened
+    from vitrail.study.suite_file import ModelEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,11 @@ def main(words: Sequence[str]) -> int:
     asked = parse(SuiteWords, words, command="suite")
 
     from vitrail.evaluation.embedding import Extraction
-    from vitrail.evaluation.suite import run_suite
-    from vitrail.evaluation.suite_file import read_suite
-    from vitrail.evaluation.suite_report import cost_table, missing_table, sections, table
     from vitrail.hardware import Hardware
     from vitrail.reports.page import write_page
+    from vitrail.study.suite import run_suite
+    from vitrail.study.suite_file import read_suite
+    from vitrail.study.suite_report import cost_table, missing_table, sections, table
     from vitrail.study.suite_tuning import Tuner
 
     suite = read_suite(asked.file)

@@ -1,1 +1,1 @@
-"""Numbers about a model: accuracy with its interval, probes, suites."""
+"""Numbers about a model: accuracy with its interval, probes."""

@@ -131,7 +131,7 @@ def _paint(axes: Axes, chart: Chart, ink: str, colours: Sequence[str]) -> None:
     axes.grid(axis="y")
     _ticks(axes, chart, places)
     if len(chart.series) > 1:
-        axes.legend(fontsize=8)
+        axes.get_figure().legend(fontsize=8, loc="outside lower center", ncols=4)  # pyrefly: ignore[missing-attribute]
 
 
 def _ticks(axes: Axes, chart: Chart, places: dict[str, int]) -> None:

@@ -23,7 +23,7 @@ Planned = Iterator[tuple[dict[str, Value], tuple[Stage, ...]]]
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, as a comparison of two places."""
+    """A sentence of the paper, as a comparison of two places."""
 
     says: str
     first: dict[str, Value]

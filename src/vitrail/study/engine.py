@@ -62,7 +62,7 @@ class Study(Generic[Row]):
         missing = [task for task in tasks if str(task) not in found]
         failed: dict[str, Failure] = {}
         whole, done = sum(map(worth, missing)), 0.0
-        with progress(len(tasks), title, done=len(found)) as bar:
+        with progress(len(tasks), title, done=len(found), quiet=not missing) as bar:
             if found:
                 bar.note(f"{len(found)} of {len(tasks)} {title} are known from before")
             for number, (task, rows) in enumerate(
@@ -75,7 +75,7 @@ class Study(Generic[Row]):
                 else:
                     self.results.add(key(task), rows)
                     found[str(task)] = rows
-                    bar.note(f"{task}: {tell(rows)}")
+                    bar.note(f"{task}: {tell(rows)}".removesuffix(": "))
                 bar.work = done / whole
                 bar.update(number)
         return Answers({str(task): found[str(task)] for task in tasks if str(task) in found}, failed)

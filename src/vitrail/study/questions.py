@@ -16,7 +16,7 @@ METHODS: tuple[Method, ...] = ("none", "supervised", "mae", "masked_patches", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What every study is told: its images, its folder, and where it computes."""
+    """The settings of every study: its images, its folder, and where it computes."""
 
     name: ClassVar[str]
     axes: ClassVar[tuple[str, ...]] = ("seeds",)
@@ -36,11 +36,16 @@ class Question:
 
     def __post_init__(self) -> None:
         if not self.data:
-            raise ConfigError("no images were named", next_step=f"try `vitrail study {self.name} digits`")
+            raise ConfigError("no images were named", next_step=f"try `vitrail study {self.example} digits`")
         self.check()
 
     def check(self) -> None:
         """Raises ConfigError for values that no study can have."""
+
+    @property
+    def example(self) -> str:
+        """The words of its command before the images."""
+        return self.name
 
     @property
     def folder(self) -> Path:
@@ -195,7 +200,7 @@ class Grid(Cells):
         if not self.vary or empty:
             raise ConfigError(
                 f"no values of {empty[0]} to vary" if empty else "nothing varies",
-                next_step="name values: `vary={'optim.lr': [1e-3, 3e-3]}`",
+                next_step="name a value of a run, such as optim.lr, and two values of it in `vary`",
             )
         if both := sorted(self.vary.keys() & self.fixed.keys()):
             raise ConfigError(f"{both[0]} is fixed and varies", next_step="name it once")
@@ -232,6 +237,10 @@ class Ablation(Trainings):
     which: AblationName
     """positions (Table 8), head (Figure 9), optimiser (Table 7), shape (Figure 8), resolution, patch-order, equivariance
     or regularisation."""
+
+    @property
+    def example(self) -> str:
+        return f"ablation {self.which}"
 
     @property
     def folder(self) -> Path:
@@ -332,4 +341,6 @@ class Search(Question):
     def check(self) -> None:
         check_above_zero(self, "trials")
         if not self.space:
-            raise ConfigError("an empty space", next_step="name a range: `space={'optim.lr': 'log 1e-4..1e-2'}`")
+            raise ConfigError(
+                "an empty space", next_step="name a value of a run, such as optim.lr, and its range in `space`"
+            )

@@ -1,4 +1,4 @@
-"""What a study reads of a trained model: frozen features by few-shot, neighbours or a linear probe; and more by plug-in."""
+"""Numbers that a study reads of a trained model: frozen features by few-shot, neighbours or a linear probe; and more by plug-in."""
 
 from collections.abc import Callable, Sequence
 

@@ -31,14 +31,14 @@ SHOWS = "What this shows, and what it does not"
 
 @dataclass(frozen=True)
 class Shown:
-    """What a study makes of its rows."""
+    """The answer that a study gives from its rows."""
 
     title: str
     question: str
     """Paragraphs: what was asked, and how it was measured."""
     table: Table
     says: str
-    """What the numbers show and what they do not."""
+    """A paragraph: the numbers show this, and not that."""
     charts: Sequence[Chart] = ()
     tables: Sequence[TableSection] = ()
     """More tables, under the figures."""

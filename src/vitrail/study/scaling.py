@@ -1,4 +1,4 @@
-"""What curves say: where two of them cross, what nothing cheaper beats, and a saturating power law through points."""
+"""Where two curves cross, which points nothing cheaper beats, and a saturating power law through points."""
 
 import math
 from collections.abc import Sequence

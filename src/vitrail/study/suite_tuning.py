@@ -10,13 +10,13 @@ from pathlib import Path
 
 from vitrail.errors import ConfigError
 from vitrail.evaluation.probing import Row, row_of
-from vitrail.evaluation.suite import Opened
-from vitrail.evaluation.suite_file import FineTune, ModelEntry
 from vitrail.hardware import Hardware
 from vitrail.images.heldout import split
 from vitrail.images.samples import Splits
 from vitrail.recipes import Given, Pretrained, recipe
 from vitrail.study.cells import train_to_end
+from vitrail.study.suite import Opened
+from vitrail.study.suite_file import FineTune, ModelEntry
 from vitrail.training.run import Run, steps
 from vitrail.weights.bundle import read_record
 from vitrail.weights.encoder import encoder_config

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vitrail.evaluation import vtab
-from vitrail.evaluation.suite import Missing, Result
-from vitrail.evaluation.suite_file import Suite
 from vitrail.evaluation.vit_table6 import TABLE6, columns_for
 from vitrail.evaluation.vtab import Mean
 from vitrail.reports.figures import Drawing
 from vitrail.reports.page import FigureSection, Section, TableSection
 from vitrail.reports.scatter import Point, cost_scatter
 from vitrail.reports.tables import Column, Table
+from vitrail.study.suite import Missing, Result
+from vitrail.study.suite_file import Suite
 
 Line = tuple[str, str]
 """(model, protocol and setting)."""

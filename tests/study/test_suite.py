@@ -9,16 +9,16 @@ import pytest
 from vitrail.errors import ConfigError
 from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.probing import layers_for
-from vitrail.evaluation.suite import Opened, run_suite
-from vitrail.evaluation.suite_file import FineTune, ModelEntry, read_suite
-from vitrail.evaluation.suite_report import scatter, sections, table
 from vitrail.evaluation.vit_table6 import COLUMNS, TABLE6, columns_for
 from vitrail.hardware import Hardware
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.models import zoo
 from vitrail.reports.page import render
-from vitrail.study import transfer
+from vitrail.study import suite_tuning
+from vitrail.study.suite import Opened, run_suite
+from vitrail.study.suite_file import FineTune, ModelEntry, read_suite
+from vitrail.study.suite_report import scatter, sections, table
 from vitrail.study.suite_tuning import Tuner
 from vitrail.weights.bundle import Record, save_bundle
 
@@ -142,7 +142,7 @@ def test_fine_tuning_chooses_on_800_and_200_and_trains_on_1000(tmp_path: Path, m
         right = SimpleNamespace(value=0.5 if run.optim.lr == 0.01 else 0.25)
         return SimpleNamespace(scores=SimpleNamespace(headline=right, images=len(splits.test)))
 
-    monkeypatch.setattr(transfer, "train_to_end", train_to_end)
+    monkeypatch.setattr(suite_tuning, "train_to_end", train_to_end)
     config = zoo.config("vit-ti/16", width=16, depth=2, heads=2, mlp_width=32, classes=3)
     save_bundle(tmp_path / "m", zoo.build(config), Record(config=config, preprocess=Preprocess(size=config.image)))
     source = open_data("digits").train

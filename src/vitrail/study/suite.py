@@ -4,6 +4,7 @@ Results are rows of `results.jsonl` in its folder, one as soon as it is known; a
 settings are there already is not measured again. `suite_file` reads what is asked for."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -20,13 +21,13 @@ from vitrail.evaluation.embedding import Extraction, embed, parts_of
 from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.probing import WIDE, Row, Settings, layers_for, probe
-from vitrail.evaluation.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry, VtabEntry
 from vitrail.images.chain import join
 from vitrail.images.samples import Source
 from vitrail.images.sources import open_data
 from vitrail.models import cost
 from vitrail.prediction.forward import model_digest, preprocess_of
-from vitrail.reports.results import Results
+from vitrail.study.engine import Study, open_study
+from vitrail.study.suite_file import FINETUNE, ModelEntry, Suite, TaskEntry, VtabEntry
 
 
 @dataclass(frozen=True)
@@ -79,22 +80,24 @@ def run_suite(
     """All results, old and new, and the tasks whose files are missing. `load` opens a model for a task's images; `tune`
     is what the protocol `finetune` does (`study.suite_tuning`). `unseen` leaves out images that a model was trained on.
     """
-    bench = _Bench(suite, folder, load, say, how or Extraction(), tune)
     results: list[Result] = []
     missing: list[Missing] = []
-    for name, opener in _openers(suite):
-        try:
-            task = opener()
-        except DataError as error:
-            missing.append(Missing(name, str(error)))
-            say(f"{name} is left out: {error}")
-            continue
-        for entry in suite.models:
+    with open_study(folder, "suite", {}, Result) as study:
+        bench = _Bench(suite, study, load, say, how or Extraction(), tune)
+        for name, opener in _openers(suite):
             try:
-                results += bench.measure(entry, unseen(entry, task))
-            except (DataError, NonFiniteError) as error:  # the other tasks do not suffer from it
-                missing.append(Missing(f"{task.name}, {entry.called}", str(error)))
-                say(f"{entry.called} on {task.name} is left out: {error}")
+                task = opener()
+            except DataError as error:
+                missing.append(Missing(name, str(error)))
+                say(f"{name} is left out: {error}")
+                continue
+            for entry in suite.models:
+                try:
+                    found, gaps = bench.measure(entry, unseen(entry, task))
+                except (DataError, NonFiniteError) as error:  # the other tasks do not suffer from it
+                    found, gaps = [], [Missing(f"{task.name}, {entry.called}", str(error))]
+                    say(f"{entry.called} on {task.name} is left out: {error}")
+                results, missing = results + found, missing + gaps
     return results, missing
 
 
@@ -122,17 +125,14 @@ class _Bench:
     """Measures one model on one task at a time, and knows what was measured before."""
 
     suite: Suite
-    folder: Path
+    study: Study[Result]
     load: Callable[[ModelEntry, Opened], nn.Module]
     say: Callable[[str], None]
     how: Extraction
     tune: Tune | None
 
-    def __post_init__(self) -> None:
-        self.results = Results(self.folder, Result)
-
-    def measure(self, entry: ModelEntry, task: Opened) -> list[Result]:
-        """The results of every protocol; the model reads the images only where one is not known."""
+    def measure(self, entry: ModelEntry, task: Opened) -> tuple[list[Result], list[Missing]]:
+        """The results of every protocol, and why some have none; the model reads the images where one is not known."""
         model = self.load(entry, task)
         layers = layers_for(model, self.suite.protocols, () if entry.layer is None else (entry.layer,))
         how = dataclasses.replace(self.how, layers=layers)
@@ -140,19 +140,25 @@ class _Bench:
         prints = [source.fingerprint for source in task.parts.values()]
         told = [entry.called, model_digest(model), str(how.layers), task.name, *prints, str(settings)]
         keys = {name: _digest([*told, *self._more(name)]) for name in self._protocols(model, entry, how)}
-        wanted = {name: key for name, key in keys.items() if key not in self.results}
-        if wanted:
-            self.say(f"{entry.called} on {task.name}")
-            facts: dict[str, Any] = {
-                "model": entry.called,
-                "task": task.name,
-                "group": task.group,
-                **costs(model, entry),
-            }
-            for name, rows, speed in self._measured(wanted, model, task, entry, how, settings):
-                found = [Result(**facts, images_per_s=speed, row=row) for row in rows]
-                self.results.add(keys[name], found)
-        return [row for key in keys.values() for row in self.results[key]]
+        facts: dict[str, Any] = {"model": entry.called, "task": task.name, "group": task.group, **costs(model, entry)}
+        features = functools.cache(lambda: self._embedded(model, task, entry, how))  # taken once, where one is read
+
+        def work(name: str) -> list[Result]:
+            if name == FINETUNE:
+                return [Result(**facts, row=self._tuned(entry, task, keys[name]))]
+            kept, speed = features()
+            rows = probe(kept, [name], settings)
+            return [Result(**facts, images_per_s=speed, row=row) for row in rows]
+
+        found = self.study.run(list(keys), work, key=keys.__getitem__, title=f"{entry.called} on {task.name}")
+        failed = [Missing(f"{task.name}, {entry.called}, {name}", one.why) for name, one in found.failed.items()]
+        return list(found), failed
+
+    def _tuned(self, entry: ModelEntry, task: Opened, key: str) -> Row:
+        assert self.tune is not None
+        began = time.perf_counter()
+        row = self.tune(entry, task, self.study.folder / FINETUNE / key[:12])
+        return dataclasses.replace(row, seconds=time.perf_counter() - began)
 
     def _protocols(self, model: nn.Module, entry: ModelEntry, how: Extraction) -> list[str]:
         """Those of the suite that this model can be measured by; the others are named on the screen."""
@@ -170,30 +176,11 @@ class _Bench:
         learns = dataclasses.replace(self.suite.finetune, micro_batch=None, keep=False)
         return [str(learns), protocol] if protocol == FINETUNE else [protocol]
 
-    def _measured(
-        self,
-        wanted: Mapping[str, str],
-        model: nn.Module,
-        task: Opened,
-        entry: ModelEntry,
-        how: Extraction,
-        settings: Settings,
-    ) -> Iterator[tuple[str, list[Row], float | None]]:
-        """(protocol, its rows, images per second), one by one; features are taken once, where a protocol reads them."""
-        if reads := [name for name in wanted if name != FINETUNE]:
-            kept, speed = self._embedded(model, task, entry, how)
-            for name in reads:
-                yield name, list(probe(kept, [name], settings)), speed
-        if FINETUNE in wanted and self.tune is not None:
-            began = time.perf_counter()
-            row = self.tune(entry, task, self.folder / FINETUNE / wanted[FINETUNE][:12])
-            yield FINETUNE, [dataclasses.replace(row, seconds=time.perf_counter() - began)], None
-
     def _embedded(
         self, model: nn.Module, task: Opened, entry: ModelEntry, how: Extraction
     ) -> tuple[FeatureTable, float | None]:
         """Features and images per second; None where they came from the cache."""
-        cache, began = self.folder / "features", time.perf_counter()
+        cache, began = self.study.folder / "features", time.perf_counter()
         before = len(list(cache.glob("*")))
         kept = embed(model, task.parts, name=entry.called, how=how, cache=cache)
         computed = len(list(cache.glob("*"))) > before
