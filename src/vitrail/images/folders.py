@@ -202,7 +202,7 @@ def _subfolders(where: Path, walk: Walk) -> tuple[list[str], Listing]:
         elif (reason := walk.refuse(target)) == LEADS_OUT:
             raise DataError(
                 f"{key_of(entry.path)} is a link out of the folder, to {key_of(target)}",
-                next_step="copy or move that folder here, or call with follow_links=True",
+                next_step="copy or move that folder here, or add `follow_links=True`",
             )
         elif reason:
             skipped.skip(reason, path)
