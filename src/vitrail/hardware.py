@@ -70,6 +70,9 @@ def resolve(hardware: Hardware, *, processes: int = 1, tokens: int = 544, width:
     )
 
 
+MOST_THREADS = 4096
+
+
 def device(name: str = "auto") -> torch.device:
     """`auto` is the first of CUDA, MPS and CPU that is there. Raises ConfigError for a device that is not."""
     if name == "auto":
@@ -77,7 +80,7 @@ def device(name: str = "auto") -> torch.device:
         return torch.device(next(kind for kind, is_there in there.items() if is_there))
     try:
         found = torch.device(name)
-        torch.empty(1, device=found)
+        torch.empty(1, device=found).cpu()  # torch's "meta" holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
@@ -125,8 +128,10 @@ def threads(count: int = 0, *, tokens: int = 544, width: int = 96) -> int:
 
     `tokens` and `width` describe the work; the same work is measured once in a process.
     """
-    if count < 0:
-        raise ConfigError(f"threads = {count}", allowed="0 (measure) or a number of CPU threads")
+    if not 0 <= count <= MOST_THREADS:
+        raise ConfigError(
+            f"threads = {count}", allowed=f"0 (measure) or a number of CPU threads, {MOST_THREADS:,} at most"
+        )
     torch.set_num_threads(count or _told() or _fastest_threads(tokens, width))
     return torch.get_num_threads()
 

@@ -25,6 +25,7 @@ from vitrail.images.transforms import Augment
 
 BAD_FILES, BAD_SHARE = 3, 0.001
 """So many files, or this share of the images, may be unreadable; with more, training stops."""
+MOST_WORKERS = 512
 CHUNK = 32
 """Images that a worker makes at a time."""
 
@@ -226,6 +227,8 @@ class Maker:
 
 def _workers(asked: int, maker: Maker, images: int) -> int:
     """None for images that lie in memory and cost little, or too few to be worth a start; else all cores but one."""
+    if asked > MOST_WORKERS:
+        raise ConfigError(f"workers = {asked}", allowed=f"-1 (choose) or 0 to {MOST_WORKERS}")
     quick = maker.augment.cheap and maker.source.in_memory is not None
     if asked >= 0 and not quick:
         return asked
