@@ -138,3 +138,16 @@ def test_a_probe_has_baselines_and_takes_no_logistic_head(tuned) -> None:
     assert found["logistic on frozen features"] > found["majority class"]
     with pytest.raises(ConfigError, match="no linear head is trained"):
         head_start(prepare(dataclasses.replace(tuned, objective=Probe())))
+
+
+def test_validation_images_choose_the_fitted_head_where_training_makes_it_worse(tuned, tmp_path: Path) -> None:
+    """At a rate that destroys the weights best/ is the frozen model with its logistic head; no test image chose it."""
+    worse = dataclasses.replace(tuned.optim, lr=5.0, clip=None, warmup="0 steps")
+    run = dataclasses.replace(tuned, optim=worse, patience=1, ema=None, length="2 epochs", evaluate_every="1 epoch")
+    result = loop.train(run, out=tmp_path / "run", quiet=True)
+    assert result.best is not None and result.best.epoch == 0 and result.best.validation
+    assert "before the first step, with the fitted head" in str(result.best)
+    assert result.scores.top1 == pytest.approx(result.baselines["logistic on frozen features"])
+    kept = bundle.load(result.folder)
+    start = head_start(prepare(run)).setup.model
+    assert torch.equal(kept.head.weight, start.head.weight)

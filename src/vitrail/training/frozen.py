@@ -1,4 +1,4 @@
-"""What a run reads before its first step: features of its frozen model, and small pixels, of every image it can read."""
+"""Features of the frozen model and small pixels of every image, read before the first step of a run."""
 
 from dataclasses import replace
 

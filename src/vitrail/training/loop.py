@@ -191,7 +191,8 @@ class Fit:
         self.bar.update(state.step, epoch=epoch, **shown, **pace)
 
     def _evaluate_and_save(self, guard: FiniteGuard) -> None:
-        if self._due(self.setup.run.evaluate_every) and self.state.evaluated != self.state.step:
+        fitted = self.state.step == 0 and self.setup.chooses_start
+        if (fitted or self._due(self.setup.run.evaluate_every)) and self.state.evaluated != self.state.step:
             validate(self.setup, self.state, self.folder, self.journal, self.bar, self._watch())
         if self._due(self.setup.run.save_every) or self._finished:
             self._save(guard)

@@ -84,6 +84,11 @@ class Setup:
     def flops_per_step(self) -> float:
         return self.flops_per_image * self.run.batch_size
 
+    @property
+    def chooses_start(self) -> bool:
+        """Whether validation images may choose the fitted head of the frozen model, before the first step."""
+        return self.run.head == "logistic" and self.splits.val is not None
+
     def steps(self, length: str) -> int:
         return max(1, steps(length, steps_per_epoch=self.steps_per_epoch, total=self.total_steps))
 

@@ -29,7 +29,8 @@ class Best:
 
     def __str__(self) -> str:
         chosen = "on the validation images" if self.validation else "chosen on these images, so it flatters"
-        return f"{self.headline} at epoch {self.epoch:.4g}, {chosen}: {self.folder.as_posix()}"
+        when = f"at epoch {self.epoch:.4g}" if self.epoch else "before the first step, with the fitted head"
+        return f"{self.headline} {when}, {chosen}: {self.folder.as_posix()}"
 
 
 def best_of(setup: Setup, state: State, folder: RunFolder, scores: Outcome) -> Best | None:
