@@ -24,7 +24,26 @@ PEERS = {
     "r26+vit-s/32": "vit_small_r26_s32_224",
     "r50+vit-b/16": "vit_base_r50_s16_224",
     "maxvit-t": "maxvit_tiny_tf_224",
+    "clip-b/32": "vit_base_patch32_clip_quickgelu_224",
+    "siglip-b/16": "vit_base_patch16_siglip_224",
+    "dinov3-s/16": "vit_small_patch16_dinov3_qkvb",
+    "eva02-s/14": "eva02_small_patch14_224",
+    "pe-core-s/16": "vit_pe_core_small_patch16_384",
 }
+# what later weights add to a model of the zoo; timm's model gets as many classes and the same image
+ADDED: dict[str, tuple[str, dict[str, object]]] = {
+    "clip-b/32": ("vit-b/32", {"pre_norm": True, "activation": "gelu-quick"}),
+    "siglip-b/16": ("vit-b/16", {"pool": "map"}),
+    "dinov3-s/16": ("vit-s/16", {"positions": "rotary", "registers": 4, "layer_scale": 1e-5, "pool": "mean", "class_token": True}),
+    "eva02-s/14": (
+        "vit-s/14", {"rotary": "eva02", "rotary_grid": 16, "activation": "swiglu", "mlp_width": 1024, "pool": "mean",
+                     "class_token": True, "final_norm": "pooled"}
+    ),
+    "pe-core-s/16": (
+        "vit-s/16", {"rotary": "pe", "rotary_grid": 24, "pre_norm": True, "pool": "map", "class_token": True,
+                     "pool_prefix": True, "pool_heads": 8, "image": 384}
+    ),
+}  # fmt: skip
 
 
 def forward(model: torch.nn.Module, images: torch.Tensor, precision: torch.dtype | None) -> Callable[[], object]:
@@ -75,8 +94,10 @@ def rows(asked: argparse.Namespace, device: torch.device) -> list[dict[str, obje
 
     found = []
     for name in asked.names or PEERS:
-        models = zoo.build(name).to(device), timm.create_model(PEERS[name]).to(device)
-        images = torch.randn(asked.batch, 3, 224, 224, device=device)
+        base, added = ADDED.get(name, (name, {}))
+        ours = zoo.build(base, **added)
+        models = ours.to(device), timm.create_model(PEERS[name], num_classes=1000).to(device)
+        images = torch.randn(asked.batch, 3, *ours.config.image, device=device)
         if asked.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
             models = tuple(model.to(memory_format=torch.channels_last) for model in models)

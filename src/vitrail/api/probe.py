@@ -81,7 +81,8 @@ def as_tuple(numbers: int | Sequence[int]) -> tuple[int, ...]:
 
 def read_stored(models: Sequence[Model], asked: Probing) -> dict[str, FeatureTable]:
     """The files of features among the models, by name. Raises ConfigError where one lacks a layer."""
-    stored = {str(name): read(str(name)) for name in models if is_features(str(name))}
+    named = [name for name in models if isinstance(name, str | Path)]
+    stored = {str(name): read(str(name)) for name in named if is_features(str(name))}
     for name, kept in stored.items():
         check_layers(kept, asked)
         if asked.size or asked.how.pool != "auto":

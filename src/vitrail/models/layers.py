@@ -281,3 +281,8 @@ class Head(nn.Linear):
 
     def _logits(self, features: Float[Tensor, "B P"]) -> Float[Tensor, "B K"]:
         return F.linear(F.normalize(features, dim=-1) if self.normalise else features, self.weight, self.bias)
+
+
+def make_head(width: int, classes: int, *, normalise: bool = False) -> nn.Module:
+    """A head of so many classes; Identity for none."""
+    return Head(width, classes, normalise=normalise) if classes else nn.Identity()

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitrail.models.checks import Grid
+from vitrail.models.extras import Extras
 from vitrail.models.resize import resize_line, resize_table
 
 PositionKind = Literal["none", "learned", "learned-2d", "sincos", "sincos-mae", "relative", "rotary"]
@@ -181,6 +182,13 @@ class Rotation(nn.Module):
             return 2.0 * (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size - 1.0
         numbers = torch.arange(size, device=device, dtype=torch.float32) + self.rotary.offset
         return numbers / size * self.trained_on if self.trained_on else numbers
+
+
+def make_rotation(kind: PositionKind, extras: Extras, head_width: int, prefix: int) -> Rotation | None:
+    """What turns queries and keys; None in a model whose positions are not rotary."""
+    if kind != "rotary" and not extras.rotary:
+        return None
+    return Rotation(extras.rotary, head_width, prefix=prefix, trained_on=extras.rotary_grid)
 
 
 def rotate(x: Float[Tensor, "B A N d"], turns: Float[Tensor, "2 _ N d"], *, halves: bool) -> Float[Tensor, "B A N d"]:

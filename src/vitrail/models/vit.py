@@ -21,9 +21,9 @@ from vitrail.models.checks import Grid, at_least, patch_grid, probabilities
 from vitrail.models.extras import PLAIN, Extras
 from vitrail.models.features import Features
 from vitrail.models.initialise import initialise_vit
-from vitrail.models.layers import AttentionPool, Block, Head, PatchEmbed, dropout
+from vitrail.models.layers import AttentionPool, Block, PatchEmbed, dropout, make_head
 from vitrail.models.merging import encode_merged
-from vitrail.models.positions import PositionKind, Rotation, make_positions
+from vitrail.models.positions import PositionKind, make_positions, make_rotation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,15 +132,16 @@ class ViT(Backbone[ViTConfig]):
         self.positions = make_positions(
             config.positions, width, config.grid, prefix=prefix, own=own, resize=extras.position_resize
         )
-        self.rotation = _rotation(config)
+        self.rotation = make_rotation(config.positions, extras, width // config.heads, prefix)
         self.drop = dropout(config.dropout)
         self.pre_norm = nn.LayerNorm(width, eps=extras.norm_eps) if extras.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=extras.norm_eps) if extras.final_norm != "none" else nn.Identity()
         self.attention_pool = _attention_pool(config) if config.pool == "map" else None
         self.pre_logits = nn.Linear(config.pooled_width, extras.pre_logits) if extras.pre_logits else None
-        self.projection = _projection(config)
-        self.head: nn.Module = _head(config)
+        unprojected = extras.pre_logits or config.pooled_width
+        self.projection = nn.Linear(unprojected, extras.projection, bias=False) if extras.projection else nn.Identity()
+        self.head: nn.Module = make_head(config.read_width, config.classes, normalise=extras.normalise)
 
     def embed(
         self, images: Float[Tensor, "B C H W"], masked: Bool[Tensor, "B n"] | None = None
@@ -211,13 +212,6 @@ class ViT(Backbone[ViTConfig]):
         initialise_vit(self, generator)
 
 
-def _rotation(config: ViTConfig) -> Rotation | None:
-    if config.positions != "rotary" and not config.extras.rotary:
-        return None
-    head, side = config.width // config.heads, config.extras.rotary_grid
-    return Rotation(config.extras.rotary, head, prefix=config.prefix, trained_on=side)
-
-
 def _block(config: ViTConfig, index: int) -> Block:
     drop_path = config.extras.drop_path * index / max(1, config.depth - 1)
     tokens = config.prefix + math.prod(config.grid) if config.positions == "relative" else 0
@@ -231,14 +225,3 @@ def _attention_pool(config: ViTConfig) -> AttentionPool:
     hidden, activation = (2 * config.mlp_width, "silu") if gated else (config.mlp_width, config.extras.activation)
     heads = config.extras.pool_heads or config.heads
     return AttentionPool(config.width, heads, hidden, activation=activation, eps=config.extras.norm_eps)
-
-
-def _projection(config: ViTConfig) -> nn.Module:
-    width, projection = config.extras.pre_logits or config.pooled_width, config.extras.projection
-    return nn.Linear(width, projection, bias=False) if projection else nn.Identity()
-
-
-def _head(config: ViTConfig) -> nn.Module:
-    if not config.classes:
-        return nn.Identity()
-    return Head(config.read_width, config.classes, normalise=config.extras.normalise)
