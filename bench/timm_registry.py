@@ -36,7 +36,8 @@ def build(name: str) -> tuple[torch.nn.Module, int | None]:
         getattr(timm.create_model(name, depth=1, device="meta"), "patch_embed", None) if _takes(name, "depth") else None
     )
     side = 4 * patch.patch_size[0] if patch is not None and hasattr(patch, "patch_size") else None
-    for wanted in ({"depth": 2, "img_size": side}, {"img_size": side}, {}):
+    any_size = {"dynamic_img_size": True}  # else rotary positions are kept in float32
+    for wanted in ({"depth": 2, "img_size": side, **any_size}, {"depth": 2, "img_size": side}, {"img_size": side}, {}):
         if None in wanted.values():
             continue
         try:
@@ -66,6 +67,9 @@ def compare(name: str) -> str:
     for parameter in model.parameters():
         parameter.normal_(std=0.2, generator=generator)
     model.eval()
+    if (rope := getattr(model, "rope", None)) is not None:  # timm rounds cosines and sines to float32 in any model
+        get = rope.get_embed
+        rope.get_embed = lambda shape=None, **_: get(shape, dtype=torch.float64)
     about = timm.get_pretrained_cfg(name).to_dict()
     told: dict[str, Any] = {"architecture": name.partition(".")[0], "pretrained_cfg": about}
     told |= {"num_classes": model.num_classes, "global_pool": getattr(model, "global_pool", "")}

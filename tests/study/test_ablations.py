@@ -29,7 +29,7 @@ def test_every_ablation_has_a_lesson() -> None:
     assert tuple(LESSONS) == get_args(AblationName)
 
 
-@pytest.mark.parametrize(("which", "cells"), [("positions", 4), ("head", 6), ("patch-order", 2), ("regularisation", 8)])
+@pytest.mark.parametrize(("which", "cells"), [("positions", 5), ("head", 6), ("patch-order", 2), ("regularisation", 8)])
 def test_one_choice_changes_and_the_rest_stays(which: str, cells: int) -> None:
     found = list(plan(asked(which)))
     assert len(found) == len({cell.key for cell in found}) == cells

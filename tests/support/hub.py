@@ -75,6 +75,17 @@ class Hub(http.server.BaseHTTPRequestHandler):
         listed = [{"rfilename": name} for name in self.files]
         return self.answer({"id": self.name, "sha": SHA, "siblings": listed, "private": False, "tags": []})
 
+    def send_file(self, name: str) -> None:
+        if name not in self.files:
+            return self.answer({"error": "no"}, 404, {"X-Error-Code": "EntryNotFound"})
+        content = self.files[name]
+        large = {"X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Linked-Size": str(len(content))}
+        tag = hashlib.sha1(content).hexdigest()
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": SHA, **(large if name in self.large else {})}
+        if name in self.damage:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        return self.answer(content, headers=headers)
+
     do_HEAD = do_GET
 
 

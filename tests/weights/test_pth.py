@@ -227,3 +227,10 @@ def test_onnx_tensors_in_other_files_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "y.onnx").write_bytes(b"\xff" * 100)
     with pytest.raises(WeightsError, match="not a sound weights file"):
         read_onnx(tmp_path / "y.onnx")
+
+
+def test_a_program_of_torchscript_is_named_with_the_way_to_its_tensors(tmp_path: Path) -> None:
+    """OpenAI's CLIP files are such programs."""
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
+    with pytest.raises(WeightsError, match=r"program of TorchScript.*state_dict"):
+        bundle.read(tmp_path / "ViT-B-32.pt")

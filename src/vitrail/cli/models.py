@@ -67,7 +67,7 @@ def _published(pattern: str) -> Table:
     from vitrail.weights.published_file import published_checkpoints
 
     rows = [
-        (name, one.data, one.image, one.top1, one.how, one.licence, "yes" if one.texts else "", f"hf:{one.hub}")
+        (name, one.data, one.image, one.top1, one.how, one.terms, "yes" if one.texts else "", f"hf:{one.hub}")
         for name, one in PUBLISHED.items()
         if fnmatch.fnmatchcase(name, pattern)
     ] + [

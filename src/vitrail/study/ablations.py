@@ -65,7 +65,7 @@ def base(asked: Ablation, given: Given, seed: int, name: str = "vit", **changes:
 
 
 def positions(asked: Ablation, given: Given, seed: int) -> Planned:
-    for kind in ("none", "learned", "learned-2d", "relative"):
+    for kind in ("none", "learned", "learned-2d", "relative", "rotary"):
         yield {"positions": kind}, (Stage(run=base(asked, given, seed, positions=kind), readouts=("5-shot",)),)
 
 

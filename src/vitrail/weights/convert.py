@@ -32,6 +32,10 @@ HARMLESS = {
 """Starts and training's own, or what a file says in another way: no other outputs at the trained size."""
 
 
+LATER = ("rotary", "rotary_grid", "pool_heads", "pool_prefix")
+"""Settings of later weights that only the name of an architecture says."""
+
+
 def list_targets() -> tuple[str, ...]:
     """The origins whose files `convert` writes; and "vitrail", for a bundle."""
     return (*(name for name, origin in ORIGINS.items() if origin.suffixes), "vitrail")
@@ -98,7 +102,13 @@ def _told(config: Any) -> dict[str, Any]:
     if not hasattr(config, "heads"):
         return {}
     words = ("heads", "activation", "norm_eps", "pool", *(("positions",) if config.positions == "none" else ()))
-    return {name: value_of(config, name) for name in words} | {"image": list(config.image)}
+    told = {name: value_of(config, name) for name in words} | {"image": list(config.image)}
+    extras = settings(config)
+    return told | {name: extras[name] for name in LATER if extras.get(name)} | _without_norm(extras)
+
+
+def _without_norm(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"final_norm": "none"} if values.get("final_norm") == "none" else {}
 
 
 def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, described: bool) -> Iterator[str]:
@@ -130,11 +140,16 @@ def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, described
 
 
 def _differing(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
-    ours, theirs = settings(one), settings(other)
+    ours, theirs = ({**settings(it), **_rotary(it)} for it in (one, other))
     both_cls = _norms_its_class_token(ours) and _norms_its_class_token(theirs)
     harmless = HARMLESS | ({"final_norm"} if both_cls else set())
     pairs = [(name, ours[name], theirs.get(name)) for name in ours if name not in harmless]
     return [pair for pair in pairs if pair[1] != pair[2] and not _differ_harmlessly(pair[1], pair[2])]
+
+
+def _rotary(config: Any) -> dict[str, Any]:
+    """The kind of rotary positions, which positions="rotary" alone implies."""
+    return {"rotary": config.extras.rotary or "dinov3"} if getattr(config, "positions", "") == "rotary" else {}
 
 
 def _norms_its_class_token(values: Mapping[str, Any]) -> bool:

@@ -44,6 +44,11 @@ class Published:
         return self.score.partition(" ")[2]
 
     @property
+    def terms(self) -> str:
+        """The licence, and whether the hub asks who wants the weights."""
+        return self.licence + (" (gated)" if self.gated else "")
+
+    @property
     def address(self) -> str:
         """The name for `vitrail.load`, without the table."""
         return f"hf:{self.hub}/{self.file}" + (f"@{self.revision}" if self.revision else "")

@@ -91,6 +91,11 @@ def _check_archive(path: Path, file: IO[bytes]) -> None:
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
     size = path.stat().st_size
+    if any("/code/" in name for name in names):
+        raise WeightsError(
+            f"{path} is a program of TorchScript, which is not opened",
+            next_step="take its tensors where you trust it: torch.save(torch.jit.load(OLD).state_dict(), NEW)",
+        )
     if len(set(names)) != len(names) or len(names) > 2 * MOST_TENSORS:
         raise damaged(path, "its archive names an entry twice, or has too many")
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):

@@ -23,6 +23,7 @@ from vitrail.weights.shapes.vit import USE_TIMM
 _VIT, _STUDENT = ("family", "vit"), ("family", "deit")
 _BLOCK = "blocks.{i}."
 _PARTS = ("norm1", "attn.qkv", "attn.q_norm", "attn.k_norm", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+_NORMS = pairs(_BLOCK, _BLOCK, {"attn.norm": "attn.norm", "mlp.norm": "mlp.norm"})
 _POOL = ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
 
 TABLE = (
@@ -35,6 +36,7 @@ TABLE = (
     *pair("norm", "norm", when=("final_norm", "tokens")),
     *pair("norm", "fc_norm", when=("final_norm", "pooled")),
     *pairs(_BLOCK, _BLOCK, {part: part for part in _PARTS}),
+    *_NORMS,
     Row("blocks.{i}.ls1.gamma", ("blocks.{i}.ls1.gamma",)),
     Row("blocks.{i}.ls2.gamma", ("blocks.{i}.ls2.gamma",)),
     Row("attention_pool.probe", ("attn_pool.latent",)),
@@ -50,7 +52,6 @@ DEIT_3 = tuple(
     for row in TABLE
 )
 _GATED, _UNGATED = ("gated", True), ("gated", False)
-_NORMS = pairs(_BLOCK, _BLOCK, {"attn.norm": "attn.norm", "mlp.norm": "mlp.norm"})
 
 
 def _without(table: tuple[Row, ...], *ours: str) -> tuple[Row, ...]:
@@ -65,7 +66,7 @@ _SPLIT_MLP = pair(
     f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.fc1_g", f"{_BLOCK}mlp.fc1_x", layouts=("joined", "joined"), when=_GATED
 )
 # biases of q and v alone
-EVA = (*_without(DEIT_3, "attn.qkv.bias"), _biases("q_bias", "v_bias"), *_NORMS)
+EVA = (*_without(DEIT_3, "attn.qkv.bias"), _biases("q_bias", "v_bias"))
 # the same, with three matrices for q, k and v, and two for the gated MLP
 _QKV = Row(f"{_BLOCK}attn.qkv.weight", tuple(f"{_BLOCK}attn.{part}_proj.weight" for part in "qkv"), "joined")
 EVA_02 = (
@@ -73,7 +74,6 @@ EVA_02 = (
     _QKV,
     _biases("q_proj.bias", "v_proj.bias"),
     *_SPLIT_MLP,
-    *_NORMS,
 )
 # one matrix for q, k and v, without biases or with those of q and v
 _MLP = pair(f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.fc1", when=_UNGATED)
@@ -174,7 +174,7 @@ def _close(tensors: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     return {**tensors, "head.weight": weight, "head.bias": weight.new_zeros(len(weight))}
 
 
-def _timm(table: tuple[Row, ...], signature: set[str], never: set[str], **rest: Any) -> Style:
+def _timm(name: str, table: tuple[Row, ...], signature: set[str], never: set[str]) -> Style:
     return Style(
         table,
         {"patch_embed.proj.weight", "blocks.0.norm1.weight", *signature},
@@ -187,24 +187,21 @@ def _timm(table: tuple[Row, ...], signature: set[str], never: set[str], **rest: 
         plain=lambda name: name.removeprefix("visual.trunk."),
         opens=_open,
         closes=_close,
-        **rest,
+        writes=lambda config: _style_for(config) == name,
     )
 
 
-def _is_rotary(config: Any) -> bool:
-    return bool(config.extras.rotary or config.positions == "rotary")
-
-
-def _is_eva(config: Any) -> bool:
-    return config.extras.rotary == "eva02" and config.positions == "learned"
-
-
-def _is_eva_02(config: Any) -> bool:
-    return _is_eva(config) and config.extras.gated and config.extras.inner_norm != "none"
-
-
-def _is_dinov3(config: Any) -> bool:
-    return config.positions == "rotary" and config.extras.rotary in ("", "dinov3")
+def _style_for(config: Any) -> str:
+    """The style in which timm has such a ViT; "" for none."""
+    extras = config.extras
+    rotary = extras.rotary or ("dinov3" if config.positions == "rotary" else "")
+    if rotary in ("", "pe", "pe-patches", "rope-vit"):
+        return "RoPE" if rotary and extras.layer_scale else "timm"
+    if config.positions == "rotary":
+        return "DINOv3" if rotary in ("dinov3", "eva02") else ""
+    if rotary != "eva02":
+        return ""
+    return "EVA-02" if extras.gated and extras.inner_norm != "none" else "EVA"
 
 
 def _facebook(table: tuple[Row, ...], fraction: float, *, scales: bool, licence: str = "") -> Style:
@@ -225,13 +222,11 @@ ORIGIN = ORIGINS.register(
     Origin(
         "timm",
         {
-            "timm": _timm(TABLE, {_QKV_WEIGHT}, {*_SCALES, _Q_BIAS}, writes=lambda config: not _is_rotary(config)),
-            "EVA-02": _timm(EVA_02, {"blocks.0.attn.q_proj.weight"}, set(), writes=_is_eva_02),
-            "EVA": _timm(EVA, {_QKV_WEIGHT, _Q_BIAS, "pos_embed"}, set(), writes=_is_eva),
-            "DINOv3": _timm(
-                DINOV3, {_QKV_WEIGHT, *_SCALES}, {"pos_embed", "blocks.0.attn.qkv.bias"}, writes=_is_dinov3
-            ),
-            "RoPE": _timm(DEIT_3, {_QKV_WEIGHT, *_SCALES}, {_Q_BIAS}, writes=_is_rotary),
+            "timm": _timm("timm", TABLE, {_QKV_WEIGHT}, {*_SCALES, _Q_BIAS}),
+            "EVA-02": _timm("EVA-02", EVA_02, {"blocks.0.attn.q_proj.weight"}, set()),
+            "EVA": _timm("EVA", EVA, {_QKV_WEIGHT, _Q_BIAS, "pos_embed"}, set()),
+            "DINOv3": _timm("DINOv3", DINOV3, {_QKV_WEIGHT, *_SCALES}, {"pos_embed", "blocks.0.attn.qkv.bias"}),
+            "RoPE": _timm("RoPE", DEIT_3, {_QKV_WEIGHT, *_SCALES}, {_Q_BIAS}),
             "DeiT and MAE": _facebook(TABLE, 0.875, scales=False),
             "DeiT III": _facebook(DEIT_3, 1.0, scales=True, licence="Apache-2.0"),
             "hybrid": Style(

@@ -27,6 +27,7 @@ NAMES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (r"vit_huge_plus_patch16_dinov3", {"heads": 20}),
     (r"vit_\w+_clip_", {"norm_eps": 1e-5}),
     (r"vit_\w+_clip_quickgelu_", {"activation": "gelu-quick"}),
+    (r"beit3_", {"norm_eps": 1e-5}),
     (r"vit_intern300m", {"final_norm": "none"}),
     (r"eva02_|vit_\w+_rope_reg\d_", {"rotary": "eva02", "rotary_grid": 16}),
     (r"vit_(small|base|large)_patch16_rope_(ape_)?224", {"rotary": "rope-vit"}),
@@ -47,7 +48,7 @@ OTHERS = {
     "test_vit3": "a pooling of all tokens",
 }
 """Words in the names of ViTs that are no models here though tensors may fit, and what those have."""
-FAMILIES = ("vit_", "deit", "flexivit", "eva", "test_vit")
+FAMILIES = ("vit_", "deit", "flexivit", "eva", "beit3_", "test_vit")
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_tanh": "gelu-tanh",
