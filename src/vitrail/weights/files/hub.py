@@ -7,6 +7,7 @@ resumed where it stopped, and compared with the digest by which the hub names it
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vitrail.errors import WeightsError
 
@@ -81,10 +82,11 @@ def _parse(name: str) -> re.Match[str]:
 
 
 def _download(name: str, repo: str, revision: str | None, wanted: list[str]) -> Path:
-    from httpx import HTTPError
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download, utils
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    # the client's own package for HTTP, where that does not raise OSError as requests did
+    http: Any = getattr(getattr(utils, "httpx", None), "HTTPError", OSError)
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except GatedRepoError as error:
@@ -97,7 +99,7 @@ def _download(name: str, repo: str, revision: str | None, wanted: list[str]) -> 
             f"{name} is not in the cache and the hub cannot be reached",
             next_step="download it once with a network, or name a local file",
         ) from error
-    except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, http, OSError) as error:
         first = str(error).strip().splitlines()
         raise WeightsError(
             f"{name} could not be fetched ({first[0] if first else type(error).__name__})",
