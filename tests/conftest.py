@@ -50,6 +50,13 @@ def _same_seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report takes ten times as long as a tiny training: only tests marked `report` draw it."""
+    if request.node.get_closest_marker("report") is None:
+        monkeypatch.setattr("vitrail.training.outcome.write_report", lambda *nothing: None)
+
+
+@pytest.fixture(autouse=True)
 def _nothing_unpickles() -> Iterator[None]:
     """A name looked up by an unpickler with Vitrail on the stack is a bug, here and in child processes."""
     before, size = len(unpickling.found), _LOG.stat().st_size if _LOG.exists() else 0

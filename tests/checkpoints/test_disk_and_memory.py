@@ -80,7 +80,7 @@ def limited(work: Callable[[], object], what: int, amount: int) -> Callable[[], 
     return within
 
 
-@pytest.mark.parametrize("report", [False, True])
+@pytest.mark.parametrize("report", [False, pytest.param(True, marks=pytest.mark.report)])
 def test_no_file_may_grow_beyond_a_limit(report: bool, whole_run, memory: Path, sweep: int) -> None:
     """As a disk that fills up in the middle of any file: exit 74, and with room again the run ends with the same bits."""
     reference, _ = whole_run

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.fault
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
 @pytest.mark.timeout(1800)
 def test_killed_at_random_moments_and_resumed(whole_run: tuple[Path, float], memory: Path, sweep: int) -> None:
-    """20 kills (1,000 under `make deep`): some runs are killed once, some five times in a row; all end bit-equal."""
+    """6 kills (1,000 under `make deep`): some runs are killed once, some five times in a row; all end bit-equal."""
     reference, seconds = whole_run
     rng, kills, runs = random.Random(0), 0, 0
-    while kills < (1_000 if sweep > 1 else 20):
+    while kills < (1_000 if sweep > 1 else 6):
         folder = memory / f"killed-{runs}"
         for _ in range(rng.choice([1, 1, 2, 5])):
             pid = in_child(train_to_the_end(folder))
@@ -44,10 +44,10 @@ def test_killed_at_random_moments_and_resumed(whole_run: tuple[Path, float], mem
 
 @pytest.mark.timeout(900)
 def test_a_signal_in_any_phase_leaves_a_checkpoint(whole_run: tuple[Path, float], memory: Path, sweep: int) -> None:
-    """5 SIGTERMs (200 under `make deep`) at random moments after the run has its folder: exit 143, then bit-equal."""
+    """3 SIGTERMs (200 under `make deep`) at random moments after the run has its folder: exit 143, then bit-equal."""
     reference, seconds = whole_run
     rng, trials, stopped, slowest = random.Random(1), 0, 0, 0.0
-    while stopped < (200 if sweep > 1 else 5):
+    while stopped < (200 if sweep > 1 else 3):
         folder = memory / f"signal-{trials}"
         pid = in_child(train_to_the_end(folder))
         while not (folder / "run.json").exists():

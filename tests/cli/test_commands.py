@@ -46,6 +46,7 @@ def test_a_run_folder_holds_everything(trained: Path) -> None:
     assert run["model"]["depth"] == 1 and run["model"]["classes"] == 10 and run["model"]["channels"] == 1
 
 
+@pytest.mark.report
 def test_train_says_which_recipe_and_why_and_what_it_will_cost(in_folder: Path, capsys) -> None:
     assert main(["train", "digits", "--epochs", "1", *TINY]) == 0
     said = capsys.readouterr()

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from PIL import Image
 from tests.objectives.test_pretraining import tensors
 from tests.support.objectives import DIGITS, OBJECTIVES, TINY, runs, teacher
 from tests.support.ranks import ROOT, free_port
-from tests.support.runs import no_report
 from tests.support.stopping import stopped_at
 from vitrail import config
 from vitrail.cli import main
@@ -33,12 +31,6 @@ pytestmark = pytest.mark.flow
 ORDERED = dataclasses.replace(TINY.hardware, deterministic=True, micro_batch=16)
 OWN = re.compile("running_|num_batches_tracked")
 """Statistics of batch norms: each rank's own."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _undrawn() -> Iterator[None]:
-    with no_report():
-        yield
 
 
 @pytest.mark.parametrize("name", ["distill", "probe"])
@@ -66,9 +58,13 @@ for (name, run), port in zip(json.loads(sys.argv[2]).items(), sys.argv[3:], stri
 """
 
 
-def test_two_ranks_learn_what_one_learns(tmp_path: Path) -> None:
-    """Where it is asked for, to the same bits; statistics of batch norms are each rank's own and left out. And once as DDP."""
-    asked = {name: dataclasses.replace(run, hardware=ORDERED) for name, run in runs(tmp_path).items()}
+def test_two_ranks_learn_what_one_learns(tmp_path: Path, sweep: int) -> None:
+    """Where it is asked for, to the same bits; statistics of batch norms are each rank's own and left out. And once as DDP.
+
+    Three objectives here, all under `make deep`.
+    """
+    some = {name: run for name, run in runs(tmp_path).items() if sweep > 1 or name in ("mae", "contrast", "distill")}
+    asked = {name: dataclasses.replace(run, hardware=ORDERED) for name, run in some.items()}
     for name, run in asked.items():
         loop.train(run, out=tmp_path / "one" / name, quiet=True)
     ordinary = {f"ddp-{name}": dataclasses.replace(run, hardware=TINY.hardware) for name, run in asked.items()}
@@ -124,8 +120,7 @@ for name, stored in json.loads(sys.argv[1]).items():
 """
 
 
-def compiled(tmp_path: Path, backend: str) -> list[str]:
-    asked = runs(tmp_path)
+def compiled(asked: dict[str, Run], backend: str) -> list[str]:
     words = [sys.executable, "-c", COMPILED, json.dumps({n: config.to_dict(run) for n, run in asked.items()}), backend]
     found = subprocess.run(
         words, capture_output=True, text=True, timeout=3600, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -135,13 +130,16 @@ def compiled(tmp_path: Path, backend: str) -> list[str]:
 
 
 def test_traced_it_gives_the_same_loss_and_gradients(tmp_path: Path) -> None:
-    assert compiled(tmp_path, "aot_eager") == list(runs(tmp_path / "again"))
+    """Two objectives; all of them, compiled, under `make deep`."""
+    some = {name: run for name, run in runs(tmp_path).items() if name in ("mae", "distill")}
+    assert compiled(some, "aot_eager") == list(some)
 
 
 @pytest.mark.deep
 @pytest.mark.timeout(3600)  # the compiler's first time, on a busy machine
 def test_compiled_it_gives_the_same_loss_and_gradients(tmp_path: Path) -> None:
-    assert compiled(tmp_path, "inductor") == list(runs(tmp_path / "again"))
+    asked = runs(tmp_path)
+    assert compiled(asked, "inductor") == list(asked)
 
 
 def test_a_teacher_of_other_classes_or_channels_is_refused_before_training(tmp_path: Path) -> None:

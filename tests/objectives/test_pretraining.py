@@ -36,6 +36,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{file}/{name}": tensor for file, group in snapshot.tensors.items() for name, tensor in group.items()}
 
 
+@pytest.mark.report
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_it_trains_stops_resumes_to_the_same_bits_and_its_weights_go_on(name: str, tmp_path: Path) -> None:
     run = dataclasses.replace(TINY, objective=OBJECTIVES[name])

@@ -19,13 +19,13 @@ PLAIN = dataclasses.replace(
     TINY,
     model=zoo.change(TINY.model, dropout=0.0, drop_path=0.0),
     mixing=Mixing(),
-    length="50 steps",
-    evaluate_every="25 steps",
-    save_every="25 steps",
+    length="20 steps",
+    evaluate_every="10 steps",
+    save_every="10 steps",
 )
 MIXED = dataclasses.replace(PLAIN, model=zoo.change(PLAIN.model, drop_path=0.4), mixing=Mixing(mixup=0.2, cutmix=1.0))
 ORDERED = dataclasses.replace(
-    TINY, length="50 steps", hardware=dataclasses.replace(TINY.hardware, deterministic=True, micro_batch=16)
+    TINY, length="20 steps", hardware=dataclasses.replace(TINY.hardware, deterministic=True, micro_batch=16)
 )
 
 

@@ -134,6 +134,7 @@ def test_commands_speak_of_several_labels(trained: tuple[Path, Result], capsys: 
     assert "no label" in shown and len(shown.splitlines()) >= 22
 
 
+@pytest.mark.report
 def test_without_a_validation_split_no_image_chooses_its_own_threshold(tmp_path: Path) -> None:
     data = write_set(tmp_path, parts=("train", "test"))
     run = dataclasses.replace(RUN, data=str(data), length="2 epochs", evaluate_every="2 epochs")

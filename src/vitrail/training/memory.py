@@ -24,9 +24,15 @@ FILLED = 0.8
 """Share of the available memory that a micro-batch may fill."""
 
 
+SMALL = 1e9
+"""Parameters × pixels below which a real forward pass is quicker than the first one on the meta device (2 s of imports)."""
+
+
 @lru_cache(maxsize=64)
 def activation_bytes(objective: Objective, config: ModelConfig, settings: Optim = Optim()) -> float:  # noqa: B008
-    """Bytes that a float32 step keeps of one image for its backward pass, counted on the meta device.
+    """Bytes that a float32 step keeps of one image for its backward pass, counted in a forward pass of two images.
+
+    A large model's pass runs on the meta device, which computes and allocates nothing.
 
     A block of a ViT keeps 16 numbers for each token and channel: two inputs and two outputs of layer norms, q, k, v, the
     attention's output, and the MLP's hidden layer before and after GELU.
@@ -40,11 +46,18 @@ def activation_bytes(objective: Objective, config: ModelConfig, settings: Optim 
 
     with torch.device("meta"):
         learner: Any = objective.build(zoo.skeleton(config)).to("meta").train()  # a model of timm is made with memory
-        images = torch.empty(2, config.channels, *config.image)  # batch norm needs two
+    small = _count_parameters(config) * config.image[0] * config.image[1] < SMALL
+    if small:
+        learner.to_empty(device="cpu")
+        for tensor in (*learner.parameters(), *learner.buffers()):
+            tensor.data.zero_()  # tables of indices must hold indices
+    with torch.device("cpu" if small else "meta"):
+        images = torch.zeros(2, config.channels, *config.image)  # batch norm needs two
         batch = Batch(images, torch.zeros(2, dtype=torch.long), ("", ""))
     if settings.freeze == "backbone":
         optim.freeze_backbone(learner, settings.last_blocks)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.random.fork_rng(devices=[]):  # dropout draws from the common generator
         objective(learner, batch, torch.Generator().manual_seed(0))
     for parameter in learner.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
