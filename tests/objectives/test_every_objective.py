@@ -25,6 +25,7 @@ from vitrail.images.sources import open_data
 from vitrail.objectives.distill import load_teacher
 from vitrail.objectives.objective import Task
 from vitrail.training import loop
+from vitrail.training.run import Run
 
 pytestmark = pytest.mark.flow
 
