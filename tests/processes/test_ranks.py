@@ -58,7 +58,7 @@ def test_a_run_of_two_ranks_stops_on_a_signal_and_resumes_on_one_to_the_same_bit
 def test_a_rank_that_dies_or_stalls_ends_all_and_nothing_is_lost(how: int, tmp_path: Path) -> None:
     """The other rank exits by itself, soon after a death, at the time limit after a silence; the run resumes."""
     folder = tmp_path / "run"
-    processes = launch(dataclasses.replace(ORDERED, length="400 steps"), folder, 2)
+    processes = launch(dataclasses.replace(ORDERED, length="400 steps"), folder, 2, "--patience", "30")
     try:
         while not list_steps(folder / "checkpoints"):
             assert all(process.poll() is None for process in processes)

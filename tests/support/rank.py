@@ -1,4 +1,4 @@
-"""One rank of a training, as a program: `python -m tests.support.rank FOLDER RUN [--resume] [--poison STEP RANK]`."""
+"""One rank of a training, as a program: `python -m tests.support.rank FOLDER RUN [--resume] [--poison STEP RANK] [--patience SECONDS]`."""
 
 import argparse
 import datetime
@@ -21,8 +21,9 @@ def main() -> int:
     parser.add_argument("run", type=json.loads)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--poison", type=int, nargs=2, metavar=("STEP", "RANK"))
+    parser.add_argument("--patience", type=int, default=300, help="seconds that a rank waits for the others")
     told = parser.parse_args()
-    world.TIMEOUT = datetime.timedelta(seconds=20)
+    world.TIMEOUT = datetime.timedelta(seconds=told.patience)
     if told.poison:
         poisoned_at(*told.poison)
     try:

@@ -44,14 +44,10 @@ def activation_bytes(objective: Objective, config: ModelConfig, settings: Optim 
         kept[storage._cdata] = storage  # held, so that no other takes its number
         return tensor
 
-    with torch.device("meta"):
-        learner: Any = objective.build(zoo.skeleton(config)).to("meta").train()  # a model of timm is made with memory
     small = _count_parameters(config) * config.image[0] * config.image[1] < SMALL
-    if small:
-        learner.to_empty(device="cpu")
-        for tensor in (*learner.parameters(), *learner.buffers()):
-            tensor.data.zero_()  # tables of indices must hold indices
-    with torch.device("cpu" if small else "meta"):
+    made, place = (zoo.build, "cpu") if small else (zoo.skeleton, "meta")
+    with torch.random.fork_rng(devices=[]), torch.device(place):  # nothing here moves the common generator
+        learner: Any = objective.build(made(config)).to(place).train()  # a model of timm is made with memory
         images = torch.zeros(2, config.channels, *config.image)  # batch norm needs two
         batch = Batch(images, torch.zeros(2, dtype=torch.long), ("", ""))
     if settings.freeze == "backbone":
