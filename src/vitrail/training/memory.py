@@ -44,7 +44,8 @@ def activation_bytes(objective: Objective, config: ModelConfig, settings: Optim 
         kept[storage._cdata] = storage  # held, so that no other takes its number
         return tensor
 
-    small = _count_parameters(config) * config.image[0] * config.image[1] < SMALL
+    alone = not getattr(objective, "teacher", "")  # of a teacher only the shape is built, on the meta device
+    small = alone and _count_parameters(config) * config.image[0] * config.image[1] < SMALL
     made, place = (zoo.build, "cpu") if small else (zoo.skeleton, "meta")
     with torch.random.fork_rng(devices=[]), torch.device(place):  # nothing here moves the common generator
         learner: Any = objective.build(made(config)).to(place).train()  # a model of timm is made with memory
