@@ -33,7 +33,7 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
-            content = read_regular(self.path, LARGEST)
+            content = _content(self.path)
         except OSError as error:
             raise _said_no(self.path, error) from None
         if content and not content.endswith(b"\n"):
@@ -72,7 +72,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a journal. A torn last line (a run that was killed, or is writing now) is left out; any other damage
     raises StorageError with its line number."""
     try:
-        lines = read_regular(path, LARGEST).split(b"\n")
+        lines = _content(Path(path)).split(b"\n")
     except OSError as error:
         raise _said_no(Path(path), error) from None
     rows: list[dict[str, Any]] = []
@@ -108,6 +108,11 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _content(path: Path) -> bytes:
+    """All of a log. The device that keeps nothing is the log of every process but the first."""
+    return b"" if path == Path(os.devnull) else read_regular(path, LARGEST)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
