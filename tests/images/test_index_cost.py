@@ -30,7 +30,9 @@ def test_listing_asks_the_system_a_few_times_a_file(many: Path, monkeypatch: pyt
     counts: Counter[str] = Counter()
     for name in ("open", "stat", "lstat", "scandir"):
         really = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, name=name, really=really, **k: (counts.update([name]), really(*a, **k))[1])
+        monkeypatch.setattr(
+            os, name, lambda *a, name=name, really=really, **k: (counts.update([name]), really(*a, **k))[1]
+        )
     assert len(read_classes(many)) == FILES
     print(dict(counts))
     assert counts["open"] + counts["scandir"] < 100 and counts["stat"] + counts["lstat"] <= 2 * FILES

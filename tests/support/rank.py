@@ -1,4 +1,4 @@
-"""One rank of a training, as a program: `python -m tests.support.rank FOLDER RUN [--resume] [--poison STEP RANK] [--patience SECONDS]`."""
+"""One rank of a training, as a program: `python -m tests.support.rank FOLDER RUN`."""
 
 import argparse
 import datetime
