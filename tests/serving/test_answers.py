@@ -90,7 +90,7 @@ def test_features_are_those_of_the_model(served: Running, bundle: Path) -> None:
 
 
 def unpack(body: bytes) -> tuple[dict, dict[str, np.ndarray]]:
-    """What `/look?layer=` sends, as docs/guides/serve.md describes it."""
+    """The answer of `/look?layer=`, as docs/guides/serve.md describes it."""
     length = int.from_bytes(body[:4], "little")
     header, at, arrays = json.loads(body[4 : 4 + length]), 4 + length, {}
     for one in header["arrays"]:

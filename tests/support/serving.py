@@ -19,9 +19,8 @@ from tests.support import serve_extra  # noqa: F401
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.vit import ViTConfig
-from vitrail.serving.app import application
+from vitrail.serving.app import build
 from vitrail.serving.limits import Limits
-from vitrail.serving.served import Models, open_served
 from vitrail.serving.server import Server, build_server, listen
 from vitrail.serving.service import Service
 from vitrail.weights.bundle import Record, save_bundle
@@ -118,15 +117,13 @@ def running(
     paths: Mapping[str, Path], *, limits: Limits | None = None, batch: int = 1, watch: float = 0.0, **guard: Any
 ) -> Iterator[Running]:
     """A server of these bundles, in a thread."""
-    models = Models(
-        {name: str(path) for name, path in paths.items()},
-        lambda name, path: open_served(name, path, device="cpu", precision="fp32"),
-    )
     # a busy machine may be slow to decode: the limit is tested where it is the subject
-    service = Service(models, limits or Limits(decode_seconds=10, answer=20), batch=batch, watch=watch)
+    limits = limits or Limits(decode_seconds=10, answer=20)
+    named = {name: str(path) for name, path in paths.items()}
+    service, app = build(named, limits=limits, device="cpu", precision="fp32", batch=batch, watch=watch, **guard)
     listening = listen("127.0.0.1", 0)
     begun = threading.Event()
-    server = build_server(application(service, **guard), service, begun.set)
+    server = build_server(app, service, begun.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     assert begun.wait(60)

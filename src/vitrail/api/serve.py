@@ -48,26 +48,19 @@ def serve(
     check_extra()
     import torch
 
-    from vitrail import hardware
-    from vitrail.serving.app import application
+    from vitrail.serving.app import build
     from vitrail.serving.guard import LOCAL
-    from vitrail.serving.served import Models, open_served
     from vitrail.serving.server import build_server, listen
-    from vitrail.serving.service import Service
 
     listening = listen(host, port)
-    where = hardware.device(device)
-    opened = Models(
-        named(models), lambda name, path: open_served(name, path, device=str(where), precision=precision)
+    service, app = build(
+        named(models), limits=Limits(queue=queue), device=device, precision=precision, batch=batch, watch=watch,
+        hosts=[*LOCAL, host, *names], addresses=not local, token=token,
     )  # fmt: skip
-    service = Service(
-        opened, Limits(queue=queue), batch=batch or (1 if where.type == "cpu" else 32), watch=watch
-    )  # fmt: skip
-    app = application(service, hosts=[*LOCAL, host, *names], addresses=not local, token=token)
 
     def started() -> None:
         if not quiet:
-            say_started(opened.by_name, listening, torch.get_num_threads(), bool(token))
+            say_started(service.models.by_name, listening, torch.get_num_threads(), bool(token))
 
     build_server(app, service, started).run(sockets=[listening])
 

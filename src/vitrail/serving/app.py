@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -16,16 +17,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vitrail import hardware
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.prediction.predict import decide
 from vitrail.serving import inference_protocol
 from vitrail.serving.bodies import Gone, number, read_images
 from vitrail.serving.guard import LOCAL, Guard
+from vitrail.serving.limits import Limits
 from vitrail.serving.look import Looked
 from vitrail.serving.problem import Problem
 from vitrail.serving.samples import SAMPLES
-from vitrail.serving.served import Served, find_model
+from vitrail.serving.served import Models, Served, find_model, open_served
 from vitrail.serving.service import Service
 
 Handler = Callable[[Service, Request], Awaitable[Response]]
@@ -223,3 +226,23 @@ def application(
     found = [Route(path, Endpoint(service, method, path, handler)) for (method, path), handler in routes().items()]
     router = Router(found, redirect_slashes=False, default=not_found, lifespan=lambda _: service.running())
     return Guard(router, service.metrics, hosts=hosts, addresses=addresses, token=token)
+
+
+def build(
+    paths: Mapping[str, str],
+    *,
+    limits: Limits | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch: int = 0,
+    watch: float = 0.0,
+    **guard: Any,
+) -> tuple[Service, ASGIApp]:
+    """The models opened and checked, and the application around them. `guard` is what `application` takes.
+
+    `batch` 0 is 1 on a CPU, where a batch is no faster, and 32 elsewhere.
+    """
+    where = hardware.device(device)
+    models = Models(paths, partial(open_served, device=str(where), precision=precision))
+    service = Service(models, limits or Limits(), batch=batch or (1 if where.type == "cpu" else 32), watch=watch)
+    return service, application(service, **guard)

@@ -1,4 +1,4 @@
-"""One thread computes; a bounded queue stands before it. What nobody waits for any more is not computed."""
+"""One thread computes; a bounded queue stands before it. Cancelled work is not computed."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ class Batcher:
         self.each = 0.0
         """Seconds an image took lately."""
         self.dropped = 0
-        """Images that were not computed, since nobody waited for them any more."""
+        """Images that were not computed, since their clients had gone."""
         self._jobs: deque[Job] = deque()
         self._change = threading.Condition()
         self._stopping = False
@@ -96,7 +96,7 @@ class Batcher:
             took = time.perf_counter() - began
             self.each = took / len(jobs) if not self.each else 0.8 * self.each + 0.2 * took / len(jobs)
             assert self._loop is not None
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            with contextlib.suppress(RuntimeError):  # the loop is closed, no client is left
                 self._loop.call_soon_threadsafe(_deliver, jobs, found, began, took)
 
     def _take(self) -> list[Job]:

@@ -82,6 +82,14 @@ class Child:
                     pipe.close()
             self._process = None
 
+    def revive(self) -> None:
+        """Starts the process again where it has died. It may die again at once: the next look will tell."""
+        if not self.alive:
+            self.stop()
+            self.start()
+            with contextlib.suppress(_Died):
+                self.wait_ready()
+
     def pixels(self, content: bytes, background: tuple[int, int, int]) -> UInt8[np.ndarray, "H W C"]:
         """The upright picture. Raises Problem 422 for one that cannot be decoded within the limits.
 
@@ -181,16 +189,15 @@ class Decoders:
         return resize_picture(image, preprocess)
 
     def mend(self) -> None:
-        """Starts children again that died while nobody asked them."""
+        """Starts children again that died between two requests."""
         with self._mend:
             for _ in self.children:
                 with contextlib.suppress(queue.Empty):
                     child = self._free.get_nowait()
-                    if not child.alive:
-                        child.stop()
-                        child.start()
-                        child.wait_ready()
-                    self._free.put(child)
+                    try:
+                        child.revive()
+                    finally:
+                        self._free.put(child)
 
     @property
     def alive(self) -> bool:

@@ -1,4 +1,4 @@
-"""What stands before the application: who may ask, from where, how much; and headers on every answer.
+"""The guard before the application: who may ask, and from where; and headers on every answer.
 
 A server on 127.0.0.1 is reached by every page in the browsers of its machine. Host tells a page that was rebound to this
 address (DNS rebinding); Origin and Sec-Fetch-Site tell a page that posts from elsewhere.
@@ -32,6 +32,8 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+MOST_HEADERS, MOST_BYTES = 100, 16 << 10
+_CLOSE = {"Connection": "close"}
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 log = logging.getLogger("vitrail")
@@ -87,6 +89,13 @@ class Guard:
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+        if (
+            len(scope["headers"]) > MOST_HEADERS
+            or sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_BYTES
+        ):
+            raise Problem(431, "many-headers", "the headers are too many or too long", _CLOSE)
+        if "content-length" in headers and "transfer-encoding" in headers:  # proxies would read it in two ways
+            raise Problem(400, "two-lengths", "a body has one length", _CLOSE)
         host = self.check_host(headers.get("host", []))
         if not scope["path"].startswith("/"):
             raise Problem(400, "bad-target", "the target is not a path")
@@ -100,6 +109,8 @@ class Guard:
         if match is None:
             raise Problem(400, "bad-host", "one Host header is needed")
         name = match["name"].strip("[]").lower()
+        if match["name"].startswith("[") != (":" in name):
+            raise Problem(400, "bad-host", "only an IPv6 address stands in brackets")
         if name not in self.hosts and not (self.addresses and is_address(name)):
             raise Problem(421, "wrong-host", "this server does not answer to that name")
         return found[0].lower()

@@ -52,7 +52,7 @@ async def ready(service: Service, request: Request) -> Response:
 
 
 async def server(service: Service, request: Request) -> Response:
-    """What the server is."""
+    """Name and version of the server."""
     return JSONResponse({"name": "vitrail", "version": "2", "extensions": ["binary_tensor_data"]})
 
 
@@ -162,6 +162,8 @@ def read_array(data: Any, rest: bytes | None, kind: str, shape: Sequence[int]) -
 def flat(data: Any, kind: np.dtype) -> np.ndarray:
     """Numbers of a list, nested or not. ValueError for others, and where they are not numbers of this type."""
     found = np.asarray(data, np.float64).ravel()
+    if kind != np.uint8 and not (np.abs(found) < np.finfo(np.float32).max).all():
+        raise ValueError
     if kind == np.uint8 and not ((found >= 0) & (found <= 255) & (found == np.floor(found))).all():
         raise ValueError
     return found.astype(kind)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ LEVELS = 256
 
 @dataclass(eq=False)
 class Looked:
-    """What one image makes of a model. Maps are `round(255 √(w / peak))` of attention w, and `peak` the largest of a row."""
+    """One image in the eyes of a model. Maps are `round(255 √(w / peak))` of attention w, and `peak` the largest of a row."""
 
     logits: Float[Tensor, "1 K"]
     grid: tuple[int, int] = (0, 0)
@@ -64,12 +64,14 @@ def look(
         except DoesNotApply as reason:
             return Looked(model(pixels).float().cpu(), missing=reason.found)
         logits = model.head(model.pool(features)).float().cpu()
-        shown = [tap for tap in taps if tap.windows == 1 and (layers is None or tap.layer in layers)]
-        if not shown:
-            return Looked(logits, missing="attention in windows: it has no map of the whole image")
+    shown = [tap for tap in taps if tap.windows == 1 and (layers is None or tap.layer in layers)]
+    if not shown:
+        return Looked(logits, missing="attention in windows: it has no map of the whole image")
+    with torch.no_grad():  # and not in `answering`: maps are computed in float32
         found = read_maps(logits, shown, patches)
-        if len({tap.tokens for tap in taps}) == 1:
-            flow = flow_back(readout(model, features).float(), taps)[0, shown[0].layout.prefix :]
+        if all(tap.windows == 1 for tap in taps) and len({tap.tokens for tap in taps}) == 1:
+            read = readout(model, replace(features, tokens=features.tokens.float()))
+            flow = flow_back(read, taps)[0, shown[0].layout.prefix :]
             found.rollout = quantise(flow.cpu() @ membership(found.own_grid, found.grid).float(), LEVELS)
     return found
 

@@ -46,7 +46,7 @@ class Served:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file of tensors, as the record has it; else over the tensors."""
+        """The sha256 of the file of tensors, as its record says; without one, a sha256 over the tensors."""
         return getattr(self.record, "sha256", "") or self.engine.digest
 
     @property
@@ -80,7 +80,7 @@ class Served:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What every answer says of the model."""
+        """The facts of the model that stand in every answer."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -97,20 +97,25 @@ def open_served(name: str, path: str, **how: Any) -> Served:
     Raises WeightsError, ConfigError, DoesNotApply.
     """
     stamp = stamp_of(path)
-    served = serve_model(name, load(path), path=path, **how)
-    served = dataclasses.replace(served, stamp=stamp)
+    served = serve_model(name, load(path), path=path, stamp=stamp, **how)
     check_answers(served)
     return served
 
 
 def serve_model(
-    name: str, model: nn.Module | Engine, *, path: str = "", device: str = "auto", precision: str = "auto"
+    name: str,
+    model: nn.Module | Engine,
+    *,
+    path: str = "",
+    stamp: tuple[Any, ...] = (),
+    device: str = "auto",
+    precision: str = "auto",
 ) -> Served:
     """A model in memory as it is served."""
     check_head(model)
     of = TorchEngine.of
     engine = of(model, device=device, precision=precision) if isinstance(model, nn.Module) else model
-    return Served(name, path, engine, Decision.of(engine, 5))
+    return Served(name, path, engine, Decision.of(engine, 5), stamp)
 
 
 def sample_probabilities(served: Served) -> dict[str, list[float]]:
@@ -130,6 +135,7 @@ def check_answers(served: Served) -> None:
         found = sample_probabilities(served)
     except NonFiniteError:
         raise WeightsError(f"the answers of {served.path or served.name} are not finite") from None
+    _ = served.about  # computed here, not at the first request
     folder = find_bundle(Path(served.path)) if served.path and Path(served.path).exists() else None
     if folder is None or not (folder / GOLDEN).is_file():
         return
@@ -157,7 +163,7 @@ def write_golden(path: str | Path) -> Path:
 
 
 def stamp_of(path: str) -> tuple[Any, ...]:
-    """What changes when the files of a model do; empty for a name of the hub."""
+    """A value that changes with the files of a model; empty for a name of the hub."""
     folder = find_bundle(Path(path))
     files = [folder / TENSORS, folder / RECORD] if folder else [Path(path)]
     found = [file.stat() for file in files if file.is_file()]

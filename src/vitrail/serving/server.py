@@ -136,7 +136,7 @@ def build_server(app: ASGIApp, service: Service, started: Callable[[], None] = l
     config = uvicorn.Config(
         app, loop="asyncio", http=type("Bounded", (Connection,), {"limits": limits}), ws="none", lifespan="on",
         log_config=None, access_log=False, server_header=False, date_header=False, proxy_headers=False,
-        timeout_keep_alive=5, timeout_graceful_shutdown=int(limits.drain),
+        timeout_keep_alive=max(1, int(limits.headers)), timeout_graceful_shutdown=int(limits.drain),
         h11_max_incomplete_event_size=limits.header_bytes,
     )  # fmt: skip
     server = Server(config, service)

@@ -1,4 +1,4 @@
-"""From a request's images to its answer: decoded in a child, queued, computed, and given up when nobody waits."""
+"""From a request's images to its answer: decoded in a child, queued, computed, or given up when the client goes."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ class Service:
         self.draining = False
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "waiting": ("Images that wait or are computed", lambda: self.batcher.waiting),
-            "dropped": ("Images not computed, since nobody waited for them any more", lambda: self.batcher.dropped),
+            "dropped": ("Images not computed, since their clients had gone", lambda: self.batcher.dropped),
             "ready": ("1 where requests are answered", lambda: self.ready),
             "decoder_restarts": ("Decoding processes started again", lambda: self.decoders.restarts),
             "swapped": ("Models put in the place of others", lambda: self.models.swapped),
