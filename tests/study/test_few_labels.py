@@ -12,8 +12,8 @@ from vitrail.errors import ConfigError, Preempted
 from vitrail.images.sources import open_data
 from vitrail.recipes.request import Given
 from vitrail.study.cells import Row
+from vitrail.study.label_questions import FewLabels
 from vitrail.study.label_shares import answer, plan_runs, verdict
-from vitrail.study.questions import FewLabels
 from vitrail.study.subsets import take_number, take_share
 
 pytestmark = pytest.mark.flow

@@ -12,7 +12,7 @@ from vitrail.recipes.pretraining import SMALL
 from vitrail.recipes.request import Given
 from vitrail.study.arena import PROTOCOLS, plan, plan_pretraining, show
 from vitrail.study.cells import Row
-from vitrail.study.questions import METHODS, Pretraining
+from vitrail.study.label_questions import METHODS, Pretraining
 
 pytestmark = pytest.mark.flow
 

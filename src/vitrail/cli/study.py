@@ -26,7 +26,7 @@ from vitrail.cli.arguments import Switch, parse, run_group, say
 from vitrail.cli.options import Show
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import show
-from vitrail.study import questions
+from vitrail.study import label_questions, questions
 from vitrail.study.questions import Question
 
 Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -135,7 +135,7 @@ class Search(Studied, questions.Question):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining(Studied, questions.Pretraining):
+class Pretraining(Studied, label_questions.Pretraining):
     """Compares ways of pre-training on your images: one small ViT, the same FLOPs, the same readouts, one report.
 
     examples:
@@ -146,7 +146,7 @@ class Pretraining(Studied, questions.Pretraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewLabels(Studied, questions.FewLabels):
+class FewLabels(Studied, label_questions.FewLabels):
     """Pre-training on all images, then fine-tuning on a few labels; compared with those labels alone for the same FLOPs.
 
     examples:
@@ -156,7 +156,7 @@ class FewLabels(Studied, questions.FewLabels):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfTrain(Studied, questions.SelfTrain):
+class SelfTrain(Studied, label_questions.SelfTrain):
     """Noisy Student: a teacher labels images that have no label, a noised student learns from all; then it is the teacher.
 
     examples:
@@ -277,15 +277,15 @@ STUDIES: dict[str, tuple[str, Any, type[Question], Callable[..., Question]]] = {
     ),
     "pretraining": (
         "DATA · ways of pre-training: one small ViT, the same FLOPs, the same readouts",
-        Pretraining, questions.Pretraining, question_of,
+        Pretraining, label_questions.Pretraining, question_of,
     ),
     "few-labels": (
         "DATA · pre-training on all images and fine-tuning on a few labels, against the same compute from scratch",
-        FewLabels, questions.FewLabels, question_of,
+        FewLabels, label_questions.FewLabels, question_of,
     ),
     "self-train": (
         "DATA · Noisy Student: a teacher labels images that have no label, a noised student learns from all of them",
-        SelfTrain, questions.SelfTrain, question_of,
+        SelfTrain, label_questions.SelfTrain, question_of,
     ),
 }  # fmt: skip
 """The options of each study, its question, and how the one becomes the other."""

@@ -13,18 +13,8 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec
 
-from vitrail.study.questions import (
-    Ablation,
-    Compute,
-    DataSize,
-    FewLabels,
-    Grid,
-    Pretraining,
-    Question,
-    Search,
-    SelfTrain,
-    Transfer,
-)  # fmt: skip
+from vitrail.study.label_questions import FewLabels, Pretraining, SelfTrain
+from vitrail.study.questions import Ablation, Compute, DataSize, Grid, Question, Search, Transfer
 
 if TYPE_CHECKING:
     from vitrail.study.report import Answer

@@ -14,7 +14,7 @@ from vitrail.recipes.pretraining import SMALL, small_run
 from vitrail.recipes.request import Given
 from vitrail.reports.charts import Chart
 from vitrail.study.cells import Cell, Row, Stage, hardware_of, image_flops, open_labelled, size_model
-from vitrail.study.questions import Pretraining
+from vitrail.study.label_questions import Pretraining
 from vitrail.study.report import Answer, Shown, answer_cells, series_of, summary, weigh
 from vitrail.training.run import Optim, Run
 

@@ -14,7 +14,7 @@ from vitrail.recipes.pretraining import SMALL, small_run
 from vitrail.recipes.request import Given
 from vitrail.reports.charts import Chart
 from vitrail.study.cells import Cell, Row, Stage, flops_of, hardware_of, open_labelled, size_model
-from vitrail.study.questions import FewLabels
+from vitrail.study.label_questions import FewLabels
 from vitrail.study.report import Answer, Shown, answer_cells, series_of, summary, weigh
 from vitrail.study.subsets import take_share
 from vitrail.training.run import Optim, Run

@@ -21,8 +21,8 @@ from vitrail.recipes import Given, choose, recipe
 from vitrail.storage import write_whole
 from vitrail.study.cells import Row, hardware_of, open_labelled, train_to_end
 from vitrail.study.engine import open_study
+from vitrail.study.label_questions import SelfTrain
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
-from vitrail.study.questions import SelfTrain
 from vitrail.study.report import Answer, Shown, summary, write_answer
 from vitrail.study.subsets import take_share
 from vitrail.training.run import Run
