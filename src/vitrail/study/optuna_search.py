@@ -4,6 +4,7 @@ Optuna's sampler is told the seed and all earlier scores, so that each trial fol
 """
 
 import functools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -59,8 +60,8 @@ def distribution(optuna: Any, name: str, text: str) -> Any:
     """ "1e-4..1e-2" between two numbers, whole ones for whole ends; "log 1e-4..1e-2"; "a,b,c" one of these."""
     low, dots, high = text.removeprefix("log ").partition("..")
     if not dots:
-        return optuna.distributions.CategoricalDistribution([_number(part.strip()) for part in text.split(",")])
-    ends = _number(low), _number(high)
+        return optuna.distributions.CategoricalDistribution([_value(part.strip()) for part in text.split(",")])
+    ends = _value(low), _value(high)
     if not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
         raise ConfigError(
             f"{name} = {text!r} is no range", allowed="'1e-4..1e-2', 'log 1e-4..1e-2', '2..8', or 'a,b,c'"
@@ -73,13 +74,12 @@ def distribution(optuna: Any, name: str, text: str) -> Any:
         raise ConfigError(f"{name} = {text!r} is no range ({error})") from None
 
 
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _value(text: str) -> Any:
+    """JSON where it is JSON (1e-3, true), else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def plan_cell(asked: Search, values: Mapping[str, Any], number: int) -> Cell:

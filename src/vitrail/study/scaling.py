@@ -1,5 +1,6 @@
 """Where two curves cross, which points nothing cheaper beats, and a saturating power law through points."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Crossing:
 
 def first_crossing(x: Sequence[float], gap: Sequence[float]) -> float | None:
     """The x at which `gap` goes from below zero to above, on straight lines over log x; None where it does not."""
-    for (x0, g0), (x1, g1) in zip(zip(x, gap, strict=True), list(zip(x, gap, strict=True))[1:], strict=False):
+    for (x0, g0), (x1, g1) in itertools.pairwise(zip(x, gap, strict=True)):
         if g0 < 0 <= g1:
             return math.exp(math.log(x0) + (math.log(x1) - math.log(x0)) * g0 / (g0 - g1))
     return None
@@ -42,14 +43,14 @@ def find_crossing(
     """
     draws = np.random.default_rng(seed)
 
-    def redraw(values: Sequence[float]) -> float:
-        return float(np.mean(draws.choice(np.asarray(values), len(values))))
+    def redraw(values: Sequence[float]) -> Float[np.ndarray, "repeats"]:
+        return draws.choice(np.asarray(values, float), (REPEATS, len(values))).mean(1)
 
     gap = [float(np.mean(one) - np.mean(other)) for one, other in zip(first, second, strict=True)]
-    again = [[redraw(one) - redraw(other) for one, other in zip(first, second, strict=True)] for _ in range(REPEATS)]
-    found = [at for at in (first_crossing(x, sample) for sample in again) if at is not None]
-    low, high = np.quantile(found, [0.025, 0.975]) if found else (None, None)
-    return Crossing(first_crossing(x, gap), low and float(low), high and float(high), len(found) / REPEATS)
+    again = np.stack([redraw(one) - redraw(other) for one, other in zip(first, second, strict=True)], axis=1)
+    found = [at for at in (first_crossing(x, sample) for sample in again.tolist()) if at is not None]
+    low, high = (float(end) for end in np.quantile(found, [0.025, 0.975])) if found else (None, None)
+    return Crossing(first_crossing(x, gap), low, high, len(found) / REPEATS)
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
@@ -79,11 +80,11 @@ class PowerLaw:
         return float(((error - self.floor) / self.scale) ** (-1 / self.exponent))
 
 
-EXPONENTS = np.geomspace(0.02, 2.0, 400)
+EXPONENTS = np.geomspace(0.02, 2.0, 200)
 
 
 def fit_power_law(costs: Sequence[float], errors: Sequence[float]) -> PowerLaw:
-    """Least squares with a floor and a scale of 0 or more: solved exactly at each of 400 exponents, the best is taken.
+    """Least squares with a floor and a scale of 0 or more: solved exactly at each of 200 exponents, the best is taken.
 
     Raises DataError for fewer than three costs.
     """
@@ -108,7 +109,7 @@ def _floor_and_scale(basis: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -
 
 
 def interval_of_exponent(
-    costs: Sequence[float], errors: Sequence[float], *, repeats: int = 200, seed: int = 0
+    costs: Sequence[float], errors: Sequence[float], *, repeats: int = 100, seed: int = 0
 ) -> tuple[float, float]:
     """Ends of the 95 % percentile bootstrap over the points; of the draws with three costs or more."""
     draws, found = np.random.default_rng(seed), []
