@@ -31,6 +31,7 @@ _MODULES = {
     "api.serve": ("serve",),
     "api.similar": ("similar",),
     "api.train": ("Trained", "train"),
+    "api.tune": ("tune",),
     "batches.batch": ("Batch",),
     "batches.mixing": ("Mixing",),
     "errors": (

@@ -35,6 +35,7 @@ from vitrail.api.serve import serve as serve
 from vitrail.api.similar import similar as similar
 from vitrail.api.train import Trained as Trained
 from vitrail.api.train import train as train
+from vitrail.api.tune import tune as tune
 from vitrail.batches.batch import Batch as Batch
 from vitrail.batches.mixing import Mixing as Mixing
 from vitrail.errors import CheckpointError as CheckpointError

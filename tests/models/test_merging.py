@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from tests.support.zoo import FAMILIES, VITS
 from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.models.deit import DeiTConfig
 from vitrail.models.merging import encode_merged, merge
@@ -117,6 +118,32 @@ def test_hybrids_merge_too() -> None:
     merged.load_state_dict(plain.state_dict())
     images = torch.randn(2, 3, 128, 96)
     assert merged(images).shape == plain(images).shape and not torch.equal(merged(images), plain(images))
+
+
+@torch.no_grad()
+def test_maps_show_the_members_of_merged_tokens() -> None:
+    """With few merged, and a row of weights that sums to 1: all patches of a token have the same share."""
+    from vitrail.inspection.attention_hooks import watch
+    from vitrail.inspection.maps import rollout_of
+
+    model, images = random_model(CONFIG, 6), torch.randn(2, 3, 20, 28)
+    held: list[torch.Tensor] = []
+    hooks = [
+        block.attn.members.register_forward_hook(lambda _, __, value: held.append(value)) for block in model.blocks
+    ]
+    maps: list[torch.Tensor] = []
+    out = watch(model, images, lambda tap: maps.append(tap.weights()))
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(out, model(images)) and maps[2].shape == (2, 2, 36, 36)
+    for weights, members in zip(maps, held, strict=True):
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 36))
+        same = members[0][:, None] == members[0][None]
+        first = same.float().argmax(1)  # the first patch of each token
+        torch.testing.assert_close(weights[0], weights[0][:, first][:, :, first])
+    assert (held[2][0].bincount() > 1).any()
+    flow = rollout_of(model, images, preprocess=Preprocess(size=(20, 28)))
+    assert flow.shape == (2, 5, 7) and (flow > 0).all()
 
 
 def test_relative_positions_do_not_merge() -> None:

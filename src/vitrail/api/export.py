@@ -6,14 +6,25 @@ from typing import Literal
 
 from vitrail.api.models import Model, Size, open_model
 from vitrail.errors import ConfigError
-from vitrail.exporting.onnx_file import Written, export_onnx
-from vitrail.exporting.subject import Subject, open_subject
+from vitrail.exporting.layouts import export_browser, export_ovms, export_triton
+from vitrail.exporting.onnx_file import Wanted, Written, export_onnx
+from vitrail.exporting.openvino_folder import export_openvino
+from vitrail.exporting.subject import Subject, open_subject, with_merging
 from vitrail.images.samples import Splits
 from vitrail.registry import Registry
 
-Target = Literal["onnx"]
-TARGETS = Registry[Callable[..., Written]]("export target", {"onnx": export_onnx})
-"""Kinds of exports: functions of (subject, out)."""
+Target = Literal["onnx", "openvino", "browser", "triton", "ovms"]
+TARGETS = Registry[Callable[[Subject, Path, Wanted], Written]](
+    "export target",
+    {
+        "onnx": export_onnx,
+        "openvino": export_openvino,
+        "browser": export_browser,
+        "triton": export_triton,
+        "ovms": export_ovms,
+    },
+)
+"""Kinds of exports."""
 ENDINGS = {"onnx": ".onnx"}
 
 
@@ -24,18 +35,26 @@ def export(
     to: Target = "onnx",
     out: str | Path | None = None,
     size: Size = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    int8: bool = False,
+    merge: int = 0,
+    within: float = 0.5,
     say: Callable[[str], object] = lambda text: None,
 ) -> Written:
     """Writes a model for other programs, with a certificate; a wrong graph is not written.
 
         vitrail.export("runs/photos-1").path      # photos-1.onnx: 8-bit pixels in, logits out
 
-    `data` are labelled images that the graph is compared on; by default those of the run. `out` is named after the run. Raises
-    WeightsError for a graph that answers otherwise than the model, DoesNotApply for a model that cannot be exported.
+    `data` are labelled images that the graph is compared on; by default those of the run. `out` is named after the run.
+    `int8` (OpenVINO) and `merge`, patches merged in each block, change answers: accuracy on images that were not trained on
+    may fall by `within` points, and the certificate has the 95 % interval of the loss. Raises WeightsError for a graph that
+    answers otherwise than the model, DataError for a larger loss, DoesNotApply for a model that cannot be exported.
     """
-    opened = open_model(model, size)
-    subject = open_subject(opened, data, say)
-    return TARGETS[to](subject, Path(out) if out is not None else default_name(subject, to))
+    if within <= 0 or merge < 0:
+        raise ConfigError(f"within = {within}, merge = {merge}", allowed="points above 0; 0 patches or more")
+    subject = with_merging(open_subject(open_model(model, size), data, say), merge)
+    wanted = Wanted(precision="bf16" if precision == "bf16" else "fp32", int8=int8, within=within)
+    return TARGETS[to](subject, Path(out) if out is not None else default_name(subject, to), wanted)
 
 
 def default_name(subject: Subject, to: str) -> Path:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "suite": ("vitrail.cli.suite", "many models on many data sets: your own transfer suite, or VTAB-1k"),
     "serve": ("vitrail.cli.serve", "answer over HTTP, and show a page where you see the model look"),
     "robustness": ("vitrail.cli.robustness", "accuracy on corrupted images, as ImageNet-C"),
+    "tune": ("vitrail.cli.tune", "speed against accuracy here: number format, runtime, merged tokens"),
     "export": ("vitrail.cli.export", "a model for other programs: ONNX, with a certificate"),
     "trace": ("vitrail.cli.trace", "one image's way through the model, in the paper's words"),
     "study": ("vitrail.cli.study", "compare ways of pre-training: same FLOPs, same readouts, one report"),

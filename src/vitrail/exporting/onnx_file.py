@@ -7,15 +7,40 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.exporting.gate import Case, certify
 from vitrail.exporting.graph import to_onnx
 from vitrail.exporting.reader import write_reader
-from vitrail.exporting.subject import Subject
+from vitrail.exporting.subject import MANY, Subject, judge, measure_drop, require_images, spread_rows
+from vitrail.images.samples import Source
 from vitrail.machine import describe
-from vitrail.prediction.artefact import Accuracy, Certificate, Exported, seal_onnx
+from vitrail.prediction.artefact import Certificate, Exported, seal_onnx
+from vitrail.prediction.engine import Engine
 from vitrail.prediction.onnx_engine import open_onnx
 from vitrail.storage import storage_errors, write_whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How the numbers of an export may differ from the model's."""
+
+    precision: str = "fp32"
+    """"fp32" or "bf16"."""
+    int8: bool = False
+    within: float = 0.5
+    """Points of accuracy that int8 or merged tokens may cost."""
+    judged: bool = True
+    """Whether accuracy is measured here; a graph that is changed further is measured later."""
+
+    def part(self, source: Source) -> Source:
+        """The images that accuracy is certified on: at most MANY; every second one where the others chose the int8 graph."""
+        rows = np.arange(1, len(source), 2) if self.int8 else np.arange(len(source))
+        return spread_rows(source.subset(rows), MANY)
+
+
+PLAIN = Wanted()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +57,12 @@ class Written:
         return self.exported.certificate
 
 
-def export_onnx(subject: Subject, out: Path) -> Written:
+def export_onnx(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
     """Writes `out` and a reader of the same name. Raises WeightsError for a graph that is wrong; then nothing is written."""
+    if wanted.int8 or wanted.precision == "bf16":
+        raise ConfigError("an ONNX file in int8 or bf16", allowed="fp32", next_step="try `to='openvino'`")
     with scratch_folder(out) as aside:
-        file = make_onnx(subject, aside / out.name)
+        file = make_onnx(subject, aside / out.name, wanted)
         reader = file.with_suffix(".py")
         write_whole(out, file.read_bytes())
         also = (out.with_suffix(".py"),) if reader.is_file() else ()
@@ -44,26 +71,37 @@ def export_onnx(subject: Subject, out: Path) -> Written:
     return Written(out, open_onnx(out).exported, also)
 
 
-def make_onnx(subject: Subject, file: Path, *, floats: bool = False, accuracy: Accuracy | None = None) -> Path:
+def make_onnx(subject: Subject, file: Path, wanted: Wanted = PLAIN, *, floats: bool = False) -> Path:
     """A certified ONNX file in a folder aside, with its reader. Raises WeightsError for a graph that is wrong."""
-    check_sizes(subject)
-    graph = to_onnx(subject.model, subject.record.preprocess, any_size=subject.any_size, floats=floats)
-    draft = Exported(record=subject.record, certificate=blank(), any_size=subject.any_size, floats=floats)
+    check_sizes(subject, subject.any_size)
+    graph = to_onnx(subject.exported, subject.record.preprocess, any_size=subject.any_size, floats=floats)
+    draft = Exported(
+        record=subject.record, certificate=blank(), any_size=subject.any_size, floats=floats, merge=subject.merge
+    )
     file.write_bytes(seal_onnx(graph, draft, subject.keys))
     reader = None if floats else write_beside(subject, file)
     case = Case(open_onnx(file, device="cpu"), subject.reference, subject.record, subject.pixels(), reader)
-    certificate = replace(draft.certificate, checks=certify(case), accuracy=accuracy)
+    certificate = replace(draft.certificate, checks=certify(case))
+    if subject.merge and wanted.judged:
+        certificate = with_accuracy(certificate, subject, case.candidate, wanted)
     file.write_bytes(seal_onnx(graph, replace(draft, certificate=certificate), subject.keys))
     open_onnx(file, device="cpu")  # whole, as it will be read
     return file
 
 
-def check_sizes(subject: Subject) -> None:
+def with_accuracy(certificate: Certificate, subject: Subject, engine: Engine, wanted: Wanted) -> Certificate:
+    """The certificate with accuracy before and after. Raises DataError for a loss beyond the bound, ConfigError without images."""
+    source = require_images(subject, "int8" if wanted.int8 else "merging tokens")
+    accuracy = measure_drop(subject.original, engine, wanted.part(source), subject.data, within=wanted.within)
+    return replace(certificate, accuracy=accuracy, not_shown=judge(accuracy))
+
+
+def check_sizes(subject: Subject, any_size: bool) -> None:
     """DoesNotApply where images come at several shapes, and the graph would have one."""
-    if subject.record.preprocess.resize == "native" and not subject.any_size:
+    if subject.record.preprocess.resize == "native" and not any_size:
         raise DoesNotApply(
-            f"images at their native aspect for a {subject.model.config.family} whose exported graph has one size",
-            next_step="load it with a preprocessing that squashes, crops or pads",
+            "images at their native aspect, and a graph of one size",
+            next_step="export a ViT to ONNX, or load the model with a preprocessing that squashes, crops or pads",
         )
 
 

@@ -1,7 +1,7 @@
 """The model to export, and the images that its graph is judged on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,27 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from vitrail.config import with_changes
 from vitrail.errors import ConfigError, DataError, DoesNotApply
-from vitrail.evaluation.evaluate import evaluate_classes
+from vitrail.evaluation.evaluate import evaluate, evaluate_classes
 from vitrail.exporting.gate import Case, compare_logits
 from vitrail.images.content_keys import Keys
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import open_data
+from vitrail.models import zoo
 from vitrail.models.backbone import Backbone
 from vitrail.prediction.artefact import Accuracy, Compared
 from vitrail.prediction.engine import Engine, TorchEngine
 from vitrail.prediction.forward import check_head
+from vitrail.scores.classification import Scores
 from vitrail.scores.statistics import mcnemar, wilson
+from vitrail.training.run_data import open_for
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.unseen import choose_part
 from vitrail.weights.record import Record
 from vitrail.weights.trained_on import read_trained_keys
 
-FEW, MANY = 64, 2000
+FEW, MANY = 64, 4000
 """Real images that an exact graph is compared on, and the most that a changed one is measured on."""
 AGREEMENT = 0.995
 """The least share of equal answers in bfloat16."""
@@ -40,35 +44,67 @@ class Subject:
     model: Backbone
     record: Record
     keys: Keys | None
-    """Of the images that it was trained on."""
+    """Content keys of the images that it was trained on."""
     source: Source | None
     """Images that it was not trained on."""
     data: str
+    merged: Backbone | None = None
+    """The same weights with merged tokens, where those are exported."""
+
+    @property
+    def exported(self) -> Backbone:
+        """The model that becomes a graph."""
+        return self.merged or self.model
+
+    @property
+    def merge(self) -> int:
+        """Patches merged in each block."""
+        return self.merged.config.extras.merge if self.merged else 0
 
     @property
     def reference(self) -> TorchEngine:
-        """The model in torch, float32: what every graph is held against."""
+        """The exported model in torch, float32: what its graph is held against."""
+        return TorchEngine.of(self.exported, device="cpu", precision="fp32")
+
+    @property
+    def original(self) -> TorchEngine:
+        """The model as it was trained, in torch, float32: what accuracy is held against."""
         return TorchEngine.of(self.model, device="cpu", precision="fp32")
 
     @property
     def any_size(self) -> bool:
-        return self.model.config.exports_any_size
-
-    def sample(self, most: int) -> Source | None:
-        """At most so many of its images, evenly spread."""
-        if self.source is None:
-            return None
-        rows = np.unique(np.linspace(0, len(self.source) - 1, min(most, len(self.source))).astype(np.int64))
-        return self.source.subset(rows)
+        """Merged tokens are measured at one size, so they are exported for one."""
+        return self.model.config.exports_any_size and not self.merge
 
     def pixels(self, most: int = FEW) -> UInt8[Tensor, "N C H W"] | None:
         """At most so many of its images, as the model reads them at its native size."""
-        source, preprocess = self.sample(most), self.record.preprocess
-        if source is None:
+        preprocess = self.record.preprocess
+        if self.source is None:
             return None
+        source = spread_rows(self.source, most)
         read = (preprocess.read(source[index]) for index in range(len(source)))
         images = [image for image in read if tuple(image.shape[1:]) == tuple(preprocess.size)]
         return torch.stack(images) if images else None
+
+
+def spread_rows(source: Source, most: int) -> Source:
+    """At most so many of the images, evenly spread."""
+    rows = np.linspace(0, len(source) - 1, min(most, len(source))).astype(np.int64)
+    return source.subset(np.unique(rows))
+
+
+def with_merging(subject: Subject, merge: int) -> Subject:
+    """The subject with `merge` patches merged in each block. DoesNotApply for a family without a ViT's blocks."""
+    if not merge:
+        return subject
+    model, config = subject.model, subject.model.config
+    if not hasattr(config, "extras"):
+        raise DoesNotApply(f"a {config.family} has no tokens that merge", allowed="vit, deit and hybrid models")
+    changed: Any = with_changes(config, {"extras.merge": merge})
+    merged = zoo.skeleton(changed)
+    merged.load_state_dict(model.state_dict(), assign=True)
+    merged.record = replace(subject.record, config=changed)
+    return replace(subject, merged=merged.eval(), record=merged.record)
 
 
 def open_subject(model: Backbone, data: str | Path | Splits | None, say: Say) -> Subject:
@@ -97,7 +133,7 @@ def _open_images(data: str | Path | Splits | None, path: str | None, say: Say) -
         return None, ""
     run = RunFolder.read(Path(path))
     try:
-        return open_data(run.data, holdout=run.holdout), run.data
+        return open_for(run), run.data
     except DataError:
         say(f"the images of the run, {run.data}, are not here: the graph is compared on drawn images only")
         return None, ""
@@ -115,12 +151,9 @@ def require_images(subject: Subject, what: str, least: int = 1) -> Source:
     return subject.source
 
 
-def measure_drop(
-    before: Engine, after: Engine, source: Source, data: str, *, within: float, batch: int = 64
-) -> Accuracy:
-    """Top-1 of both on the same images, and the 95 % interval of the difference."""
-    options: dict[str, Any] = {"batch_size": batch, "workers": 0}
-    scores = [evaluate_classes(one, source, **options) for one in (before, after)]
+def measure_drop(before: Scores | Engine, after: Engine, source: Source, data: str, *, within: float) -> Accuracy:
+    """Top-1 of both on the same images, and the 95 % interval of the difference. `before` may be scores that are known."""
+    scores = [one if isinstance(one, Scores) else score(one, source) for one in (before, after)]
     right = [one.predicted == one.targets for one in scores]
     both = mcnemar(right[0], right[1])
     low, high = both.interval
@@ -135,10 +168,29 @@ def measure_drop(
     )
 
 
+def score(engine: Engine, source: Source) -> Scores:
+    """Top-1 of an engine on all images."""
+    return evaluate_classes(engine, source, batch_size=64, workers=0)
+
+
+def judge(accuracy: Accuracy) -> tuple[str, ...]:
+    """Refuses a loss beyond the bound; gives a sentence where the images are too few to show that it is within."""
+    if accuracy.drop > accuracy.within:
+        raise DataError(
+            f"accuracy falls by {accuracy.drop:.2f} points on {accuracy.images:,} images, of {accuracy.within:g} allowed: "
+            "nothing was written",
+            next_step="allow more with `within`, or merge fewer tokens",
+        )
+    if accuracy.shown:
+        return ()
+    low, high = accuracy.interval
+    return (
+        f"that accuracy falls by at most {accuracy.within:g} points: {accuracy.images:,} images leave {low:+.2f} to {high:+.2f}",
+    )
+
+
 def measure_agreement(case: Case, source: Source) -> tuple[Compared, tuple[str, ...]]:
     """How many images have the same answer in a shorter number format; and a sentence where too few images cannot show it."""
-    from vitrail.evaluation.evaluate import evaluate
-
     tables = [evaluate(one, source, batch_size=64, workers=0)[1] for one in (case.reference, case.candidate)]
     found = compare_logits(case, "real images", tables[0].features, tables[1].features, tables[0].keys)
     if found.agreement < AGREEMENT:
@@ -148,5 +200,5 @@ def measure_agreement(case: Case, source: Source) -> tuple[Compared, tuple[str, 
             next_step="export in fp32",
         )
     low, _ = wilson(round(found.agreement * found.images), found.images)
-    few = f"{found.images:,} images are too few to show that {AGREEMENT:.1%} of answers stay the same"
+    few = f"that {AGREEMENT:.1%} of answers stay the same: {found.images:,} images are too few"
     return found, () if low >= AGREEMENT else (few,)

@@ -21,6 +21,7 @@ from vitrail.images.preprocess import Preprocess
 from vitrail.models.backbone import Backbone
 from vitrail.models.layers import Attention
 from vitrail.models.maxvit import WindowBlock, relative_bias
+from vitrail.models.merging import expand
 from vitrail.prediction.forward import answering, as_input, place
 
 BLOCK_BYTES = 8 << 20
@@ -197,11 +198,18 @@ def keep_until_end(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 def _hook_attention(module: Attention, tap: Tap, visit: Visit) -> list[RemovableHandle]:
-    """Hooks on the norms (or identities) that q and k pass, and the turns of rotary positions: exactly what attention uses."""
+    """Hooks on the norms (or identities) that q and k pass, and the turns of rotary positions: exactly what attention uses.
+
+    A merged token is shown by its members, each with the token's q and k: a softmax over them gives each its share of what
+    the token gets, because log s is added to the logits of a token of s patches.
+    """
     seen: dict[str, Tensor] = {}
     turns: list[Tensor | None] = []
+    members: list[Tensor] = []
 
     def keep(letter: str, value: Tensor) -> None:
+        if members:
+            value = expand(value.flatten(2), members[-1]).unflatten(2, value.shape[2:])
         seen[letter] = rearrange(value, "B N A d -> B A N d")
         if len(seen) == 2:
             by = turns.pop() if turns else None  # a merged model calls the parts of attention, not the whole
@@ -209,6 +217,7 @@ def _hook_attention(module: Attention, tap: Tap, visit: Visit) -> list[Removable
             visit(replace(tap, q=q, k=k, bias=module.bias(q)))
 
     return [
+        module.members.register_forward_hook(lambda _, __, value: members.append(value)),
         module.register_forward_pre_hook(lambda _, entered: turns.append((*entered, None)[1])),
         *_norm_hooks(module, keep),
     ]

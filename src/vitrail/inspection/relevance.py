@@ -86,6 +86,8 @@ def _as_map(tokens: Tensor, features: Features) -> Float[Tensor, "B D h w"]:
 
 
 def _check_head(model: Backbone) -> None:
+    if getattr(getattr(model.config, "extras", None), "merge", 0):
+        raise DoesNotApply("relevance of merged tokens", next_step="look at the same weights without merging")
     if not model.config.classes:
         raise DoesNotApply("this model has no head, so there is no answer to explain")
 

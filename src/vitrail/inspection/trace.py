@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.errors import DoesNotApply
 from vitrail.inspection.attention_hooks import keep_until_end
 from vitrail.models.backbone import Backbone
 from vitrail.models.vit import ViT
@@ -47,6 +48,8 @@ class Seen:
 
 def trace(model: Backbone, images: Float[Tensor, "B C H W"]) -> list[Step]:
     """Every step from pixels to logits, in order. A ViT gives the paper's equations; other families their stages."""
+    if getattr(getattr(model.config, "extras", None), "merge", 0):
+        raise DoesNotApply("a trace of merged tokens", next_step="look at the same weights without merging")
     with answering(model, place(model), torch.float32):
         seen, logits = _watch(model, images)
     return list(TRACES.get(model.config.family, trace_stages)(model, images, seen, logits))

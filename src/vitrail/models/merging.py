@@ -1,9 +1,8 @@
 """Token merging without training (ToMe, arXiv 2210.09461): each block joins the r pairs of patches that are most alike.
 
-Between attention and MLP the patches are dealt into two sets by turns. Each patch of A finds the patch of B with the
-most similar key, and the r best pairs become their mean, weighted by how many patches each token stands for (section 3
-of the paper). Class and register tokens take no part. In attention a token of s patches counts s times: log s is added
-to its logits.
+Between attention and MLP the patches are dealt into two sets by turns. Each patch of A finds the patch of B with the most
+similar key. The r best pairs become their mean, weighted by the patches that each token holds (section 3 of the paper).
+Class and register tokens take no part. In attention a token of s patches counts s times: log s is added to its logits.
 
 At the end each patch gets the token that it is in. So `Features` have all patches of the grid, and a mean over them is weighted.
 """

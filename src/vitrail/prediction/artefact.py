@@ -61,7 +61,7 @@ class Accuracy:
     drop: float
     """In points: 0.3 means 0.3 % of the images."""
     interval: tuple[float, float]
-    """Of the drop, 95 %, paired: both models answered the same images."""
+    """The 95 % interval of the drop, paired: both models answered the same images."""
     within: float
     """The drop that was allowed, in points."""
 
@@ -91,7 +91,7 @@ class Exported:
     """The facts that travel with an exported graph."""
 
     record: Record
-    """Of the model: config, preprocessing, classes, licence, sha256 of its weights."""
+    """The model's record: config, preprocessing, classes, licence, sha256 of its weights."""
     certificate: Certificate
     precision: str = "float32"
     """Number format of the products: "float32", "bfloat16", "int8"."""

@@ -37,8 +37,8 @@ def open_engine(
 ) -> ExportedEngine:
     """An exported graph, ready to answer. `auto` takes ONNX Runtime for an ONNX file and OpenVINO for its own folder.
 
-    Raises WeightsError for a damaged or foreign file, ConfigError for a runtime that is not installed, ShapeError for a `size` that
-    the graph does not take.
+    Raises WeightsError for a damaged or foreign file, ConfigError where the runtime is not installed, ShapeError for a
+    wrong `size`.
     """
     path = Path(path)
     if not path.exists():

@@ -14,8 +14,8 @@ from vitrail.images.preprocess import Preprocess
 
 
 def preprocess_of(model: object, preprocess: Preprocess | None = None) -> Preprocess:
-    """The given one, else the one in the model's record. Raises ConfigError where there is neither."""
-    found = preprocess or getattr(getattr(model, "record", None), "preprocess", None)
+    """The given one, else the one in the model's record, or the engine's own. Raises ConfigError where there is neither."""
+    found = preprocess or getattr(_told(model), "preprocess", None)
     if found is None:
         raise ConfigError(
             "this model has no record that says how its images are prepared",
@@ -35,8 +35,13 @@ def check_head(model: object) -> None:
 
 
 def class_names(model: object) -> tuple[str, ...]:
-    """The names in the model's record; empty where it has none."""
-    return getattr(getattr(model, "record", None), "classes", ())
+    """The names in the model's record, or the engine's own; empty where there are none."""
+    return getattr(_told(model), "classes", ())
+
+
+def _told(model: object) -> object:
+    """Where preprocessing and class names are said: in a model's record, or by the engine itself."""
+    return getattr(model, "record", None) if isinstance(model, nn.Module) else model
 
 
 def place(model: nn.Module, device: str | torch.device | None = None) -> torch.device:

@@ -1,5 +1,6 @@
 """OpenVINO's folders, and ONNX files by OpenVINO (extra `openvino`). Its telemetry is switched off before it is imported."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from vitrail.errors import ConfigError, WeightsError
 from vitrail.prediction.artefact import FOLDER_FACTS, GRAPH, read_folder
 from vitrail.prediction.exported_engine import ExportedEngine, missing
 from vitrail.prediction.onnx_engine import read_onnx
+
+log = logging.getLogger("vitrail")
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names of number formats. Unless told it takes bfloat16 where the CPU has it, so it is always told."""
@@ -49,8 +52,11 @@ def open_openvino(path: Path, *, device: str = "auto", precision: str = "auto") 
     asked = kept if precision == "auto" else NAMES[precision]
     runs = compile_graph(graph, floats_of(asked))
     given = runs.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    real = {hint: name for name, hint in HINTS.items()}.get(given, given)
-    return OpenVinoEngine(artefact, runs, "openvino on cpu", "int8" if asked == "int8" else real)
+    real = "int8" if asked == "int8" else {hint: name for name, hint in HINTS.items()}.get(given, given)
+    if real != kept or path.suffix == ".onnx":
+        certified = f"{artefact.exported.certificate.engine} in {kept}"
+        log.warning("%s: its certificate is of %s; OpenVINO answers here, in %s", path, certified, real)
+    return OpenVinoEngine(artefact, runs, "openvino on cpu", real)
 
 
 def floats_of(precision: str) -> str:

@@ -18,6 +18,7 @@ from vitrail.errors import ConfigError, NonFiniteError, WeightsError
 from vitrail.images.decode import decode
 from vitrail.models.backbone import Backbone
 from vitrail.prediction.engine import Engine, TorchEngine
+from vitrail.prediction.engines import is_exported, open_engine
 from vitrail.prediction.forward import check_head
 from vitrail.prediction.predict import Decision, decide, probabilities_of
 from vitrail.serving.problem import Problem
@@ -97,7 +98,8 @@ def open_served(name: str, path: str, **how: Any) -> Served:
     Raises WeightsError, ConfigError, DoesNotApply.
     """
     stamp = stamp_of(path)
-    served = serve_model(name, load(path), path=path, stamp=stamp, **how)
+    model = open_engine(path, **how) if is_exported(path) else load(path)
+    served = serve_model(name, model, path=path, stamp=stamp, **how)
     check_answers(served)
     return served
 

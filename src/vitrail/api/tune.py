@@ -1,0 +1,34 @@
+"""`vitrail.tune`: speed against accuracy of the ways to run a model on this machine."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vitrail.api.models import Model, Size, open_model
+from vitrail.errors import ConfigError
+from vitrail.exporting import tune as trials
+from vitrail.exporting.subject import open_subject
+from vitrail.exporting.tune import Trial
+from vitrail.images.samples import Splits
+
+
+def tune(
+    model: Model,
+    data: str | Path | Splits | None = None,
+    *,
+    within: float = 0.5,
+    merges: Sequence[int] | None = None,
+    images: int = 2000,
+    size: Size = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> list[Trial]:
+    """Measures each runtime, number format and number of merged tokens: images a second, accuracy, and the loss with its interval.
+
+        vitrail.tune("runs/photos-1", "./photos")[-1]      # the fastest
+
+    `data` are labelled images; those that were trained on are left out, and every second one of the others, `images` at most,
+    measures accuracy. `within` is the loss that is allowed, in points; `merges` the numbers of patches merged in each block.
+    """
+    if within <= 0 or images < 2:
+        raise ConfigError(f"within = {within}, images = {images}", allowed="points above 0; 2 images or more")
+    subject = open_subject(open_model(model, size), data, say)
+    return trials.tune(subject, within=within, merges=merges, most=images, say=say)

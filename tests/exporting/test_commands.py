@@ -1,0 +1,81 @@
+"""The two commands as a person types them; the graph is made once for all tests."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import vitrail
+from tests.exporting.conftest import CLASSES, graph_of, pictures
+from vitrail.cli import main
+from vitrail.exporting import onnx_file, tune
+from vitrail.exporting.tune import Trial, choose
+from vitrail.prediction.artefact import Accuracy
+
+pytestmark = pytest.mark.flow
+pytest.importorskip("onnxscript", reason="needs vitrail[export]")
+pytest.importorskip("onnxruntime", reason="needs vitrail[export]")
+
+
+@pytest.fixture(autouse=True)
+def _made_once(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = graph_of(exported).SerializeToString()
+    for module in (onnx_file, tune):
+        monkeypatch.setattr(module, "to_onnx", lambda *given, **more: content)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    source = pictures(20)
+    for index in range(len(source)):
+        file = tmp_path / "photos" / CLASSES[int(source.labels[index])] / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.pixels(index)).save(file)
+    return tmp_path / "photos"
+
+
+def test_export_then_predict(bundle: Path, photos: Path, in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(bundle), str(photos), "--json"]) == 0
+    said = capsys.readouterr()
+    certificate = json.loads(said.out)
+    assert certificate["path"] == "small.onnx" and certificate["engine"].startswith("onnxruntime")
+    assert "20 images (all of" in said.err and "next: vitrail predict small.onnx new.jpg" in said.err
+    assert sorted(path.name for path in in_folder.iterdir() if path.is_file()) == ["small.onnx", "small.py"]
+    assert main(["evaluate", "small.onnx", str(photos), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 20
+
+
+def test_wrong_words_are_told(bundle: Path, in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, sentence in (
+        (["--int8"], "try `to='openvino'`"),
+        (["--merge", "-1"], "0 patches or more"),
+        (["--to", "openvino", "--int8"], "no images to measure the loss on"),
+    ):
+        assert main(["export", str(bundle), *words]) == 78
+        assert sentence.replace("`to='openvino'`", "--to openvino") in capsys.readouterr().err
+    assert not list(in_folder.iterdir())
+
+
+def test_tune_measures_and_chooses(bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune.importlib.util, "find_spec", lambda name: None if name in ("openvino", "nncf") else name)
+    trials = vitrail.tune(bundle, photos, merges=(1,), within=60)
+    found = {(trial.engine, trial.precision, trial.merge) for trial in trials}
+    assert {("torch", "float32", 0), ("torch", "float32", 1), ("onnxruntime", "float32", 0)} <= found
+    assert [trial.speed for trial in trials] == sorted(trial.speed for trial in trials)
+    assert all(trial.accuracy.images == 10 for trial in trials)
+    plain = next(trial for trial in trials if (trial.engine, trial.merge) == ("onnxruntime", 0))
+    assert plain.accuracy.drop == 0
+
+
+def trial(speed: float, drop: float, high: float) -> Trial:
+    facts = {"data": "photos", "images": 1000, "before": 0.9, "after": 0.9 - drop / 100, "drop": drop, "within": 0.5}
+    accuracy = Accuracy(interval=(2 * drop - high, high), **facts)
+    return Trial(engine="a", precision="b", merge=0, speed=speed, times=speed, accuracy=accuracy, command="c")
+
+
+def test_the_fastest_of_those_whose_loss_is_shown_is_chosen() -> None:
+    slow, right, unsure, wrong = trial(1, 0, 0.1), trial(3, 0.2, 0.4), trial(4, 0.3, 0.9), trial(9, 1.0, 1.4)
+    best, why = choose([slow, right, unsure, wrong])
+    assert best is right and "more images may show it of" in why
+    assert choose([unsure])[0] is None
