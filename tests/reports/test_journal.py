@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,3 +130,16 @@ def test_tensorboard_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     with pytest.raises(ConfigError, match=r"pip install 'vitrail\[tensorboard\]'"):
         TensorBoard(tmp_path)
+
+
+def test_a_rank_without_a_log_writes_to_the_null_device() -> None:
+    journal = Journal(os.devnull)
+    journal.append({"step": 1})
+    journal.rewind(0)
+    assert read(os.devnull) == []
+
+
+def test_a_log_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(StorageError, match="it is a pipe, not a file"):
+        Journal(tmp_path / "metrics.jsonl")
