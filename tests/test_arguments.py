@@ -34,6 +34,8 @@ def test_kinds(kind: Any, right: list, wrong: list) -> None:
     ("call", "said"),
     [
         (lambda: vitrail.build("vit-ti/16", seed="x"), "seed = 'x', a str; allowed: a whole number"),
+        (lambda: vitrail.build("vit-ti/16", image="x"), "image = 'x', a str; allowed: several, each a whole number"),
+        (lambda: vitrail.build("vit-ti/16", drop_path="x"), "drop_path = 'x', a str; allowed: a number"),
         (lambda: vitrail.predict("run", "x.png", top=2.5), "top = '2.5', a float; allowed: a whole number"),
         (lambda: vitrail.predict("run", "x.png", views="all"), "views = 'all', a str; allowed: 'one', 'flip'"),
         (lambda: vitrail.load("run", image="16"), "image = '16', a str; allowed: several, each a whole number or "),

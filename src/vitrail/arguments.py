@@ -9,7 +9,7 @@ import inspect
 import numbers
 import os
 import types
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -40,14 +40,17 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
-            if name in hints and not fits(value, hints[name]):
-                raise ConfigError(
-                    f"{name} = {str(value)[:80]!r}, a {type(value).__name__}", allowed=describe(hints[name])
-                )
+        check_values(signature.bind(*args, **kwargs).arguments, hints)
         return function(*args, **kwargs)
 
     return checked
+
+
+def check_values(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a value of another kind than its name's."""
+    for name, value in values.items():
+        if name in hints and not fits(value, hints[name]):
+            raise ConfigError(f"{name} = {str(value)[:80]!r}, a {type(value).__name__}", allowed=describe(hints[name]))
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -11,10 +11,11 @@ import fnmatch
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 
+from vitrail.arguments import check_values
 from vitrail.errors import ConfigError, MemoryRanOut, suggest
 from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig
 from vitrail.models.deit import DeiT
@@ -199,7 +200,9 @@ def change(config: C, **changes: Any) -> C:
     extras: Any = getattr(config, "extras", None)
     if extras is not None:
         inner = {name: changes.pop(name) for name in NAMES & changes.keys()}
+        check_values(inner, get_type_hints(type(extras)))
         changes["extras"] = dataclasses.replace(changes.get("extras", extras), **inner)
+    check_values(changes, get_type_hints(type(config)))
     return dataclasses.replace(config, **changes)
 
 
