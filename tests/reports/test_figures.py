@@ -133,3 +133,5 @@ def test_training_curves_are_means_of_epochs() -> None:
     points = [(step / 10, float(step % 2)) for step in range(1, 41)]
     assert figures.mean_by_epoch(points) == [(epoch, 0.5) for epoch in (1.0, 2.0, 3.0, 4.0)]
     assert figures.mean_by_epoch(points[:20]) == points[:20]
+    begun = figures.mean_by_epoch([*points, (4.01, 9.0)])  # one step of a fifth epoch is no curve of its own
+    assert [epoch for epoch, _ in begun] == [1.0, 2.0, 3.0, 4.01] and begun[-1][1] < 2

@@ -187,7 +187,9 @@ def mean_by_epoch(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
         epochs.setdefault(math.ceil(point[0]), []).append(point)
     if len(epochs) < 3 or len(points) < 3 * len(epochs):
         return list(points)
-    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in epochs.values()]
+    *parts, last = epochs.values()
+    parts = [*parts, last] if 2 * len(last) >= len(parts[-1]) else [*parts[:-1], [*parts[-1], *last]]  # a begun epoch
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
 
 
 def shorten(name: str, limit: int = 18) -> str:
