@@ -81,11 +81,12 @@ def main(words: Sequence[str]) -> int:
 
 def save_head(asked: Probe, out: Path) -> int:
     """A training run of no steps, whose head is logistic regression on the frozen features."""
-    from vitrail.cli import train
+    from vitrail.api.train import train
+    from vitrail.cli.train import report
 
-    words = [asked.data, "--weights", asked.model, "--recipe", "logistic_head", "--out", str(out)]
-    words += ["--holdout", str(asked.holdout), "--hardware.device", asked.device]
-    words += ["--follow-links"] * asked.follow_links + ["--download"] * asked.download
-    if asked.size:
-        words += ["--preprocess.size", *map(str, (asked.size * 2)[:2])]
-    return train.main([*words, "--json"] if asked.format == "json" else words)
+    changes = {"hardware.device": asked.device, "follow_links": asked.follow_links}
+    changes |= {"preprocess.size": (asked.size * 2)[:2]} if asked.size else {}
+    found = train(
+        asked.data, weights=asked.model, recipe="logistic_head", out=out, holdout=asked.holdout, download=asked.download, **changes
+    )  # fmt: skip
+    return report(found.results, asked)

@@ -105,7 +105,7 @@ def head(setup: Setup) -> None:
             say(f"  {what:<9} {value}")
 
 
-def report(results: Sequence[Result], asked: Train) -> int:
+def report(results: Sequence[Result], asked: Show) -> int:
     """Print the results on stdout; of several processes one speaks."""
     if not results[0].setup.world.leads:
         return 0

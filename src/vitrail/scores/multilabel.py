@@ -15,10 +15,10 @@ from vitrail.reports.page import Facts, Gallery, Picture, Section, TableSection
 from vitrail.reports.sheets import prediction_sheet
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.outcome import Headline, ImageOf, Outcome
+from vitrail.scores.statistics import resample
 
 WORST, SHEET = 24, 24
 RESAMPLES = 400
-AT_ONCE = 1 << 23  # numbers of one block of resamples
 MISTAKES = "Images with the surest wrong answer: a label too many or one too few. Some may be wrong labels."
 NOT_TUNED = "chosen on one half of the images and applied to the other, so that no image helps to choose its own"
 
@@ -194,13 +194,7 @@ def mean_average_precision(
     scores: Float[np.ndarray, "N K"], truth: Bool[np.ndarray, "N K"], *, resamples: int = RESAMPLES
 ) -> tuple[list[float | None], tuple[float, float]]:
     """(the average precision of each class, None without an image; the 95 % bootstrap interval of their mean)."""
-    images = len(truth)
-    draws = np.random.default_rng(0)
-    blocks = [np.ones((1, images))]
-    for first in range(0, resamples, step := max(1, AT_ONCE // images)):
-        counts = draws.multinomial(images, np.full(images, 1 / images), size=min(step, resamples - first))
-        blocks.append(counts.astype(np.float64))
-    found = np.concatenate([average_precision(scores, truth, counts) for counts in blocks])
+    found = resample(len(truth), lambda counts: average_precision(scores, truth, counts), resamples)
     means = np.nanmean(found[~np.isnan(found).all(1)], 1)[1:]  # a resample without any label has no mean
     low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (0.0, 1.0)
     return [None if np.isnan(value) else float(value) for value in found[0]], (float(low), float(high))

@@ -15,10 +15,10 @@ from vitrail.reports.figures import Panel
 from vitrail.reports.page import Facts, FigureSection, Gallery, Picture, Section
 from vitrail.reports.sheets import prediction_sheet
 from vitrail.scores.outcome import Headline, ImageOf, Outcome
+from vitrail.scores.statistics import resample
 
 WORST, SHEET = 24, 24
 RESAMPLES = 1000
-AT_ONCE = 1 << 23  # numbers of one block of resamples
 SCATTER = "Each dot is an image. On the line the answer is the truth."
 MISTAKES = "The answers farthest from the truth. Some may be wrong labels."
 
@@ -111,12 +111,7 @@ def score_numbers(answers: Float[Tensor, "N 1"], truth: Float[Tensor, "N 1"], na
 
 def measure(given: Float[np.ndarray, "N"], wanted: Float[np.ndarray, "N"]) -> tuple[Interval, Interval]:
     """Mean |error| and R², with the ends between which 95 of 100 resamples of the images put them (Efron 1979)."""
-    images, draws = len(wanted), np.random.default_rng(0)
-    blocks = [np.ones((1, images))]
-    for first in range(0, RESAMPLES, step := max(1, AT_ONCE // images)):
-        counts = draws.multinomial(images, np.full(images, 1 / images), size=min(step, RESAMPLES - first))
-        blocks.append(counts.astype(np.float64))
-    found = np.concatenate([_weighted(given, wanted, counts) for counts in blocks])
+    found = resample(len(wanted), lambda counts: _weighted(given, wanted, counts), RESAMPLES)
     low, high = np.quantile(found[1:], [0.025, 0.975], axis=0)
     mae, r2 = (Interval(float(found[0, k]), float(low[k]), float(high[k])) for k in (0, 1))
     return mae, r2

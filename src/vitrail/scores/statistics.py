@@ -1,14 +1,15 @@
-"""How sure a number is: intervals of a share, paired tests on the same images, mean ± deviation over seeds."""
+"""How sure a number is: intervals of a share, resamples, paired tests on the same images, mean ± deviation over seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from vitrail.errors import DataError
 
+AT_ONCE = 1 << 23  # numbers of one block of resamples
 Z95 = 1.959963984540054  # a standard normal variable is within ±Z95 in 95 of 100 draws
 
 
@@ -114,3 +115,18 @@ def _binomial_tail(k: int, n: int) -> tuple[float, float]:
         term = term * (n - i + 1) // i
         total += term
     return total / 2**n, term / 2**n
+
+
+def resample(
+    images: int, statistic: Callable[[Float[np.ndarray, "R N"]], Float[np.ndarray, "R K"]], resamples: int
+) -> Float[np.ndarray, "S K"]:
+    """A statistic of the images, in the first row, then of so many samples drawn from them with repetition (Efron 1979).
+
+    The statistic is given counts: how often each image stands in each of R samples.
+    """
+    draws, step = np.random.default_rng(0), max(1, AT_ONCE // images)
+    found = [statistic(np.ones((1, images)))]
+    for first in range(0, resamples, step):
+        counts = draws.multinomial(images, np.full(images, 1 / images), size=min(step, resamples - first))
+        found.append(statistic(counts.astype(np.float64)))
+    return np.concatenate(found)
