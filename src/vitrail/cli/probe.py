@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -84,7 +85,7 @@ def save_head(asked: Probe, out: Path) -> int:
     from vitrail.api.train import train
     from vitrail.cli.train import report
 
-    changes = {"hardware.device": asked.device, "follow_links": asked.follow_links}
+    changes: dict[str, Any] = {"hardware.device": asked.device, "follow_links": asked.follow_links}
     changes |= {"preprocess.size": (asked.size * 2)[:2]} if asked.size else {}
     found = train(
         asked.data, weights=asked.model, recipe="logistic_head", out=out, holdout=asked.holdout, download=asked.download, **changes
