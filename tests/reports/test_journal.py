@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from vitrail.errors import ConfigError, StorageError
 from vitrail.reports import journal
-from vitrail.reports.journal import Journal, TensorBoard, read
+from vitrail.reports.journal import Journal, read
+from vitrail.reports.trackers import log_to_tensorboard
 
 
 def test_rows_come_back_as_they_went_in(tmp_path):
@@ -116,10 +117,9 @@ def test_a_missing_journal_is_named(tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    board = TensorBoard(tmp_path)
+    journal = Journal(tmp_path / "m.jsonl", callbacks=[log_to_tensorboard(tmp_path)])
     for step in (10, 20):
-        board.append({"step": step, "train/loss": 1 / step, "note": "text is left out", "bad": float("nan")})
-    board.close()
+        journal.append({"step": step, "train/loss": 1 / step, "note": "text is left out", "bad": float("nan")})
     events = accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Tags()["scalars"] == ["train/loss"]
@@ -129,7 +129,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 def test_tensorboard_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     with pytest.raises(ConfigError, match=r"pip install 'vitrail\[tensorboard\]'"):
-        TensorBoard(tmp_path)
+        log_to_tensorboard(tmp_path)
 
 
 def test_a_rank_without_a_log_writes_to_the_null_device() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.config import parse_json
-from vitrail.errors import ConfigError, StorageError
+from vitrail.errors import StorageError
 from vitrail.storage import read_regular, write_whole
 
 Callback = Callable[[Mapping[str, Any]], object]
@@ -22,14 +22,12 @@ LARGEST = 1 << 30
 class Journal:
     """Appends rows to a file, each whole or absent. Values are JSON values or 0-d arrays; NaN and ±inf become null."""
 
-    def __init__(
-        self, path: str | Path, *, mirror: "TensorBoard | None" = None, callbacks: Sequence[Callback] = ()
-    ) -> None:
+    def __init__(self, path: str | Path, *, callbacks: Sequence[Callback] = ()) -> None:
         """Opens or starts the file, with its folder. A last line torn by a crash is taken off.
 
-        `mirror` and `callbacks` are given every row that is appended.
+        `callbacks` are given every row that is appended, as plain numbers.
         """
-        self.path, self.mirror, self.callbacks = Path(path), mirror, tuple(callbacks)
+        self.path, self.callbacks = Path(path), tuple(callbacks)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
@@ -50,10 +48,8 @@ class Journal:
             if self.path.exists():
                 os.truncate(self.path, size)
             raise _said_no(self.path, error) from None
-        if self.mirror:
-            self.mirror.append(row)
         for callback in self.callbacks:
-            callback(row)
+            callback(_plain(row))
 
     def rewind(self, step: int) -> None:
         """Drops the rows after `step` (their key "step"): a resumed run writes them again. Rows without a step stay."""
@@ -86,28 +82,6 @@ def read(path: str | Path) -> list[dict[str, Any]]:
                 next_step="the file was changed by something else; take that line out by hand",
             )
     return rows
-
-
-class TensorBoard:
-    """The same rows as TensorBoard scalars: `append` mirrors a journal's. Needs the extra `tensorboard`."""
-
-    def __init__(self, folder: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "TensorBoard is not installed", next_step="pip install 'vitrail[tensorboard]', or leave it off"
-            ) from None
-        self._writer = SummaryWriter(str(folder))
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        for name, value in _plain(row).items():
-            if name != "step" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, int(row["step"]))
-        self._writer.flush()  # its own thread would hold rows back for two minutes
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def _content(path: Path) -> bytes:

@@ -1,10 +1,27 @@
-"""Callbacks that hand the rows of a log to MLflow and to Weights & Biases."""
+"""Callbacks that hand the rows of a log to TensorBoard, MLflow and Weights & Biases."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vitrail.errors import ConfigError
 from vitrail.reports.journal import Callback
+
+
+def log_to_tensorboard(folder: str | Path) -> Callback:
+    """Writes each row as scalars at its step, into files of this folder. Needs the extra `tensorboard`."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        raise ConfigError("TensorBoard is not installed", next_step="pip install 'vitrail[tensorboard]'") from None
+    writer = SummaryWriter(str(folder))
+
+    def log(row: Mapping[str, Any]) -> None:
+        for name, value in numbers_of(row).items():
+            writer.add_scalar(name, value, int(row["step"]))
+        writer.flush()  # its own thread would hold rows back for two minutes
+
+    return log
 
 
 def log_to_mlflow(name: str | None = None) -> Callback:

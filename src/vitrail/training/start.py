@@ -7,7 +7,8 @@ from vitrail.checkpoints import read as checkpoints
 from vitrail.images.content_keys import Keys
 from vitrail.images.sources import Splits
 from vitrail.processes.world import World
-from vitrail.reports.journal import Callback, Journal, TensorBoard
+from vitrail.reports.journal import Callback, Journal
+from vitrail.reports.trackers import log_to_tensorboard
 from vitrail.training.data_check import look_over
 from vitrail.training.head_start import head_start
 from vitrail.training.resume_rules import check_changes, check_data
@@ -93,7 +94,7 @@ def write_start(start: Start, folder: RunFolder, *, new_images: bool, quiet: boo
 
 def open_journal(folder: RunFolder, state: State, *, tensorboard: bool, callbacks: Sequence[Callback] = ()) -> Journal:
     """The log, without the lines after the step that the state is at."""
-    mirror = TensorBoard(folder.path / "tensorboard") if tensorboard else None
-    journal = Journal(folder.metrics, mirror=mirror, callbacks=callbacks)
+    board = [log_to_tensorboard(folder.path / "tensorboard")] if tensorboard else []
+    journal = Journal(folder.metrics, callbacks=[*board, *callbacks])
     journal.rewind(state.step)
     return journal
