@@ -36,7 +36,7 @@ class Folds:
     results: tuple[Result, ...]
     """One for each fold."""
     scores: Outcome
-    """Of all images. The interval is that of their number: folds share training images, so it is a little too small."""
+    """The scores of all images. The interval is that of their number: folds share training images, so it is a little too small."""
     source: Source
     """The images, in the order of the scores."""
 

@@ -68,7 +68,7 @@ def save(
 ) -> None:
     """Writes a bundle (model.safetensors and record.json) that `vitrail.load` reads. Raises StorageError.
 
-    What the record does not say of a new model, `classes` and `preprocess` do.
+    `classes` and `preprocess` describe a new model, which has no record.
     """
     if not isinstance(model, Backbone):
         raise ConfigError("this model has no config", allowed="a model of vitrail.build or vitrail.load")

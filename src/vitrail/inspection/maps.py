@@ -121,7 +121,7 @@ def rollout_of(
 
 
 def flow_back(flow: Float[Tensor, "B N"], taps: list[Tap]) -> Float[Tensor, "B N"]:
-    """What is read of the last layer's tokens, carried to the first layer's; the taps are used up."""
+    """The shares read of the last layer's tokens, carried to the first layer's; the taps are used up."""
     while taps:
         flow = _carry(flow, taps.pop())
     return flow

@@ -33,7 +33,7 @@ class Regress(Supervised):
     loss: Literal["mse", "huber"] = "mse"
     """`huber` is linear beyond one deviation, so that a few wrong labels weigh less."""
     mean: float = 0.0
-    """Of the training labels; set from the data."""
+    """Mean of the training labels; set from the data."""
     std: float = 1.0
 
     def for_labels(self, source: Source) -> "Regress":

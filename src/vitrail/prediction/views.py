@@ -55,7 +55,7 @@ class AveragedEngine:
     engine: Engine
     views: Views
     preprocess: Preprocess
-    """Of the images that views are cut from."""
+    """How the images are prepared that views are cut from."""
     record: Any
 
     @property

@@ -102,7 +102,7 @@ def _line(row: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values only: 0-d tensors and numpy scalars as numbers, what is not finite as null (JSON has no NaN)."""
+    """JSON values only: 0-d tensors and numpy scalars as numbers, NaN and infinity as null (JSON has neither)."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -47,12 +47,12 @@ class Plan:
 
     @property
     def exaflops(self) -> float:
-        """Of the whole run, attention products counted; the paper's Table 6 counts the same way."""
+        """Compute of the whole run, attention products counted; the paper's Table 6 counts the same way."""
         return self.flops_per_step * self.steps / 1e18
 
     @property
     def seconds(self) -> float:
-        """Of all training steps; evaluation and checkpoints come on top."""
+        """Time of all training steps; evaluation and checkpoints come on top."""
         return self.seconds_per_step * self.steps
 
     def rows(self) -> list[tuple[str, str]]:

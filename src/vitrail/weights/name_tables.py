@@ -64,7 +64,7 @@ class Layout:
     ours: Callable[[Sequence[Tensor]], Tensor]
     back: Callable[[Tensor, int, int], Sequence[Tensor]]
     join: int | None = None
-    """The axis along which the parts lie, where several of ours make one of theirs."""
+    """The axis along which the parts lie, where several tensors here make one there."""
 
 
 def _q_and_v(bias: Tensor) -> list[Tensor]:
