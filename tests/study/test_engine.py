@@ -2,11 +2,11 @@
 
 import functools
 import json
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.support.dying import die_at, die_once
 from tests.support.stopping import stopped_at
 from vitrail import study
 from vitrail.cli import main
@@ -105,16 +105,9 @@ def test_side_by_side_equals_one_after_the_other(in_folder: Path) -> None:
     assert told(in_folder / "wide") == told(in_folder / "alone")
 
 
-def die_at(bad: int, number: int) -> int:
-    if number == bad:
-        os._exit(9)
-    return -number
-
-
 def test_a_killed_process_costs_its_own_cell_only() -> None:
     found = dict(each(functools.partial(die_at, 2), [0, 1, 2, 3], at_once=2))
     assert found == {0: 0, 1: -1, 2: KILLED, 3: -3}
-    assert dict(each(abs, ["x", -1], at_once=2))[-1] == 1
     assert next(each(abs, ["x"]))[1].why.startswith("TypeError: bad operand")
 
 
@@ -126,13 +119,6 @@ def test_ray_equals_local_and_a_killed_worker_s_cell_runs_again(in_folder: Path)
     assert told(in_folder / "ray") == told(in_folder / "alone")
     found = dict(each(functools.partial(die_once, in_folder / "died"), [0, 1], ray="local"))
     assert found == {0: 0, 1: -1} and (in_folder / "died").exists()
-
-
-def die_once(mark: Path, number: int) -> int:
-    if number and not mark.exists():
-        mark.touch()
-        os._exit(9)
-    return -number
 
 
 def test_the_command_reports_what_failed_and_shows_the_rest(

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,9 @@ def _side_by_side(
 def _pool(function: Callable[[Task], Found], tasks: Sequence[Task], at_once: int) -> Iterator[tuple[Task, Any]]:
     """Answers of one pool of processes, until one of them is killed."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(at_once, mp_context=context, initializer=_begin, initargs=(context.Value("i", 0),))
+    pool = ProcessPoolExecutor(
+        at_once, mp_context=context, initializer=_begin, initargs=(context.Value("i", 0), _gpus())
+    )
     with StopSignals(raising=True) as stop:
         try:
             with block_signals(signal.SIGINT):  # Ctrl-C reaches the group; this process asks the others to stop
@@ -97,20 +100,21 @@ def _pool(function: Callable[[Task], Found], tasks: Sequence[Task], at_once: int
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(count: Any) -> None:
+def _begin(count: Any, gpus: int) -> None:
     """Starts each process: it takes the next GPU, and ends when the process that started it is gone."""
     parent: Any = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     with count.get_lock():
         number, count.value = count.value, count.value + 1
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = given[number % len(given)] if given != [""] else str(number % _gpus())
+    if gpus:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = given.split(",")[number % gpus]
 
 
 def _gpus() -> int:
-    import torch
-
-    return max(1, torch.cuda.device_count())
+    """Of this machine, where the caller has loaded torch; then it means to use it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.device_count() if torch else 0
 
 
 def _end(pool: Any) -> None:
