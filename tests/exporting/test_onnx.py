@@ -46,8 +46,8 @@ ONE_SIZE = {
     "hybrid": FAMILIES["r50+vit-b/16"],
     "maxvit": FAMILIES["maxvit-t"],
 }
-QUICK = ("vit dinov2",)
-"""In every run, with the small ViT of the other tests; all the others in `make deep`, for an export takes 6 to 24 seconds."""
+QUICK = ()
+"""Only the small ViT of the other tests is made in every run; these in `make deep`, for an export takes 6 to 24 seconds."""
 
 
 def cases(names) -> list:
