@@ -1,6 +1,7 @@
 """A stand-in of the Hugging Face hub on this machine: its HTTP API, as far as an upload and a download need it."""
 
 import base64
+import hashlib
 import http.server
 import json
 import re

@@ -18,6 +18,7 @@ from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Fields, Origin, St
 from vitrail.weights.shapes.vit import USE_TIMM
 
 LICENCE = "DINOv3 License"
+KINDS = ("dinov3-rounded", "dinov3")
 _BLOCK, _PERIODS, _MASK = "blocks.{i}.", "rope_embed.periods", "attn.qkv.bias_mask"
 _PLAIN, _GATED = ("gated", False), ("gated", True)
 TABLE = (
@@ -45,7 +46,7 @@ def _open(tensors: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], Fi
         kept[bias] = torch.where(tensors[name] == 0, 0.0, kept[bias]).to(kept[bias].dtype)
     periods = tensors[_PERIODS].float()
     width = 4 * len(periods)
-    for kind in ("dinov3-rounded", "dinov3"):
+    for kind in KINDS:
         if torch.allclose(periods, Rotation(kind, width, prefix=0).periods(), rtol=1e-6, atol=0):
             return kept, {"rotary": kind, "heads": tensors["cls_token"].shape[-1] // width}
     raise WeightsError(
@@ -85,7 +86,7 @@ ORIGIN = ORIGINS.register(
                 leaves=("local_cls_norm.", "projectors."),
                 opens=_open,
                 closes=_close,
-                writes=lambda config: config.positions == "rotary" and config.extras.rotary.startswith(("dinov3", "")),
+                writes=lambda config: config.positions == "rotary" and config.extras.rotary in ("", *KINDS),
             )
         },
         suffixes=(".safetensors",),

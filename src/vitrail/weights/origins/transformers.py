@@ -56,10 +56,19 @@ _CLASS, _DISTILLED = "embeddings.cls_token", "embeddings.distillation_token"
 _REGISTERS, _DECODED = "embeddings.register_tokens", "decoder.decoder_embed.weight"
 
 
+def _has_table(config: Any) -> bool:
+    return config.positions == "learned" and not config.extras.rotary
+
+
+def _is_rotary(config: Any) -> bool:
+    return config.positions == "rotary" or bool(config.extras.rotary)
+
+
 def _is_later(config: Any) -> bool:
     """Whether a ViT has a part that transformers' plain ViT lacks."""
     extras = config.extras
-    return bool(extras.layer_scale or extras.registers or extras.pre_norm or extras.rotary or extras.projection)
+    parts = extras.layer_scale, extras.registers, extras.pre_norm, extras.rotary, extras.projection
+    return any(parts) or config.positions == "rotary"
 
 
 _HABITS = {"activation": "gelu", "pool": "cls", "positions_on": "all", "position_resize": "bicubic", "norm_eps": 1e-12}
@@ -81,7 +90,7 @@ STYLES = {
         CROP,
         _BEFORE,
         _DISTILLED,
-        writes=lambda config: config.extras.registers == 1 and not config.extras.layer_scale,
+        writes=lambda config: config.extras.registers == 1 and not config.extras.layer_scale and not _is_rotary(config),
     ),
     "DINOv2": _style(
         DINOV2,
@@ -90,7 +99,7 @@ STYLES = {
         _SCALE,
         native=dinov2.NATIVE,
         never={_REGISTERS},
-        writes=lambda config: config.extras.layer_scale and not config.extras.registers,
+        writes=lambda config: config.extras.layer_scale and not config.extras.registers and not _is_rotary(config),
     ),
     "DINOv2 with registers": _style(
         DINOV2,
@@ -99,7 +108,7 @@ STYLES = {
         _SCALE,
         _REGISTERS,
         native=dinov2.NATIVE,
-        writes=lambda config: config.extras.layer_scale and config.positions == "learned",
+        writes=lambda config: config.extras.layer_scale and _has_table(config),
     ),
     "DINOv3": Style(
         DINOV3,
@@ -120,7 +129,9 @@ STYLES = {
         plain=plain,
         biases_free=True,
         never={_SCALE, _REGISTERS},
-        writes=lambda config: config.extras.registers and config.positioned_prefix == config.prefix,
+        writes=lambda config: (
+            config.extras.registers > 1 and config.positioned_prefix == config.prefix and _has_table(config)
+        ),
     ),
     "SigLIP": _tower(
         SIGLIP,
@@ -146,7 +157,9 @@ STYLES = {
         "pre_layrnorm.weight",
         habits={**_OF_CLIP, "position_resize": "bicubic", "final_norm": "pooled"},
         licence="MIT (as OpenAI's; other CLIPs have other licences)",
-        writes=lambda config: config.extras.pre_norm and config.pool == "cls" and not config.classes,
+        writes=lambda config: (
+            config.extras.pre_norm and config.pool == "cls" and _has_table(config) and not config.classes
+        ),
     ),
     "I-JEPA": _style(
         VIT,
