@@ -233,4 +233,4 @@ def test_a_program_of_torchscript_is_named_with_the_way_to_its_tensors(tmp_path:
     """OpenAI's CLIP files are such programs."""
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
     with pytest.raises(WeightsError, match=r"program of TorchScript.*state_dict"):
-        bundle.read(tmp_path / "ViT-B-32.pt")
+        read_any(tmp_path / "ViT-B-32.pt")
