@@ -45,24 +45,19 @@ _DINOV3: _Table = {
 _CLIP: _Table = {**_ENCODER, **_MLP, "layer_norm_eps": ("norm_eps", 1e-5)}
 _SIGLIP: _Table = {**_ENCODER, **_MLP, "layer_norm_eps": ("norm_eps", 1e-6)}
 _PIXIO: _Table = {
-    "hidden_size": ("width", 1280),
-    "num_hidden_layers": ("depth", 32),
-    "num_attention_heads": ("heads", 16),
-    "num_channels": ("channels", 3),
-    "layer_norm_eps": ("norm_eps", 1e-6),
-    "qkv_bias": ("qkv_bias", True),
-}
+    **_ENCODER, "layer_norm_eps": ("norm_eps", 1e-6), "qkv_bias": ("qkv_bias", True),
+    "hidden_size": ("width", 1280), "num_hidden_layers": ("depth", 32), "num_attention_heads": ("heads", 16),
+}  # fmt: skip
 _DECODER: _Table = {
     "decoder_hidden_size": ("decoder_width", 512),
     "decoder_num_hidden_layers": ("decoder_depth", 8),
     "decoder_num_attention_heads": ("decoder_heads", 16),
     "decoder_intermediate_size": ("decoder_mlp_width", 2048),
 }
-ACTIVATIONS = dict.fromkeys(("gelu", "gelu_python"), "gelu")
+ACTIVATIONS = dict.fromkeys(("gelu", "gelu_python"), "gelu") | {"quick_gelu": "gelu-quick"}
 ACTIVATIONS |= dict.fromkeys(
     ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_tanh", "quick_gelu_tanh"), "gelu-tanh"
 )
-ACTIVATIONS |= {"quick_gelu": "gelu-quick"}
 _WRITTEN = {"gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "gelu-quick": "quick_gelu", "swiglu": "gelu"}
 _FIXED_OF_BIT = {"layer_type": "preactivation", "hidden_act": "relu", "num_groups": GROUPS}
 
@@ -298,11 +293,8 @@ def describe(style: str, config: Any, preprocess: Preprocess, classes: tuple[str
     task += "WithProjection" if getattr(getattr(config, "extras", None), "projection", 0) else ""
     about = {"architectures": [kind.name + task], "model_type": kind.type, **kind.describe(config)}
     if config.classes and kind.whole:
-        about = {
-            "architectures": [kind.name.removesuffix("Vision") + task],
-            "model_type": kind.whole,
-            "vision_config": about,
-        }
+        name = kind.name.removesuffix("Vision") + task
+        about = {"architectures": [name], "model_type": kind.whole, "vision_config": about}
     if config.classes:
         names = classes or tuple(f"LABEL_{index}" for index in range(config.classes))
         about["id2label"] = {str(index): label for index, label in enumerate(names)}
