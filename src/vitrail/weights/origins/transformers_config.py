@@ -59,6 +59,7 @@ ACTIVATIONS |= dict.fromkeys(
     ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_tanh", "quick_gelu_tanh"), "gelu-tanh"
 )
 _WRITTEN = {"gelu": "gelu", "gelu-tanh": "gelu_pytorch_tanh", "gelu-quick": "quick_gelu", "swiglu": "gelu"}
+TANH = "gelu_pytorch_tanh"
 _FIXED_OF_BIT = {"layer_type": "preactivation", "hidden_act": "relu", "num_groups": GROUPS}
 
 
@@ -122,12 +123,8 @@ def _read_clip(data: dict[str, Any]) -> dict[str, Any]:
     return _vit(_CLIP, data, "quick_gelu", patch=32)
 
 
-def _read_siglip(data: dict[str, Any]) -> dict[str, Any]:
-    return _vit(_SIGLIP, data, "gelu_pytorch_tanh")
-
-
 def _read_naflex(data: dict[str, Any]) -> dict[str, Any]:
-    found = _vit(_SIGLIP, data, "gelu_pytorch_tanh", image=None)
+    found = _vit(_SIGLIP, data, TANH, image=None)
     side = math.isqrt(data.get("num_patches", 256))
     return {**found, "image": tuple(side * p for p in found["patch"]), "position_resize": "bilinear-antialias"}
 
@@ -249,7 +246,9 @@ KINDS = {
     "DINOv3": Kind("dinov3_vit", "DINOv3ViT", _read_dinov3, _describe_dinov3),
     "TIPSv2": Kind("tipsv2_vision_model", "Tipsv2Vision", _read_tipsv2, _describe_dinov2, whole="tipsv2"),
     "Pixio": Kind("pixio", "Pixio", _read_pixio, _describe_pixio),
-    "SigLIP": Kind("siglip_vision_model", "SiglipVision", _read_siglip, _describe_siglip, whole="siglip"),
+    "SigLIP": Kind(
+        "siglip_vision_model", "SiglipVision", lambda data: _vit(_SIGLIP, data, TANH), _describe_siglip, whole="siglip"
+    ),
     "SigLIP NaFlex": Kind("siglip2_vision_model", "Siglip2Vision", _read_naflex, _describe_naflex, whole="siglip2"),
     "CLIP": Kind("clip_vision_model", "CLIPVision", _read_clip, _describe_clip, whole="clip"),
     "ViTMAE": Kind("vit_mae", "ViTMAE", _read_mae, _describe_mae),
