@@ -78,9 +78,6 @@ def _check(data: dict[str, Any], **allowed: Any) -> None:
             raise WeightsError(f"{name} {data[name]!r} in a {data['model_type']}", allowed=repr(value))
 
 
-# --- read
-
-
 def _vit(
     table: _Table, data: dict[str, Any], act: str = "gelu", *, patch: int = 16, image: int | None = 224
 ) -> dict[str, Any]:
@@ -151,9 +148,6 @@ def _dinov2_hidden(width: int, ratio: float, gated: bool) -> int:
     """The MLP's width; behind a gate two thirds of it, in steps of eight."""
     hidden = int(width * ratio)
     return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
-
-
-# --- write
 
 
 def _describe(table: _Table, config: Any, **more: Any) -> dict[str, Any]:
