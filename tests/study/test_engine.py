@@ -134,7 +134,7 @@ def test_the_command_reports_what_failed_and_shows_the_rest(
     said = capsys.readouterr()
     assert [one["images"] for one in json.loads(said.out)] == [100]
     assert "failed: images 5000, seed 0: 5,000 images of digits; allowed: 1 to 1,438" in said.err
-    assert "1 cells failed and are in no number" in said.err
+    assert "1 cell failed; no number counts them" in said.err
     page = (in_folder / "runs/grid-digits/report.html").read_text()
     assert "What this shows, and what it does not" in page and "Failed cells" in page
     assert (in_folder / "runs/grid-digits/table.csv").read_text().startswith("images,accuracy %")

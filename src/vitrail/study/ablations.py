@@ -15,7 +15,7 @@ from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, open_labelled
 from vitrail.study.families import model_of, plain_run, regularise, side_of
 from vitrail.study.published import FIGURE_8, FIGURE_9, TABLE_7, TABLE_8
 from vitrail.study.questions import Ablation
-from vitrail.study.report import Answer, Shown, answer_cells, group, series_of, summary, weigh
+from vitrail.study.report import Answer, Shown, answer_cells, count_of, group, series_of, summary, weigh
 from vitrail.training.run import Optim, Run
 
 Planned = Iterator[tuple[dict[str, Value], tuple[Stage, ...]]]
@@ -210,8 +210,8 @@ def show(asked: Ablation, rows: Sequence[Row]) -> Shown:
         charts = [shift_chart(rows, what) for what in ("right", "agree", "cosine")]
     question = (
         f"{lesson.asks}\n\nModels of about {asked.macs:g} million multiply-accumulates trained for {asked.steps:,} steps of "
-        f"{asked.batch} images of {asked.data}, with {asked.seeds} seeds. All else stays: AdamW, learning rate {asked.lr:g}, "
-        "no augmentation."
+        f"{asked.batch} images of {asked.data}, with {count_of(asked.seeds, 'seed')}. All else stays: "
+        f"AdamW, learning rate {asked.lr:g}, no augmentation."
     )
     table = summary(rows, lesson.axes, [*numbers, "seconds"], asked.which)
     published = [lesson.published] if lesson.published else []
@@ -255,8 +255,8 @@ def conclude(lesson: Lesson, rows: Sequence[Row], seeds: int) -> str:
             "From best to worst: " + "; ".join(f"{', '.join(map(str, place))} {found[place]}" for place in order) + "."
         )
     limits = (
-        f"This is one set of images, one small model and {seeds} seeds: it says nothing on large models or long training. "
-        "The learning rate was not chosen for each place."
+        f"This is one set of images, one small model and {count_of(seeds, 'seed')}: it says nothing on large models "
+        "or long training. The learning rate was not chosen for each place."
     )
     return " ".join([*said, limits])
 

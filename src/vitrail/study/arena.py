@@ -15,7 +15,7 @@ from vitrail.recipes.request import Given
 from vitrail.reports.charts import Chart
 from vitrail.study.cells import Cell, Row, Stage, hardware_of, image_flops, open_labelled, size_model
 from vitrail.study.label_questions import Pretraining
-from vitrail.study.report import Answer, Shown, answer_cells, series_of, summary, weigh
+from vitrail.study.report import Answer, Shown, answer_cells, count_of, series_of, summary, weigh
 from vitrail.training.run import Optim, Run
 
 FROZEN = ("5-shot", "10-NN", "linear")
@@ -133,7 +133,7 @@ def conclude(rows: Sequence[Row], seeds: int) -> str:
     others = [*ways[1:2], *(["none"] if "none" in scores else [])] if ways else []
     said = [f"By fine-tuning, {weigh(scores[ways[0]], scores[other], (ways[0], other))}." for other in others]
     limits = (
-        f"This is one model at one budget, with {seeds} seeds and one learning rate for each method. "
+        f"This is one model at one budget, with {count_of(seeds, 'seed')} and one learning rate for each method. "
         "The order may change with any of them."
     )
     return " ".join([*said, limits])

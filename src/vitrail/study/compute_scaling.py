@@ -14,7 +14,7 @@ from vitrail.reports.tables import Column, Table
 from vitrail.study.cells import Cell, Row, Stage, flops_of, open_labelled
 from vitrail.study.families import model_of, plain_run, side_of
 from vitrail.study.questions import Compute
-from vitrail.study.report import Answer, Shown, answer_cells, group, summary
+from vitrail.study.report import Answer, Shown, answer_cells, count_of, group, summary
 from vitrail.study.scaling import PowerLaw, fit_power_law, interval_of_exponent, pareto_front
 
 COLUMNS = ("imagenet", "cifar10", "cifar100", "pets", "flowers102")
@@ -55,8 +55,8 @@ def show(asked: Compute, rows: Sequence[Row]) -> Shown:
     numbers = ["accuracy", *([number] if asked.few_shot else []), "gmacs", "flops", "images_per_s", "memory", "seconds"]
     question = (
         f"What does accuracy on {asked.data} cost? {', '.join(asked.families)} of {len(asked.scales)} sizes trained for "
-        f"{len(asked.lengths)} lengths, with {asked.seeds} seeds. Each training has its own schedule. Compute is 6 × MACs × "
-        "images, as in the paper's Table 6. images/s is a forward pass in batches of 64, the best of three; memory is that of "
+        f"{len(asked.lengths)} lengths, with {count_of(asked.seeds, 'seed')}. Each training has its own schedule. Compute is "
+        "6 × MACs × images, as in the paper's Table 6. images/s is a forward pass in batches of 64, the best of three; memory is that of "
         "the weights."
     )
     charts = [compute_chart(asked, rows, laws), paper_chart()]

@@ -18,7 +18,7 @@ from vitrail.reports.tables import Column, Table
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, open_labelled
 from vitrail.study.families import model_of, plain_run, regularise, side_of
 from vitrail.study.questions import DataSize
-from vitrail.study.report import Answer, Shown, answer_cells, series_of, summary
+from vitrail.study.report import Answer, Shown, answer_cells, count_of, series_of, summary
 from vitrail.study.scaling import Crossing, find_crossing
 from vitrail.training.run import Run
 
@@ -104,7 +104,7 @@ def question(asked: DataSize) -> str:
     }[asked.reading]
     return (
         f"How does the accuracy on {asked.data} follow the number of training images? {how}\n\n"
-        f"All train for {asked.steps:,} steps of {asked.batch} images, with {asked.seeds} seeds. A seed draws subset, "
+        f"All train for {asked.steps:,} steps of {asked.batch} images, with {count_of(asked.seeds, 'seed')}. A seed draws subset, "
         "start and order. A smaller subset lies inside each larger one, and classes are as equal as they can be."
     )
 
@@ -135,8 +135,8 @@ def conclude(asked: DataSize, rows: Sequence[Row]) -> str:
         for one, other in pairs(rows)
     ]
     limits = (
-        f"The interval draws the {asked.seeds} seeds again; with so few it is coarse. Another length of training, learning rate "
-        "or cost may move the crossing. The paper pre-trains on 9 to 303 million images and reads by few-shot: its CNN is ahead "
+        f"The interval draws the seeds again (n = {asked.seeds}); with so few it is coarse. Another length of training, "
+        "learning rate or cost may move the crossing. The paper pre-trains on 9 to 303 million images and reads by few-shot: its CNN is ahead "
         "on 9 million, its ViT from 90 million."
     )
     return " ".join([*said, limits])

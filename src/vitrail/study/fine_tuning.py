@@ -11,7 +11,7 @@ from vitrail.reports.charts import Chart
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, hardware_of, open_labelled, run_cells
 from vitrail.study.published import TABLE_2
 from vitrail.study.questions import Transfer
-from vitrail.study.report import Answer, Shown, series_of, summary, weigh, write_answer
+from vitrail.study.report import Answer, Shown, count_of, series_of, summary, weigh, write_answer
 from vitrail.training.run import Run
 
 SCRATCH = "from scratch"
@@ -97,7 +97,7 @@ def show(asked: Transfer, rows: Sequence[Row]) -> Shown:
     question = (
         f"How good are {len(asked.models)} checkpoints after fine-tuning on {', '.join(asked.sets)}? The learning rate was "
         f"chosen among {len(asked.rates)} on a fifth of the training images. The best one was trained on all of them with "
-        f"{asked.seeds} seeds, and met the test images then."
+        f"{count_of(asked.seeds, 'seed')}, and met the test images then."
     )
     table = summary(rows, ["set", "model", "rate"], ["accuracy", "images", "seconds"], "Transfer")
     chart = Chart(

@@ -76,10 +76,10 @@ def write_answer(asked: Question, found: Answers[Any], show: Any) -> Answer:
     failed = {place: failure.why for place, failure in found.failed.items()}
     codes = [failure.exit_code for failure in found.failed.values()]
     if not rows:
-        shown = Shown(asked.name, "", failed_table(failed), f"None of {len(failed)} cells succeeded.")
+        shown = Shown(asked.name, "", failed_table(failed), f"None of {count_of(len(failed), 'cell')} succeeded.")
     else:
         shown = show(asked, rows)
-    says = shown.says + (f" {len(failed)} cells failed and are in no number." if failed and rows else "")
+    says = shown.says + (f" {count_of(len(failed), 'cell')} failed; no number counts them." if failed and rows else "")
     drawings = [draw_chart(chart) for chart in shown.charts]
     sections: list[Section] = [
         *([Text("What was asked", shown.question)] if shown.question else []),
@@ -152,6 +152,11 @@ def series_of(
         ys, bars = [100 * places[p].mean for p in at], [100 * (places[p].deviation or 0.0) for p in at]
         found.append(Series(str(name), [p if isinstance(p, str) else factor * p for p in at], ys, bars, line))
     return found
+
+
+def count_of(number: int, word: str) -> str:
+    """ "1 seed", "3 seeds"."""
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
 def weigh(first: Sequence[float], second: Sequence[float], names: tuple[str, str]) -> str:

@@ -10,7 +10,7 @@ from vitrail.errors import ConfigError
 from vitrail.reports.charts import Chart, Series
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, hardware_of, open_labelled
 from vitrail.study.questions import Grid, Question
-from vitrail.study.report import Answer, Shown, answer_cells, group, series_of, summary, weigh
+from vitrail.study.report import Answer, Shown, answer_cells, count_of, group, series_of, summary, weigh
 from vitrail.training.run import Run
 
 BY_NAME = ("recipe", "model", "weights", "epochs")
@@ -59,7 +59,7 @@ def show(asked: Grid, rows: Sequence[Row]) -> Shown:
     question = (
         f"How does the held-out accuracy on {asked.data} change with {' and '.join(axes)}?"
         + (f" All cells have {fixed}." if fixed else "")
-        + f" Every cell was trained with {asked.seeds} seeds."
+        + f" Every cell was trained with {count_of(asked.seeds, 'seed')}."
     )
     return Shown("Grid", question, table, conclude(rows, axes), [chart_of(rows, axes)])
 
