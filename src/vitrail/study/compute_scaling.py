@@ -56,8 +56,8 @@ def show(asked: Compute, rows: Sequence[Row]) -> Shown:
     question = (
         f"What does accuracy on {asked.data} cost? {', '.join(asked.families)} of {len(asked.scales)} sizes trained for "
         f"{len(asked.lengths)} lengths, with {count_of(asked.seeds, 'seed')}. Each training has its own schedule. Compute is "
-        "6 × MACs × images, as in the paper's Table 6. images/s is a forward pass in batches of 64, the best of three; memory is that of "
-        "the weights."
+        "6 × MACs × images, as in the paper's Table 6. images/s is a forward pass in batches of 64, the best of three; "
+        "memory is that of the weights."
     )
     charts = [compute_chart(asked, rows, laws), paper_chart()]
     table = summary(rows, ["family", "scale", "length"], numbers, "Compute")

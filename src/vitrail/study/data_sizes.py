@@ -136,8 +136,8 @@ def conclude(asked: DataSize, rows: Sequence[Row]) -> str:
     ]
     limits = (
         f"The interval draws the seeds again (n = {asked.seeds}); with so few it is coarse. Another length of training, "
-        "learning rate or cost may move the crossing. The paper pre-trains on 9 to 303 million images and reads by few-shot: its CNN is ahead "
-        "on 9 million, its ViT from 90 million."
+        "learning rate or cost may move the crossing. The paper pre-trains on 9 to 303 million images and reads by few-shot: "
+        "its CNN is ahead on 9 million, its ViT from 90 million."
     )
     return " ".join([*said, limits])
 
