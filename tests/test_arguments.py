@@ -8,7 +8,7 @@ import pytest
 
 import vitrail
 from vitrail.arguments import fits
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,11 @@ def test_a_wrong_kind_is_named_before_anything_is_opened(call: Any, said: str) -
     with pytest.raises(ConfigError) as caught:
         call()
     assert str(caught.value).startswith(said)
+
+
+def test_nothing_to_look_at_is_said() -> None:
+    with pytest.raises(DataError, match="no images were named"):
+        vitrail.trace("vit-ti/16", [])
 
 
 def test_a_function_of_the_door_is_one_and_keeps_its_signature() -> None:

@@ -100,3 +100,9 @@ def test_removing_a_link_keeps_what_it_names(tmp_path: Path) -> None:
     remove(tmp_path / "link")
     remove(tmp_path / "nothing")
     assert (tmp_path / "folder").is_dir() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_path_without_a_name_is_no_file() -> None:
+    for path in ("", ".", "/"):
+        with pytest.raises(StorageError, match="names no file"):
+            write_whole(path, b"")

@@ -33,6 +33,8 @@ Content = bytes | memoryview | str | Callable[[IO[bytes]], object]
 def write_whole(path: str | Path, content: Content, *, next_step: str = ADVICE) -> None:
     """Writes the file, with its folder where that is missing. Raises StorageError with `next_step`; the old file stays."""
     path = Path(path)
+    if not path.name:
+        raise StorageError(f"{str(path)!r} names no file", next_step="name one")
     aside = path.with_name(f".{path.name}.part")
     with storage_errors(path, next_step):
         path.parent.mkdir(parents=True, exist_ok=True)

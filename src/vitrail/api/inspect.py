@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitrail.api.images import Images, open_any
 from vitrail.api.models import Model, Size, open_or_build
+from vitrail.errors import DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
 from vitrail.images.sources import NAMED, open_data
@@ -108,6 +109,8 @@ def choose_evenly(count: int) -> list[int]:
 
 def read_images(source: Source, preprocess: Preprocess) -> UInt8[Tensor, "I C H W"]:
     """The chosen images as the model gets them, 8-bit. One that cannot be read is an error that names it."""
+    if not len(source):
+        raise DataError("no images were named", next_step="name an image file, or give an array")
     if preprocess.resize == "native":  # the pages lay images over one grid
         preprocess = replace(preprocess, resize="squash")
     return torch.stack([preprocess.read(source[index]) for index in choose_evenly(len(source))])

@@ -41,6 +41,8 @@ def open_classifier(
         raise ConfigError(f"engine {engine!r} for {model}", allowed=allowed, next_step="`vitrail export` makes a graph")
     if isinstance(model, str | Path | nn.Module):
         return open_model(model, size)
+    if not hasattr(model, "preprocess"):
+        raise ConfigError(f"a model that is a {type(model).__name__}", allowed="a path, a module or an engine")
     if size is not None:
         raise ConfigError("size and an engine that is open already", next_step="open it with size=… instead")
     return model
