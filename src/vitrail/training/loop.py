@@ -199,7 +199,7 @@ class Fit:
 
     @property
     def _finished(self) -> bool:
-        return self.state.step == self.setup.total_steps or is_out_of_patience(self.setup, self.state)
+        return self.state.step >= self.setup.total_steps or is_out_of_patience(self.setup, self.state)
 
     def _save(self, guard: FiniteGuard) -> None:
         guard.read()

@@ -46,10 +46,14 @@ class Facts:
     @classmethod
     def of(cls, snapshot: Snapshot) -> "Facts":
         """Those of a checkpoint. CheckpointError for facts that are missing or of another kind."""
+        where, before = f"the checkpoint of step {snapshot.step}", "remove this checkpoint: the one before is used"
         try:
-            return configs.from_dict(cls, dict(snapshot.facts), where=f"the checkpoint of step {snapshot.step}")
+            facts = configs.from_dict(cls, dict(snapshot.facts), where=where)
         except ConfigError as error:
-            raise CheckpointError(error.found, next_step="remove this checkpoint: the one before is used") from None
+            raise CheckpointError(error.found, next_step=before) from None
+        if facts.step != snapshot.step:
+            raise CheckpointError(f"{where} says that it is of step {facts.step}", next_step=before)
+        return facts
 
 
 @dataclass
