@@ -22,6 +22,7 @@ COMMANDS = [
     "predict",
     "probe",
     "robustness",
+    "serve",
     "similar",
     "trace",
     "train",
@@ -33,7 +34,7 @@ def test_every_command_has_its_function() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["compare", "embed", "evaluate", "inspect", "predict", "probe", "robustness", "train"]
+    "command", ["compare", "embed", "evaluate", "inspect", "predict", "probe", "robustness", "serve", "train"]
 )
 def test_a_command_and_its_function_have_the_same_defaults(command: str) -> None:
     """An option of the same name has the same value where it is not typed; an empty one stands for None."""

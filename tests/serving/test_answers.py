@@ -169,3 +169,19 @@ def test_the_models_are_described(served: Running) -> None:
     first, second = served.ask("GET", "/models").json["models"]
     assert (first["name"], second["name"]) == ("small", "other")
     assert first["labels"] == list(CLASSES) and first["layers"] == 2 and first["positions"]
+
+
+@pytest.mark.oracle
+def test_an_exported_graph_is_served_too(bundle: Path, tmp_path: Path) -> None:
+    """Labels are the model's; maps and features are refused with a sentence."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="exported graphs need the extra: pip install 'vitrail[export]'")
+    graph = tmp_path / "small.onnx"
+    vitrail.export(bundle, out=graph)
+    with running({"model": bundle, "graph": graph}) as server:
+        ours, theirs = (server.post(f"/predict?top=4&model={name}", picture(1)).json for name in ("model", "graph"))
+        for path in ("/look", "/embed"):
+            assert server.post(f"{path}?model=graph", picture(1)).status == 422
+    assert "onnx" in theirs["model"]["engine"].lower() and theirs["model"]["sha256"] == sha256(graph)
+    assert theirs["answers"][0]["labels"] == ours["answers"][0]["labels"]
+    np.testing.assert_allclose(theirs["answers"][0]["probabilities"], ours["answers"][0]["probabilities"], atol=1e-4)

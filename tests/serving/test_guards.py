@@ -291,8 +291,8 @@ def test_row_13_a_request_has_one_reading(hasty: Running, name: str) -> None:
 
 
 def test_row_13_tiny_chunks_cost_little(served: Running) -> None:
-    """CVE-2025-23310: a body of 100,000 chunks of one byte."""
-    body = b"".join(b"1\r\nx\r\n" for _ in range(100_000)) + b"0\r\n\r\n"
+    """CVE-2025-23310: a body of 30,000 chunks of one byte."""
+    body = b"".join(b"1\r\nx\r\n" for _ in range(30_000)) + b"0\r\n\r\n"
     head = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     assert parse(served.raw(head + body)).status == 415
     assert served.ask("GET", "/v2/health/ready").status == 200

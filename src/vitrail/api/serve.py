@@ -15,6 +15,7 @@ def serve(
     port: int = 8000,
     token_file: str | Path | None = None,
     names: Collection[str] = (),
+    engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
     batch: int = 0,
@@ -26,11 +27,11 @@ def serve(
 
         vitrail.serve("runs/photos-1")
 
-    `models` are run folders, bundles or weights files; a mapping names them. Another address than this machine's own
-    needs a token, the first line of `token_file`. `names` are further names of this machine, for the Host header.
-    `batch` images at most are computed together; 0 is 1 on a CPU, where a batch is no faster, and 32 elsewhere. At most
-    `queue` images wait; what comes then is answered 503. Every `watch` seconds changed weights are taken in (0: never;
-    SIGHUP does it too). Raises ConfigError, WeightsError, DoesNotApply.
+    `models` are run folders, bundles, weights files or exported graphs, which give labels and no maps; a mapping names
+    them. Another address than this machine's own needs a token, the first line of `token_file`. `names` are further names
+    of this machine, for the Host header. `batch` images at most are computed together; 0 is 1 on a CPU, where a batch is
+    no faster, and 32 elsewhere. At most `queue` images wait; what comes then is answered 503. Every `watch` seconds
+    changed weights are taken in (0: never; SIGHUP does it too). Raises ConfigError, WeightsError, DoesNotApply.
     """
     from vitrail.serving.limits import Limits
 
@@ -54,7 +55,7 @@ def serve(
 
     listening = listen(host, port)
     service, app = build(
-        named(models), limits=Limits(queue=queue), device=device, precision=precision, batch=batch, watch=watch,
+        named(models), limits=Limits(queue=queue), engine=engine, device=device, precision=precision, batch=batch, watch=watch,
         hosts=[*LOCAL, host, *names], addresses=not local, token=token,
     )  # fmt: skip
 

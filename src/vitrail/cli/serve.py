@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from vitrail.cli.arguments import call, parse
-from vitrail.cli.options import Precision
+from vitrail.cli.options import EngineName, Precision
 from vitrail.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ class Serve:
     """
 
     models: tyro.conf.Positional[tuple[str, ...]]
-    """Run folders, bundles or weights files; NAME=PATH gives one another name."""
+    """Run folders, bundles, weights files or exported graphs; NAME=PATH gives one another name."""
     host: str = "127.0.0.1"
     """The address to listen on. Another than this machine's own needs a token."""
     port: int = 8000
@@ -36,6 +36,8 @@ class Serve:
     """A file whose first line every request must show: Authorization: Bearer TOKEN."""
     names: tuple[str, ...] = ()
     """Further names by which clients call this machine, such as that of a proxy."""
+    engine: EngineName = "auto"
+    """What runs an exported graph: onnxruntime or openvino; auto goes by its file."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Precision = "auto"

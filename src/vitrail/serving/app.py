@@ -232,6 +232,7 @@ def build(
     paths: Mapping[str, str],
     *,
     limits: Limits | None = None,
+    engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
     batch: int = 0,
@@ -243,6 +244,6 @@ def build(
     `batch` 0 is 1 on a CPU, where a batch is no faster, and 32 elsewhere.
     """
     where = hardware.device(device)
-    models = Models(paths, partial(open_served, device=str(where), precision=precision))
+    models = Models(paths, partial(open_served, engine=engine, device=str(where), precision=precision))
     service = Service(models, limits or Limits(), batch=batch or (1 if where.type == "cpu" else 32), watch=watch)
     return service, application(service, **guard)

@@ -47,12 +47,13 @@ class Served:
 
     @cached_property
     def sha256(self) -> str:
-        """The sha256 of the file of tensors, as its record says; without one, a sha256 over the tensors."""
-        return getattr(self.record, "sha256", "") or self.engine.digest
+        """The sha256 of the file of tensors or of the exported graph; of the tensors where no record says it."""
+        recorded = getattr(self.record, "sha256", "") if self.torch else ""
+        return recorded or self.engine.digest
 
     @property
     def record(self) -> Any:
-        return getattr(getattr(self.engine, "model", None), "record", None)
+        return getattr(getattr(self.engine, "model", self.engine), "record", None)
 
     @property
     def version(self) -> str:
@@ -92,13 +93,13 @@ class Served:
         }
 
 
-def open_served(name: str, path: str, **how: Any) -> Served:
+def open_served(name: str, path: str, *, engine: str = "auto", **how: Any) -> Served:
     """A model that has passed: its sha256 is right, its numbers are finite, its answers are those of `golden.json`.
 
     Raises WeightsError, ConfigError, DoesNotApply.
     """
     stamp = stamp_of(path)
-    model = open_engine(path, **how) if is_exported(path) else load(path)
+    model = open_engine(path, engine=engine, **how) if is_exported(path) else load(path)
     served = serve_model(name, model, path=path, stamp=stamp, **how)
     check_answers(served)
     return served
@@ -167,7 +168,8 @@ def write_golden(path: str | Path) -> Path:
 def stamp_of(path: str) -> tuple[Any, ...]:
     """A value that changes with the files of a model; empty for a name of the hub."""
     folder = find_bundle(Path(path))
-    files = [folder / TENSORS, folder / RECORD] if folder else [Path(path)]
+    place = Path(path)
+    files = [folder / TENSORS, folder / RECORD] if folder else sorted(place.iterdir()) if place.is_dir() else [place]
     found = [file.stat() for file in files if file.is_file()]
     return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
 
