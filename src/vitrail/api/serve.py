@@ -41,11 +41,7 @@ def serve(
         )
     token = read_token(token_file)
     local = is_local(host)
-    if not local and not token:
-        raise ConfigError(
-            f"host = {host} without a token: everybody who reaches this machine could ask",
-            next_step="write a token into a file and give `token_file`, or leave `host` at 127.0.0.1",
-        )
+    refuse_open_door(host, local, token)
     check_extra()
     import torch
 
@@ -97,6 +93,15 @@ def read_token(path: str | Path | None) -> str:
             next_step=f"this one was drawn for you: {secrets.token_urlsafe(24)}",
         )
     return token
+
+
+def refuse_open_door(host: str, local: bool, token: str) -> None:
+    """Raises ConfigError for an address that others reach, without a token."""
+    if not local and not token:
+        raise ConfigError(
+            f"host = {host} without a token: everybody who reaches this machine could ask",
+            next_step="write a token into a file and give `token_file`, or leave `host` at 127.0.0.1",
+        )
 
 
 def is_local(host: str) -> bool:
