@@ -41,6 +41,23 @@ def test_row_1_another_address_needs_a_token(bundle: Path) -> None:
             serve(bundle, host=host)
 
 
+def test_what_is_missing_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """A busy port, a model that is not there, two models of one name, the packages."""
+    from vitrail.cli import main
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(bundle), "--port", str(port)]) == 78
+    said = capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1 is in use by another program; try --port {port + 1}" in said
+    assert main(["serve", "nothing-there", "--port", "0"]) == 65
+    assert main(["serve", str(bundle), str(bundle)]) == 78
+    assert main(["serve"]) == 78
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["serve", str(bundle)]) == 78
+    assert "pip install 'vitrail[serve]'" in capsys.readouterr().err
+
+
 HOSTS = {
     "127.0.0.1": 200, "localhost": 200, "LOCALHOST": 200, "localhost:{port}": 200, "[::1]": 200, "[::1]:80": 200,
     "evil.example": 421, "127.0.0.1.evil.example": 421, "localhost.evil.example": 421, "localhost.": 421,

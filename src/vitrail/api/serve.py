@@ -49,21 +49,22 @@ def serve(
     from vitrail.serving.guard import LOCAL
     from vitrail.serving.server import build_server, listen
 
-    listening = listen(host, port)
-    service, app = build(
-        named(models), limits=Limits(queue=queue), engine=engine, device=device, precision=precision, batch=batch, watch=watch,
-        hosts=[*LOCAL, host, *names], addresses=not local, token=token,
-    )  # fmt: skip
+    with listen(host, port) as listening:
+        service, app = build(
+            named(models), limits=Limits(queue=queue), engine=engine, device=device, precision=precision, batch=batch,
+            watch=watch, hosts=[*LOCAL, host, *names], addresses=not local, token=token,
+        )  # fmt: skip
 
-    def started() -> None:
-        if not quiet:
-            say_started(service.models.by_name, listening, torch.get_num_threads(), bool(token))
+        def started() -> None:
+            if not quiet:
+                say_started(service.models.by_name, listening, torch.get_num_threads(), bool(token))
 
-    build_server(app, service, started).run(sockets=[listening])
+        build_server(app, service, started).run(sockets=[listening])
 
 
 def named(models: str | Path | Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, str]:
     """Names and paths. Raises ConfigError where two models have one name, or none is given."""
+    check_extra()
     from vitrail.serving.served import name_of
 
     if isinstance(models, Mapping):
