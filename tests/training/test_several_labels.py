@@ -131,7 +131,7 @@ def test_commands_speak_of_several_labels(trained: tuple[Path, Result], capsys: 
     images = sorted(str(path) for path in data.parent.glob("test-*.png"))[:20]
     assert main(["predict", str(result.folder), *images]) == 0
     shown = capsys.readouterr().out
-    assert "no label" in shown and len(shown.splitlines()) >= 22
+    assert "none of these" in shown and len(shown.splitlines()) >= 22
 
 
 @pytest.mark.report
