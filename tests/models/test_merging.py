@@ -81,7 +81,7 @@ def test_tokens_are_those_of_the_paper(config, r: int) -> None:
 def test_none_merged_is_the_same_bits() -> None:
     model, images = random_model(CONFIG), torch.randn(2, 3, 20, 28)
     z = model.embed(images)
-    assert torch.equal(model.norm(encode_merged(model.blocks, z, 0, 1)), model.encode(z))
+    assert torch.equal(model.norm(encode_merged(model.blocks, z, 0, 1)), model.encode(z, (5, 7)))
     assert torch.equal(random_model(CONFIG, 0)(images), model(images))
 
 
@@ -147,5 +147,5 @@ def test_maps_show_the_members_of_merged_tokens() -> None:
 
 
 def test_relative_positions_do_not_merge() -> None:
-    with pytest.raises(ConfigError, match="relative positions"):
+    with pytest.raises(ConfigError, match="relative or rotary positions"):
         dataclasses.replace(VITS["relative"], extras=dataclasses.replace(VITS["relative"].extras, merge=2))

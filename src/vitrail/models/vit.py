@@ -88,7 +88,8 @@ class ViTConfig(ModelConfig):
     @property
     def exports_any_size(self) -> bool:
         # "dinov2" resizes by a factor that export would freeze, 2-D positions divide by rows - 1, relative ones have fixed offsets
-        return self.extras.position_resize != "dinov2" and self.positions not in ("learned-2d", "relative")
+        fixed = self.positions in ("learned-2d", "relative", "rotary") or bool(self.extras.rotary)
+        return self.extras.position_resize != "dinov2" and not fixed
 
     @property
     def has_class_token(self) -> bool:
