@@ -229,6 +229,7 @@ def test_onnx_tensors_in_other_files_are_not_followed(tmp_path: Path) -> None:
         read_onnx(tmp_path / "y.onnx")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_a_program_of_torchscript_is_named_with_the_way_to_its_tensors(tmp_path: Path) -> None:
     """OpenAI's CLIP files are such programs."""
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))

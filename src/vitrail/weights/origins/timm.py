@@ -214,6 +214,7 @@ def _facebook(table: tuple[Row, ...], fraction: float, *, scales: bool, licence:
         never=_NEVER if scales else _NEVER | _SCALES,
         biases_free=True,
         wrapped=True,
+        writes=lambda config: False,  # the first style has all that these have
     )
 
 
