@@ -19,6 +19,7 @@ from vitrail.images.decode import decode
 from vitrail.inspection.attention_hooks import watch
 from vitrail.inspection.explorer import pool_attention
 from vitrail.inspection.maps import rollout_of
+from vitrail.prediction.engines import open_engine
 from vitrail.serving.limits import Limits
 from vitrail.weights.files.safe import sha256
 
@@ -186,6 +187,7 @@ def test_an_exported_graph_is_served_too(bundle: Path, tmp_path: Path) -> None:
         ours, theirs = (server.post(f"/predict?top=4&model={name}", picture(1)).json for name in ("model", "graph"))
         for path in ("/look", "/embed"):
             assert server.post(f"{path}?model=graph", picture(1)).status == 422
-    assert "onnx" in theirs["model"]["engine"].lower() and theirs["model"]["sha256"] == sha256(graph)
+    assert theirs["model"]["engine"].startswith("onnxruntime")
+    assert theirs["model"]["sha256"] == open_engine(graph).digest
     assert theirs["answers"][0]["labels"] == ours["answers"][0]["labels"]
     np.testing.assert_allclose(theirs["answers"][0]["probabilities"], ours["answers"][0]["probabilities"], atol=1e-4)
