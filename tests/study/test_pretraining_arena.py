@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +63,10 @@ COMMAND = (
 def test_the_command_from_images_to_report_and_once_more_without_measuring_again(
     in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vitrail.study.arena.TUNING", "4 steps")
+    monkeypatch.setattr(
+        "vitrail.study.readouts.linear_probe", lambda *_: SimpleNamespace(accuracy=0.5)
+    )  # has its own tests
     words = [*COMMAND.split(), "--device", "cpu"]
     assert main(words) == 0
     first = capsys.readouterr()

@@ -70,13 +70,13 @@ def test_errors_that_rise_give_a_constant() -> None:
 
 
 def test_families_are_matched_in_counted_cost() -> None:
-    asked = 1.5e6
+    asked = 4e5
     macs = {name: cost.macs(model_of(name, FASHION, 28, asked)) for name in FAMILIES}
     for name, found in macs.items():
-        rungs = [cost.macs(rung) for rung in itertools.islice(climb(name, 28), 6)]
+        rungs = [cost.macs(rung) for rung in itertools.islice(climb(name, 28), 3)]
         # the counts of the rungs differ a little in their channels and classes
         assert abs(math.log(found / asked)) <= min(abs(math.log(rung / asked)) for rung in rungs) + 0.1
-    assert 2 < cost.macs(model_of("vit*4", FASHION, 28, asked)) / macs["vit"] < 8
+    assert cost.macs(model_of("vit*4", FASHION, 28, asked / 4)) == macs["vit"]
     assert side_of(Given(shape=(8, 8, 1))) == 32 and side_of(Given()) == 64 and side_of(FASHION) == 28
 
 
