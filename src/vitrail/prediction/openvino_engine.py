@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitrail import hardware
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.prediction.artefact import FOLDER_FACTS, GRAPH, read_folder
 from vitrail.prediction.exported_engine import ExportedEngine, missing
@@ -60,10 +59,11 @@ def open_openvino(path: Path, *, device: str = "auto", precision: str = "auto") 
 
 
 def floats_of(precision: str) -> str:
-    """The format of the products; of an int8 graph, of those between: bfloat16 where the CPU has it."""
-    if precision == "int8":
-        return str(hardware.precision("auto", torch.device("cpu"))).removeprefix("torch.")
-    return precision
+    """The format of the products that are not in whole numbers: float32 in an int8 graph.
+
+    OpenVINO 2026.4 with bfloat16 between int8 layers answers wrongly: 53 % on digits, where float32 between them has 98.6 %.
+    """
+    return "float32" if precision == "int8" else precision
 
 
 def compile_graph(graph: Any, floats: str) -> Any:
