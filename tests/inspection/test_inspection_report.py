@@ -73,7 +73,7 @@ def test_every_family_has_what_applies_and_says_what_does_not(config, tmp_path):
             rows
         )
     drawn = {path.stem for path in (tmp_path / "out" / "figures").glob("*.svg")}
-    assert drawn == {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")} and len(drawn) >= 6
+    assert drawn == {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")} and len(drawn) >= 5
     for path in (tmp_path / "out" / "figures").glob("*.png"):
         Image.open(path).verify()
 

@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "study": ("vitrail.cli.study", "compare ways of pre-training: same FLOPs, same readouts, one report"),
     "run": (
         "vitrail.cli.run",
-        "`run verify` proves which samples a run learnt from; `run export` takes its weights out",
+        "`run verify` proves which samples a run was trained on; `run export` takes its weights out",
     ),
     "data": ("vitrail.cli.data", "check your images, pack them into shards, show what training will see of them"),
     "models": ("vitrail.cli.models", "the model zoo: sizes, parameters, FLOPs"),
