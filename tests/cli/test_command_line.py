@@ -74,6 +74,7 @@ NEEDED = {
     "compare": ["run", "run", "data"],
     "embed": ["run", "data", "--out", "f.safetensors"],
     "evaluate": ["run", "data"],
+    "export": ["run"],
     "inspect": ["run"],
     "look": ["run", "photo"],
     "predict": ["run", "file"],
@@ -84,6 +85,7 @@ NEEDED = {
     "similar": ["f.safetensors"],
     "suite": ["suite.toml"],
     "trace": ["image"],
+    "tune": ["run"],
 }
 """Words without which a command says that they are missing, and no more."""
 

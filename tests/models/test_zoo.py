@@ -68,7 +68,7 @@ def test_stochastic_depth_grows_linearly_and_drops_whole_branches() -> None:
     assert [getattr(block.drop_path1, "probability", 0.0) for block in model.blocks] == pytest.approx(
         [0.0, 0.1, 0.2, 0.3, 0.4]
     )
-    drop = model.blocks[-1].drop_path.train()
+    drop = model.blocks[-1].drop_path1.train()
     branch = drop(torch.ones(4000, 2, 3))
     dropped = (branch == 0).all(dim=(1, 2))
     assert dropped.float().mean() == pytest.approx(0.4, abs=0.03)

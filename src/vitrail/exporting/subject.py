@@ -144,7 +144,7 @@ def require_images(subject: Subject, what: str, least: int = 1) -> Source:
     if subject.source is None or len(subject.source) < least:
         raise ConfigError(
             f"{what} changes answers, and there are no images to measure the loss on",
-            next_step="name labelled images that the model was not trained on, as the second word or `data='./photos'`",
+            next_step="name labelled images that the model was not trained on, as the second argument",
         )
     if subject.source.multi_label:
         raise DoesNotApply(f"{what} is judged by top-1, and these images have several labels")

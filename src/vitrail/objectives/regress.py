@@ -41,7 +41,7 @@ class Regress(Supervised):
             raise ConfigError(
                 "the objective 'regress' reads a number for each image; these images have classes",
                 allowed="objective=Classify()",
-                next_step="name the column of the list `value`, or train a classifier",
+                next_step="name the column of the list value, or train a classifier",
             )
         return replace(self, mean=float(source.labels.mean()), std=float(source.labels.std()) or 1.0)
 

@@ -64,7 +64,7 @@ def deploy(
 ) -> Any:
     """Starts replicas behind Ray's proxy on `host` and `port`, and gives the handle. Raises ConfigError."""
     if host not in LOCAL and not token:
-        raise ConfigError(f"host = {host} without a token", next_step="give `token`")
+        raise ConfigError(f"host = {host} without a token", next_step="give a token")
     serve = import_serve()
     serve.start(http_options={"host": host, "port": port})
     hosts = [*LOCAL, host]

@@ -154,7 +154,7 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     if path.suffix in (".onnx", ".xml"):
         raise WeightsError(
             f"{path} is a graph, not weights",
-            next_step="`vitrail predict`, `evaluate` and `robustness` read it; for the rest name the run it was made from",
+            next_step="`vitrail predict`, `vitrail evaluate` and `vitrail robustness` read it; for the rest name the run it was made from",
         )
     folder = find_bundle(path)
     if folder is not None:
@@ -230,7 +230,7 @@ def _read_bundle(folder: Path, config: Told) -> Weights:
             return Weights(read_safetensors(folder / TENSORS), record)
     raise WeightsError(
         f"{folder / TENSORS} is damaged: its sha256 is {digest[:12]}…, its record says {records[0].sha256[:12]}…",
-        next_step="copy the bundle anew, or take another checkpoint of the run",
+        next_step="copy the bundle again, or take another checkpoint of the run",
     )
 
 
