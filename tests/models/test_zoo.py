@@ -156,7 +156,7 @@ def test_compiled_equals_eager(backend: str) -> None:
     ("call", "said"),
     [
         ("build(12)", "a model 12; allowed: a name, such as 'vit-b/16'"),
-        ("build('vit-mu/16', classes='ten')", "classes = 'ten'; allowed: a number"),
+        ("build('vit-mu/16', classes='ten')", "classes = 'ten', a str; allowed: a whole number"),
         ("build('vit-mu/16')([1, 2])", "images as a list; allowed: a tensor"),
     ],
 )

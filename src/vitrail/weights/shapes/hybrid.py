@@ -26,7 +26,7 @@ class HybridShapes(Shapes):
         found = vit.with_heads({**style.habits, **seen, **stem, **told}, where)
         if "image" not in told:
             found["image"] = _image(to_shapes(of_vit, tensors, where), stem["depths"], seen["patch"], where)
-        assumed = {name: found[name] for name in vit.SILENT if name not in {*seen, *told}}
+        assumed = {name: found[name] for name in vit.SILENT if name in found and name not in {*seen, *told}}
         return configs.from_dict(HybridConfig, vit.in_lists(found), where=where), vit.in_words(assumed)
 
     def rows(self, style: Style, config: HybridConfig) -> list[Row]:
