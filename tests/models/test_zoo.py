@@ -141,10 +141,9 @@ for changes in ({"pool": "cls"}, {"pool": "mean", "positions": "sincos", "regist
 """
 
 
-BACKENDS = ["aot_eager", pytest.param("inductor", marks=[pytest.mark.deep, pytest.mark.timeout(1800)])]
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.deep  # a hybrid, compiled in test_families.py, has the same blocks
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_equals_eager(backend: str) -> None:
     """In a process of its own: the shape checks of the tests cannot be compiled. No graph breaks."""
     words = [sys.executable, "-c", COMPILED, backend]

@@ -39,6 +39,7 @@ def test_one_two_and_four_ranks_give_the_same_bits_where_asked(tmp_path: Path, s
         assert [name for name in runs[0] if not torch.equal(runs[0][name], other[name])] == []
 
 
+@pytest.mark.deep
 def test_a_run_of_two_ranks_stops_on_a_signal_and_resumes_on_one_to_the_same_bits(tmp_path: Path) -> None:
     whole = weights(train_on(ORDERED, tmp_path / "whole", 1))
     folder = tmp_path / "stopped"
