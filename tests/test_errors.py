@@ -12,7 +12,7 @@ import vitrail
 from vitrail import errors
 from vitrail.errors import MemoryRanOut, StorageError, VitrailError, recognise_error
 
-CONTROL_FLOW = {"Interrupted", "Stopped", "Problem", "_Died"}
+CONTROL_FLOW = {"Interrupted", "Stopped", "Problem", "Gone", "_Died"}
 """Caught inside the package, and never shown: a `Problem` becomes an HTTP answer."""
 OPTIONAL = {"vitrail.__main__"}
 
