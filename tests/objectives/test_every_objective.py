@@ -221,4 +221,8 @@ def test_what_self_training_cannot_use(in_folder: Path, capsys: pytest.CaptureFi
     assert "none of the 1 images of images can be read" in capsys.readouterr().err
     assert main(["study", "self-train", "digits", "--labels", "0.1", "--threshold", "1.5"]) == 78
     assert "0 ≤ threshold < 1" in capsys.readouterr().err
-    assert main(["study", "noisy"]) == 78 and "allowed: grid, ablation, data-size, compute, transfer, search, pretraining, few-labels" in capsys.readouterr().err
+    assert (
+        main(["study", "noisy"]) == 78
+        and "allowed: grid, ablation, data-size, compute, transfer, search, pretraining, few-labels"
+        in capsys.readouterr().err
+    )

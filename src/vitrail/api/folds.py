@@ -80,7 +80,9 @@ def train_folds(
     All use the measurements of the first. Raises ConfigError for data with a split of its own.
     """
     if not World.from_environment().alone:
-        raise ConfigError("folds with several processes", next_step="train one fold in each process, from Python: fold=(1, 5)")
+        raise ConfigError(
+            "folds with several processes", next_step="train one fold in each process, from Python: fold=(1, 5)"
+        )
     folder = out or next_free(Path("runs"), run)
     results: list[Result] = []
     for number, part in enumerate(draw_folds(splits, folds), start=1):

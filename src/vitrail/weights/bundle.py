@@ -10,6 +10,7 @@ Saving over an older bundle leaves the old one or the new one at every moment, a
 import dataclasses
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,11 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     if known := find_published(path):
         return _read_published(str(path), known, config)
     path = fetch(str(path)) if is_hub_name(path) else Path(path)
-    if path.suffix in (".onnx", ".xml"):
+    if path.suffix == ".xml" or _is_exported(path):
         raise WeightsError(
-            f"{path} is a graph, not weights",
-            next_step="`vitrail predict`, `vitrail evaluate` and `vitrail robustness` read it; for the rest name the run it was made from",
+            f"{path} is an exported graph, not weights",
+            next_step="`vitrail predict`, `vitrail evaluate` and `vitrail robustness` read it; "
+            "for the rest name the run it was made from",
         )
     folder = find_bundle(path)
     if folder is not None:
@@ -171,6 +173,15 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
             next_step=f"`vitrail run export {path} --out NAME` makes a bundle of its newest checkpoint",
         )
     return read_file(path, config)
+
+
+def _is_exported(path: Path) -> bool:
+    """Whether `vitrail export` wrote this ONNX file: its last entry is our digest. Other ONNX files hold weights."""
+    if path.suffix != ".onnx" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(200, path.stat().st_size), os.SEEK_END)
+        return b"vitrail" in file.read(200)
 
 
 def _read_published(name: str, known: Published, config: Told) -> Weights:
