@@ -65,7 +65,7 @@ def test_features_equal_the_golden_ones(golden: Golden, onnx_file: Path, model: 
     meta, io = json.loads((folder / "meta.json").read_text()), np.load(folder / "io.npz")
     assert hashlib.sha256(onnx_file.read_bytes()).hexdigest() == meta["source"]["onnx_sha256"]
     assert model.record.licence == "MIT"
-    assert any("left out: 20 tensors of a decoder" in note for note in bundle.read(onnx_file).record.notes)
+    assert any("left out: 20 tensors of decoder" in note for note in bundle.read(onnx_file).record.notes)
     images = model.record.preprocess.normalise(torch.from_numpy(io["square224/pixels_uint8"]).permute(0, 3, 1, 2))
     with torch.no_grad():
         features = model.features(images)
