@@ -30,7 +30,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def told(folder: Path) -> dict[str, tuple]:
-    """What was measured of each cell, without how long it took."""
+    """The numbers of each cell, without its seconds."""
     return {line["key"]: [{**row["numbers"], "seconds": 0} for row in line["results"]] for line in lines(folder)}
 
 

@@ -237,7 +237,7 @@ def test_a_run_goes_on_with_another_micro_batch(tmp_path: Path, monkeypatch: pyt
 
 
 def test_each_image_loses_branches_by_its_own_draws() -> None:
-    """The share of lost branches is the probability; both branches of a block, and two epochs, draw anew."""
+    """The share of lost branches is the probability; both branches of a block, and two epochs, have draws of their own."""
     setup = prepare(MIXED)
     lost = []
     for epoch in range(200):

@@ -37,7 +37,7 @@ class Serve:
     names: tuple[str, ...] = ()
     """Further names by which clients call this machine, such as that of a proxy."""
     engine: EngineName = "auto"
-    """What runs an exported graph: onnxruntime or openvino; auto goes by its file."""
+    """The runtime of an exported graph: onnxruntime or openvino; auto goes by its file."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Precision = "auto"

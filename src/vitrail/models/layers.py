@@ -177,7 +177,7 @@ class Attention(nn.Module):
         return x if turns is None else rotate(x, turns, halves=self.halves)
 
     def bias(self, q: Float[Tensor, "B A N d"], mask: Mask = None) -> Float[Tensor, "#B #A N N"] | None:
-        """What is added to the logits: relative positions, or a mask."""
+        """The term added to the logits: relative positions, or a mask."""
         return mask if self.relative is None else self.relative(q)
 
     def forward(self, x: Float[Tensor, "B N D"], turns: Turns = None, mask: Mask = None) -> Float[Tensor, "B N D"]:

@@ -185,7 +185,7 @@ class Rotation(nn.Module):
 
 
 def make_rotation(kind: PositionKind, extras: Extras, head_width: int, prefix: int) -> Rotation | None:
-    """What turns queries and keys; None in a model whose positions are not rotary."""
+    """The turns of queries and keys; None in a model whose positions are not rotary."""
     if kind != "rotary" and not extras.rotary:
         return None
     return Rotation(extras.rotary, head_width, prefix=prefix, trained_on=extras.rotary_grid)

@@ -40,7 +40,7 @@ def class_names(model: object) -> tuple[str, ...]:
 
 
 def _told(model: object) -> object:
-    """Where preprocessing and class names are said: in a model's record, or by the engine itself."""
+    """The holder of preprocessing and class names: a model's record, or the engine itself."""
     return getattr(model, "record", None) if isinstance(model, nn.Module) else model
 
 

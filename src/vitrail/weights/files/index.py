@@ -32,7 +32,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         if found.keys() != names:
             odd = ", ".join(sorted(found.keys() ^ names)[:5])
             raise WeightsError(
-                f"{file} and {index.name} do not agree about {odd}", next_step="fetch both of the same model anew"
+                f"{file} and {index.name} do not agree about {odd}", next_step="fetch both again, of the same model"
             )
         tensors |= found
     return tensors
@@ -43,7 +43,7 @@ def shards(index: Path) -> dict[Path, set[str]]:
     named: dict[Path, set[str]] = defaultdict(set)
     listed = read_object(index, WeightsError).get("weight_map")
     if not isinstance(listed, dict) or not listed:
-        raise WeightsError(f"{index} has no weight_map", next_step="fetch it anew, or name one file")
+        raise WeightsError(f"{index} has no weight_map", next_step="fetch it again, or name one file")
     for tensor, file in listed.items():
         if not (isinstance(file, str) and _PLAIN.fullmatch(file) and Path(file).suffix in READERS):
             raise WeightsError(f"{index} names {str(file)[:80]!r}", allowed="names of weights files that lie beside it")

@@ -101,7 +101,7 @@ def _product(shape: list[int]) -> int:
 
 
 def damaged(path: Path, why: str) -> WeightsError:
-    return WeightsError(f"{path} is not a sound weights file: {why}", next_step="fetch or copy the file anew")
+    return WeightsError(f"{path} is not a sound weights file: {why}", next_step="fetch or copy the file again")
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> dict[str, int]:
