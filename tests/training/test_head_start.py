@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support.runs import TINY, assert_same_run, stop_after
+from tests.support.runs import TINY, assert_same_run, no_report, stop_after
 from vitrail.errors import ConfigError, Preempted
 from vitrail.evaluation.feature_set import labelled
 from vitrail.evaluation.logistic import cross_validated
@@ -151,3 +152,14 @@ def test_validation_images_choose_the_fitted_head_where_training_makes_it_worse(
     kept = bundle.load(result.folder)
     start = head_start(prepare(run)).setup.model
     assert torch.equal(kept.head.weight, start.head.weight)
+
+
+def test_a_run_killed_before_its_first_checkpoint_has_its_head_again(tuned, tmp_path: Path) -> None:
+    """Only run.json is there: the resumed run fits the head again, to the same bits."""
+    with no_report():
+        whole = loop.train(tuned, out=tmp_path / "whole", quiet=True)
+        (tmp_path / "killed").mkdir()
+        shutil.copy(tmp_path / "whole/run.json", tmp_path / "killed")
+        again = loop.train(None, out=tmp_path / "killed", resume=True, quiet=True)
+    assert_same_run(whole.folder, again.folder)
+    assert again.baselines == whole.baselines

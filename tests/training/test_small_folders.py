@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import vitrail
 from tests.support.runs import TINY, assert_same_run, log, no_report, stop_after
 from vitrail.api.folds import train_folds
 from vitrail.batches.batch import Batch
+from vitrail.cli import main
 from vitrail.errors import ConfigError, DataError, Preempted
 from vitrail.images.heldout import add_validation, draw_folds, repeat_rare
 from vitrail.images.preprocess import Preprocess
@@ -303,6 +307,33 @@ def test_a_fold_resumes_on_its_own_images(photos: Path, tmp_path: Path, monkeypa
         resumed = loop.train(None, out=tmp_path / "run", resume=True, quiet=True)
     assert_same_run(whole.folder, resumed.folder)
     assert whole.setup.splits.test.keys == draw_folds(open_data(photos), 4)[1].test.keys
+
+
+def test_stopped_folds_go_on_as_one_command(photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A signal in the second fold; `--resume` of the whole folder ends it to the same bits, and trains the third."""
+    run = dataclasses.replace(SMALL, data=str(photos), length="1 epoch")
+    learn, folder = loop.learn, tmp_path / "k"
+
+    def stop(setup, state, *rest) -> None:
+        learn(setup, state, *rest)
+        if setup.run.fold == (2, 3) and state.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with no_report():
+        whole = train_folds(run, open_data(photos), 3, tmp_path / "whole", quiet=True)
+        with monkeypatch.context() as patched, pytest.raises(Preempted, match=re.escape(f"resume='{folder}'")):
+            patched.setattr(loop, "learn", stop)
+            train_folds(run, open_data(photos), 3, folder, quiet=True)
+        assert not (folder / "fold-3").exists()
+        assert main(["train", "--resume", str(folder), "--quiet", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["top1"] == whole.scores.top1 and len(found["folds"]) == 3
+    for result in whole.results:
+        assert_same_run(result.folder, folder / result.folder.name)
+    with pytest.raises(ConfigError, match="folds go on with their own images and settings"):
+        vitrail.train(resume=folder, epochs=2)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train_folds(run, open_data(photos), 3, folder)
 
 
 def test_data_with_its_own_split_has_no_folds(photos: Path, tmp_path: Path) -> None:

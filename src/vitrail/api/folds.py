@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, Preempted
 from vitrail.images.heldout import draw_folds
 from vitrail.images.samples import Source
 from vitrail.images.sources import Splits
@@ -22,7 +22,8 @@ from vitrail.training import loop
 from vitrail.training.loop import Result
 from vitrail.training.outcome import collect_answers, run_facts
 from vitrail.training.run import Run
-from vitrail.training.run_folder import next_free
+from vitrail.training.run_data import locate, open_for
+from vitrail.training.run_folder import RunFolder
 from vitrail.weights.bundle import load
 
 NOTE = "Each fold holds out other images. The scores above are of all images, each answered by the model that it was not shown to."
@@ -73,32 +74,59 @@ class Folds:
 
 
 def train_folds(
-    run: Run, splits: Splits, folds: int, out: Path | None = None, *, announce: Any = None, **options: Any
+    run: Run, splits: Splits, folds: int, out: Path | None = None, *, resume: bool = False, **options: Any
 ) -> Folds:
     """One run for each fold into `out`/fold-1, -2, …; then the scores of all images and their report.
 
-    All use the measurements of the first. Raises ConfigError for data with a split of its own.
+    `out` keeps what was asked for, which `resume_folds` goes on with. Raises ConfigError for data with a split of its own.
     """
     if not World.from_environment().alone:
         raise ConfigError(
             "folds with several processes", next_step="train one fold in each process, from Python: fold=(1, 5)"
         )
-    folder = out or next_free(Path("runs"), run)
-    results: list[Result] = []
-    for number, part in enumerate(draw_folds(splits, folds), start=1):
-        hardware = results[0].setup.run.hardware if results else run.hardware
-        results.append(
-            loop.train(
-                replace(run, fold=(number, folds), hardware=hardware),
-                out=folder / f"fold-{number}",
-                splits=part,
-                announce=None if results else announce,
-                **options,
-            )
-        )
-    found = Folds(folder, tuple(results), *judge_together(results))
-    found.write_report()
+    parts = draw_folds(splits, folds)
+    run = replace(run, fold=(1, folds), data=locate(run.data), weights=run.weights and locate(run.weights))
+    with RunFolder.open(run, out, resume, World()) as folder:
+        folder.path.joinpath("fold-1").mkdir(exist_ok=True)  # whoever finds run.json knows that these are folds
+        folder.save(run)
+        try:
+            results = _train_each(run, parts, folder.path, **options)
+        except Preempted as error:
+            stopped = Preempted(error.found, next_step=f"go on with `resume='{folder.path}'`")
+            stopped.exit_code = error.exit_code
+            raise stopped from None
+        found = Folds(folder.path, results, *judge_together(results))
+        found.write_report()
     return found
+
+
+def _train_each(
+    run: Run, parts: Sequence[Splits], folder: Path, *, announce: Any = None, **options: Any
+) -> tuple[Result, ...]:
+    """The folds in turn; one that began goes on, to its end. All use the measurements of the first."""
+    results: list[Result] = []
+    for number, part in enumerate(parts, start=1):
+        place = folder / f"fold-{number}"
+        begun = (place / "run.json").is_file()
+        hardware = results[0].setup.run.hardware if results else run.hardware
+        one = replace(run, fold=(number, len(parts)), hardware=hardware)
+        told = None if results else announce
+        results.append(
+            loop.train(None if begun else one, out=place, splits=part, resume=begun, announce=told, **options)
+        )
+    return tuple(results)
+
+
+def are_folds(folder: Path) -> bool:
+    """Whether the folder is that of a cross-validation."""
+    return (folder / "fold-1").is_dir()
+
+
+def resume_folds(folder: Path, **options: Any) -> Folds:
+    """Goes on with a cross-validation that was stopped, to the same bits."""
+    run = RunFolder.read(folder)
+    assert run.fold is not None
+    return train_folds(run, open_for(run), run.fold[1], folder, resume=True, **options)
 
 
 def judge_together(results: Sequence[Result]) -> tuple[Outcome, Source]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from vitrail.api.folds import Folds, train_folds
+from vitrail.api.folds import Folds, are_folds, resume_folds, train_folds
 from vitrail.api.request import Classes, choose_run, shorthands, spell_out
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError
@@ -94,13 +94,20 @@ def train(
     `batch=64` for short, `optim={"layer_decay": 0.75}`, or `**{"optim.layer_decay": 0.75}`.
     `seeds` trains so many times, into `out/seed-0` and so on. `folds` is k-fold cross-validation: every image is scored once
     by a model that was not trained on it. With `classes="leaf"` the folder that an image lies in is its class. `resume` goes
-    on with a run folder; its images may have moved. `like` takes all settings from a run folder or a file run.json. Each of
-    `callbacks` is called with every row of the log: a mapping with step, epoch and numbers.
+    on with a run folder, whose images may have moved, or with the folder of stopped folds. `like` takes all settings from a
+    run folder or a file run.json. Each of `callbacks` is called with every row of the log: a mapping with step, epoch and
+    numbers.
     Raises ConfigError for a name that is not there, DataError for images that cannot be trained on.
     """
     options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "callbacks": callbacks}
     if resume is not None:
         refuse_choices(recipe, model, weights, like, out, seeds != 1)
+        if are_folds(Path(resume)):
+            refuse_changes(data, changes, epochs, holdout)
+            found = resume_folds(Path(resume), **options)
+            return Trained(
+                found.results, f"recipe {found.results[0].setup.run.recipe}: as the folds were started", found
+            )
         options |= {"override": override, "accept_data_change": accept_data_change}
         changes = {"data": str(data), **changes} if data else changes
         return train_on(Path(resume), changes, epochs, holdout, **options)
@@ -142,6 +149,14 @@ def refuse_choices(*choices: object) -> None:
         raise ConfigError(
             "a resumed run keeps its recipe, model, weights, seeds and folder",
             next_step="leave them out, or start a new run",
+        )
+
+
+def refuse_changes(*changes: object) -> None:
+    """Raises ConfigError for a change to folds that are half done."""
+    if any(change not in (None, "", {}) for change in changes):
+        raise ConfigError(
+            "folds go on with their own images and settings", next_step="leave them out, or start new folds"
         )
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.api.folds import Folds, train_folds
-from vitrail.api.train import check_folds, check_seeds, refuse_choices, train_seeds
+from vitrail.api.folds import Folds, are_folds, resume_folds, train_folds
+from vitrail.api.train import check_folds, check_seeds, refuse_changes, refuse_choices, train_seeds
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.options import Show
 from vitrail.cli.run_options import Asked, finished, settings, understand
@@ -85,6 +85,9 @@ def resumed(words: Sequence[str]) -> int:
     stored = RunFolder.read(first.resume)
     asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
     refuse_choices(asked.model, asked.like, asked.out, asked.seeds != 1, asked.folds)
+    if are_folds(first.resume):
+        refuse_changes(asked.data, {} if replace(finished(asked), data=stored.data) == stored else "options")
+        return report_folds(resume_folds(first.resume, quiet=asked.quiet, tensorboard=asked.tensorboard), asked)
     result = train(
         replace(finished(asked), data=asked.data or stored.data),
         out=asked.resume,

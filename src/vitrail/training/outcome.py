@@ -211,15 +211,20 @@ def weights_facts(setup: Setup, rows: Sequence[Mapping[str, Any]], outcome: Outc
 def describe_options(options: Any) -> str:
     """The values of a config that are not off."""
     named = ((field.name.replace("_", " "), getattr(options, field.name)) for field in dataclasses.fields(options))
-    return (
-        ", ".join(f"{name} {value}" for name, value in named if value not in (0, None, False, (), "none", "")) or "none"
-    )
+    shown = [(name, value) for name, value in named if value not in (0, None, False, (), "none", "")]
+    return ", ".join(name if value is True else f"{name} {_short(value)}" for name, value in shown) or "none"
+
+
+def _short(value: Any) -> str:
+    """A value with four digits at most: (0.75, 1.3333333333333333) as 0.75 to 1.333."""
+    if isinstance(value, tuple):
+        return " to ".join(map(_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     """The settings that a reader needs to judge the numbers or to run them again."""
     run, epochs = setup.run, setup.total_steps / setup.steps_per_epoch
-    objective = {field.name: getattr(run.objective, field.name) for field in dataclasses.fields(run.objective)}
     exaflops = setup.flops_per_step * setup.total_steps / 1e18
     size = f"{cost.count_parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image"
     rate = f"learning rate {setup.schedule.peak:.3g}, {run.optim.schedule}, decay {run.optim.weight_decay:g}"
@@ -230,7 +235,7 @@ def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     yield "augmentation", describe_options(run.augment)
     yield "mixing", describe_options(run.mixing)
     yield "model", f"{run.model.family}, {size}"
-    yield "objective", ", ".join(f"{name} {value}" for name, value in objective.items())
+    yield "objective", describe_options(run.objective)
     yield "recipe", f"{run.recipe or 'own'}, seed {run.seed}"
     yield "length", f"{setup.total_steps:,} steps of {run.batch_size} images, {epochs:.4g} epochs"
     yield "compute", f"{exaflops:.3g} exaFLOP"

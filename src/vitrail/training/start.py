@@ -10,7 +10,7 @@ from vitrail.processes.world import World
 from vitrail.reports.journal import Callback, Journal
 from vitrail.reports.trackers import log_to_tensorboard
 from vitrail.training.data_check import look_over
-from vitrail.training.head_start import head_start
+from vitrail.training.head_start import HeadStart, head_start
 from vitrail.training.resume_rules import check_changes, check_data
 from vitrail.training.run import Run
 from vitrail.training.run_data import arrange, open_run
@@ -69,12 +69,14 @@ def resume_run(
     before = facts.run if facts and facts.run else folder.run
     wanted, changes = check_changes(before, run or folder.run, override=override)
     setup, keys = _prepare(wanted, ranks, splits)
-    state = setup.state()
+    # killed before its first checkpoint, a run has no head yet
+    begun = HeadStart(setup) if snapshot else head_start(setup)
+    state = begun.setup.state()
     folder.check_room(state.size)
     if snapshot and facts:
         check_data(facts.data, state.data, accept=accept_data_change)
         state.restore(snapshot, ranks)
-    return Start(setup, state, keys, notes=(*setup.notes, *changes, *said))
+    return Start(begun.setup, state, keys, begun.baselines, (*setup.notes, *changes, *said, *begun.notes))
 
 
 def _prepare(run: Run, ranks: World, splits: Splits | None) -> tuple[Setup, Keys]:
