@@ -85,7 +85,7 @@ def resumed(words: Sequence[str]) -> int:
     stored = RunFolder.read(first.resume)
     asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
     refuse_choices(asked.model, asked.like, asked.out, asked.seeds != 1, asked.folds)
-    if are_folds(first.resume):
+    if first.resume and are_folds(first.resume):
         refuse_changes(asked.data, {} if replace(finished(asked), data=stored.data) == stored else "options")
         return report_folds(resume_folds(first.resume, quiet=asked.quiet, tensorboard=asked.tensorboard), asked)
     result = train(
