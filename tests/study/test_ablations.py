@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vitrail.models import cost
+from vitrail.models.extras import PLAIN
 from vitrail.recipes.request import Given
 from vitrail.study import ablation
 from vitrail.study.ablations import LESSONS, plan
@@ -29,14 +30,14 @@ def test_every_ablation_has_a_lesson() -> None:
     assert tuple(LESSONS) == get_args(AblationName)
 
 
-@pytest.mark.parametrize(("which", "cells"), [("positions", 5), ("head", 6), ("patch-order", 2), ("regularisation", 8)])
+@pytest.mark.parametrize(("which", "cells"), [("positions", 9), ("head", 6), ("patch-order", 2), ("regularisation", 8)])
 def test_one_choice_changes_and_the_rest_stays(which: str, cells: int) -> None:
     found = list(plan(asked(which)))
     assert len(found) == len({cell.key for cell in found}) == cells
     runs = [cell.stages[-1].run for cell in found]
     assert len({(run.length, run.batch_size, run.preprocess, run.augment, run.seed) for run in runs}) == 1
     if which == "positions":
-        assert len({dataclasses.replace(run.model, positions="none") for run in runs}) == 1
+        assert len({dataclasses.replace(run.model, positions="none", extras=PLAIN) for run in runs}) == 1
 
 
 def test_shapes_are_halved_and_doubled() -> None:

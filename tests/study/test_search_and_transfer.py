@@ -1,10 +1,11 @@
 """Search and transfer: validation images choose, test images judge; what was tried is not tried again."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.support.objectives import teacher
+from tests.support.objectives import DIGITS, teacher
 from vitrail import study
 from vitrail.errors import ConfigError
 from vitrail.study.cells import Row
@@ -77,6 +78,22 @@ def test_the_plan_of_a_transfer_is_the_grid_then_the_seeds(tmp_path: Path) -> No
     assert all(run.weights is None and run.head == "zero" for run in scratch)
     with pytest.raises(ConfigError, match="no checkpoints were named"):
         Transfer(data="digits")
+
+
+def test_other_weights_in_the_same_place_are_other_cells(tmp_path: Path) -> None:
+    asked = Transfer(data="digits", models=(str(tmp_path / "weights"),), recipe="finetune_small", seeds=1, device="cpu")
+
+    def key() -> str:
+        return next(plan(asked, (1.0,), range(1))).key
+
+    teacher(tmp_path / "weights")
+    first = key()
+    shutil.copytree(tmp_path / "weights", tmp_path / "kept")
+    teacher(tmp_path / "weights", DIGITS[:9])
+    assert key() != first
+    shutil.rmtree(tmp_path / "weights")
+    shutil.move(tmp_path / "kept", tmp_path / "weights")
+    assert key() == first
 
 
 @pytest.mark.deep

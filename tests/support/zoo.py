@@ -24,6 +24,9 @@ VARIANTS: dict[str, dict] = {
     "sincos": {"positions": "sincos", "pool": "mean"},
     "sincos-mae": {"positions": "sincos-mae"},
     "relative": {"positions": "relative"},
+    "2-D at every layer": {"positions": "learned-2d", "positions_at": "layers", "pool": "mean"},
+    "1-D at every layer": {"positions_at": "layers"},
+    "shared by the layers": {"positions_at": "shared"},
     "positions on patches": {"positions_on": "patches"},
     "dinov2": {
         "registers": 4, "positions_on": "class", "position_resize": "dinov2", "layer_scale": 0.1, "activation": "swiglu"

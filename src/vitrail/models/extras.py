@@ -27,6 +27,9 @@ class Extras:
     """Patch numbers are scaled to a grid of this side, the one of the training (EVA-02, PE); 0: they are not."""
     positions_on: Literal["all", "class", "patches"] = "all"
     """Tokens before the patches that have rows in the learned 1-D table: all, the class token, or none."""
+    positions_at: Literal["stem", "layers", "shared"] = "stem"
+    """Positions are added at the stem; or again before each later block, from a table of its own or from the stem's
+    (paper D.4, Table 8)."""
     position_resize: Resize = "bilinear"
     """How the learned table follows a new grid; a row of `positions.RESIZES`."""
     activation: Literal["gelu", "gelu-tanh", "gelu-quick", "swiglu"] = "gelu"

@@ -22,8 +22,9 @@ def initialise_vit(model: "ViT", generator: torch.Generator) -> None:
             token.zero_()
     if model.registers is not None:
         model.registers.normal_(std=1e-6, generator=generator)
-    if isinstance(model.positions, LearnedPositions | LearnedPositions2d):
-        model.positions.initialise(generator)
+    for positions in (model.positions, *model.layer_positions):
+        if isinstance(positions, LearnedPositions | LearnedPositions2d):
+            positions.initialise(generator)
     if model.pre_logits is not None:
         lecun_normal_(model.pre_logits.weight, generator)
         model.pre_logits.bias.zero_()

@@ -64,6 +64,13 @@ class ViTConfig(ModelConfig):
                 raise ConfigError(f"width = {self.width} with {what}", allowed=f"a multiple of {number}")
         if self.extras.merge and (self.positions in ("relative", "rotary") or self.extras.rotary):
             raise ConfigError("merged tokens with relative or rotary positions", allowed="learned or fixed positions")
+        if self.extras.positions_at != "stem" and (
+            self.extras.merge or self.positions in ("none", "relative", "rotary")
+        ):
+            raise ConfigError(
+                f"positions_at={self.extras.positions_at!r} with positions={self.positions!r}, merge={self.extras.merge}",
+                allowed="learned or fixed positions, and no merged tokens",
+            )
         if self.pool.startswith("cls") and self.extras.class_token is False:
             next_step = "use pool='mean' or leave class_token out"
             raise ConfigError(f"pool={self.pool!r} without a class token", next_step=next_step)
@@ -130,9 +137,11 @@ class ViT(Backbone[ViTConfig]):
         # a buffer: supervised training neither reads nor moves it
         self.register_buffer("mask_token", torch.empty(1, width) if extras.mask_token else None)
         prefix, own = config.prefix, config.positioned_prefix
-        self.positions = make_positions(
-            config.positions, width, config.grid, prefix=prefix, own=own, resize=extras.position_resize
-        )
+        tables = [
+            make_positions(config.positions, width, config.grid, prefix=prefix, own=own, resize=extras.position_resize)
+            for _ in range(config.depth if extras.positions_at == "layers" else 1)
+        ]
+        self.positions, self.layer_positions = tables[0], nn.ModuleList(tables[1:])
         self.rotation = make_rotation(config.positions, extras, width // config.heads, prefix)
         self.drop = dropout(config.dropout)
         self.pre_norm = nn.LayerNorm(width, eps=extras.norm_eps) if extras.pre_norm else nn.Identity()
@@ -173,7 +182,10 @@ class ViT(Backbone[ViTConfig]):
         z = self.pre_norm(z)
         if merge := self.config.extras.merge:
             z = encode_merged(self.blocks, z, merge, self.config.prefix)
-        for block in self.blocks if not merge else ():
+        shared, own = self.config.extras.positions_at == "shared", self.layer_positions
+        for number, block in enumerate(self.blocks if not merge else ()):
+            if number and (shared or own):  # Table 8: positions before every layer
+                z = z + (self.positions if shared else own[number - 1])(grid, z, at)
             save = self.checkpoint_activations and torch.is_grad_enabled()
             z = checkpoint(block, z, turns, use_reentrant=False) if save else block(z, turns)
         return z if self.config.extras.final_norm == "pooled" else self.norm(z)
@@ -204,7 +216,10 @@ class ViT(Backbone[ViTConfig]):
         head = [self.norm, self.attention_pool, self.pre_logits, self.projection, self.head]
         return [
             ("stem", [part for part in stem if part is not None]),
-            *((f"block {number}", [block]) for number, block in enumerate(self.blocks, 1)),
+            *(
+                (f"block {n + 1}", [block, *self.layer_positions[max(0, n - 1) : n]])
+                for n, block in enumerate(self.blocks)
+            ),
             ("head", [part for part in head if part is not None]),
         ]
 

@@ -66,7 +66,9 @@ def base(asked: Ablation, given: Given, seed: int, name: str = "vit", **changes:
 
 def positions(asked: Ablation, given: Given, seed: int) -> Planned:
     for kind in ("none", "learned", "learned-2d", "relative", "rotary"):
-        yield {"positions": kind}, (Stage(run=base(asked, given, seed, positions=kind), readouts=("5-shot",)),)
+        for at in ("stem", "layers", "shared") if kind.startswith("learned") else ("stem",):
+            run = base(asked, given, seed, positions=kind, positions_at=at)
+            yield {"positions": kind, "at": at}, (Stage(run=run, readouts=("5-shot",)),)
 
 
 def head(asked: Ablation, given: Given, seed: int) -> Planned:
@@ -156,10 +158,13 @@ def regularisation(asked: Ablation, given: Given, seed: int) -> Planned:
 LESSONS: dict[str, Lesson] = {
     "positions": Lesson(
         "How much do positions help, and of which kind?",
-        positions, ("positions",),
+        positions, ("positions", "at"),
         (
-            Claim("positions help", {"positions": "learned"}, {"positions": "none"}),
-            Claim("2-D positions are not better than 1-D", {"positions": "learned"}, {"positions": "learned-2d"}, kind="no worse"),
+            Claim("positions help", {"positions": "learned", "at": "stem"}, {"positions": "none"}),
+            Claim("2-D positions are not better than 1-D", {"positions": "learned", "at": "stem"},
+                  {"positions": "learned-2d", "at": "stem"}, kind="no worse"),
+            Claim("at every layer they are no better than at the stem", {"positions": "learned", "at": "stem"},
+                  {"positions": "learned", "at": "layers"}, kind="alike"),
         ),
         ("accuracy", "5-shot"), TABLE_8,
     ),

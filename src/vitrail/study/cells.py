@@ -20,6 +20,7 @@ from vitrail.images.heldout import add_validation
 from vitrail.images.samples import Splits
 from vitrail.images.sources import open_data
 from vitrail.models import cost, zoo
+from vitrail.prediction.forward import model_digest
 from vitrail.recipes.request import Given
 from vitrail.reports.journal import read
 from vitrail.study.engine import Answers, open_study
@@ -29,6 +30,7 @@ from vitrail.study.subsets import take_number, take_share
 from vitrail.study.workers import stopped
 from vitrail.training.loop import Result, train
 from vitrail.training.run import Run, steps
+from vitrail.weights.bundle import load
 
 Value = str | int | float
 VALIDATION = 0.2
@@ -82,7 +84,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Its place, and a digest of all that is asked: changed settings are another cell."""
-        asked = [{**to_dict(stage), "run": _without_hardware(stage.run)} for stage in self.stages]
+        asked = [{**to_dict(stage), "run": _asked(stage.run)} for stage in self.stages]
         return f"{self} · {hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}"
 
     @property
@@ -219,5 +221,18 @@ def image_flops(objective: Any, config: Any) -> float:
     return objective.flops(config)
 
 
-def _without_hardware(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in to_dict(run).items() if name != "hardware"}
+def _asked(run: Run) -> dict[str, Any]:
+    """What decides a run's numbers: its weights by what they are, not by where they lie."""
+    told = {name: value for name, value in to_dict(run).items() if name != "hardware"}
+    return {**told, "weights": digest_of(run.weights)} if run.weights else told
+
+
+def digest_of(weights: str) -> str:
+    """Of a model, read again where its files have changed."""
+    files = sorted(path for path in Path(weights).glob("**/*") if path.is_file()) or [Path(weights)]
+    return _digest(weights, tuple((path, path.stat().st_mtime_ns) for path in files if path.is_file()))
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(weights: str, _files: tuple[tuple[Path, int], ...]) -> str:
+    return model_digest(load(weights))

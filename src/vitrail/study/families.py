@@ -25,7 +25,7 @@ from vitrail.training.run import Optim, Run
 FAMILIES = ("vit", "resnet", "hybrid")
 TOKENS = 7
 """Patches to a side that a ViT should have, about: 49 tokens, as ViT-B/32 at 224 pixels."""
-BODIES = ((32, 2), (32, 3), (48, 3), (64, 3), (64, 4), (96, 4), (96, 6), (128, 6), (128, 8), (192, 6), (192, 8), (192, 12),
+BODIES = ((32, 2), (32, 3), (32, 4), (48, 3), (64, 3), (64, 4), (96, 4), (96, 6), (128, 6), (128, 8), (192, 6), (192, 8), (192, 12),
           (256, 8), (256, 12), (384, 12), (512, 12), (768, 12), (1024, 24))  # fmt: skip
 """Width and depth of the ViTs of the ladder."""
 

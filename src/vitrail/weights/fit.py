@@ -126,10 +126,9 @@ def _resized(name: str, tensor: Tensor, old: Any, new: Any) -> Tensor:
     part, _, rest = name.partition(".")
     if part in old.parts:
         return _resized(rest, tensor, old.parts[part], new.parts[part])
-    if name == "positions.table":
-        return _positions(tensor, old, new)
-    if name in ("positions.rows", "positions.columns"):
-        return resize_line(tensor, new.grid[name == "positions.columns"])
+    table, _, field = name.rpartition(".")
+    if table == "positions" or table.startswith("layer_positions."):
+        return _positions(tensor, old, new) if field == "table" else resize_line(tensor, new.grid[field == "columns"])
     if name.endswith("attn.relative.table"):
         return resize_line(tensor, 2 * (new.prefix + new.grid[0] * new.grid[1]) - 1)
     if name.endswith("attn.table"):
