@@ -11,11 +11,12 @@ from vitrail.objectives.classify import Classify
 from vitrail.recipes.request import Given
 from vitrail.reports.charts import Chart, Series
 from vitrail.reports.page import TableSection
+from vitrail.scores.statistics import spread
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, open_labelled
 from vitrail.study.families import model_of, plain_run, regularise, side_of
 from vitrail.study.published import FIGURE_8, FIGURE_9, TABLE_7, TABLE_8
 from vitrail.study.questions import Ablation
-from vitrail.study.report import Answer, Shown, answer_cells, count_of, group, series_of, summary, weigh
+from vitrail.study.report import Answer, Shown, answer_cells, best_first, count_of, series_of, summary, values_of, weigh
 from vitrail.training.run import Optim, Run
 
 Planned = Iterator[tuple[dict[str, Value], tuple[Stage, ...]]]
@@ -254,11 +255,8 @@ def conclude(lesson: Lesson, rows: Sequence[Row], seeds: int) -> str:
     """Each claim of the paper against these numbers; the order of the places where there is no claim."""
     said = [sentence for claim in lesson.claims if (sentence := judge(claim, rows))]
     if not lesson.claims:
-        found = group(rows, lesson.axes, "accuracy")
-        order = sorted(found, key=lambda place: -found[place].mean)
-        said.append(
-            "From best to worst: " + "; ".join(f"{', '.join(map(str, place))} {found[place]}" for place in order) + "."
-        )
+        order = [f"{name} {spread(values)}" for name, values in best_first(rows, lesson.axes)]
+        said.append(f"From best to worst: {'; '.join(order)}.")
     limits = (
         f"This is one set of images, one small model and {count_of(seeds, 'seed')}: it says nothing on large models "
         "or long training. The learning rate was not chosen for each place."
@@ -272,7 +270,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> str:
     if not first or not second:
         return ""
     names = [", ".join(map(str, place.values())) for place in (claim.first, claim.second)]
-    sentence, margin = weigh(first, second, (names[0], names[1])), mean(first) - mean(second)
+    sentence, margin = weigh((names[0], first), (names[1], second)), mean(first) - mean(second)
     apart = "no more" not in sentence and "one seed" not in sentence
     seen = verdict(claim.kind, margin, apart)
     what = "" if claim.number == "accuracy" else f" ({claim.number})"
@@ -295,7 +293,4 @@ def _best(rows: Sequence[Row], place: dict[str, Value], number: str) -> list[flo
     """The values of the best places that have these values."""
     mine = [row for row in rows if all(row[axis] == value for axis, value in place.items())]
     rest = [axis for axis in (mine[0].place if mine else ()) if axis not in (*place, "seed")]
-    found: dict[tuple[Any, ...], list[float]] = {}
-    for row in mine:
-        found.setdefault(tuple(row[axis] for axis in rest), []).append(row[number])
-    return max(found.values(), key=mean, default=[])
+    return max(values_of(mine, rest, number).values(), key=mean, default=[])

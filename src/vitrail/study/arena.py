@@ -13,9 +13,9 @@ from vitrail.recipes.mae import small_encoder
 from vitrail.recipes.pretraining import SMALL, small_run
 from vitrail.recipes.request import Given
 from vitrail.reports.charts import Chart
-from vitrail.study.cells import Cell, Row, Stage, hardware_of, image_flops, open_labelled, size_model
+from vitrail.study.cells import Cell, Row, Stage, image_flops, in_cell, open_labelled, size_model
 from vitrail.study.label_questions import Pretraining
-from vitrail.study.report import Answer, Shown, answer_cells, count_of, series_of, summary, weigh
+from vitrail.study.report import Answer, Shown, answer_cells, best_first, count_of, series_of, summary, weigh
 from vitrail.training.run import Optim, Run
 
 FROZEN = ("5-shot", "10-NN", "linear")
@@ -53,8 +53,6 @@ def plan_cell(
         optim=Optim(lr=1e-3, weight_decay=0.05, warmup="10 %", layer_decay=0.75),
         batch_size=min(64, max(2, round(asked.labels * given.images))),
         length=TUNING,
-        evaluate_every=TUNING,
-        save_every=TUNING,
     )
     stages = (
         Stage(run=run, accuracy="", readouts=FROZEN),
@@ -82,17 +80,8 @@ def plan_pretraining(
     if ratio is not None:
         assert isinstance(run.objective, Reconstruct)
         run = dataclasses.replace(run, objective=dataclasses.replace(run.objective, mask_ratio=ratio))
-    length = f"{steps} steps"
-    run = dataclasses.replace(
-        run,
-        data=asked.data,
-        seed=seed,
-        length=length,
-        evaluate_every=length,
-        save_every=length,
-        hardware=hardware_of(asked),
-        optim=run.optim if budget else dataclasses.replace(run.optim, lr=0.0),  # "none": as it was drawn
-    )
+    optim = run.optim if budget else dataclasses.replace(run.optim, lr=0.0)  # "none": as it was drawn
+    run = in_cell(asked, run, seed, length=f"{steps} steps", optim=optim)
     return run, steps * run.batch_size * image_flops(run.objective, sized) if budget else 0.0
 
 
@@ -127,11 +116,10 @@ def show(asked: Pretraining, rows: Sequence[Row]) -> Shown:
 
 def conclude(rows: Sequence[Row], seeds: int) -> str:
     """The best way without labels against the next and against none, by fine-tuning."""
-    scores = {m: [row["fine-tune"] for row in rows if row["method"] == m] for m in {row["method"]: 0 for row in rows}}
-    mean = {method: sum(values) / len(values) for method, values in scores.items()}
-    ways = sorted(scores.keys() - {"none", "supervised"}, key=lambda method: -mean[method])
-    others = [*ways[1:2], *(["none"] if "none" in scores else [])] if ways else []
-    said = [f"By fine-tuning, {weigh(scores[ways[0]], scores[other], (ways[0], other))}." for other in others]
+    found = best_first(rows, ["method"], "fine-tune")
+    ways = [way for way in found if way[0] not in ("none", "supervised")]
+    others = [*ways[1:2], *(way for way in found if way[0] == "none")] if ways else []
+    said = [f"By fine-tuning, {weigh(ways[0], other)}." for other in others]
     limits = (
         f"This is one model at one budget, with {count_of(seeds, 'seed')} and one learning rate for each method. "
         "The order may change with any of them."

@@ -190,7 +190,10 @@ def open_labelled(data: str) -> tuple[Splits, Given]:
     splits = open_data(data)
     train_set = splits.train
     if len(train_set.classes) < 2:
-        raise DataError(f"{data} has no classes to measure by", next_step="a study needs labelled images")
+        raise DataError(
+            f"{data} has {len(train_set.classes) or 'no'} class{'' if train_set.classes else 'es'} to measure by",
+            allowed="images of two classes or more",
+        )
     return splits, Given(images=len(train_set), classes=len(train_set.classes), shape=train_set.shape)
 
 
@@ -201,6 +204,12 @@ def fingerprint(data: str) -> str:
 
 def hardware_of(asked: Question) -> Hardware:
     return Hardware(device=asked.device, precision=asked.precision, threads=asked.threads, workers=asked.workers)
+
+
+def in_cell(asked: Question, run: Run, seed: int, **changes: Any) -> Run:
+    """The run as a cell trains it: on the study's images and hardware, judged once, at its end."""
+    told = {"data": asked.data, "evaluate_every": "100 %", "save_every": "25 %", "hardware": hardware_of(asked)}
+    return dataclasses.replace(run, **{**told, "seed": seed, **changes})
 
 
 def size_model(run: Run, given: Given) -> Any:

@@ -18,7 +18,7 @@ from vitrail.reports.tables import Column, Table
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, open_labelled
 from vitrail.study.families import model_of, plain_run, regularise, side_of
 from vitrail.study.questions import DataSize
-from vitrail.study.report import Answer, Shown, answer_cells, count_of, series_of, summary
+from vitrail.study.report import Answer, Shown, answer_cells, count_of, series_of, summary, values_of
 from vitrail.study.scaling import Crossing, find_crossing
 from vitrail.training.run import Run
 
@@ -151,15 +151,11 @@ def pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def cross_of(rows: Sequence[Row], first: str, second: str) -> tuple[Crossing, list[float]]:
     """Where the first model goes above the second, and the margins at each size."""
-    sizes = sorted({row["images"] for row in rows})
-    values = [
-        [[row["accuracy"] for row in rows if (row["model"], row["images"]) == (name, size)] for size in sizes]
-        for name in (first, second)
-    ]
-    both = [at for at, (one, other) in enumerate(zip(*values, strict=True)) if one and other]
-    one, other = ([side[at] for at in both] for side in values)
+    found = values_of(rows, ["model", "images"])
+    sizes = sorted({size for _, size in found if (first, size) in found and (second, size) in found})
+    one, other = ([found[name, size] for size in sizes] for name in (first, second))
     margins = [float(np.mean(a) - np.mean(b)) for a, b in zip(one, other, strict=True)]
-    return find_crossing([sizes[at] for at in both], one, other), margins
+    return find_crossing(sizes, one, other), margins
 
 
 def tell_crossing(found: tuple[Crossing, list[float]], first: str, second: str, asked: DataSize) -> str:

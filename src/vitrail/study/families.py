@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from vitrail.images.preprocess import Preprocess
 from vitrail.models import cost, zoo
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.resnet import ResNetConfig
@@ -18,7 +17,7 @@ from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
 from vitrail.recipes.request import Given, fit_side
-from vitrail.study.cells import hardware_of
+from vitrail.study.cells import in_cell
 from vitrail.study.questions import Trainings
 from vitrail.training.run import Optim, Run
 
@@ -93,23 +92,17 @@ def side_of(given: Given) -> int:
     return 32 if own < 24 else round(own / 4) * 4
 
 
-def plain_run(
-    asked: Trainings, given: Given, model: ModelConfig, seed: int, preprocess: Preprocess | None = None
-) -> Run:
+def plain_run(asked: Trainings, given: Given, model: ModelConfig, seed: int) -> Run:
     """Fixed settings without regularisation but a weight decay, as the paper trains for its Figure 4."""
-    return Run(
-        data=asked.data,
-        seed=seed,
+    run = Run(
         model=model,
-        preprocess=preprocess or given.preprocess(model.image),
+        preprocess=given.preprocess(model.image),
         objective=Classify(),
         optim=Optim(lr=asked.lr, weight_decay=0.03, warmup="10 %"),
         batch_size=asked.batch,
         length=f"{asked.steps} steps",
-        evaluate_every="100 %",
-        save_every="25 %",
-        hardware=hardware_of(asked),
     )
+    return in_cell(asked, run, seed)
 
 
 def regularise(run: Run, strength: str) -> Run:

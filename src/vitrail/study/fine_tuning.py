@@ -8,10 +8,10 @@ from vitrail.models import zoo
 from vitrail.recipes import Given, choose, read_pretrained, recipe
 from vitrail.recipes.request import channels_of, in_channels
 from vitrail.reports.charts import Chart
-from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, hardware_of, open_labelled, run_cells
+from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled, run_cells
 from vitrail.study.published import TABLE_2
 from vitrail.study.questions import Transfer
-from vitrail.study.report import Answer, Shown, count_of, series_of, summary, weigh, write_answer
+from vitrail.study.report import Answer, Shown, best_first, count_of, series_of, summary, weigh, write_answer
 from vitrail.training.run import Run
 
 SCRATCH = "from scratch"
@@ -67,15 +67,7 @@ def run_of(asked: Transfer, data: str, name: str, seed: int) -> Run:
         run = dataclasses.replace(
             run, model=fresh, weights=None, head="zero", optim=dataclasses.replace(run.optim, layer_decay=1.0)
         )
-    return dataclasses.replace(
-        run,
-        data=data,
-        seed=seed,
-        length=asked.length or run.length,
-        evaluate_every="100 %",
-        save_every="25 %",
-        hardware=hardware_of(asked),
-    )
+    return in_cell(asked, run, seed, data=data, length=asked.length or run.length)
 
 
 def pair(place: object) -> tuple[Value, Value]:
@@ -110,11 +102,8 @@ def conclude(rows: Sequence[Row]) -> str:
     """On each set the best model against the next."""
     said = []
     for data in dict.fromkeys(row["set"] for row in rows):
-        scores: dict[str, list[float]] = {}
-        for row in (row for row in rows if row["set"] == data):
-            scores.setdefault(row["model"], []).append(row["accuracy"])
-        best, *others = sorted(scores, key=lambda name: -sum(scores[name]) / len(scores[name]))
+        best, *others = best_first([row for row in rows if row["set"] == data], ["model"])
         if others:
-            said.append(f"On {data}: {weigh(scores[best], scores[others[0]], (best, others[0]))}.")
+            said.append(f"On {data}: {weigh(best, others[0])}.")
     said.append("The spread is that of seeds on one test set; another set may order the models otherwise.")
     return " ".join(said)

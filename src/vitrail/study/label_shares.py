@@ -13,9 +13,9 @@ from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.recipes.pretraining import SMALL, small_run
 from vitrail.recipes.request import Given
 from vitrail.reports.charts import Chart
-from vitrail.study.cells import Cell, Row, Stage, flops_of, hardware_of, open_labelled, size_model
+from vitrail.study.cells import Cell, Row, Stage, flops_of, in_cell, open_labelled, size_model
 from vitrail.study.label_questions import FewLabels
-from vitrail.study.report import Answer, Shown, answer_cells, series_of, summary, weigh
+from vitrail.study.report import Answer, Shown, answer_cells, best_first, series_of, summary, weigh
 from vitrail.study.subsets import take_share
 from vitrail.training.run import Optim, Run
 
@@ -49,17 +49,8 @@ def plan_runs(asked: FewLabels, given: Given, labelled: int, seed: int) -> tuple
     """
     objective, lr = PIXELS if asked.method == "mae" else SMALL[asked.method]
     pre = small_run(given, objective, lr)
-    pre = dataclasses.replace(
-        pre,
-        data=asked.data,
-        seed=seed,
-        hardware=hardware_of(asked),
-        model=narrow(pre.model),
-        batch_size=64,
-        length=f"{max(1, round(asked.epochs * given.images / 64))} steps",
-        evaluate_every="50 %",
-        save_every="10 %",
-    )
+    length = f"{max(1, round(asked.epochs * given.images / 64))} steps"
+    pre = in_cell(asked, pre, seed, model=narrow(pre.model), batch_size=64, length=length, save_every="10 %")
     tuned = plan_finetuning(pre, asked, labelled)
     spent = flops_of(pre, given) + flops_of(tuned, given)
     steps = tuned.objective.steps_for(spent, size_model(tuned, given), tuned.batch_size)
@@ -87,8 +78,6 @@ def plan_finetuning(pre: Run, asked: FewLabels, labelled: int) -> Run:
         optim=Optim(lr=2e-3, weight_decay=0.05, warmup="10 %", layer_decay=0.85),
         batch_size=min(64, labelled),
         length=f"{asked.tuning} steps",
-        evaluate_every="50 %",
-        save_every="25 %",
     )
 
 
@@ -110,8 +99,5 @@ def show(asked: FewLabels, rows: Sequence[Row]) -> Shown:
 
 def verdict(rows: Sequence[Row]) -> str:
     """A sentence: how far apart the two ways are, and whether that is more than the spread over seeds."""
-    ways = sorted(dict.fromkeys(row["way"] for row in rows), key=lambda way: way == SCRATCH)
-    if len(ways) < 2:
-        return f"Only {ways[0]} has numbers"
-    ours, theirs = ([row["accuracy"] for row in rows if row["way"] == way] for way in ways)
-    return weigh(ours, theirs, (ways[0], ways[1]))
+    ways = sorted(best_first(rows, ["way"]), key=lambda way: way[0] == SCRATCH)
+    return weigh(*ways) if len(ways) == 2 else f"Only {ways[0][0]} has numbers"

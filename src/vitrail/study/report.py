@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from vitrail.reports.charts import Chart, Series, draw_chart, save_chart
@@ -109,13 +110,24 @@ def settings_of(asked: Question) -> list[tuple[str, str]]:
     ]
 
 
-def group(rows: Iterable[Row], axes: Sequence[str], number: str) -> dict[tuple[Any, ...], Spread]:
-    """Mean and deviation of a number by the values on these axes, in the order they come; rows without it are left out."""
+def values_of(rows: Iterable[Row], axes: Sequence[str], number: str = "accuracy") -> dict[tuple[Any, ...], list[float]]:
+    """A number of all seeds, by the values on these axes, in the order they come; rows without it are left out."""
     found: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
         if (value := row[number]) is not None:
             found.setdefault(tuple(row[axis] for axis in axes), []).append(value)
-    return {place: spread(values) for place, values in found.items()}
+    return found
+
+
+def group(rows: Iterable[Row], axes: Sequence[str], number: str) -> dict[tuple[Any, ...], Spread]:
+    """Mean and deviation of `values_of`."""
+    return {place: spread(values) for place, values in values_of(rows, axes, number).items()}
+
+
+def best_first(rows: Iterable[Row], axes: Sequence[str], number: str = "accuracy") -> list[tuple[str, list[float]]]:
+    """Places by name with their values, the highest mean first."""
+    found = values_of(rows, axes, number)
+    return [(", ".join(map(str, place)), found[place]) for place in sorted(found, key=lambda at: -mean(found[at]))]
 
 
 def summary(rows: Sequence[Row], axes: Sequence[str], numbers: Sequence[str], title: str = "") -> Table:
@@ -159,10 +171,10 @@ def count_of(number: int, word: str) -> str:
     return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
-def weigh(first: Sequence[float], second: Sequence[float], names: tuple[str, str]) -> str:
-    """A sentence: how far apart two lists of shares are, and whether that is more than the larger spread over seeds."""
-    one, other = spread(first), spread(second)
-    said = f"{names[0]} − {names[1]}: {100 * (one.mean - other.mean):+.2f} points"
+def weigh(first: tuple[str, Sequence[float]], second: tuple[str, Sequence[float]]) -> str:
+    """A sentence: how far apart two named lists of shares are, and whether that is more than the larger spread over seeds."""
+    one, other = spread(first[1]), spread(second[1])
+    said = f"{first[0]} − {second[0]}: {100 * (one.mean - other.mean):+.2f} points"
     if one.deviation is None or other.deviation is None:
         return f"{said}, of one seed"
     wide = max(one.deviation, other.deviation)

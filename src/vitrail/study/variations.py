@@ -8,9 +8,10 @@ from typing import Any
 from vitrail.api.request import choose_run
 from vitrail.errors import ConfigError
 from vitrail.reports.charts import Chart, Series
-from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, hardware_of, open_labelled
+from vitrail.scores.statistics import spread
+from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled
 from vitrail.study.questions import Grid, Question
-from vitrail.study.report import Answer, Shown, answer_cells, count_of, group, series_of, summary, weigh
+from vitrail.study.report import Answer, Shown, answer_cells, best_first, count_of, series_of, summary, weigh
 from vitrail.training.run import Run
 
 BY_NAME = ("recipe", "model", "weights", "epochs")
@@ -43,7 +44,7 @@ def make_run(asked: Question, told: Mapping[str, Any]) -> Run:
     named = {name: told[name] for name in BY_NAME if name in told}
     changes = {name: value for name, value in told.items() if name not in BY_NAME}
     run = choose_run(open_labelled(asked.data)[0], **named, changes=changes).run
-    return replace(run, data=asked.data, hardware=hardware_of(asked), evaluate_every="100 %", save_every="25 %")
+    return in_cell(asked, run, run.seed)
 
 
 def to_value(value: Any) -> Value:
@@ -95,19 +96,12 @@ def _named(row: Row, name: str) -> Row:
 
 def conclude(rows: Sequence[Row], axes: Sequence[str]) -> str:
     """The best place against the next, and the warning that the choice itself flatters."""
-    found = group(rows, axes, "accuracy")
-    best, *others = sorted(found, key=lambda place: -found[place].mean)
-    name = {place: ", ".join(f"{axis} {value}" for axis, value in zip(axes, place, strict=True)) for place in found}
-    said = [f"The best cell is {name[best]} with {found[best]} %."]
-    if others:
-        values = [
-            [row["accuracy"] for row in rows if tuple(row[axis] for axis in axes) == place]
-            for place in (best, others[0])
-        ]
-        said.append(f"{weigh(values[0], values[1], (name[best], name[others[0]]))}.")
-    if others:
-        said.append(
-            f"The cell was chosen among {len(found)} by the images that it is measured on, so its number flatters. "
-            "Train it with new seeds, or on other images, before you quote it."
-        )
-    return " ".join(said)
+    named = [_named(row, ", ".join(f"{axis} {row[axis]}" for axis in axes)) for row in rows]
+    best, *others = best_first(named, ["series"])
+    said = f"The best cell is {best[0]} with {spread(best[1])} %."
+    if not others:
+        return said
+    return (
+        f"{said} {weigh(best, others[0])}. The cell was chosen among {1 + len(others)} by the images that it is measured on, "
+        "so its number flatters. Train it with new seeds, or on other images, before you quote it."
+    )
