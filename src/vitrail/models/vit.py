@@ -141,7 +141,8 @@ class ViT(Backbone[ViTConfig]):
             make_positions(config.positions, width, config.grid, prefix=prefix, own=own, resize=extras.position_resize)
             for _ in range(config.depth if extras.positions_at == "layers" else 1)
         ]
-        self.positions, self.layer_positions = tables[0], nn.ModuleList(tables[1:])
+        self.positions = tables[0]
+        self.layer_positions = nn.ModuleList(table for table in tables[1:] if table is not None)
         self.rotation = make_rotation(config.positions, extras, width // config.heads, prefix)
         self.drop = dropout(config.dropout)
         self.pre_norm = nn.LayerNorm(width, eps=extras.norm_eps) if extras.pre_norm else nn.Identity()
@@ -182,13 +183,18 @@ class ViT(Backbone[ViTConfig]):
         z = self.pre_norm(z)
         if merge := self.config.extras.merge:
             z = encode_merged(self.blocks, z, merge, self.config.prefix)
-        shared, own = self.config.extras.positions_at == "shared", self.layer_positions
         for number, block in enumerate(self.blocks if not merge else ()):
-            if number and (shared or own):  # Table 8: positions before every layer
-                z = z + (self.positions if shared else own[number - 1])(grid, z, at)
+            if (again := self._positions_of(number)) is not None:
+                z = z + again(grid, z, at)
             save = self.checkpoint_activations and torch.is_grad_enabled()
             z = checkpoint(block, z, turns, use_reentrant=False) if save else block(z, turns)
         return z if self.config.extras.final_norm == "pooled" else self.norm(z)
+
+    def _positions_of(self, number: int) -> nn.Module | None:
+        """What a block after the first adds once more: nothing in the paper's models, two columns of its Table 8 else."""
+        if number and self.config.extras.positions_at == "shared":
+            return self.positions
+        return self.layer_positions[number - 1] if number and self.layer_positions else None
 
     def features(self, images: Float[Tensor, "B C H W"], masked: Bool[Tensor, "B n"] | None = None) -> Features:
         """All tokens after the final norm, for images of any height and width that the patch divides."""

@@ -208,8 +208,13 @@ def hardware_of(asked: Question) -> Hardware:
 
 def in_cell(asked: Question, run: Run, seed: int, **changes: Any) -> Run:
     """The run as a cell trains it: on the study's images and hardware, judged once, at its end."""
-    told = {"data": asked.data, "evaluate_every": "100 %", "save_every": "25 %", "hardware": hardware_of(asked)}
-    return dataclasses.replace(run, **{**told, "seed": seed, **changes})
+    told: dict[str, Any] = {
+        "data": asked.data,
+        "evaluate_every": "100 %",
+        "save_every": "25 %",
+        "hardware": hardware_of(asked),
+    }
+    return dataclasses.replace(run, seed=seed, **(told | changes))
 
 
 def size_model(run: Run, given: Given) -> Any:
@@ -231,13 +236,13 @@ def image_flops(objective: Any, config: Any) -> float:
 
 
 def _asked(run: Run) -> dict[str, Any]:
-    """What decides a run's numbers: its weights by what they are, not by where they lie."""
+    """The values that decide the numbers of a run; weights count by what they are, not by where they lie."""
     told = {name: value for name, value in to_dict(run).items() if name != "hardware"}
     return {**told, "weights": digest_of(run.weights)} if run.weights else told
 
 
 def digest_of(weights: str) -> str:
-    """Of a model, read again where its files have changed."""
+    """The digest of a model, computed again where its files have changed."""
     files = sorted(path for path in Path(weights).glob("**/*") if path.is_file()) or [Path(weights)]
     return _digest(weights, tuple((path, path.stat().st_mtime_ns) for path in files if path.is_file()))
 
