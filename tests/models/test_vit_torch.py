@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.zoo import lively
-from vitrail.errors import ConfigError
 from vitrail.models import zoo
 from vitrail.models.extras import Extras
 from vitrail.models.initialise import initialise_layers
@@ -87,22 +85,6 @@ def test_permuting_patches_without_positions_permutes_the_tokens() -> None:
     tokens = model.features(images).patches
     rolled = model.features(images.roll(16, dims=3)).patches.unflatten(1, (4, 4)).roll(-1, dims=2).flatten(1, 2)
     assert torch.allclose(tokens, rolled, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("at", ["stem", "layers", "shared"])
-def test_positions_before_every_layer_written_out(at: str) -> None:
-    """Table 8's columns: block 1 reads what the stem added; each later block adds its own table, or the stem's again."""
-    model = lively(zoo.config("vit-mu/16", depth=3, image=32, positions_at=at)).double()
-    images = torch.randn(2, 3, 32, 48, dtype=torch.float64)
-    more = {"stem": [], "layers": [*model.layer_positions], "shared": [model.positions] * 2}[at]
-    z = model.embed(images)
-    for number, block in enumerate(model.blocks):
-        z = block(z + more[number - 1]((2, 3), z) if number and more else z)
-    assert torch.equal(model.features(images).tokens, model.norm(z))
-    assert len(model.layer_positions) == 2 * (at == "layers")
-    for changes in ({"positions": "rotary"}, {"positions": "none"}, {"merge": 1}) if at != "stem" else ():
-        with pytest.raises(ConfigError, match="positions_at="):
-            zoo.config("vit-mu/16", positions_at=at, **changes)
 
 
 @pytest.mark.parametrize("kind", ["sincos", "sincos-mae"])
