@@ -1,6 +1,6 @@
 """How many of timm's published ViTs are read exactly: every name of its registry, outputs compared in float64.
 
-    python bench/timm_registry.py [PATTERN ...] [--json FILE]
+    python bench/timm_registry.py [PATTERN ...] [--modules eva …] [--json FILE]
 
 Each architecture is built by timm with random weights, two blocks and an image of four patches a side, and is read from
 its own tensors and the config.json that timm would write. Read exactly: the outputs differ by 1e-12 of the largest at most.
@@ -88,6 +88,7 @@ def compare(name: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", default=["*"], metavar="PATTERN")
+    parser.add_argument("--modules", nargs="+", default=MODULES, metavar="MODULE", help=", ".join(MODULES))
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     import timm
@@ -95,7 +96,7 @@ def main() -> int:
     torch.set_num_threads(1)
     found: dict[str, dict[str, str]] = collections.defaultdict(dict)
     done: dict[str, str] = {}
-    for module in MODULES:
+    for module in asked.modules:
         for name in timm.list_models(asked.patterns, module=module, pretrained=True):
             key = name.partition(".")[0]
             if key not in done:

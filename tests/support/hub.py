@@ -27,6 +27,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """Files of which a byte is sent wrong."""
     pause = 0.0
     """Seconds before each answer."""
+    silent = "(?!)"
+    """An expression for the addresses that are never answered; of nothing."""
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent."""
@@ -64,6 +66,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked.append((self.path, {}))
         time.sleep(self.pause)
+        if re.search(self.silent, self.path):
+            self.connection.recv(1)  # until the client goes away
+            return None
         if self.status == 401:
             return self.answer({"error": "gated"}, 401, {"X-Error-Code": "GatedRepo"})
         if found := re.fullmatch(rf"/{self.name}/resolve/[^/]+/(.*)", self.path):

@@ -119,6 +119,27 @@ def test_a_slow_hub_is_waited_for(hub: type[Hub]) -> None:
     assert vitrail.load(NAME).config.classes == 0
 
 
+@pytest.mark.parametrize("silent", ["", "/tree/", "resolve/"], ids=["all", "list of files", "files"])
+def test_a_hub_that_never_answers_ends_in_one_sentence(
+    hub: type[Hub], monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    """Without the limit the client's own waits for the first two have no end."""
+    hub.silent = silent
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(constants, name, 0.2)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's trials
+    with pytest.raises(WeightsError, match="the hub cannot be reached, or does not answer"):
+        vitrail.load(NAME)
+
+
+def test_weights_in_the_cache_need_no_answer(hub: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = vitrail.load(NAME)
+    hub.silent = ""
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(constants, name, 0.2)
+    assert torch.equal(vitrail.load(NAME).projection.weight, first.projection.weight)
+
+
 def test_every_name_is_a_file_of_a_repository_with_a_licence() -> None:
     assert len({(one.hub, one.file) for one in PUBLISHED.values()}) == len(PUBLISHED)
     for name, one in PUBLISHED.items():

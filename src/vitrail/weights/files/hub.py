@@ -1,11 +1,13 @@
 """Weights by name from the Hugging Face hub: `hf:owner/name`, `hf:owner/name@revision`, `hf:owner/name/file.npz`.
 
 Kept in huggingface_hub's own cache; what lies there is used without asking the network again to send it. A download is
-resumed where it stopped, and compared with the digest by which the hub names it.
+resumed where it stopped, and compared with the digest by which the hub names it. A hub that does not answer is waited
+for in vain for a minute or two: the client tries six times, 10 seconds each (`HF_HUB_ETAG_TIMEOUT`, `HF_HUB_DOWNLOAD_TIMEOUT`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,28 @@ def _parse(name: str) -> re.Match[str]:
     return match
 
 
+@contextmanager
+def _bounded_waits() -> Iterator[None]:
+    """No request waits longer for an answer than the user's limit, while this block runs.
+
+    The client itself lists a repository without any limit, and asks for a file's size again with one of a minute.
+    """
+    from huggingface_hub import constants, get_session
+
+    def limit(request: Any) -> None:
+        longest = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        given = request.extensions.get("timeout", {})
+        parts = ("connect", "read", "write", "pool")
+        request.extensions["timeout"] = {part: min(given.get(part) or longest, longest) for part in parts}
+
+    hooks: list[Any] = getattr(get_session(), "event_hooks", {"request": []})["request"]  # older ones have limits
+    hooks.append(limit)
+    try:
+        yield
+    finally:
+        hooks.remove(limit)
+
+
 def _download(name: str, repo: str, revision: str | None, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download, utils
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -88,7 +112,8 @@ def _download(name: str, repo: str, revision: str | None, wanted: list[str]) -> 
     # the client's own package for HTTP, where that does not raise OSError as requests did
     http: Any = getattr(getattr(utils, "httpx", None), "HTTPError", OSError)
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        with _bounded_waits():
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except GatedRepoError as error:
         raise WeightsError(
             f"{name} is gated: the hub asks who wants it",
@@ -96,7 +121,7 @@ def _download(name: str, repo: str, revision: str | None, wanted: list[str]) -> 
         ) from error
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise WeightsError(
-            f"{name} is not in the cache and the hub cannot be reached",
+            f"{name} is not in the cache and the hub cannot be reached, or does not answer",
             next_step="download it once with a network, or name a local file",
         ) from error
     except (HfHubHTTPError, HFValidationError, http, OSError) as error:
