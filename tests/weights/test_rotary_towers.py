@@ -69,7 +69,7 @@ EVAS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"rotary": "pe", "rotary_grid": 3, "pool": "map", "pool_prefix": True, "pool_heads": 4},
     ),
     "PE core without class token": (
-        {"global_pool": "map", "attn_pool_num_heads": 4, "attn_pool_mlp_ratio": 4.0, "class_token": False, **PE},
+        {"global_pool": "map", "attn_pool_num_heads": 4, "attn_pool_mlp_ratio": 2.0, "class_token": False, **PE},
         {"rotary": "pe-patches", "rotary_grid": 3, "pool": "map", "pool_prefix": True, "pool_heads": 4},
     ),
     "PE spatial": (

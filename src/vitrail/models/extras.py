@@ -43,6 +43,8 @@ class Extras:
     """Equation 4's LN: on all tokens before pooling, on the pooled vector (MAE's fc_norm), or left out (PE)."""
     pool_heads: int = 0
     """Heads of the probe of pool="map"; 0: as many as the blocks have. PE has 8 at any width."""
+    pool_mlp_width: int = 0
+    """Width of the MLP behind the probe; 0: the blocks', twice that behind gated ones (timm). PE's giant has another."""
     pool_prefix: bool = False
     """The probe reads class token and registers too (PE)."""
     projection: int = 0
@@ -64,7 +66,7 @@ class Extras:
     """Patches merged in each block, without training (ToMe, arXiv 2210.09461): faster, and a little less accurate."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "registers", "pre_logits", "projection", "pool_heads", "rotary_grid", "merge")
+        at_least(self, 0, "registers", "pre_logits", "projection", "pool_heads", "pool_mlp_width", "rotary_grid", "merge")
         epsilons(self, "norm_eps")
         probabilities(self, "drop_path")
 

@@ -242,8 +242,9 @@ def _block(config: ViTConfig, index: int) -> Block:
 
 
 def _attention_pool(config: ViTConfig) -> AttentionPool:
-    # behind gated blocks its MLP has no gate and twice the width (timm)
-    gated = config.extras.gated
-    hidden, activation = (2 * config.mlp_width, "silu") if gated else (config.mlp_width, config.extras.activation)
-    heads = config.extras.pool_heads or config.heads
-    return AttentionPool(config.width, heads, hidden, activation=activation, eps=config.extras.norm_eps)
+    gated, extras = config.extras.gated, config.extras
+    hidden = extras.pool_mlp_width or config.mlp_width * (2 if gated else 1)
+    activation = "silu" if gated else extras.activation  # it has no gate of its own
+    return AttentionPool(
+        config.width, extras.pool_heads or config.heads, hidden, activation=activation, eps=extras.norm_eps
+    )

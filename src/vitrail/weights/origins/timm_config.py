@@ -145,8 +145,9 @@ def describe(style: str, config: Any, preprocess: Preprocess, names: tuple[str, 
     if not isinstance(config, ViTConfig) or config.pool not in _POOLS:
         return {}
     extras, distilled = config.extras, config.family == "deit"
-    special = extras.gated, extras.pre_logits, extras.rotary, extras.pool_prefix, extras.pool_heads, extras.normalise
-    if any(special) or extras.inner_norm != "none" or config.positioned_prefix not in (0, config.prefix):
+    special = extras.gated, extras.pre_logits, extras.rotary, extras.normalise
+    probe = extras.pool_prefix, extras.pool_heads, extras.pool_mlp_width
+    if any((*special, *probe)) or extras.inner_norm != "none" or config.positioned_prefix not in (0, config.prefix):
         return {}
     found: dict[str, Any] = {
         "architecture": "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224",

@@ -116,6 +116,8 @@ def sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
         found["heads"] = width // len(ours["blocks.0.attn.q_norm.weight"])
     if "attention_pool.probe" in ours:
         found["pool"] = "map"
+        behind = len(ours["attention_pool.mlp.fc1.weight"])
+        found["pool_mlp_width"] = 0 if behind == len(ours["blocks.0.mlp.fc1.weight"]) else behind
     elif "head.weight" in ours and not found["pre_logits"] and ours["head.weight"].shape[1] == 2 * width:
         found["pool"] = "cls-mean"
     elif not found["class_token"]:
