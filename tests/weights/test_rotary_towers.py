@@ -348,3 +348,30 @@ def test_a_model_with_a_key_bias_is_not_written_where_there_is_no_place(tmp_path
     weights.tensors["blocks.0.attn.qkv.bias"][40] = 1.0
     with pytest.raises(WeightsError, match="keys of attention have a bias"):
         convert(weights, tmp_path / "x", "transformers")
+
+
+TABLE = {"layer_scale": 1.0, "mask_token": True, "positions_on": "class"}
+
+
+@pytest.mark.parametrize(
+    ("made", "to", "sentence"),
+    [
+        ({"rotary": "eva02", **TABLE}, "dinov2", "a file of dinov2 means rotary='', this model has rotary='eva02'"),
+        ({"positions": "rotary", **TABLE}, "dinov2", "dinov2 has no vit with positions rotary"),
+        ({"rotary": "pe"}, "torchvision", "a file of torchvision means rotary=''"),
+        ({"positions": "none"}, "transformers", "transformers has no vit with positions none"),
+        ({"pool": "mean", "class_token": True}, "transformers", "a file of transformers means pool='cls'"),
+    ],
+    ids=str,
+)
+def test_tensors_that_fit_another_function_are_not_written(
+    tmp_path: Path, made: dict[str, Any], to: str, sentence: str
+) -> None:
+    """A reader is told what JSON files say, or what its users pass to its code: no more than that may be needed."""
+    config = zoo.config("vit-mu/16", classes=0, image=32, heads=2, **made)
+    weights = bundle.Weights(
+        dict(zoo.build(config).state_dict()), bundle.Record(config=config, preprocess=Preprocess(size=(32, 32)))
+    )
+    with pytest.raises(WeightsError, match=sentence):
+        convert(weights, tmp_path / ("x" if to == "transformers" else "x.safetensors"), to)
+    assert not list(tmp_path.iterdir())

@@ -81,7 +81,7 @@ def rename(
     notes += [f"left out, as {to.name} has no name for it: {key}" for key in state if key not in kept]
     tensors = to.finish(style, to.write(kept, config, style), config)
     record = dataclasses.replace(record, config=config)
-    return tensors, about, (*notes, *_unsaid(tensors, record, to, bool(about)))
+    return tensors, about, (*notes, *_unsaid(tensors, record, to, about))
 
 
 def _with_positions(weights: Weights, to: Origin) -> tuple[Any, dict[str, Tensor], list[str]]:
@@ -111,19 +111,30 @@ def _without_norm(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"final_norm": "none"} if values.get("final_norm") == "none" else {}
 
 
-def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, described: bool) -> Iterator[str]:
+def _sayable(config: Any, to: Origin, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that reach a reader: those in the JSON files, and those that the origin's users pass to its code."""
+    told = _told(config)
+    if "config.json" not in about:
+        return {name: told[name] for name in ("image", *to.tellable) if name in told} or {"image": list(config.image)}
+    facts = to.read_json(about["config.json"], Path("config.json"))
+    return {**(facts.config if facts else {}), **{name: told[name] for name in to.untold if name in told}}
+
+
+def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, about: Mapping[str, Any]) -> Iterator[str]:
     """Reads the tensors back. WeightsError where the config comes out another; a line for what a reader must be told."""
-    config = record.config
-    told = (_told(config) if to.tellable or described else {}) or {"image": list(config.image)}
+    config, described = record.config, bool(about)
+    told = _sayable(config, to, about)
     try:
         back = read_foreign(tensors, where=f"the file for {to.name}", told=told)[1]
     except VitrailError:
-        about = ", ".join(f"{name} {value}" for name in ("positions", "pool") if (value := getattr(config, name, "")))
-        raise WeightsError(f"{to.name} has no {config.family} with {about}", next_step="nothing was written") from None
+        parts = ", ".join(f"{name} {value}" for name in ("positions", "pool") if (value := getattr(config, name, "")))
+        raise WeightsError(f"{to.name} has no {config.family} with {parts}", next_step="nothing was written") from None
     for name, ours, theirs in _differing(config, back.config):
         raise WeightsError(
             f"a file of {to.name} means {name}={theirs!r}, this model has {name}={ours!r}",
-            next_step=f"if it may be read so, load it with config={json.dumps({name: _plain(theirs)})}",
+            next_step="nothing was written"
+            if name in LATER
+            else f"if it may be read so, load it with config={json.dumps({name: _plain(theirs)})}",
         )
     one, two = (getattr(getattr(it, "extras", None), "final_norm", "") for it in (config, back.config))
     if one != two:
