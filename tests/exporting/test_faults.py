@@ -1,4 +1,6 @@
-"""Eight faults of real exports, put in one by one: each is refused, by its own check, and by no other.
+"""Faults of real exports, put in one by one: each is refused, by its own check, and by no other.
+
+Seven change the graph or its facts. The eighth, a flipped byte, is in the file.
 
 A fault of which the check is left out passes that gate or is told in other words: so every check is needed.
 """
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.exporting.conftest import CLASSES, UNEVEN, graph_of, pictures, subject_of
 from vitrail.errors import WeightsError
@@ -18,6 +21,7 @@ from vitrail.exporting import onnx_file
 from vitrail.exporting.gate import CHECKS, Case, certify
 from vitrail.exporting.onnx_file import blank, export_onnx
 from vitrail.models.backbone import Backbone
+from vitrail.prediction import onnx_engine
 from vitrail.prediction.artefact import Exported, seal_onnx
 from vitrail.prediction.onnx_engine import open_onnx
 
@@ -167,6 +171,20 @@ def test_a_flipped_byte_is_refused(exported: Path, tmp_path: Path) -> None:
         (tmp_path / "model.onnx").write_bytes(damaged)
         with pytest.raises(WeightsError, match=r"is damaged|was not written by|not an ONNX graph"):
             open_onnx(tmp_path / "model.onnx")
+
+
+def test_only_the_sha256_sees_a_flipped_weight(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof by removal: without the check the damaged file opens, and answers otherwise."""
+    content = bytearray(exported.read_bytes())
+    weights = max((one.raw_data for one in graph_of(exported).graph.initializer), key=len)
+    content[content.index(weights) + 3] ^= 0x80  # the sign of the first number
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"is damaged: its sha256"):
+        open_onnx(tmp_path / "model.onnx")
+    monkeypatch.setattr(onnx_engine, "check_onnx", lambda path, content: "unchecked")
+    images = torch.randint(256, (2, 3, 32, 24), dtype=torch.uint8)
+    damaged, sound = (open_onnx(path).logits(images) for path in (tmp_path / "model.onnx", exported))
+    assert not torch.equal(damaged, sound)
 
 
 def test_nothing_is_written_where_the_gate_refuses(
