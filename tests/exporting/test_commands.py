@@ -65,7 +65,7 @@ def test_tune_measures_and_chooses(bundle: Path, photos: Path, monkeypatch: pyte
     assert [trial.speed for trial in trials] == sorted(trial.speed for trial in trials)
     assert all(trial.accuracy.images == 10 for trial in trials)
     plain = next(trial for trial in trials if (trial.engine, trial.merge) == ("onnxruntime", 0))
-    assert plain.accuracy.drop == 0
+    assert f"{plain.accuracy.drop:+.2f}" == "+0.00"
 
 
 def trial(speed: float, drop: float, high: float) -> Trial:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ import vitrail
 from tests.exporting.conftest import CLASSES, TINY, UNEVEN, graph_of, pictures, ready, subject_of
 from tests.support.zoo import FAMILIES, VITS
 from vitrail.errors import ConfigError, DoesNotApply, ShapeError, StorageError, WeightsError
+from vitrail.exporting.gate import CHECKS, Case, certify
+from vitrail.exporting.layouts import export_browser
 from vitrail.exporting.odd_files import write_odd_files
 from vitrail.exporting.onnx_file import export_onnx
 from vitrail.exporting.reader import load_reader, write_reader
+from vitrail.exporting.subject import require_images
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Splits
 from vitrail.models.deit import DeiTConfig
@@ -175,6 +179,26 @@ def test_the_reader_of_grey_images_and_of_several_labels(exported: Path, tmp_pat
     assert "0.4" in write_reader(record, "model.onnx")
     with pytest.raises(DoesNotApply, match="9 channels"):
         write_reader(Record(config=record.config, preprocess=Preprocess(mean=(0.5,) * 9, std=(1.0,) * 9)), "model.onnx")
+
+
+def test_a_model_of_numbers_answers_with_numbers(tmp_path: Path) -> None:
+    """Its reader takes no softmax; a browser would, and int8 has no top-1 to be judged by."""
+    model = ready(replace(TINY, classes=1))
+    model.record = replace(model.record, classes=("age",), numeric=True)
+    written = export_onnx(subject_of(model), tmp_path / "age.onnx")
+    answer = load_reader(tmp_path / "age.py")["answer"]
+    (file, *_) = write_odd_files(tmp_path / "odd")
+    (right,) = vitrail.predict(model, [file], precision="fp32", quiet=True)
+    assert answer(file).tolist() == pytest.approx([right.value], abs=1e-4)
+    (tmp_path / "age.py").write_text(write_reader(replace(model.record, numeric=False), "age.onnx"), encoding="utf-8")
+    case = Case(open_engine(written.path), subject_of(model).reference, model.record, None, tmp_path / "age.py")
+    with pytest.raises(WeightsError, match="its reader gives other probabilities"):
+        certify(case, {"reader": CHECKS["reader"]})
+    with pytest.raises(DoesNotApply, match="numbers, in a browser"):
+        export_browser(subject_of(model), tmp_path / "page")
+    numbers = replace(pictures(), classes=("age",), labels=np.zeros((24, 1), np.float32), numeric=True)
+    with pytest.raises(DoesNotApply, match="judged by top-1, and these images have numbers"):
+        require_images(subject_of(model, numbers), "int8")
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def tell(written: "Written") -> None:
     size = sum(file.stat().st_size for file in ([written.path] if written.path.is_file() else written.path.rglob("*")))
     if written.exported.precision != "float32":
         say(f"the products are {written.exported.precision}")
-    say("difference: of a logit, in standard deviations of the logits")
+    say("difference: of a logit, in standard deviations of the logits; of the reader, of a probability")
     if one := written.certificate.accuracy:
         low, high = one.interval
         say(

@@ -21,7 +21,7 @@ from vitrail.exporting.reader import load_reader
 from vitrail.prediction.artefact import Compared, Disagreement
 from vitrail.prediction.engine import TorchEngine
 from vitrail.prediction.exported_engine import ExportedEngine
-from vitrail.prediction.predict import predict
+from vitrail.prediction.predict import Prediction, predict
 from vitrail.weights.record import Record
 
 BOUNDS = {"float32": 1e-4, "bfloat16": 0.25}
@@ -75,7 +75,7 @@ def certify(case: Case, checks: "Mapping[str, Check] | None" = None) -> tuple[Co
 def check_record(case: Case) -> Iterator[Compared]:
     """Preprocessing and class names in the file are the model's."""
     said = case.candidate.record
-    for what in ("classes", "preprocess", "threshold", "temperature"):
+    for what in ("classes", "preprocess", "threshold", "temperature", "numeric"):
         if getattr(said, what) != getattr(case.record, what):
             raise refuse(f"its {what} are not the model's")
     yield from ()
@@ -98,8 +98,12 @@ def check_repeats(case: Case) -> Iterator[Compared]:
 
 def check_native(case: Case) -> Iterator[Compared]:
     """Random, constant and extreme images of the native size."""
-    for images in hard_images(case).split(TRACED):
-        yield compare(case, "random, constant and extreme images", images)
+    what = "random, constant and extreme images"
+    parts = hard_images(case).split(TRACED)  # other batches are another check
+    right, given = (
+        [ask(part) for part in parts] for ask in (case.reference.logits, lambda one: answer(case, one, what))
+    )
+    yield compare_logits(case, what, torch.cat(right), torch.cat(given))
 
 
 def check_batches(case: Case) -> Iterator[Compared]:
@@ -139,13 +143,22 @@ def check_reader(case: Case) -> Iterator[Compared]:
     read = load_reader(case.reader)["answer"]
     files = write_odd_files(case.reader.parent / "odd", case.images)
     found = predict(case.candidate, files, top_k=max(1, len(case.record.classes)), quiet=True)
-    for file, one in zip(files, found, strict=True):
-        names = case.record.classes or tuple(f"class {k}" for k in range(len(read(file))))
-        ours = dict(zip(names, read(file).tolist(), strict=True))
-        worst = max((abs(ours[name] - p) for name, p in zip(one.labels, one.probabilities, strict=True)), default=0.0)
-        if worst > READER:
-            raise refuse(f"its reader gives other probabilities than `vitrail predict` for {file.name}, by {worst:.2g}")
-    yield Compared(what="files through the reader", images=len(files), difference=0.0, agreement=1.0)
+    both = [_beside(read(file), one, case.record.classes) for file, one in zip(files, found, strict=True)]
+    worst = max(difference for difference, _ in both)
+    if worst > READER:
+        name = next(file.name for file, (difference, _) in zip(files, both, strict=True) if difference == worst)
+        raise refuse(f"its reader gives other probabilities than `vitrail predict` for {name}, by {worst:.2g}")
+    agreement = sum(same for _, same in both) / len(both)
+    yield Compared(what="files through the reader", images=len(both), difference=worst, agreement=agreement)
+
+
+def _beside(given: np.ndarray, right: Prediction, classes: tuple[str, ...]) -> tuple[float, bool]:
+    """The largest difference of a probability (or of the number that is the answer); whether the first class is the same."""
+    if right.value is not None:
+        return abs(float(given[0]) - right.value), True
+    ours = dict(zip(classes or [f"class {k}" for k in range(len(given))], given.tolist(), strict=True))
+    differences = [abs(ours[name] - p) for name, p in zip(right.labels, right.probabilities, strict=True)]
+    return max(differences, default=0.0), not differences or max(ours, key=ours.__getitem__) == right.labels[0]
 
 
 Check = Callable[[Case], Iterator[Compared]]

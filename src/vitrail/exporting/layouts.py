@@ -24,7 +24,7 @@ RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
 
 def export_browser(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
     """A folder in Hugging Face's layout, as transformers.js reads it: float images in, `pixel_values` and `logits`."""
-    check_browser(subject.record.preprocess)
+    check_browser(subject.record)
 
     def fill(new: Path, aside: Path) -> Written:
         file = make_onnx(subject, aside / "model.onnx", wanted, floats=True)
@@ -90,8 +90,14 @@ def with_channels_last(graph: Any) -> Any:
     return steps.build()
 
 
-def check_browser(preprocess: Preprocess) -> None:
-    """DoesNotApply for preparing that Hugging Face's processor does not know."""
+def check_browser(record: Record) -> None:
+    """DoesNotApply for preparing that Hugging Face's processor does not know, and for answers that its softmax spoils."""
+    preprocess = record.preprocess
+    if record.numeric or record.threshold is not None:
+        kind = "numbers" if record.numeric else "several labels an image"
+        raise DoesNotApply(
+            f"{kind}, in a browser: transformers.js takes a softmax of every answer", allowed="one class an image"
+        )
     if preprocess.resize not in ("squash", "crop") or preprocess.channels != 3:
         raise DoesNotApply(
             f"images that are prepared by {preprocess.resize!r} with {preprocess.channels} channels, in a browser",

@@ -66,7 +66,7 @@ if __name__ == "__main__":
     for path in sys.argv[1:]:
         p = answer(path)
         best = [(CLASSES[k] if CLASSES else f"class {k}", p[k]) for k in np.argsort(-p)@BEST@]
-        print(path, *(f"{name} {value:.1%}" for name, value in best), sep="  ")
+        print(path, *(f"{name} {value:@FORMAT@}" for name, value in best), sep="  ")
 '''
 
 _WEIGHTS = {
@@ -115,8 +115,9 @@ def write_reader(record: Record, file: str) -> str:
 
 def _values(record: Record, preprocess: Preprocess, file: str) -> dict[str, str]:
     several = record.threshold is not None
-    sigmoid = "return 1 / (1 + np.exp(-logits))"
-    softmax = "p = np.exp(logits - logits.max())\n    return p / p.sum()"
+    gives = (
+        "return 1 / (1 + np.exp(-logits))" if several else "p = np.exp(logits - logits.max())\n    return p / p.sum()"
+    )
     return {
         "FILE": file,
         "NAME": Path(file).stem,
@@ -129,7 +130,8 @@ def _values(record: Record, preprocess: Preprocess, file: str) -> dict[str, str]
         "CROP": repr(preprocess.crop_fraction),
         "FILL": repr(preprocess.fill),
         "SHAPES": repr(preprocess.shapes),
-        "PROBABILITIES": sigmoid if several else softmax,
+        "PROBABILITIES": "return logits  # no classes: a number" if record.numeric else gives,
+        "FORMAT": ".4g" if record.numeric else ".1%",
         "BEST": f" if p[k] >= {record.threshold!r}" if several else "[:5]",
     }
 

@@ -146,8 +146,9 @@ def require_images(subject: Subject, what: str, least: int = 1) -> Source:
             f"{what} changes answers, and there are no images to measure the loss on",
             next_step="name labelled images that the model was not trained on, as the second argument",
         )
-    if subject.source.multi_label:
-        raise DoesNotApply(f"{what} is judged by top-1, and these images have several labels")
+    if subject.source.multi_label or subject.source.numeric:
+        kind = "several labels" if subject.source.multi_label else "numbers"
+        raise DoesNotApply(f"{what} is judged by top-1, and these images have {kind}")
     return subject.source
 
 
@@ -155,15 +156,14 @@ def measure_drop(before: Scores | Engine, after: Engine, source: Source, data: s
     """Top-1 of both on the same images, and the 95 % interval of the difference. `before` may be scores that are known."""
     scores = [one if isinstance(one, Scores) else score(one, source) for one in (before, after)]
     right = [one.predicted == one.targets for one in scores]
-    both = mcnemar(right[0], right[1])
-    low, high = both.interval
+    both = mcnemar(right[1], right[0])  # before minus after
     return Accuracy(
         data=data,
         images=both.images,
         before=scores[0].top1,
         after=scores[1].top1,
-        drop=-100 * both.difference,
-        interval=(-100 * high, -100 * low),
+        drop=100 * both.difference,
+        interval=(100 * both.interval[0], 100 * both.interval[1]),
         within=within,
     )
 
