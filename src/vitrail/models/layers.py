@@ -123,7 +123,7 @@ def attend(
     q: Float[Tensor, "B A N d"],
     k: Float[Tensor, "B A M d"],
     v: Float[Tensor, "B A M d"],
-    bias: Float[Tensor, "#B #A N M"] | None = None,
+    bias: Float[Tensor, "#B #A #N M"] | None = None,
 ) -> Float[Tensor, "B A N d"]:
     """softmax(q kᵀ / √d + bias) v, by torch's fused attention, except for bfloat16 on a CPU.
 

@@ -25,7 +25,7 @@ def encode_merged(blocks: Any, z: Float[Tensor, "B N D"], r: int, prefix: int) -
     for block in blocks:
         block.attn.members(members)
         q, k, v = block.attn.project(block.norm1(z))
-        bias = None if sizes is None else rearrange(sizes.log(), "B M 1 -> B 1 1 M").expand(-1, *q.shape[1:3], -1)
+        bias = None if sizes is None else rearrange(sizes.log(), "B M 1 -> B 1 1 M")
         heads = rearrange(attend(q, k, v, None if bias is None else bias.to(q.dtype)), "B A N d -> B N (A d)")
         z = z + block.drop_path1(block.ls1(block.attn.drop(block.attn.proj(block.attn.norm(heads)))))
         if few := min(r, (z.shape[1] - prefix) // 2):
@@ -71,5 +71,7 @@ def _moved(of_a: Int[Tensor, "B a"], start: int, patches: int, prefix: int) -> I
 
 
 def expand(z: Float[Tensor, "B N D"], members: Int[Tensor, "B M"]) -> Float[Tensor, "B M D"]:
-    """The rows of z that `members` name, image by image."""
-    return z.gather(1, repeat(members, "B M -> B M D", D=z.shape[2]))
+    """The rows of z that `members` name, image by image. Whole rows of one table: runtimes copy them as they lie."""
+    images, tokens = z.shape[:2]
+    rows = members + tokens * torch.arange(images, device=z.device)[:, None]
+    return z.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, (images, -1))
