@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import unpickling
+from tests.support import shapes, unpickling
 
 torch.set_num_threads(1)
 
 _LOG = Path(tempfile.mkdtemp(prefix="vitrail-tests-")) / "unpickled.jsonl"
 _COUNTS: dict[str, dict[str, int]] = {}
 unpickling.watch(_LOG)
+shapes.watch()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses

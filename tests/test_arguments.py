@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
 import vitrail
-from vitrail.arguments import fits
+from vitrail.api.request import choose_run
+from vitrail.arguments import check_arguments, fits
 from vitrail.errors import ConfigError, DataError
 
 
@@ -47,6 +49,16 @@ def test_a_wrong_kind_is_named_before_anything_is_opened(call: Any, said: str) -
     with pytest.raises(ConfigError) as caught:
         call()
     assert str(caught.value).startswith(said)
+
+
+def test_a_device_of_torch_is_its_name() -> None:
+    @check_arguments
+    def asked(device: str = "auto") -> str:
+        return device
+
+    assert asked(torch.device("cpu")) == asked(device=torch.device("cpu")) == "cpu"
+    assert asked(torch.device("cuda", 1)) == "cuda:1"
+    assert choose_run("digits", changes={"device": torch.device("cpu")}).run.hardware.device == "cpu"
 
 
 def test_nothing_to_look_at_is_said() -> None:

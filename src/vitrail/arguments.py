@@ -1,13 +1,14 @@
 """Arguments of the door's functions, checked against their annotations: a wrong kind is an error in words, not one deep inside.
 
 Numbers, words, truth values, paths and collections of them are checked; models, images and the like are their function's
-business. numpy's numbers are numbers.
+business. numpy's numbers are numbers, and a torch.device is its name.
 """
 
 import functools
 import inspect
 import numbers
 import os
+import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -40,10 +41,18 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_values(signature.bind(*args, **kwargs).arguments, hints)
-        return function(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments.update({name: name_device(value) for name, value in bound.arguments.items()})
+        check_values(bound.arguments, hints)
+        return function(*bound.args, **bound.kwargs)
 
     return checked
+
+
+def name_device(value: Any) -> Any:
+    """The name of a torch.device; any other value as it is. Torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return str(value) if torch and isinstance(value, torch.device) else value
 
 
 def check_values(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

@@ -1,15 +1,14 @@
 """A small trained-like model with its record, a set of images, and its export."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
 
+from tests.support.shapes import unchecked
 from vitrail.api.models import save
 from vitrail.exporting.onnx_file import export_onnx
 from vitrail.exporting.subject import Subject
@@ -49,19 +48,9 @@ def subject_of(model: Backbone, source: Source | None = None) -> Subject:
     return Subject(model, model.record, None, source, "pictures")
 
 
-@contextmanager
-def without_type_checks() -> Iterator[None]:
-    """The exporter's symbolic sizes are no int, as the runtime type checker of the tests wants them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.fixture(autouse=True)
 def _symbolic_sizes() -> Iterator[None]:
-    with without_type_checks():
+    with unchecked():
         yield
 
 
@@ -91,5 +80,5 @@ def exported(bundle: Path) -> Path:
     """The ONNX file of the small model."""
     pytest.importorskip("onnxscript", reason="needs vitrail[export]")
     pytest.importorskip("onnxruntime", reason="needs vitrail[export]")
-    with without_type_checks():
+    with unchecked():
         return export_onnx(subject_of(load(bundle), pictures()), bundle.with_suffix(".onnx")).path

@@ -6,12 +6,12 @@ Wide models stand in as narrow ones with the row's patch.
 import pytest
 import torch
 
-from tests.support.zoo import FAMILIES, VITS, lively, pictures
+from tests.support.zoo import FAMILIES, VITS, distinct, lively, pictures
 from vitrail.models import zoo
 from vitrail.models.backbone import Backbone
 
 
-@pytest.fixture(params=[pytest.param(config, id=name) for name, config in {**VITS, **FAMILIES}.items()])
+@pytest.fixture(params=[pytest.param(config, id=name) for name, config in distinct({**VITS, **FAMILIES}).items()])
 def model(request):
     return lively(request.param)
 

@@ -12,12 +12,12 @@ pytest.importorskip("timm")
 
 @pytest.mark.flow
 def test_a_run_of_a_timm_model_trains_scores_predicts_and_is_probed(in_folder: Path, capsys) -> None:
-    words = ["train", "digits", "--model", "timm:resnet18", "--length", "2 steps", "--batch-size", "8"]
+    words = ["train", "digits", "--model", "timm:test_resnet", "--length", "2 steps", "--batch-size", "8"]
     assert main([*words, "--preprocess.size", "32", "32", "--out", "run", "--hardware.device", "cpu"]) == 0
     said = capsys.readouterr()
-    assert "resnet18" in (in_folder / "run/run.json").read_text(), said
+    assert "test_resnet" in (in_folder / "run/run.json").read_text(), said
     model = vitrail.load("run")
-    assert model.config.name == "resnet18" and model.config.classes == 10
+    assert model.config.name == "test_resnet" and model.config.classes == 10
     assert main(["probe", "run", "digits", "--protocols", "knn", "--device", "cpu"]) == 0
     assert "features on digits" in capsys.readouterr().out
     assert main(["evaluate", "run", "digits", "--device", "cpu"]) == 0

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.zoo import VITS, lively, pictures
+from tests.support.zoo import VITS, distinct, lively, pictures
 from vitrail.errors import ConfigError, ShapeError
 from vitrail.models import cost, zoo
 from vitrail.models.vit import ViTConfig
 
 
-@pytest.fixture(params=VITS.values(), ids=VITS.keys())
+@pytest.fixture(params=distinct(VITS).values(), ids=distinct(VITS).keys())
 def model(request):
     return lively(request.param)
 

@@ -36,8 +36,12 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{file}/{name}": tensor for file, group in snapshot.tensors.items() for name, tensor in group.items()}
 
 
-@pytest.mark.report
-@pytest.mark.parametrize("name", OBJECTIVES)
+DRAWN = ("mae", "contrast")
+"""With pictures and without: these draw the reports of their runs."""
+NAMES = [pytest.param(name, marks=[pytest.mark.report] if name in DRAWN else []) for name in OBJECTIVES]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_it_trains_stops_resumes_to_the_same_bits_and_its_weights_go_on(name: str, tmp_path: Path) -> None:
     run = dataclasses.replace(TINY, objective=OBJECTIVES[name])
     whole = loop.train(run, out=tmp_path / "whole", quiet=True)
@@ -52,7 +56,7 @@ def test_it_trains_stops_resumes_to_the_same_bits_and_its_weights_go_on(name: st
     model = load(whole.folder)
     assert isinstance(model, MAE if name == "mae" else ViT)
     assert model.pool(model.features(torch.randn(2, 1, 8, 8))).shape == (2, 32)
-    assert (whole.folder / "report.html").stat().st_size > 10_000
+    assert name not in DRAWN or (whole.folder / "report.html").stat().st_size > 10_000
 
     tuned = dataclasses.replace(
         TINY, objective=Classify(), weights=str(whole.folder), optim=Optim(lr=1e-3, layer_decay=0.75, warmup="1 steps")

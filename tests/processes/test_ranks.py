@@ -1,6 +1,9 @@
 """Several processes as one run, on CPU with gloo: same loss curve, and with `deterministic` the same bits."""
 
+import contextlib
 import dataclasses
+import datetime
+import os
 import signal
 import time
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.ranks import MIXED, ORDERED, launch, train_on
+from tests.support.ranks import MIXED, ORDERED, codes, launch, start, train_on, trained
 from tests.support.runs import log, weights
 from vitrail.checkpoints import read as checkpoints
 from vitrail.checkpoints.write import list_steps
@@ -21,9 +24,9 @@ pytestmark = pytest.mark.flow
 
 def test_two_ranks_learn_the_curve_of_one(tmp_path: Path) -> None:
     """Default DDP: batch size and learning rate keep their meaning; losses within 1e-5 of one rank's over 20 steps,
-    with mixup, CutMix and stochastic depth.
+    with mixup, CutMix and stochastic depth. The two are programs of their own, as torchrun starts them.
     """
-    one, two = (log(train_on(MIXED, tmp_path / str(size), size)) for size in (1, 2))
+    one, two = log(trained(MIXED, tmp_path / "1", 1)), log(train_on(MIXED, tmp_path / "2", 2))
     assert len(one) == len(two)
     for row, other in zip(one, two, strict=True):
         for name in ("loss", "grad_norm", "held_out_nll"):
@@ -34,14 +37,14 @@ def test_two_ranks_learn_the_curve_of_one(tmp_path: Path) -> None:
 def test_one_two_and_four_ranks_give_the_same_bits_where_asked(tmp_path: Path, sweep: int) -> None:
     """Dropout, stochastic depth, mixup, cutmix and the average on; four micro-batches. One rank against two: `make deep`."""
     sizes = (1, 2, 4) if sweep > 1 else (1, 4)
-    runs = [weights(train_on(ORDERED, tmp_path / str(size), size)) for size in sizes]
+    runs = [weights(trained(ORDERED, tmp_path / str(size), size)) for size in sizes]
     for other in runs[1:]:
         assert [name for name in runs[0] if not torch.equal(runs[0][name], other[name])] == []
 
 
 @pytest.mark.deep
 def test_a_run_of_two_ranks_stops_on_a_signal_and_resumes_on_one_to_the_same_bits(tmp_path: Path) -> None:
-    whole = weights(train_on(ORDERED, tmp_path / "whole", 1))
+    whole = weights(trained(ORDERED, tmp_path / "whole", 1))
     folder = tmp_path / "stopped"
     processes = launch(ORDERED, folder, 2)
     while not (folder / "checkpoints").is_dir():
@@ -51,26 +54,27 @@ def test_a_run_of_two_ranks_stops_on_a_signal_and_resumes_on_one_to_the_same_bit
     for process in processes:
         process.communicate()
     assert codes == [143, 143] or codes == [0, 0]
-    resumed = weights(train_on(ORDERED, folder, 1))
+    resumed = weights(trained(ORDERED, folder, 1))
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.deep)])
-def test_a_rank_that_dies_or_stalls_ends_all_and_nothing_is_lost(how: int, tmp_path: Path) -> None:
+def test_a_rank_that_dies_or_stalls_ends_all_and_nothing_is_lost(how: int, tmp_path: Path, monkeypatch) -> None:
     """The other rank exits by itself, soon after a death, at the time limit after a silence; the run resumes."""
+    monkeypatch.setattr("vitrail.processes.world.TIMEOUT", datetime.timedelta(seconds=30))
     folder = tmp_path / "run"
-    processes = launch(dataclasses.replace(ORDERED, length="400 steps"), folder, 2, "--patience", "30")
+    waits, lost = ranks = start(dataclasses.replace(ORDERED, length="400 steps"), folder, 2)
     try:
         while not list_steps(folder / "checkpoints"):
-            assert all(process.poll() is None for process in processes)
+            assert os.waitpid(waits.pid, os.WNOHANG) == (0, 0), waits.said
             time.sleep(0.01)
-        processes[1].send_signal(how)
-        _, said = processes[0].communicate(timeout=100)
-        assert processes[0].returncode == 70 and b"lost the others" in said, said.decode()[-2000:]
+        os.kill(lost.pid, how)
+        assert codes([waits]) == [70] and "lost the others" in waits.said, waits.said[-2000:]
     finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(rank.pid, signal.SIGKILL)
+                os.waitpid(rank.pid, 0)
     assert checkpoints.newest(folder / "checkpoints", say=pytest.fail) is not None
 
 

@@ -5,16 +5,14 @@ import os
 import shutil
 import signal
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 import vitrail
-from tests.support.ranks import PLAIN, free_port
-from tests.support.runs import log, no_report, stop_after, weights
+from tests.support.ranks import PLAIN, assert_done, codes, fork, start, trained
+from tests.support.runs import log, weights
 from vitrail.checkpoints import read as checkpoints
 from vitrail.checkpoints import sharded
 from vitrail.checkpoints.write import list_steps
@@ -30,7 +28,6 @@ from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.processes.world import world
 from vitrail.training import loop
 from vitrail.training.run import Run
-from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import prepare
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
@@ -42,54 +39,6 @@ def on(run: Run, parallel: str, **changes) -> Run:
 
 SHORT = dataclasses.replace(PLAIN, length="12 steps", evaluate_every="6 steps", save_every="4 steps")
 SHARDED = on(SHORT, "fsdp", micro_batch=16)
-
-
-def start(run: Run, out: Path, size: int, stop: int = 0) -> list[int]:
-    """`size` forked ranks that train or go on with a run, asked to stop after step `stop`; their process numbers."""
-    import torch.distributed.checkpoint
-    import torch.distributed.fsdp  # once here, so that the children start warm  # noqa: F401
-
-    out.parent.mkdir(exist_ok=True)
-    port, resume = str(free_port()), (out / "run.json").exists()
-    if resume:  # its model was resolved from the data
-        run = dataclasses.replace(RunFolder.read(out), hardware=run.hardware)
-
-    def work(rank: int) -> None:
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
-        with no_report(), pytest.MonkeyPatch.context() as patched:
-            if stop:
-                stop_after(stop, patched)
-            loop.train(run, out=out, resume=resume, quiet=True)
-
-    return [forked(work, rank, out.with_name(f"{out.name}-rank-{rank}.txt")) for rank in range(size)]
-
-
-def forked(work: Callable[[int], object], rank: int, said: Path) -> int:
-    """A child of this warm process, its output and its error in a file; gives its pid."""
-    pid = os.fork()
-    if pid == 0:
-        file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        try:
-            work(rank)
-            os._exit(0)
-        except BaseException as error:
-            os.write(2, traceback.format_exc().encode())
-            os._exit(getattr(error, "exit_code", 99))
-    return pid
-
-
-def codes(pids: list[int]) -> list[int]:
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-
-
-def trained(run: Run, out: Path, size: int, stop: int = 0) -> Path:
-    ended = set(codes(start(run, out, size, stop)))
-    said = [out.with_name(f"{out.name}-rank-{rank}.txt").read_text()[-3000:] for rank in range(size)]
-    assert ended == {143 if stop else 0}, "\n".join(said)
-    return out
 
 
 def assert_same_curve(one: Path, other: Path, loss: float = 1e-5) -> None:
@@ -196,12 +145,12 @@ def test_ranks_in_shards_killed_at_random_moments(two: Path, tmp_path: Path, swe
     rng, kills = random.Random(0), 0
     folder, number, often = tmp_path / "run", 0, dataclasses.replace(SHARDED, save_every="1 steps")
     while kills < 2 * sweep:
-        pids = start(often, folder, 2)
+        ranks = start(often, folder, 2)
         while not (folder / "run.json").exists():
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.5))
-        os.kill(rng.choice(pids), signal.SIGKILL)
-        ended = codes(pids)
+        os.kill(rng.choice(ranks).pid, signal.SIGKILL)
+        ended = codes(ranks)
         kills += -signal.SIGKILL in ended
         if 0 in ended or kills == 2 * sweep or rng.random() < 0.3:
             trained(often, folder, 2)
@@ -263,19 +212,15 @@ def test_batch_norms_in_half_precision(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("parallel", ["auto", "fsdp"])
 def test_all_ranks_evaluate_with_the_statistics_of_the_first(parallel: str, tmp_path: Path) -> None:
     """The saved weights are those that were scored, although each rank has seen other images."""
-    port = str(free_port())
 
     def work(rank: int) -> None:
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
         with world(torch.device("cpu")) as ranks:
             setup = prepare(on(CASES["maxvit"], parallel), ranks)
             setup.forward.train()(torch.full((2, 1, 32, 32), 1.0 + rank))
             for name, buffer in setup.whole(setup.model).named_buffers():
                 assert torch.equal(*ranks.gather(buffer)), name
 
-    said = [tmp_path / f"rank-{rank}.txt" for rank in range(2)]
-    assert codes([forked(work, rank, said[rank]) for rank in range(2)]) == [0, 0], said[0].read_text()[-3000:]
+    assert_done(fork(work, 2, tmp_path / "said"))
 
 
 def test_deterministic_shards_are_refused(tmp_path: Path) -> None:

@@ -85,6 +85,13 @@ FAMILIES |= {
 }
 
 
+def distinct(configs: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+    """Rows that differ in width and depth alone are one narrow model: the first name stands for it."""
+    return {
+        name: config for name, config in configs.items() if name == next(n for n, c in configs.items() if c == config)
+    }
+
+
 def pictures(model, count: int = 3, size: tuple[int, int] | None = None) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
     return torch.randn(count, model.config.channels, *(size or model.config.image), generator=generator)

@@ -1,13 +1,19 @@
 """`vitrail.predict`: labels for images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from vitrail.api.images import Images, open_any
 from vitrail.api.models import Classifier, Size, open_classifier
+from vitrail.images.sources import open_all
 from vitrail.prediction import predict as prediction
+from vitrail.prediction.bulk import predictions
+from vitrail.prediction.engine import ready_engine
 from vitrail.prediction.engines import EngineName
+from vitrail.prediction.parts import describe
 from vitrail.prediction.predict import Least, Prediction
 from vitrail.prediction.views import Views, average_views
+from vitrail.processes.world import World
 
 
 def predict(
@@ -41,3 +47,21 @@ def predict(
             on_error="skip" if skip_unreadable else "stop", quiet=quiet,
         )
     ]  # fmt: skip
+
+
+def predict_in_parts(
+    model: Classifier, images: Sequence[str | Path], out: str | Path, *, part: int = 1024, top: int = 5,
+    views: Views = "one", batch: int = 64, calibrated: bool = False, least: Least = 0.0, engine: EngineName = "auto",
+    device: str = "auto", precision: str = "auto", follow_links: bool = False, say: Callable[[str], object] = lambda text: None,
+) -> str:  # fmt: skip
+    """The same answers into a Parquet file or a folder of them, `part` images at a time; gives a sentence on the result.
+
+    For any number of images: a job that was stopped goes on, and the processes of torchrun share the work.
+    """
+    opened = open_classifier(model, engine=engine, device=device, precision=precision)
+    ready = ready_engine(average_views(opened, views), device=device, precision=precision)
+    sources = open_all(images, follow_links=follow_links)
+    for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
+        say(note)
+    job = predictions(ready, sources, top_k=top, batch=batch, part=part, calibrated=calibrated, least=least)
+    return describe(job.write(Path(out), World.from_environment()), Path(out))

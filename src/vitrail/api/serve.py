@@ -7,22 +7,14 @@ from pathlib import Path
 
 from vitrail.errors import ConfigError
 
+Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
+
 
 def serve(
-    models: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    token_file: str | Path | None = None,
-    names: Collection[str] = (),
-    engine: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    batch: int = 0,
-    queue: int = 64,
-    watch: float = 0.0,
-    quiet: bool = False,
-) -> None:
+    models: Models, *, host: str = "127.0.0.1", port: int = 8000, token_file: str | Path | None = None,
+    names: Collection[str] = (), engine: str = "auto", device: str = "auto", precision: str = "auto", batch: int = 0,
+    queue: int = 64, watch: float = 0.0, quiet: bool = False,
+) -> None:  # fmt: skip
     """Answers over HTTP until SIGTERM or Ctrl-C: `/predict`, `/look`, `/embed`, the Open Inference Protocol, and a page at `/`.
 
         vitrail.serve("runs/photos-1")
@@ -39,8 +31,7 @@ def serve(
         raise ConfigError(
             f"queue = {queue}, batch = {batch}, watch = {watch}", allowed="a queue of 1 or more; 0 or more"
         )
-    token = read_token(token_file)
-    local = is_local(host)
+    token, local = read_token(token_file), is_local(host)
     refuse_open_door(host, local, token)
     check_extra()
     import torch
@@ -55,14 +46,13 @@ def serve(
             watch=watch, hosts=[*LOCAL, host, *names], addresses=not local, token=token,
         )  # fmt: skip
 
-        def started() -> None:
-            if not quiet:
-                say_started(service.models.by_name, listening, torch.get_num_threads(), bool(token))
+        def started() -> object:
+            return quiet or say_started(service.models.by_name, listening, torch.get_num_threads(), bool(token))
 
         build_server(app, service, started).run(sockets=[listening])
 
 
-def named(models: str | Path | Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, str]:
+def named(models: Models) -> dict[str, str]:
     """Names and paths. Raises ConfigError where two models have one name, or none is given."""
     check_extra()
     from vitrail.serving.served import name_of

@@ -59,12 +59,15 @@ class Predict(Runtime, Links, Show):
 def main(words: Sequence[str]) -> int:
     asked = parse(Predict, words, command="predict")
 
-    from vitrail.api.predict import predict
+    from vitrail.api.predict import predict, predict_in_parts
 
     if not asked.files:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
     if asked.out is not None:
-        return in_parts(asked, asked.out)
+        if asked.out.suffix not in (".parquet", ""):
+            raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .parquet, or a folder")
+        say(call(predict_in_parts, asked, images=asked.files, say=say))
+        return 0
     found = call(predict, asked, images=asked.files, say=say)
     SHOW[asked.format](found)
     skipped = [one for one in found if one.error]
@@ -72,36 +75,6 @@ def main(words: Sequence[str]) -> int:
         say(f"{len(skipped)} of {len(found)} files could not be read and have no answer:")
         for one in skipped:
             say(f"  {one.error}")
-    return 0
-
-
-def in_parts(asked: Predict, out: Path) -> int:
-    from vitrail.api.models import open_classifier
-    from vitrail.images.sources import open_all
-    from vitrail.prediction.bulk import predictions
-    from vitrail.prediction.engine import ready_engine
-    from vitrail.prediction.parts import describe
-    from vitrail.prediction.views import average_views
-    from vitrail.processes.world import World
-
-    if out.suffix not in (".parquet", ""):
-        raise ConfigError(f"--out {out}", allowed="a name that ends with .parquet, or a folder")
-    world = World.from_environment()
-    opened = open_classifier(asked.model, engine=asked.engine, device=asked.device, precision=asked.precision)
-    engine = ready_engine(average_views(opened, asked.views), device=asked.device, precision=asked.precision)
-    sources = open_all(asked.files, follow_links=asked.follow_links)
-    for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
-        say(note)
-    job = predictions(
-        engine,
-        sources,
-        top_k=asked.top,
-        batch=asked.batch,
-        part=asked.part,
-        calibrated=asked.calibrated,
-        least=asked.least,
-    )
-    say(describe(job.write(out, world), out))
     return 0
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from vitrail.errors import DataError
 from vitrail.evaluation.feature_set import check_finite
-from vitrail.images.exact_duplicates import join_pairs
+from vitrail.images.exact_duplicates import Joined
 
 _CELLS = 1 << 24
 """Similarities held at once: 64 MiB in float32."""
@@ -114,4 +114,4 @@ def typical_cosine(features: Float[Tensor, "N D"], count: int = 1000) -> float:
 
 def groups(pairs: list[Pair]) -> list[list[int]]:
     """Images joined by pairs, directly or through others: sorted, the largest group first."""
-    return sorted(join_pairs((pair.first, pair.second) for pair in pairs), key=lambda group: (-len(group), group))
+    return sorted(Joined((pair.first, pair.second) for pair in pairs).groups(), key=lambda group: (-len(group), group))

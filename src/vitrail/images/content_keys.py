@@ -30,6 +30,13 @@ _PNG = b"\x89PNG"
 _CHUNK = 256
 
 
+def content_key(content: bytes | np.ndarray) -> bytes:
+    """The key of a file's bytes, or of an image's pixels."""
+    if isinstance(content, bytes):
+        return _hash(content)
+    return _hash(np.ascontiguousarray(content).tobytes() + repr(content.shape).encode(), b"pixels")
+
+
 def keys_of(source: Source, tick: Callable[[int], object] = lambda done: None) -> np.ndarray:
     """N × 2 keys: of each image its own, and that of its pixels where it is a small PNG (else the first again).
 
@@ -80,19 +87,13 @@ def _keys_of_one(source: Source, index: int) -> tuple[bytes, bytes]:
         content = source[index].content
     except DecodeError:  # it cannot be read: no image has this key
         return (_hash(source.keys[index].encode(), b"unreadable"),) * 2
-    if isinstance(content, np.ndarray):
-        return (_pixels(content),) * 2
-    key = _hash(content)
-    if len(content) > SMALL_PNG or not content.startswith(_PNG):
+    key = content_key(content)
+    if isinstance(content, np.ndarray) or len(content) > SMALL_PNG or not content.startswith(_PNG):
         return key, key
     try:
-        return key, _pixels(decode(content))
+        return key, content_key(decode(content))
     except DecodeError:
         return key, key
-
-
-def _pixels(image: np.ndarray) -> bytes:
-    return _hash(np.ascontiguousarray(image).tobytes() + repr(image.shape).encode(), b"pixels")
 
 
 def _hash(content: bytes, kind: bytes = b"") -> bytes:

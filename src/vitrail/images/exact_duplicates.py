@@ -1,6 +1,6 @@
 """Images stored as the very same bytes, found by reading only those whose size another one has; and groups of pairs."""
 
-import hashlib
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vitrail.errors import DecodeError
+from vitrail.images.content_keys import content_key
 
 
 def candidates(sizes: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
@@ -22,27 +23,32 @@ def same_bytes(
     """Groups of images with the same content, in the order of their first; what cannot be read is in none."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for index in map(int, among):
-        try:
-            content = read(index)
-        except DecodeError:  # whoever decodes it says so
-            continue
-        groups[hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest()].append(index)
+        with contextlib.suppress(DecodeError):  # whoever decodes it says so
+            groups[content_key(read(index))].append(index)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def join_pairs(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Images joined by pairs, directly or through others: each group sorted, in the order of their first."""
-    parent: dict[int, int] = {}
+class Joined:
+    """Images joined by pairs, directly or through others."""
 
-    def root(image: int) -> int:
-        while parent.setdefault(image, image) != image:
-            parent[image] = parent[parent[image]]
-            image = parent[image]
+    def __init__(self, pairs: Iterable[tuple[int, int]] = ()) -> None:
+        self._parent: dict[int, int] = {}
+        for first, second in pairs:
+            self.join(first, second)
+
+    def root(self, image: int) -> int:
+        """The image that stands for the group of this one."""
+        while self._parent.setdefault(image, image) != image:
+            self._parent[image] = self._parent[self._parent[image]]
+            image = self._parent[image]
         return image
 
-    for first, second in pairs:
-        parent[root(second)] = root(first)
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for image in sorted(parent):
-        members[root(image)].append(image)
-    return list(members.values())
+    def join(self, first: int, second: int) -> None:
+        self._parent[self.root(second)] = self.root(first)
+
+    def groups(self) -> list[list[int]]:
+        """Those of two images or more: each sorted, in the order of their first."""
+        members: defaultdict[int, list[int]] = defaultdict(list)
+        for image in sorted(self._parent):
+            members[self.root(image)].append(image)
+        return [group for group in members.values() if len(group) > 1]

@@ -4,7 +4,6 @@ Each image has a difference hash of 64 bits, one of its mirror image, and one of
 differ in few bits are compared by their pixels, as far as a gain allows.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int64, UInt8, UInt64
 from torch import Tensor
 
 from vitrail.images.decode import as_channels
+from vitrail.images.exact_duplicates import Joined
 from vitrail.images.preprocess import resize
 
 NEAR_BITS = 3
@@ -60,24 +60,13 @@ def find_near(prints: Sequence[Print], read: Callable[[int], UInt8[np.ndarray, "
 
     An image is in one group: what is near to one of its members is near to all.
     """
-    leader = list(range(len(prints)))
-
-    def root(at: int) -> int:
-        while leader[at] != at:
-            leader[at] = leader[leader[at]]
-            at = leader[at]
-        return at
-
-    for first, second in _pairs(prints):
-        leader[root(second)] = root(first)
+    joined = Joined(_pairs(prints))
     if len(prints) <= CROPPED:
         for first, box, second, mirrored in _cropped(prints):
-            if root(first) != root(second) and _is_crop(read(first), BOXES[box], prints[second].thumbnail, mirrored):
-                leader[root(second)] = root(first)
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for at in range(len(prints)):
-        groups[root(at)].append(at)
-    return [group for group in groups.values() if len(group) > 1]
+            apart = joined.root(first) != joined.root(second)
+            if apart and _is_crop(read(first), BOXES[box], prints[second].thumbnail, mirrored):
+                joined.join(first, second)
+    return joined.groups()
 
 
 def _hash(grey: Float[Tensor, "1 h w"]) -> int:

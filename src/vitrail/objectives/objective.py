@@ -7,6 +7,7 @@ The learner is the backbone itself, or the backbone and what the objective adds 
 """
 
 import abc
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -125,13 +126,7 @@ class Objective(OpenConfig, abc.ABC):
 
     def flops(self, config: ModelConfig) -> float:
         """Operations to train on one image, forward and backward, counted product by product on the meta device."""
-        with torch.device("meta"):
-            learner = self.build(zoo.skeleton(config)).train()
-            images = torch.empty(2, config.channels, *config.image)  # batch norm needs two
-            batch = Batch(images, torch.zeros(2, dtype=torch.long), ("", ""))
-        with FlopCounterMode(display=False) as counter:
-            self(learner, batch, torch.Generator().manual_seed(0)).value.backward()
-        return counter.get_total_flops() / 2
+        return _count_flops(self, config)
 
     def steps_for(self, budget: float, config: ModelConfig, batch_size: int) -> int:
         """How many steps of this batch `budget` operations pay for, one at least."""
@@ -139,6 +134,17 @@ class Objective(OpenConfig, abc.ABC):
 
     def after_step(self, learner: Any, progress: float) -> None:  # most objectives move nothing
         """Moves what has no gradient, such as a teacher that follows; `progress` is the share of the run done."""
+
+
+@functools.lru_cache(maxsize=256)  # a count takes up to a second
+def _count_flops(objective: Objective, config: ModelConfig) -> float:
+    with torch.device("meta"):
+        learner = objective.build(zoo.skeleton(config)).train()
+        images = torch.empty(2, config.channels, *config.image)  # batch norm needs two
+        batch = Batch(images, torch.zeros(2, dtype=torch.long), ("", ""))
+    with FlopCounterMode(display=False) as counter:
+        objective(learner, batch, torch.Generator().manual_seed(0)).value.backward()
+    return counter.get_total_flops() / 2
 
 
 OBJECTIVES = Registry[type[Objective]]("objective")

@@ -240,8 +240,16 @@ def _letters(path: str) -> frozenset[int]:
         return frozenset()
 
 
+def _lay_out(figure: Figure) -> None:
+    """Once: a figure that is saved with a layout engine is laid out and drawn twice, for every file."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a file, on white."""
+    _lay_out(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return file.getvalue()
@@ -249,6 +257,7 @@ def png(figure: Figure) -> bytes:
 
 def svg(figure: Figure) -> str:
     """The figure as an element of a page: no header, no fixed size, no ids but those it refers to, colours by theme."""
+    _lay_out(figure)
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()[file.getvalue().index("<svg") :]

@@ -48,6 +48,7 @@ def _draw(rows: Sequence[Sequence[Cell]], title: str, names: Sequence[str] = ())
     ):
         cells = np.asarray(grid, dtype=object).reshape(len(rows), across)
         for axes in cells.ravel():
+            axes.set(xticks=[], yticks=[])  # the layout would measure ticks that nothing shows
             axes.set_axis_off()
         for line, row in zip(cells, rows, strict=True):
             for axes, (text, picture, colour) in zip(line, row, strict=False):

@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
-        self.on_start: Callable[[], None] = lambda: None
+        self.on_start: Callable[[], object] = lambda: None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -130,7 +130,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"port = {port}", allowed="0 to 65535") from None
 
 
-def build_server(app: ASGIApp, service: Service, started: Callable[[], None] = lambda: None) -> Server:
+def build_server(app: ASGIApp, service: Service, started: Callable[[], object] = lambda: None) -> Server:
     """A server, to be run with the sockets it listens on: it answers until a signal asks to stop, then finishes."""
     limits = service.limits
     config = uvicorn.Config(

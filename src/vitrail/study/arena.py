@@ -13,7 +13,7 @@ from vitrail.recipes.mae import small_encoder
 from vitrail.recipes.pretraining import SMALL, small_run
 from vitrail.recipes.request import Given
 from vitrail.reports.charts import Chart
-from vitrail.study.cells import Cell, Row, Stage, image_flops, in_cell, open_labelled, size_model
+from vitrail.study.cells import Cell, Row, Stage, in_cell, open_labelled, size_model
 from vitrail.study.label_questions import Pretraining
 from vitrail.study.report import Answer, Shown, answer_cells, best_first, count_of, series_of, summary, weigh
 from vitrail.training.run import Optim, Run
@@ -76,13 +76,13 @@ def plan_pretraining(
         model = zoo.change(run.model, classes=given.classes)
         run = dataclasses.replace(run, objective=Classify(label_smoothing=0.1), model=model)
     sized = size_model(run, given)
-    steps = max(1, round(budget / (image_flops(run.objective, sized) * run.batch_size)))
+    steps = max(1, round(budget / (run.objective.flops(sized) * run.batch_size)))
     if ratio is not None:
         assert isinstance(run.objective, Reconstruct)
         run = dataclasses.replace(run, objective=dataclasses.replace(run.objective, mask_ratio=ratio))
     optim = run.optim if budget else dataclasses.replace(run.optim, lr=0.0)  # "none": as it was drawn
     run = in_cell(asked, run, seed, length=f"{steps} steps", optim=optim)
-    return run, steps * run.batch_size * image_flops(run.objective, sized) if budget else 0.0
+    return run, steps * run.batch_size * run.objective.flops(sized) if budget else 0.0
 
 
 def show(asked: Pretraining, rows: Sequence[Row]) -> Shown:

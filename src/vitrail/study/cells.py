@@ -226,13 +226,7 @@ def size_model(run: Run, given: Given) -> Any:
 def flops_of(run: Run, given: Given, images: int = 0) -> float:
     """Operations of the whole run, on so many training images."""
     count = steps(run.length, steps_per_epoch=(images or given.images) / run.batch_size)
-    return count * run.batch_size * image_flops(run.objective, size_model(run, given))
-
-
-@functools.lru_cache(maxsize=256)
-def image_flops(objective: Any, config: Any) -> float:
-    """Operations to train on one image; counting some objectives takes a second."""
-    return objective.flops(config)
+    return count * run.batch_size * run.objective.flops(size_model(run, given))
 
 
 def _asked(run: Run) -> dict[str, Any]:

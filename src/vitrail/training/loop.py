@@ -58,21 +58,11 @@ class Result:
 
 
 def train(
-    run: Run | None,
-    *,
-    out: Path | None = None,
-    splits: Splits | None = None,
-    resume: bool = False,
-    override: bool = False,
-    accept_data_change: bool = False,
-    check_images: bool = True,
-    allow_leaks: bool = False,
-    quiet: bool = False,
-    report: bool = True,
-    tensorboard: bool = False,
-    callbacks: Sequence[Callback] = (),
+    run: Run | None, *, out: Path | None = None, splits: Splits | None = None, resume: bool = False,
+    override: bool = False, accept_data_change: bool = False, check_images: bool = True, allow_leaks: bool = False,
+    quiet: bool = False, report: bool = True, tensorboard: bool = False, callbacks: Sequence[Callback] = (),
     announce: Callable[[Setup], object] | None = None,
-) -> Result:
+) -> Result:  # fmt: skip
     """Trains `run` into the folder `out`; with `resume`, continues the run in the folder `out` to the same bits.
 
     `run` is None to resume as it was, or the run with changes: `training.resume_rules` says which are allowed; `override`
@@ -96,9 +86,8 @@ def train(
         if resume:
             start = resume_run(run, folder, ranks, splits, override=override, accept_data_change=accept_data_change)
         else:
-            start = start_run(
-                asked, folder, ranks, splits, check_images=check_images, allow_leaks=allow_leaks, quiet=quiet
-            )
+            checks = {"check_images": check_images, "allow_leaks": allow_leaks}
+            start = start_run(asked, folder, ranks, splits, **checks, quiet=quiet)
         with StopSignals() as stop:  # until now there was nothing to lose
             write_start(start, folder, new_images=accept_data_change, quiet=quiet)
             journal = open_journal(

@@ -193,13 +193,7 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
         "classes": len(splits.train.classes) if run.objective.reads_labels else 0,
     }
     model = dataclasses.replace(run.model, **derived)
-    if run.hardware.parallel == "fsdp" and run.head == "logistic":
-        raise ConfigError("head = 'logistic' with parallel = 'fsdp'", allowed="head = 'zero', or parallel = 'ddp'")
-    if run.hardware.parallel == "fsdp" and run.hardware.deterministic:
-        raise ConfigError(
-            "deterministic with parallel = 'fsdp'",
-            allowed="'auto' or 'ddp': gradients in shards are added in the order of the network",
-        )
+    _check_shards(run)
     tokens, width = _work(model, micro)
     settings = hardware.resolve(run.hardware, processes=world.here, tokens=tokens, width=width)
     objective = run.objective.for_labels(splits.train)
@@ -210,6 +204,16 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     run = dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)
     run = dataclasses.replace(run, data=locate(run.data), weights=run.weights and locate(run.weights))
     return with_micro_batch(run, world)
+
+
+def _check_shards(run: Run) -> None:
+    if run.hardware.parallel == "fsdp" and run.head == "logistic":
+        raise ConfigError("head = 'logistic' with parallel = 'fsdp'", allowed="head = 'zero', or parallel = 'ddp'")
+    if run.hardware.parallel == "fsdp" and run.hardware.deterministic:
+        raise ConfigError(
+            "deterministic with parallel = 'fsdp'",
+            allowed="'auto' or 'ddp': gradients in shards are added in the order of the network",
+        )
 
 
 def _check_pairs(run: Run, share: int, world: World) -> None:
