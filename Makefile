@@ -27,7 +27,7 @@ demo: .venv/.installed
 	$(BIN)/python -m vitrail train digits --seeds 3
 
 test: .venv/.developing
-	$(PYTEST) -n $(WORKERS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 check: .venv/.developing
 	$(BIN)/python -m ruff format --check src tests bench
