@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vitrail import recipes
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.models import zoo
@@ -79,6 +80,28 @@ def test_timm_itself_builds_the_model_from_the_folder(tmp_path: Path, changes: d
     assert torch.allclose(theirs(images), model_of(held)(images), atol=1e-5)
     data = timm.data.resolve_model_data_config(theirs)
     assert tuple(data["mean"]) == IMAGENET[0] and data["crop_pct"] == 0.9 and tuple(data["input_size"]) == (3, *IMAGE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", ["folder:tiny", "fashion_mnist_cpu"])
+def test_timm_builds_what_the_recipes_for_small_sets_train(tmp_path: Path, recipe: str) -> None:
+    """Behind a ResNet's root: R+ViT-Ti/16 with other sizes is timm's name for it."""
+    timm = pytest.importorskip("timm")
+    run = recipes.recipe(recipe)
+    config = dataclasses.replace(run.model, image=run.preprocess.size, channels=3, classes=3)
+    preprocess = dataclasses.replace(run.preprocess, mean=IMAGENET[0], std=IMAGENET[1])
+    held = Weights(
+        zoo.build(config, generator=torch.Generator().manual_seed(0)).state_dict(),
+        Record(config=config, preprocess=preprocess, classes=("a", "b", "c")),
+    )
+    model = model_of(held)
+    notes = convert(held, tmp_path / "made", "timm")
+    assert not [note for note in notes if "tell whoever" in note]
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'made'}", pretrained=True).eval()
+    images = torch.randn(2, 3, *config.image)
+    assert torch.allclose(theirs(images), model(images), atol=1e-5)
+    again = bundle.load(tmp_path / "made")
+    assert again.record.classes == ("a", "b", "c") and torch.allclose(again(images), model(images), atol=1e-6)
 
 
 def test_class_names_and_preprocessing_come_back(tmp_path: Path) -> None:

@@ -182,11 +182,17 @@ def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_
 def _behind_a_root(
     *, width: int, depth: int, heads: int, patch: tuple[int, int] = (1, 1), image: tuple[int, int] = (28, 28)
 ) -> HybridConfig:
-    """A ViT whose tokens are patches of what a 7×7 convolution and a max-pool make, one pixel there for 4×4 of the image."""
+    """A ViT whose tokens are patches of what a 7×7 convolution and a max-pool make, one pixel there for 4×4 of the image.
+
+    Standardised as timm does it, so that timm reads the trained weights.
+    """
     return HybridConfig(
         depths=(),
         widths=(),
         root_width=64,
+        standardise="variance",
+        standardise_eps=1e-8,
+        group_norm_eps=1e-5,
         patch=patch,
         image=image,
         width=width,

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
+from vitrail.models.hybrid import HybridConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.imagenet import imagenet_classes
 from vitrail.weights.origin import Facts
@@ -138,10 +139,13 @@ def read_classes(data: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def describe(style: str, config: Any, preprocess: Preprocess, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """config.json of a plain ViT or a distilled DeiT, from which timm builds it: `timm.create_model("local-dir:FOLDER")`.
+    """config.json of a plain ViT, one behind a ResNet's root, or a distilled DeiT, from which timm builds it:
+    `timm.create_model("local-dir:FOLDER")`.
 
     Nothing for a model whose parts no argument of timm's constructor chooses.
     """
+    whole, rooted = config, isinstance(config, HybridConfig) and not config.depths and config.root_width == 64
+    config = config.vit if rooted else config
     if not isinstance(config, ViTConfig) or config.pool not in _POOLS:
         return {}
     extras, distilled = config.extras, config.family == "deit"
@@ -149,13 +153,16 @@ def describe(style: str, config: Any, preprocess: Preprocess, names: tuple[str, 
     probe = extras.pool_prefix, extras.pool_heads, extras.pool_mlp_width
     if any((*special, *probe)) or extras.inner_norm != "none" or config.positioned_prefix not in (0, config.prefix):
         return {}
+    plain = "vit_tiny_r_s16_p8_224" if rooted else "vit_base_patch16_224"
+    pixels = {"img_size": list(whole.image), "in_chans": whole.channels}
     found: dict[str, Any] = {
-        "architecture": "deit_base_distilled_patch16_224" if distilled else "vit_base_patch16_224",
+        "architecture": "deit_base_distilled_patch16_224" if distilled else plain,
         "num_classes": config.classes or extras.projection,
         "num_features": config.width,
         "global_pool": _POOLS[config.pool],
-        "pretrained_cfg": _describe_images(config, preprocess),
-        "model_args": {name: value for name, value in _model_args(config).items() if value is not None},
+        "pretrained_cfg": _describe_images(config, preprocess)
+        | ({"first_conv": "patch_embed.backbone.conv"} if rooted else {}),
+        "model_args": {name: value for name, value in (_model_args(config) | pixels).items() if value is not None},
     }
     return {"config.json": found | ({"label_names": list(names)} if names else {})}
 
@@ -163,14 +170,12 @@ def describe(style: str, config: Any, preprocess: Preprocess, names: tuple[str, 
 def _model_args(config: ViTConfig) -> dict[str, Any]:
     extras, distilled = config.extras, config.family == "deit"
     return {
-        "img_size": list(config.image),
         "patch_size": config.patch[0] if config.patch[0] == config.patch[1] else list(config.patch),
         "embed_dim": config.width,
         "depth": config.depth,
         "num_heads": config.heads,
         "mlp_ratio": _ratio(config.width, config.mlp_width),
         "qkv_bias": extras.qkv_bias,
-        "in_chans": config.channels,
         "global_pool": _POOLS[config.pool],
         "class_token": config.has_class_token,
         "fc_norm": extras.final_norm == "pooled",
@@ -188,7 +193,7 @@ def _model_args(config: ViTConfig) -> dict[str, Any]:
 def _describe_images(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any]:
     squashed = preprocess.resize == "squash"
     return {
-        "input_size": [config.channels, *preprocess.size],
+        "input_size": [preprocess.channels, *preprocess.size],
         "fixed_input_size": True,
         "interpolation": preprocess.interpolation,
         "crop_pct": 1.0 if squashed else preprocess.crop_fraction,
