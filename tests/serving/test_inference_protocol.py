@@ -1,5 +1,6 @@
 """The Open Inference Protocol: Triton's own client, and requests written by hand from the specification."""
 
+import asyncio
 import base64
 import io
 import json
@@ -80,6 +81,32 @@ def test_tritons_client_is_answered(served: Running, expected: np.ndarray, binar
     with pytest.raises(client_of.InferenceServerException, match="no model of that name"):
         client.infer("none", [given])
     client.close()
+
+
+def test_health_is_answered_as_the_protocol_has_it(served: Running) -> None:
+    """`live` and `ready` are fields of the body: KServe's client reads them, not the status."""
+    assert served.ask("GET", "/v2/health/live").json == {"live": True}
+    assert served.ask("GET", "/v2/health/ready").json == {"ready": True}
+    assert served.ask("GET", "/v2/models/small/ready").json == {"name": "small", "ready": True}
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_kserve_s_client_is_answered(served: Running, expected: np.ndarray, binary: bool) -> None:
+    kserve = pytest.importorskip("kserve", reason="KServe's client is 60 packages, and in no extra: pip install kserve")
+    image = np.array(Image.open(io.BytesIO(picture(1))))[None]
+
+    async def ask_all() -> np.ndarray:
+        client = kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", retries=0))
+        assert await client.is_server_live(served.url) and await client.is_server_ready(served.url)
+        assert await client.is_model_ready(served.url, "small")
+        given = kserve.InferInput("image", list(image.shape), "UINT8")
+        given.set_data_from_numpy(image, binary_data=binary)
+        output = kserve.InferRequest("small", [given], parameters={"binary_data_output": binary})
+        found = await client.infer(served.url, output, model_name="small")
+        return found.get_output_by_name("probabilities").as_numpy()
+
+    shares = np.exp(expected - expected.max())
+    np.testing.assert_allclose(asyncio.run(ask_all())[0], shares / shares.sum(), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The routes: /predict, /look, /embed, /models, the Open Inference Protocol under /v2, /metrics, /openapi.json, /."""
 
 import base64
+import hashlib
 import io
 import json
 import struct
@@ -158,10 +159,13 @@ async def metrics(service: Service, request: Request) -> Response:
 
 def page_file(name: str, kind: str) -> Handler:
     content = files("vitrail.serving").joinpath("page", name).read_bytes()
+    headers = {"etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"', "cache-control": "no-cache"}
 
     async def page(service: Service, request: Request) -> Response:
-        """A file of the page."""
-        return Response(content, media_type=kind)
+        """A file of the page; 304 where the browser holds this one."""
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=kind)
 
     return page
 

@@ -43,12 +43,12 @@ class Given:
 
 async def live(service: Service, request: Request) -> Response:
     """Yes: the process answers."""
-    return Response()
+    return JSONResponse({"live": True})
 
 
 async def ready(service: Service, request: Request) -> Response:
     """Yes where an inference would be answered now."""
-    return Response(status_code=200 if service.ready else 503)
+    return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
 
 
 async def server(service: Service, request: Request) -> Response:
@@ -58,8 +58,8 @@ async def server(service: Service, request: Request) -> Response:
 
 async def model_ready(service: Service, request: Request) -> Response:
     """Yes where this model would answer now."""
-    named(service, request)
-    return await ready(service, request)
+    found = {"name": named(service, request).name, "ready": service.ready}
+    return JSONResponse(found, 200 if service.ready else 503)
 
 
 async def model(service: Service, request: Request) -> Response:
