@@ -103,6 +103,7 @@ def test_kserve_s_client_is_answered(served: Running, expected: np.ndarray, bina
         given.set_data_from_numpy(image, binary_data=binary)
         output = kserve.InferRequest("small", [given], parameters={"binary_data_output": binary})
         found = await client.infer(served.url, output, model_name="small")
+        await client.close()
         return found.get_output_by_name("probabilities").as_numpy()
 
     shares = np.exp(expected - expected.max())

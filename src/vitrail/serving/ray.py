@@ -8,6 +8,7 @@ Every replica opens and checks the models itself, at a path that each machine ha
 starts on more than one machine: Ray's own ports trust everybody who reaches them.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,12 @@ def deploy(
 
 
 def import_serve() -> Any:
+    """Ray Serve. Raises ConfigError where it is missing.
+
+    Where Ray starts after this, its workers keep the priority of this process. Ray lowers it by 15: beside other work its
+    proxy then does not start within the 60 s that Ray gives it.
+    """
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         from ray import serve
     except ImportError:
