@@ -71,7 +71,9 @@ async def read_images(request: Request, bodies: Bodies) -> tuple[list[bytes], di
             raise Problem(400, "no-image", "the body is empty")
         return [content], {}
     if kind != "application/json":
-        raise Problem(415, "unknown-type", f"Content-Type is none of {', '.join(IMAGE_TYPES)}, application/json", _CLOSE)
+        raise Problem(
+            415, "unknown-type", f"Content-Type is none of {', '.join(IMAGE_TYPES)}, application/json", _CLOSE
+        )
     found = read_json(await bodies.read(request))
     images = found.pop("images", None)
     if not isinstance(images, list) or not images or not all(isinstance(one, str) for one in images):
