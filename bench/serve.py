@@ -2,6 +2,7 @@
 
     python bench/serve.py [--rounds 3] [--seconds 6] [--model vit-s/16] [--clients 4] [--json]
     python bench/serve.py --overload 20           # ten times as many requests as can be answered: counts
+    python bench/serve.py --start                 # seconds until it answers
     python bench/serve.py --soak 600              # memory of the server and its decoders
 
 Claims: 95 % of the bare model's throughput with four clients; as fast as LitServe; 2 ms over the bare model at the
@@ -109,6 +110,29 @@ def measure_contender(name: str, folder: str, clients: int, seconds: float) -> d
     return found
 
 
+START = """
+import os, sys, time
+import torch
+began = time.perf_counter()
+import vitrail.api.serve as api
+def say(*_):
+    print(time.perf_counter() - began, flush=True)
+    os._exit(0)
+api.say_started = say
+api.serve({"model": sys.argv[1]}, port=0, device="cpu")
+"""
+
+
+def start(folder: str, rounds: int) -> int:
+    """Seconds from a loaded torch to a server that answers; the exit code is 1 where that takes more than 3."""
+    command = [sys.executable, "-c", START, folder]
+    took = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(rounds)]
+    print(
+        f"ready {statistics.median(took):.2f} s after torch is loaded, of {rounds} rounds {min(took):.2f} to {max(took):.2f}"
+    )
+    return int(statistics.median(took) > 3)
+
+
 def overload(folder: str, clients: int, seconds: float) -> int:
     """Ten times as many requests as can be answered. The exit code is 1 where one was lost or late."""
     asked = post("/predict", photograph())
@@ -165,6 +189,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--model", default="vit-s/16")
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--start", action="store_true", help="seconds until a server answers")
     parser.add_argument("--overload", type=float, default=0.0, help="seconds of ten times as many requests as fit")
     parser.add_argument(
         "--soak", type=float, default=0.0, help="seconds of requests without a pause; memory is watched"
@@ -182,6 +207,8 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), asked.model)
+        if asked.start:
+            return start(folder, asked.rounds)
         if asked.overload:
             return overload(folder, asked.clients, asked.overload)
         if asked.soak:
