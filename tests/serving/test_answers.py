@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -189,3 +190,13 @@ def test_an_exported_graph_is_served_too(bundle: Path, tmp_path: Path) -> None:
     assert theirs["model"]["sha256"] == open_engine(graph).digest
     assert theirs["answers"][0]["labels"] == ours["answers"][0]["labels"]
     np.testing.assert_allclose(theirs["answers"][0]["probabilities"], ours["answers"][0]["probabilities"], atol=1e-4)
+
+
+def test_an_answer_does_not_wait_for_the_client_s_acknowledgement(served: Running) -> None:
+    """Without TCP_NODELAY every answer on a connection that stays open takes 40 ms more."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        (ours,) = served.server.server_state.connections
+        theirs = ours.transport.get_extra_info("socket")
+        assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

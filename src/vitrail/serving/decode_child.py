@@ -23,6 +23,7 @@ def main() -> None:
     from vitrail.images.decode import decode, sniff
     from vitrail.serving.limits import FORMATS
 
+    keep_small_blocks()
     confine(memory)
     write(answers, READY)
     while head := read(ASKED.size):
@@ -50,6 +51,18 @@ def reason(error: Exception) -> str:
         return text.partition(" (")[0]
     allowed = getattr(error, "allowed", "")
     return f"{text}; allowed: {allowed}" if allowed else text
+
+
+def keep_small_blocks() -> None:
+    """glibc keeps freed blocks of up to 8 MB for the next picture: else each page of a photograph comes zeroed from the
+    kernel, 1.3 ms of 2.8 ms for 500×375. Larger blocks go back, so that a large picture leaves nothing behind."""
+    import contextlib
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # musl and macOS have no mallopt
+        mallopt, m_trim_threshold, m_mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # malloc.h
+        mallopt(m_mmap_threshold, 8 << 20)
+        mallopt(m_trim_threshold, 64 << 20)
 
 
 def confine(memory: int) -> None:

@@ -36,6 +36,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # asyncio does so for the sockets it opens itself; else head and body of an answer lie 40 ms apart
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.until = time.monotonic() + self.limits.headers
         if len(self.connections) > self.limits.connections:
             transport.write(FULL)
