@@ -1,5 +1,6 @@
 """The guards: which clients may ask, and what a request may say. Each test names its guard, and fails without it."""
 
+import base64
 import json
 import re
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.serving import CLASSES, Answer, Running, parse, picture, running
+from tests.support.serving import CLASSES, Answer, Running, parse, picture, running, until
 from vitrail.api.serve import serve
 from vitrail.errors import ConfigError
 from vitrail.serving import guard
@@ -142,7 +143,10 @@ def test_row_4_tokens_are_compared_in_constant_time() -> None:
     assert not re.search(r"[!=]= self\.token|self\.token [!=]=", source)
 
 
-def test_row_4_a_token_that_can_be_guessed_is_refused(bundle: Path, tmp_path: Path) -> None:
+def test_row_4_a_token_that_can_be_guessed_is_refused(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrail.serving.server.listen", lambda *_: pytest.fail("the server listens"))
     for text in ("", "short", "with a space in it", "\x01" * 20):
         (tmp_path / "token").write_text(text)
         with pytest.raises(ConfigError, match="no token; allowed: 16 characters"):
@@ -332,13 +336,36 @@ def test_row_13_pipelined_requests_are_answered_in_order(served: Running) -> Non
     assert raw.count(b"HTTP/1.1 200") == 6 and raw.rstrip().endswith(b"]}")
 
 
+def test_row_8_a_body_has_few_images_few_brackets_and_no_compression(served: Running) -> None:
+    packed = served.post("/predict", picture(), **{"Content-Encoding": "gzip"})
+    assert (packed.status, packed.json["code"]) == (415, "compressed")
+    image = base64.b64encode(picture()).decode()
+    many = served.post("/predict", json.dumps({"images": [image] * 17}).encode(), "application/json")
+    assert (many.status, many.json["code"]) == (413, "too-many")
+    deep = served.post("/predict", b'{"images": ' + b"[" * 17 + b"]" * 17 + b"}", "application/json")
+    assert (deep.status, deep.json["code"]) == (400, "bad-json")
+
+
+def test_row_8_all_bodies_together_are_bounded(bundle: Path) -> None:
+    """One client holds 60 kB of a body back; another's 60 kB are then too many, and fit when the first is gone."""
+    head = POST + b"Content-Length: 70000\r\n\r\n"
+    with running({"small": bundle}, limits=Limits(held_bytes=100_000, body=20, decode_seconds=10)) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as holds:
+            holds.sendall(head + b"x" * 60_000)
+            assert until(lambda: server.service.bodies.held == 60_000)
+            assert server.post("/predict", b"x" * 60_000).status == 503
+        assert until(lambda: server.service.bodies.held == 0)
+        assert server.post("/predict", b"x" * 60_000).status == 415  # read whole: it is no picture
+
+
 def test_row_8_a_body_is_read_to_its_limit_and_no_further(bundle: Path) -> None:
     """Declared, lying and chunked lengths of 64 MB: 413 before 128 kB more than the limit were read."""
-    limits = Limits(body_bytes=100_000, decode_seconds=10)
+    limits = Limits(body_bytes=100_000, body=2, decode_seconds=10)
     with running({"small": bundle}, limits=limits) as server:
         assert server.post("/predict", b"x" * 100_001).status == 413
         assert server.post("/predict", b"", **{"Content-Length": "9" * 30}).status in (400, 413)
-        assert server.post("/predict", b"x", **{"Content-Encoding": "gzip"}).status == 415
+        declared = POST + b"Content-Length: 100001\r\nConnection: close\r\n\r\n"
+        assert parse(server.raw(declared)).status == 413  # at once, and no body was sent
         sent = 0
         head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
