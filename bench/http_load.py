@@ -24,12 +24,17 @@ def photograph() -> bytes:
     return file.getvalue()
 
 
-def post(path: str, content: bytes) -> bytes:
+def post(path: str, content: bytes, kind: str = "image/jpeg") -> bytes:
     """A request as it goes over the wire."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    return head.encode() + content
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(content)}",
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode() + content
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """LitServe with its defaults: `python bench/litserve_app.py FOLDER PORT`. bench/serve.py starts it.
 
-A script of its own, since LitServe's worker process imports the class by name.
+It reads JSON and forms, no bare picture: the client sends base64. A script of its own, since LitServe's worker
+process imports the class by name.
 """
 
+import base64
 import sys
 
 import litserve
-from starlette.requests import Request
 
 
 class Api(litserve.LitAPI):
@@ -17,8 +18,8 @@ class Api(litserve.LitAPI):
 
         self.answer = bare(sys.argv[1])
 
-    async def decode_request(self, request: Request) -> bytes:
-        return await request.body()
+    def decode_request(self, request: dict) -> bytes:
+        return base64.b64decode(request["image"])
 
     def predict(self, content: bytes):
         return self.answer(content)

@@ -14,6 +14,7 @@ worker, with its defaults.
 
 import argparse
 import asyncio
+import base64
 import collections
 import contextlib
 import json
@@ -98,6 +99,9 @@ def measure_contender(name: str, folder: str, clients: int, seconds: float) -> d
         return {"images_per_s": 1 / statistics.mean(took), "p50_ms": 1000 * statistics.median(took)}
     with started(name, folder) as server:
         asked = [post("/predict", photograph())]
+        if name == "litserve":
+            body = json.dumps({"image": base64.b64encode(photograph()).decode()})
+            asked = [post("/predict", body.encode(), "application/json")]
         asyncio.run(ask_in_turn(server.port, 1, 1.0, asked))
         alone = asyncio.run(ask_in_turn(server.port, 1, seconds / 2, asked))
         busy, began = time.process_time(), time.perf_counter()
