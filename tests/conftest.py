@@ -21,6 +21,8 @@ import torch
 from tests.support import shapes, unpickling
 
 torch.set_num_threads(1)
+torch.zeros(1, requires_grad=True).backward()  # Autograd counts devices at its first pass. A pretended GPU would start
+# threads then, and no child could be forked.
 
 _LOG = Path(tempfile.mkdtemp(prefix="vitrail-tests-")) / "unpickled.jsonl"
 _COUNTS: dict[str, dict[str, int]] = {}

@@ -209,9 +209,10 @@ def losses(folder: Path) -> list[float]:
 @pytest.mark.parametrize("changes", [{}, {"checkpoint_activations": True}])
 def test_mixing_and_stochastic_depth_are_the_same_for_every_micro_batch(changes: dict, tmp_path: Path) -> None:
     run = dataclasses.replace(MIXED, hardware=dataclasses.replace(MIXED.hardware, **changes))
+    run = dataclasses.replace(run, length="8 steps", evaluate_every="8 steps", save_every="8 steps")
     whole, *others = (
         losses(loop.train(in_micro_batches(size, run), out=tmp_path / str(size), quiet=True).folder)
-        for size in (8, 4, 2, 1)
+        for size in (8, 4, 1)
     )
     for other in others:
         assert other == pytest.approx(whole, rel=1e-5)
