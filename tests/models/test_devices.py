@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.support.objectives import runs
+from tests.support.trials import ended, in_child
 from tests.support.zoo import FAMILIES, VITS
 from vitrail.batches.batch import Batch
 from vitrail.models import zoo
@@ -41,6 +42,14 @@ def pretended(module: nn.Module) -> Iterator[nn.Module]:
 def test_torch_refuses_two_devices() -> None:
     with pretended(nn.Linear(2, 2)) as linear, pytest.raises(RuntimeError, match="device"):
         linear(torch.ones(1, 2))
+
+
+def test_a_child_that_is_forked_afterwards_learns() -> None:
+    """`tests/conftest.py` has the first backward pass, before any GPU is pretended."""
+    with pretended(nn.Linear(2, 2)):
+        pass
+    torch.ones(1, requires_grad=True).backward()
+    assert ended(in_child(lambda: torch.ones(1, requires_grad=True).backward())) == 0
 
 
 @pytest.mark.parametrize("name", CONFIGS)
