@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from vitrail.study.workers import KILLED, Failure, each
 
 pytestmark = pytest.mark.flow
 
+ROOT = Path(__file__).parents[2]
 RUN = {
     "model.width": 32, "model.depth": 1, "model.heads": 2, "model.mlp_width": 32, "length": "4 steps",
     "ema": None, "batch": 32, "images": 100,
@@ -112,8 +114,11 @@ def test_a_killed_process_costs_its_own_cell_only() -> None:
 
 
 @pytest.mark.deep
-def test_ray_equals_local_and_a_killed_worker_s_cell_runs_again(in_folder: Path) -> None:
+def test_ray_equals_local_and_a_killed_worker_s_cell_runs_again(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))  # die_once
     ask("alone", [1e-3, 3e-3])
     ask("ray", [1e-3, 3e-3], ray="local")
     assert told(in_folder / "ray") == told(in_folder / "alone")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 OURS = "vitrail"
-BETWEEN_OUR_PROCESSES = ("multiprocessing", "torch.distributed.distributed_c10d")
+BETWEEN_OUR_PROCESSES = ("multiprocessing", "torch.distributed.distributed_c10d", "ray")
 """Modules that unpickle what another process of this program sent."""
 COMPILER = ("torch._inductor", "torch._dynamo", "torch._functorch", "torch.fx", "triton", "torch.compiler")
 """torch.compile keeps what it compiled in the user's cache, pickled; its doing and its files, not ours."""

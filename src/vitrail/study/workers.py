@@ -140,6 +140,7 @@ def _on_ray(
         import ray  # pyrefly: ignore[missing-import]
     except ImportError:
         raise ConfigError("Ray is not installed", next_step="pip install 'vitrail[ray]', or leave `ray` out") from None
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would starve cells behind everything else
     ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -150,7 +151,8 @@ def _on_ray(
                 try:
                     found = ray.get(done)
                 except ray.exceptions.RayError as error:
-                    found = Failure(f"Ray gave it up: {type(error).__name__}", KILLED.exit_code)
+                    why = str(error).strip().splitlines()[-1:]
+                    found = Failure(": ".join(["Ray gave it up", type(error).__name__, *why]), KILLED.exit_code)
                 yield waiting.pop(done), found
     finally:
         ray.shutdown()
