@@ -1,5 +1,6 @@
 """`vitrail.name`: a classifier from the names of its classes, by the text tower of CLIP or SigLIP."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -128,7 +129,7 @@ def measure(model: Backbone, splits: Splits, how: dict) -> Named:
     """Temperature and least probability from the training part, scores from the test part."""
     _, fitted = evaluate(model, splits.train, **how)
     targets = torch.as_tensor(index_labels(splits.train.labels, splits.train.classes, model.record.classes))
-    temperature = fit_temperature(fitted.features, targets)
+    temperature = fit_temperature(fitted.features, targets, smoothing=1 / (len(targets) + 2))  # Platt 1999
     model.record = replace(model.record, temperature=temperature)
     scores, tested = evaluate(model, splits.test, **how)
     assert isinstance(scores, Scores)
@@ -147,13 +148,16 @@ def _sure(logits: Tensor, targets: Tensor, temperature: float) -> tuple[np.ndarr
 
 
 def find_least(sure: np.ndarray, right: np.ndarray) -> float | None:
-    """The smallest probability from which `PRECISION` of the answers are right; None where fewer than `ENOUGH` are left."""
+    """The smallest probability from which `PRECISION` of the answers are right; None where fewer than `ENOUGH` are left.
+
+    With four digits, rounded down, so that it can be written into a command.
+    """
     order = np.argsort(-sure, kind="stable")
     share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     last = np.flatnonzero(share >= PRECISION)
     if not len(last) or last[-1] + 1 < ENOUGH:
         return None
-    return float(sure[order][last[-1]])
+    return math.floor(sure[order][last[-1]] * 1e4) / 1e4
 
 
 def _open(images: str | Path | Splits | None, holdout: float) -> Splits | None:

@@ -79,7 +79,7 @@ def advise(found: "Named", out: Path) -> list[str]:
     lines = [f"temperature {found.model.record.temperature:.3g}, fitted on other images: predict --calibrated uses it"]
     if found.least is None or found.precision is None:
         return [*lines, "no probability keeps 95 % of the answers right: name fewer or other classes, or train a head"]
-    command = f"vitrail predict {out} IMAGES --calibrated --least {found.least:.2f}"
+    command = f"vitrail predict {out} IMAGES --calibrated --least {found.least:g}"
     return [
         *lines,
         f"{command} answers {found.kept:.0%} of the test images and is right for {found.precision:.1%} of these; "

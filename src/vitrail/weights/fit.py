@@ -32,6 +32,8 @@ class Report:
     """With both shapes: `positions.table 1×197×768 → 1×577×768`."""
     dropped: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
+    of_words: bool = False
+    """Whether the old head was made of names by a text tower."""
 
     def lines(self) -> Iterator[str]:
         """One sentence for each kind of change."""
@@ -39,6 +41,8 @@ class Report:
         for word in ("resized", "dropped", "new"):
             if names := getattr(self, word):
                 yield f"weights: {word} {', '.join(names)}"
+        if self.of_words:
+            yield "weights: the head made of words stays behind; the new one learns from labelled images alone"
 
 
 def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
@@ -98,7 +102,8 @@ def adapt(
             f"{where} has another body than the model: {', '.join(sorted(strange))}",
             next_step="leave the model out, to take the one of the weights",
         )
-    return state, Report(tuple(kept), tuple(resized), tuple(dropped), tuple(fresh_ones))
+    of_words = settings(old).get("normalise", False)
+    return state, Report(tuple(kept), tuple(resized), tuple(dropped), tuple(fresh_ones), of_words)
 
 
 def at_size(tensors: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -> dict[str, Tensor]:
