@@ -246,6 +246,11 @@ def test_a_model_without_a_head_is_not_exported(tmp_path: Path) -> None:
         vitrail.export(headless, out=tmp_path / "model.onnx")
 
 
+def test_a_file_is_named_as_it_is_known(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a name that ends in \.onnx"):
+        vitrail.export(bundle, out=tmp_path / "model")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_disk_that_refuses_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

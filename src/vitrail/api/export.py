@@ -52,6 +52,9 @@ def export(
     """
     if within <= 0 or merge < 0:
         raise ConfigError(f"within = {within}, merge = {merge}", allowed="points above 0; 0 patches or more")
+    ending = ENDINGS.get(to)
+    if out is not None and ending and Path(out).suffix != ending:
+        raise ConfigError(f"out = {out} for {to}", allowed=f"a name that ends in {ending}: the file is known by it")
     subject = with_merging(open_subject(open_model(model, size), data, say), merge)
     wanted = Wanted(precision="bf16" if precision == "bf16" else "fp32", int8=int8, within=within)
     return TARGETS[to](subject, Path(out) if out is not None else default_name(subject, to), wanted)

@@ -20,7 +20,8 @@ def read_file(path: Path, config: Told = None) -> Weights:
     """Tensors and record of a published file, or of a folder with one. `config` goes before the JSON file next to it."""
     path = only_file(path)
     content = Content(read_shards(path)) if path.name.endswith(INDEX) else read_any(path)
-    origin, sidecar = find_origin(content.tensors.keys(), str(path)), read_sidecar(path)
+    sidecar = read_sidecar(path)  # first: it may name a model that is none here, and say why
+    origin = find_origin(content.tensors.keys(), str(path))
     named = read_name(origin, path.name)
     given, whole = (config, None) if isinstance(config, Mapping) else ({}, config)
     from_name = {} if sidecar.where else {name: value for name, value in named.config.items() if name not in given}

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitrail.errors import WeightsError
 from vitrail.models.positions import Rotation
 from vitrail.weights.name_tables import Row, pair, pairs
-from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Fields, Origin, Style
+from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Facts, Fields, Origin, Style
 from vitrail.weights.shapes.vit import USE_TIMM
 
 LICENCE = "DINOv3 License"
@@ -67,6 +67,14 @@ def _close(tensors: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     return found
 
 
+_SATELLITE = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
+
+
+def read_name(name: str) -> Facts:
+    """Pictures of satellites have another mean and deviation, which the file does not say."""
+    return Facts(preprocess=_SATELLITE if "sat493m" in name else {})
+
+
 def _published(name: str, model: str, data: str = "LVD-1689M") -> Checkpoint:
     return Checkpoint(f"dinov3_{name}.pth", model, data, LICENCE)
 
@@ -90,6 +98,7 @@ ORIGIN = ORIGINS.register(
             )
         },
         suffixes=(".safetensors",),
+        read_name=read_name,
         published=(
             _published("vits16_pretrain_lvd1689m-08c60483", "vit-s/16"),
             _published("vitb16_pretrain_lvd1689m-73cec8be", "vit-b/16"),

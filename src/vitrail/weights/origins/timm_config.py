@@ -41,14 +41,22 @@ NAMES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (r"vit_pe_(lang|spatial)", {"final_norm": "none"}),
 )
 """Beginnings of names of ViTs, and what these say that tensors do not; later rows go before earlier ones."""
-OTHERS = {
-    "_rpn_": "norms behind its branches",
-    "eva02_enormous": "norms behind its branches",
-    "_rope_mixed": "rotary positions with frequencies of each block",
-    "sapiens2": "gates and groups of heads in attention",
-    "test_vit3": "a pooling of all tokens",
-}
-"""Words in the names of ViTs that are no models here though tensors may fit, and what those have."""
+OTHERS = (
+    (r"(vit|eva|deit|test_vit)\w*_rpn_|eva02_enormous", "norms behind its branches"),
+    (r"(vit|eva)\w*_rope_mixed", "rotary positions with frequencies of each block"),
+    (r"vit_\w+_sapiens2", "gates and groups of heads in attention"),
+    (r"test_vit3", "a pooling of all tokens"),
+    (r"vit_\w+_radio_v", "positions cut from a larger table, which is in the file"),
+    (r"vit_d(little|wee)_", "differential attention"),
+    (r"vit_d?pwee_", "attention and MLP side by side"),
+    (r"vit_s?relpos_|beit(v2)?_", "relative positions of its own in each block"),
+    (r"aimv2_", "RMS norms, and no biases"),
+    (r"samvit_|vit_\w+_sam_", "attention in windows"),
+    (r"hiera_", "stages with fewer and fewer tokens"),
+    (r"cait_", "talking heads, and a class token that comes later"),
+    (r"naflexvit_", "a table that is cut for each shape of an image"),
+)
+"""Beginnings of names of models that are none here though tensors may fit, and what those have."""
 FAMILIES = ("vit_", "deit", "flexivit", "eva", "beit3_", "test_vit")
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -62,8 +70,8 @@ ACTIVATIONS = {
 
 def read_architecture(architecture: str) -> dict[str, Any]:
     """Fields of our config that an architecture's name alone says; WeightsError for one that is no model here."""
-    for word, what in OTHERS.items():
-        if word in architecture and architecture.startswith(FAMILIES):
+    for start, what in OTHERS:
+        if re.match(start, architecture):
             raise WeightsError(
                 f"timm's {architecture} has {what}, which no model here has",
                 next_step=f'vitrail.load("timm:{architecture}")',
