@@ -204,6 +204,18 @@ def test_a_model_of_numbers_answers_with_numbers(tmp_path: Path) -> None:
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def test_large_numbers_that_hardly_vary_are_exported(tmp_path: Path) -> None:
+    """Years about 2000, a hundredth apart: float32 rounds them by more than 1e-4 of their deviation."""
+    model = ready(replace(TINY, classes=1))
+    model.record = replace(model.record, classes=("year",), numeric=True)
+    model.head.weight.mul_(1e-3)
+    model.head.bias.fill_(2000.0)
+    made = export_onnx(subject_of(model), tmp_path / "year.onnx")
+    images = torch.randint(0, 255, (4, 3, 32, 24), dtype=torch.uint8)
+    assert torch.allclose(open_engine(made.path).logits(images), model(model.record.preprocess.normalise(images)))
+
+
 def test_a_stranger_s_file_is_described(tmp_path: Path) -> None:
     value = onnx.helper.make_tensor_value_info
     node = onnx.helper.make_node("Flatten", ["x"], ["y"])

@@ -57,8 +57,13 @@ class Case:
 
     @cached_property
     def deviation(self) -> float:
-        """The deviation of logits over random images; 1 where all are equal, as of a model that was never trained."""
-        return float(self.reference.logits(random_images(self, 7, self.size)).std()) or 1.0
+        """The deviation of logits over random images; 1 where all are equal, as of a model that was never trained.
+
+        Of a model that answers with a number, a tenth of its answers' size at least: rounding grows with the size.
+        """
+        answers = self.reference.logits(random_images(self, 7, self.size))
+        size = 0.1 * float(answers.abs().mean()) if self.record.numeric else 0.0
+        return max(float(answers.std()), size) or 1.0
 
 
 def certify(case: Case, checks: "Mapping[str, Check] | None" = None) -> tuple[Compared, ...]:
