@@ -84,11 +84,20 @@ def test_everything_wrong_with_a_list_is_said_at_once(root: Path) -> None:
         ("path,label,labels\na,b,c\n", "one of label, labels and value"),
         ("path,label\na\n", r"lines \[2\]: not 2 cells"),
         ('path,label\n"a,b\n', "not a readable table"),
+        ("path;value\na.jpg;1,5\n", "its columns are parted by ';': save it with commas"),
     ],
 )
 def test_a_list_that_is_no_table_is_explained(root: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_data(write(root, text))
+
+
+def test_whole_numbers_that_are_hardly_classes_are_questioned(root: Path) -> None:
+    numbers = "path,label\n" + "".join(f"{key},{k}\n" for k, key in enumerate(lines(root)))
+    (note,) = open_data(write(root, numbers), holdout=0).train.notes
+    assert note.startswith("the labels are 12 different numbers") and "value" in note
+    names = numbers.replace(",1\n", ",one\n")
+    assert open_data(write(root, names), holdout=0).train.notes == ()
 
 
 def test_a_class_that_is_only_tested_on_is_refused(root: Path) -> None:

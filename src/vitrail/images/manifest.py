@@ -66,7 +66,8 @@ def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
         targets = _several(rows, classes) if "labels" in columns else _single(rows, classes)
     keys = [row.key for row in rows]
     files = Files(path.parent, keys, sizes)
-    whole = Source(path.stem, classes, targets, keys, files, np.arange(len(rows)), numeric=numeric)
+    notes = () if numeric else tuple(_perhaps_numbers(classes, rows))
+    whole = Source(path.stem, classes, targets, keys, files, np.arange(len(rows)), notes=notes, numeric=numeric)
     if "split" not in columns:
         return split(whole, holdout, seed)
     parts = {part: [at for at, row in enumerate(rows) if row.split == part] for part in SPLITS}
@@ -96,6 +97,8 @@ def _columns(path: Path, header: list[str]) -> dict[str, int]:
     columns = {what: words.index(name) for what, names in COLUMNS.items() for name in names if name in words}
     if "path" not in columns or len({"label", "labels", "value"} & columns.keys()) != 1:
         hint = next((text for word in words if (text := suggest(word, ("path", "label", "labels", "value")))), "")
+        if len(words) == 1 and ";" in words[0]:
+            hint = "its columns are parted by ';': save it with commas, and numbers with a point"
         raise DataError(
             f"the first line of {path} is {', '.join(map(repr, header[:6])) or 'empty'}",
             allowed="column names: path, one of label, labels and value, and split if there is one",
@@ -134,6 +137,12 @@ def _are_measured(rows: list[Row]) -> bool:
     """Whether all labels are numbers and some are not whole: 3.5 is no class."""
     values = [_number(row.labels[0]) for row in rows]
     return all(value is not None for value in values) and any(value != round(value) for value in values if value)
+
+
+def _perhaps_numbers(classes: tuple[str, ...], rows: list[Row]) -> Iterator[str]:
+    """A note for whole numbers of which hardly two are alike: years or prices are no classes."""
+    if len(classes) > max(10, len(rows) / 4) and all(_number(name) is not None for name in classes):
+        yield f"the labels are {len(classes):,} different numbers, and count as classes; call the column value to learn numbers"
 
 
 def _number(text: str) -> float | None:

@@ -91,7 +91,7 @@ class Outcome(abc.ABC):
 
     def __str__(self) -> str:
         """The headline with its interval, on one line."""
-        line = f"{self.headline} on {self.images:,} images"
+        line = f"{self.headline} on {self.images:,} {'image' if self.images == 1 else 'images'}"
         if self.headline.interval is None:
             return line
         low, high = (f"{edge:.1%}" if self.headline.percent else f"{edge:.4g}" for edge in self.headline.interval)

@@ -69,8 +69,11 @@ class Plan:
                 "model",
                 f"{self.parameters:,} parameters, {height}×{width}, {self.macs_per_image / 1e9:.3g} GMAC an image",
             ),
-            ("length", f"{self.steps:,} steps = {self.epochs:.4g} epochs"),
-            ("batch", f"{run.batch_size} images{accumulated}, peak learning rate {self.peak_lr:.3g}"),
+            (
+                "length",
+                f"{counted(self.steps, 'step')} = {self.epochs:.4g} {'epoch' if self.epochs == 1 else 'epochs'}",
+            ),
+            ("batch", f"{counted(run.batch_size, 'image')}{accumulated}, peak learning rate {self.peak_lr:.3g}"),
             ("compute", f"{self.flops_per_step / 1e9:,.4g} GFLOP a step, {self.exaflops:.3g} exaFLOP in all"),
             (
                 "machine",
