@@ -8,8 +8,9 @@ import pytest
 from tests.support.objectives import DIGITS, teacher
 from vitrail import study
 from vitrail.errors import ConfigError
-from vitrail.study.cells import Row
-from vitrail.study.fine_tuning import choose_rates, plan
+from vitrail.study.cells import Cell, Row
+from vitrail.study.engine import Answers
+from vitrail.study.fine_tuning import answer, choose_rates, plan
 from vitrail.study.optuna_search import distribution
 from vitrail.study.optuna_search import show as show_search
 from vitrail.study.questions import Search, Transfer
@@ -94,6 +95,26 @@ def test_other_weights_in_the_same_place_are_other_cells(tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "weights")
     shutil.move(tmp_path / "kept", tmp_path / "weights")
     assert key() == first
+
+
+@pytest.mark.parametrize(("rates", "tried"), [((1.0,), 0), ((1.0, 3.0), 2)])
+def test_one_rate_needs_no_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: tuple[float, ...], tried: int
+) -> None:
+    weights = str(teacher(tmp_path / "weights"))
+    asked = Transfer(data="digits", models=(weights,), recipe="finetune_small", seeds=2, rates=rates, device="cpu")
+    ran: list[list[Cell]] = []
+
+    def run(_: Transfer, cells: list[Cell]) -> Answers[Row]:
+        ran.append(cells)
+        numbers = [{"accuracy": 0.5, "validation": place} for place in range(len(cells))]
+        return Answers({str(c): [Row(place=dict(c.place), numbers=n)] for c, n in zip(cells, numbers, strict=True)})
+
+    monkeypatch.setattr("vitrail.study.fine_tuning.run_cells", run)
+    monkeypatch.setattr("vitrail.study.fine_tuning.write_answer", lambda asked, found, show: found)
+    answer(asked)
+    assert len(ran[0]) == tried and [cell.place["seed"] for cell in ran[1]] == [0, 1]
+    assert {cell.place["rate"] for cell in ran[1]} == {max(cell.place["rate"] for cell in [*ran[0], *ran[1]])}
 
 
 @pytest.mark.deep

@@ -19,16 +19,11 @@ SCRATCH = "from scratch"
 
 def answer(asked: Transfer) -> Answer:
     """First every rate with the first seed, judged by validation images; then the best of them with all seeds."""
-    tried = run_cells(asked, list(plan(asked, asked.rates, range(1), choosing=True)))
+    single = len(asked.rates) == 1
+    tried = run_cells(asked, [] if single else list(plan(asked, asked.rates, range(1), choosing=True)))
     best = choose_rates(list(tried))
-    found = run_cells(
-        asked,
-        [
-            cell
-            for cell in plan(asked, asked.rates, range(asked.seeds))
-            if best.get(pair(cell.place)) == cell.place["rate"]
-        ],
-    )
+    cells = plan(asked, asked.rates, range(asked.seeds))
+    found = run_cells(asked, [c for c in cells if single or best.get(pair(c.place)) == c.place["rate"]])
     found.failed |= tried.failed
     return write_answer(asked, found, show)
 
@@ -86,10 +81,11 @@ def choose_rates(rows: Sequence[Row]) -> dict[tuple[Value, Value], Value]:
 
 
 def show(asked: Transfer, rows: Sequence[Row]) -> Shown:
+    many = len(asked.rates)
+    rate = f"the best of {many} on a fifth of the training images" if many > 1 else "one, and not chosen"
     question = (
-        f"How good are {len(asked.models)} checkpoints after fine-tuning on {', '.join(asked.sets)}? The learning rate was "
-        f"chosen among {len(asked.rates)} on a fifth of the training images. The best one was trained on all of them with "
-        f"{count_of(asked.seeds, 'seed')}, and met the test images then."
+        f"How good are {count_of(len(asked.models), 'checkpoint')} after fine-tuning on {', '.join(asked.sets)}? The learning "
+        f"rate is {rate}. With it {count_of(asked.seeds, 'seed')} trained on all training images, and met the test images."
     )
     table = summary(rows, ["set", "model", "rate"], ["accuracy", "images", "seconds"], "Transfer")
     chart = Chart(
