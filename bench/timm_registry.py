@@ -6,6 +6,10 @@ Each architecture is built by timm with random weights, an image of four patches
 its constructor takes no depth: a column says how many), and is read from its own tensors and the config.json that timm
 would write. Read exactly: the outputs differ by 1e-12 of the largest at most. Refused: an error names the reason. None may
 be read as another function.
+
+timm 1.0.31, torch 2.14, one thread of an AMD EPYC (Zen 4), 2026-11-29, module by module (9 minutes, 3.5 GB): 281 of 309 in
+vision_transformer, 70 of 83 in eva, 24 of 24 in deit, 11 of 14 in vision_transformer_hybrid, 0 of 62 in the others; none read
+as another function. Before rotary positions, CLIP's first norm and inner norms: 220 of 467 (counted in timm's source).
 """
 
 import argparse

@@ -63,7 +63,10 @@ class ViTConfig(ModelConfig):
             if self.width % number:
                 raise ConfigError(f"width = {self.width} with {what}", allowed=f"a multiple of {number}")
         if self.extras.merge and (self.positions in ("relative", "rotary") or self.extras.rotary):
-            raise ConfigError("merged tokens with relative or rotary positions", allowed="learned or fixed positions")
+            raise ConfigError(
+                "merged tokens with relative or rotary positions: one token would have several places",
+                allowed="learned or fixed positions",
+            )
         if self.extras.positions_at != "stem" and (
             self.extras.merge or self.positions in ("none", "relative", "rotary")
         ):

@@ -1,7 +1,11 @@
 """Names that lead to weights: `vitrail.load("dinov3-s/16")`. One literal table; the Hugging Face hub has the files.
 
-The numbers are the publishers' own, on ImageNet-1k. "zero-shot": class names in place of training; "linear": a linear
-map on frozen features; "fine-tuned": the whole network.
+The numbers are published ones, on ImageNet-1k. "zero-shot": class names in place of training; "linear": a linear map on
+frozen features; "fine-tuned": the whole network. Read on 2026-11-29: the READMEs of DeiT, DINOv2, SigLIP 2 (big_vision) and PE; MAE's paper; `results-imagenet.csv` of timm;
+`openclip_results.csv` of open_clip. A model that they lack has no number.
+
+No row has a revision or a digest: they were not known where the table was written. The hub's newest commit is taken, and
+its file is compared with the digest that the hub gives.
 """
 
 from dataclasses import dataclass
@@ -107,10 +111,10 @@ PUBLISHED: dict[str, Published] = {
     "dinov3-l/16-timm": _timm("vit_large_patch16_dinov3.lvd1689m", "LVD-1689M", DINO, image=256),
     "mae-b/16": Published("facebook/vit-mae-base", "ImageNet-1k", NON_COMMERCIAL, "83.6 fine-tuned"),
     "mae-l/16": Published("facebook/vit-mae-large", "ImageNet-1k", NON_COMMERCIAL, "85.9 fine-tuned"),
-    "ijepa-h/14": Published("facebook/ijepa_vith14_1k", "ImageNet-1k", NON_COMMERCIAL, "79.3 linear"),
+    "ijepa-h/14": Published("facebook/ijepa_vith14_1k", "ImageNet-1k", NON_COMMERCIAL),
     "msn-b/16": Published("facebook/vit-msn-base", "ImageNet-1k", NON_COMMERCIAL),
     # with texts
-    "clip-b/32-openai": _openai("base-patch32", "63.2 zero-shot"),
+    "clip-b/32-openai": _openai("base-patch32", "63.3 zero-shot"),
     "clip-b/16-openai": _openai("base-patch16", "68.3 zero-shot"),
     "clip-l/14-openai": _openai("large-patch14", "75.5 zero-shot"),
     "clip-l/14-336-openai": _openai("large-patch14-336", "76.6 zero-shot", 336),
@@ -119,13 +123,13 @@ PUBLISHED: dict[str, Published] = {
     "clip-l/14-laion2b": _laion("L-14-laion2B-s32B-b82K", "75.3 zero-shot"),
     "clip-h/14-laion2b": _laion("H-14-laion2B-s32B-b79K", "78.0 zero-shot"),
     "siglip-b/16": _siglip("siglip-base-patch16-224"),
-    "siglip-so400m/14-384": _siglip("siglip-so400m-patch14-384", "83.2 zero-shot", 384),
+    "siglip-so400m/14-384": _siglip("siglip-so400m-patch14-384", "", 384),
     "siglip2-b/16": _siglip("siglip2-base-patch16-224", "78.2 zero-shot"),
     "siglip2-b/16-256": _siglip("siglip2-base-patch16-256", "79.1 zero-shot", 256),
     "siglip2-b/16-512": _siglip("siglip2-base-patch16-512", "81.2 zero-shot", 512),
-    "siglip2-l/16-256": _siglip("siglip2-large-patch16-256", "", 256),
+    "siglip2-l/16-256": _siglip("siglip2-large-patch16-256", "82.5 zero-shot", 256),
     "siglip2-so400m/14-384": _siglip("siglip2-so400m-patch14-384", "84.1 zero-shot", 384),
-    "siglip2-so400m/16-naflex": _siglip("siglip2-so400m-patch16-naflex", "", 256),
+    "siglip2-so400m/16-naflex": _siglip("siglip2-so400m-patch16-naflex", "83.5 zero-shot", 256),
     "pe-core-b/16": _timm("vit_pe_core_base_patch16_224.fb", "5.4 G pairs", APACHE, "78.4 zero-shot"),
     "pe-core-l/14-336": _timm("vit_pe_core_large_patch14_336.fb", "5.4 G pairs", APACHE, "83.5 zero-shot", 336),
     "eva02-l/14-448": _timm(
