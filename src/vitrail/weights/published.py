@@ -1,8 +1,8 @@
 """Names that lead to weights: `vitrail.load("dinov3-s/16")`. One literal table; the Hugging Face hub has the files.
 
 The numbers are published ones, on ImageNet-1k. "zero-shot": class names in place of training; "linear": a linear map on
-frozen features; "fine-tuned": the whole network. Read on 2026-11-29: the READMEs of DeiT, DINOv2, SigLIP 2 (big_vision) and PE; MAE's paper; `results-imagenet.csv` of timm;
-`openclip_results.csv` of open_clip. A model that they lack has no number.
+frozen features; "fine-tuned": the whole network. Read on 2026-11-29: the READMEs of DeiT, DINOv2, SigLIP 2 (big_vision) and
+PE; MAE's paper; `results-imagenet.csv` of timm; `openclip_results.csv` of open_clip. A model that they lack has no number.
 
 No row has a revision or a digest: they were not known where the table was written. The hub's newest commit is taken, and
 its file is compared with the digest that the hub gives.
