@@ -7,9 +7,9 @@ its constructor takes no depth: a column says how many), and is read from its ow
 would write. Read exactly: the outputs differ by 1e-12 of the largest at most. Refused: an error names the reason. None may
 be read as another function.
 
-timm 1.0.31, torch 2.14, one thread of an AMD EPYC (Zen 4), 2026-11-29, module by module (9 minutes, 3.5 GB): 281 of 309 in
-vision_transformer, 70 of 83 in eva, 24 of 24 in deit, 11 of 14 in vision_transformer_hybrid, 0 of 62 in the others; none read
-as another function. Before rotary positions, CLIP's first norm and inner norms: 220 of 467 (counted in timm's source).
+timm 1.0.31, torch 2.14, one thread of an AMD EPYC (Zen 4), 2026-11-29, a process each (--modules): 281 of 309 in
+vision_transformer, 70 of 83 in eva (PE-Core G in a run of its own, after its switch), 24 of 24 in deit, 11 of 14 in
+vision_transformer_hybrid, 0 of 62 in the others; none read as another function. 2.8 minutes and 1.9 GB for the first. Before rotary positions, CLIP's first norm and inner norms: 220 of 467 (counted in timm's source).
 """
 
 import argparse
