@@ -9,7 +9,8 @@ be read as another function.
 
 timm 1.0.31, torch 2.14, one thread of an AMD EPYC (Zen 4), 2026-11-29, a process each (--modules): 281 of 309 in
 vision_transformer, 70 of 83 in eva (PE-Core G in a run of its own, after its switch), 24 of 24 in deit, 11 of 14 in
-vision_transformer_hybrid, 0 of 62 in the others; none read as another function. 2.8 minutes and 1.9 GB for the first. Before rotary positions, CLIP's first norm and inner norms: 220 of 467 (counted in timm's source).
+vision_transformer_hybrid, 0 of 62 in the others; none read as another function. 2.8 minutes and 1.9 GB for the first.
+Before rotary positions, CLIP's first norm and inner norms: 220 of 467 (counted in timm's source).
 """
 
 import argparse
