@@ -138,6 +138,7 @@ def finetune_small(given: Given) -> Run:
                frozen features, then fastai's fine_tune(10). Stamps in 2 classes, 111 to learn from: 95.9 % (91.8, 93.2);
                in 8 classes, 166: 77.0 (63.6, 67.3); at 24×24 pixels, 174: 85.3 (72.4, 77.6); 180 digits: 95.8 (84.0, 76.8);
                360 grey letters: 100.0 (79.2, –). 44 to 120 s of one core each
+    beside     fastai and timm, more seeds: docs/studies/photos.md
     """
     start = _pretrained(given, "finetune_small")
     batch = max(2, min(16, given.images // 8))
