@@ -1,6 +1,7 @@
 """The ways to run a ViT on a CPU, beside timm in eager float32: number formats, OpenVINO in int8, merged tokens.
 
-    python bench/engines.py [--model vit-b/16] [--merge 8] [--rounds 2] [--seconds 4] [--batch 8] [--one-thread] [--json]
+    python bench/engines.py [--model vit-b/16|vit-s/16|small] [--merge 8] [--rounds 2] [--seconds 4] [--batch 8]
+                            [--graphs FOLDER] [--only NAME,NAME] [--one-thread] [--json]
 
 Claims for ViT-B/16 at 224 pixels, on a CPU with bf16 products and VNNI: our bf16 at least 1.9 times timm's eager float32,
 OpenVINO's int8 3.8 times, int8 with 8 merged tokens a block 5.0 times and 1.25 times OpenVINO's own int8, and merging alone
@@ -38,7 +39,21 @@ CLAIMS = [
     ("openvino int8 merged", "openvino int8", 1.25),
     ("vitrail bf16 merged", "vitrail bf16", 1.3),
 ]
-TIMM = {"vit-b/16": "vit_base_patch16_224", "vit-s/16": "vit_small_patch16_224", "vit-ti/16": "vit_tiny_patch16_224"}
+TIMM = {"vit-b/16": "vit_base_patch16_224", "vit-s/16": "vit_small_patch16_224", "small": "vit_tiny_patch16_224"}
+SMALL = {"img_size": 28, "patch_size": 4, "embed_dim": 96, "depth": 4, "num_heads": 3, "num_classes": 10}
+"""`small` as timm says it: 28×28 pixels, 49 patches."""
+
+
+def build(name: str) -> Any:
+    """Our model with drawn weights."""
+    from vitrail.models import zoo
+    from vitrail.models.vit import ViTConfig
+
+    if name != "small":
+        return zoo.build(name).eval()
+    return zoo.build(
+        ViTConfig(image=(28, 28), patch=(4, 4), width=96, depth=4, heads=3, mlp_width=384, classes=10)
+    ).eval()
 
 
 def subject_of(name: str, merge: int) -> Any:
@@ -48,26 +63,28 @@ def subject_of(name: str, merge: int) -> Any:
     from vitrail.exporting.subject import Subject, with_merging
     from vitrail.images.preprocess import Preprocess
     from vitrail.images.samples import from_arrays
-    from vitrail.models import zoo
     from vitrail.weights.record import Record
 
-    model = zoo.build(name).eval()
+    model = build(name)
     model.head.weight.data.normal_(std=0.02)
     classes = tuple(f"class {k}" for k in range(model.config.classes))
     preprocess = Preprocess(size=model.config.image)
     model.record = Record(config=model.config, preprocess=preprocess, classes=classes)
     noise = np.random.default_rng(0).integers(0, 255, (32, *model.config.image, 3), dtype=np.uint8)
-    source = from_arrays("noise", noise, np.arange(32), classes)
+    source = from_arrays("noise", noise, np.arange(32) % len(classes), classes)
     return with_merging(Subject(model, model.record, None, source, "noise"), merge)
 
 
 def prepare(name: str, merge: int, folder: Path) -> None:
-    """The graphs on disk: ONNX, and OpenVINO's in float and in int8, each plain and merged."""
+    """The graphs on disk that are not there yet: ONNX, and OpenVINO's in int8, each plain and merged."""
     from vitrail.exporting.graph import to_onnx
     from vitrail.exporting.quantise import quantise
     from vitrail.prediction.openvino_engine import openvino
 
+    folder.mkdir(parents=True, exist_ok=True)
     for few, word in ((0, ""), (merge, " merged")):
+        if (folder / f"int8{word}.xml").is_file():
+            continue
         subject = subject_of(name, few)
         file = folder / f"graph{word}.onnx"
         file.write_bytes(to_onnx(subject.exported, subject.record.preprocess, any_size=False))
@@ -79,7 +96,7 @@ def timm_step(name: str, images: Any) -> Callable[[], object]:
     import timm
     import torch
 
-    model = timm.create_model(TIMM[name]).eval()
+    model = timm.create_model(TIMM[name], **(SMALL if name == "small" else {})).eval()
     pixels = images.float() / 127.5 - 1
 
     def step() -> None:
@@ -94,8 +111,8 @@ def step_of(contender: str, asked: argparse.Namespace) -> Callable[[], object]:
     import torch
 
     who, precision, *merged = contender.split()
-    size = asked.side
-    images = torch.randint(256, (asked.batch, 3, size, size), dtype=torch.uint8)
+    side = 28 if asked.model == "small" else 224
+    images = torch.randint(256, (asked.batch, 3, side, side), dtype=torch.uint8)
     if who == "timm":
         return timm_step(asked.model, images)
     if who == "vitrail":
@@ -127,10 +144,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--side", type=int, default=224)
     parser.add_argument(
         "--one-thread", action="store_true", help="one thread, CPU time: for a machine that is never quiet"
     )
+    parser.add_argument("--graphs", help="a folder that keeps the graphs: int8 takes minutes")
+    parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas between")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -144,13 +162,15 @@ def main() -> int:
         return 0
     from vitrail import hardware, machine
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as aside:
+        folder = asked.graphs or aside
         prepare(asked.model, asked.merge, Path(folder))
-        shared = ("model", "merge", "batch", "seconds", "side")
+        shared = ("model", "merge", "batch", "seconds")
         options = [word for name in shared for word in (f"--{name}", str(getattr(asked, name)))]
         options += ["--folder", folder, *["--one-thread"] * asked.one_thread]
-        turns = take_turns(__file__, CONTENDERS, asked.rounds, options)
+        turns = take_turns(__file__, asked.only.split(","), asked.rounds, options)
     claims = CLAIMS if asked.model == "vit-b/16" else [(ours, peer, 1.0) for ours, peer, _ in CLAIMS]
+    claims = [(ours, peer, least) for ours, peer, least in claims if ours in turns and peer in turns]
     return report(turns, claims, as_json=asked.json, machine=machine.describe(hardware.device()))
 
 

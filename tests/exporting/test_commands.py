@@ -8,7 +8,9 @@ from PIL import Image
 
 import vitrail
 from tests.exporting.conftest import CLASSES, graph_of, pictures
+from vitrail.api.export import check_out
 from vitrail.cli import main
+from vitrail.errors import ConfigError
 from vitrail.exporting import onnx_file, tune
 from vitrail.exporting.tune import Trial, choose
 from vitrail.prediction.artefact import Accuracy
@@ -51,10 +53,29 @@ def test_wrong_words_are_told(bundle: Path, in_folder: Path, capsys: pytest.Capt
         (["--int8"], "try `to='openvino'`"),
         (["--merge", "-1"], "0 patches or more"),
         (["--to", "openvino", "--int8"], "no images to measure the loss on"),
+        (["--out", "model"], "a name that ends in .onnx"),
     ):
         assert main(["export", str(bundle), *words]) == 78
         assert sentence.replace("`to='openvino'`", "--to openvino") in capsys.readouterr().err
     assert not list(in_folder.iterdir())
+
+
+@pytest.mark.parametrize("to", ["openvino", "browser", "triton", "ovms", "onnx"])
+def test_only_an_earlier_export_is_replaced(to: str, photos: Path) -> None:
+    """The name of a folder of photographs, typed twice, must not cost the photographs."""
+    out = photos.rename(photos.with_suffix(".onnx")) if to == "onnx" else photos
+    before = sorted(out.rglob("*"))
+    with pytest.raises(ConfigError, match="is there, and no export wrote it"):
+        vitrail.export("nothing", out, to=to, out=out)
+    assert sorted(out.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("to", "file"), [("openvino", "export.json"), ("triton", "a/1/model.onnx")])
+def test_an_earlier_export_may_be_replaced(to: str, file: str, tmp_path: Path) -> None:
+    check_out(tmp_path, to)  # an empty folder
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    check_out(tmp_path, to)
 
 
 def test_tune_measures_and_chooses(bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,6 +241,11 @@ def test_a_file_of_another_version_says_so(exported: Path, tmp_path: Path) -> No
         parse_facts(exported, later)
 
 
+def test_a_device_that_is_not_here_is_named(exported: Path) -> None:
+    with pytest.raises(ConfigError, match="ONNX Runtime cannot use the device 'tpu' here; allowed: auto, cpu"):
+        open_engine(exported, device="tpu")
+
+
 def test_a_graph_is_no_weights(exported: Path, bundle: Path) -> None:
     with pytest.raises(WeightsError, match="vitrail predict"):
         load(exported)

@@ -147,6 +147,27 @@ def test_the_folders_of_servers_answer(model, tmp_path: Path) -> None:
     assert (triton / "triton/labels.txt").read_text().split() == list(model.record.classes)
 
 
+def test_triton_s_own_schema_reads_its_config(model, tmp_path: Path) -> None:
+    """NVIDIA's protobuf, strict: an unknown field is an error. What it says is what the graph beside it takes and gives."""
+    schema = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs tritonclient[grpc]")
+    text_format = pytest.importorskip("google.protobuf.text_format", reason="needs protobuf")
+    runtime = pytest.importorskip("onnxruntime", reason="needs vitrail[export]")
+    folder = layouts.export_triton(subject_of(model, pictures()), tmp_path / 'a "quoted" name').path
+    (place,) = folder.iterdir()
+    config = text_format.Parse((place / "config.pbtxt").read_text(encoding="utf-8"), schema.ModelConfig())
+    assert config.name == place.name and config.max_batch_size > 1 and config.HasField("dynamic_batching")
+    session = runtime.InferenceSession(str(place / "1/model.onnx"))
+    for told, real, kind in (
+        (config.input, session.get_inputs(), (schema.TYPE_UINT8, "tensor(uint8)")),
+        (config.output, session.get_outputs(), (schema.TYPE_FP32, "tensor(float)")),
+    ):
+        (one,), (value,) = told, real
+        assert (one.name, one.data_type, value.type) == (value.name, *kind)
+        assert list(one.dims) == [side if isinstance(side, int) else -1 for side in value.shape[1:]]
+        assert not isinstance(value.shape[0], int), "the batch is Triton's"
+    assert (place / config.output[0].label_filename).is_file()
+
+
 _TRAP = """
 import os, socket, sys
 opened = []

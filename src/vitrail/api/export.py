@@ -1,5 +1,6 @@
 """`vitrail.export`: a trained model as a file for other programs."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ TARGETS = Registry[Callable[[Subject, Path, Wanted], Written]](
 )
 """Kinds of exports."""
 ENDINGS = {"onnx": ".onnx"}
+MADE = {"openvino": "export.json", "browser": "onnx/model.onnx", "triton": "*/1/model.onnx", "ovms": "*/1/model.xml"}
+"""What a folder holds that an earlier export wrote: only such a one is replaced."""
 
 
 def export(
@@ -52,12 +55,28 @@ def export(
     """
     if within <= 0 or merge < 0:
         raise ConfigError(f"within = {within}, merge = {merge}", allowed="points above 0; 0 patches or more")
-    ending = ENDINGS.get(to)
-    if out is not None and ending and Path(out).suffix != ending:
-        raise ConfigError(f"out = {out} for {to}", allowed=f"a name that ends in {ending}: the file is known by it")
+    if out is not None:
+        check_out(Path(out), to)
     subject = with_merging(open_subject(open_model(model, size), data, say), merge)
     wanted = Wanted(precision="bf16" if precision == "bf16" else "fp32", int8=int8, within=within)
-    return TARGETS[to](subject, Path(out) if out is not None else default_name(subject, to), wanted)
+    path = default_name(subject, to) if out is None else Path(out)
+    check_out(path, to)
+    return TARGETS[to](subject, path, wanted)
+
+
+def check_out(out: Path, to: str) -> None:
+    """ConfigError for a name that is not an ONNX file's, and for one that has something else than an earlier export."""
+    if to in ENDINGS and out.suffix != ENDINGS[to]:
+        raise ConfigError(
+            f"out = {out} for {to}", allowed=f"a name that ends in {ENDINGS[to]}: the file is known by it"
+        )
+    ours = (
+        out.is_file()
+        if to in ENDINGS
+        else any(out.glob(MADE.get(to, "*"))) or (out.is_dir() and not any(out.iterdir()))
+    )
+    if os.path.lexists(out) and not ours:
+        raise ConfigError(f"{out} is there, and no export wrote it", next_step="choose another `out`")
 
 
 def default_name(subject: Subject, to: str) -> Path:

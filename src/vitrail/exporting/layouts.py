@@ -146,7 +146,7 @@ def describe_triton(subject: Subject, name: str) -> str:
     record = subject.record
     height, width = (-1, -1) if subject.any_size else record.preprocess.size
     return f"""\
-name: "{name}"
+name: {json.dumps(name, ensure_ascii=False)}
 platform: "onnxruntime_onnx"
 max_batch_size: 64
 input [ {{ name: "images" data_type: TYPE_UINT8 dims: [ {record.preprocess.channels}, {height}, {width} ] }} ]

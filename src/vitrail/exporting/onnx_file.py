@@ -124,8 +124,6 @@ def blank(engine: str = "onnxruntime") -> Certificate:
 @contextlib.contextmanager
 def scratch_folder(out: Path) -> Generator[Path]:
     """A hidden folder on the disk of `out`, that is gone at the end. Raises StorageError for a disk that refuses."""
-    if out.is_dir() and out.suffix:
-        raise ConfigError(f"{out} is a folder", next_step="choose another `out`")
     with storage_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=f".{out.stem}.", dir=out.absolute().parent)

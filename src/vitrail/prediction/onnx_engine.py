@@ -48,8 +48,9 @@ def read_onnx(path: Path, device: str = "auto") -> tuple[Artefact, Any]:
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core
     options.log_severity_level = 4  # its errors come as exceptions too
+    providers = _providers(runtime, device)
     try:
-        session = runtime.InferenceSession(content, options, providers=_providers(runtime, device))
+        session = runtime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # pybind's classes have no common base
         reason = str(error).splitlines()[0]
         raise WeightsError(
