@@ -70,12 +70,9 @@ def check_out(out: Path, to: str) -> None:
         raise ConfigError(
             f"out = {out} for {to}", allowed=f"a name that ends in {ENDINGS[to]}: the file is known by it"
         )
-    ours = (
-        out.is_file()
-        if to in ENDINGS
-        else any(out.glob(MADE.get(to, "*"))) or (out.is_dir() and not any(out.iterdir()))
-    )
-    if os.path.lexists(out) and not ours:
+    free = not os.path.lexists(out) or (to not in ENDINGS and out.is_dir() and not any(out.iterdir()))
+    earlier = out.is_file() if to in ENDINGS else any(out.glob(MADE.get(to, "export.json")))
+    if not (free or earlier):
         raise ConfigError(f"{out} is there, and no export wrote it", next_step="choose another `out`")
 
 
