@@ -1,6 +1,7 @@
 """The two commands as a person types them; the graph is made once for all tests."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def test_an_earlier_export_may_be_replaced(to: str, file: str, tmp_path: Path) -
 
 def test_tune_measures_and_chooses(bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune.importlib.util, "find_spec", lambda name: None if name in ("openvino", "nncf") else name)
+    monkeypatch.setattr(tune, "race", partial(tune.race, seconds=0.0))
     trials = vitrail.tune(bundle, photos, merges=(1,), within=60)
     found = {(trial.engine, trial.precision, trial.merge) for trial in trials}
     assert {("torch", "float32", 0), ("torch", "float32", 1), ("onnxruntime", "float32", 0)} <= found
