@@ -7,7 +7,9 @@ Claims for ViT-B/16 at 224 pixels, on a CPU with bf16 products and VNNI: our bf1
 OpenVINO's int8 3.8 times, int8 with 8 merged tokens a block 5.0 times and 1.25 times OpenVINO's own int8, and merging alone
 1.3 times in bf16. The roof at equal FLOPs (35.1 GFLOP an image) is about 4.6 times in int8.
 
-Not yet measured on a quiet machine.
+Measured on 2026-11-29 on two cores of an AMD EPYC (Zen 4), two threads, torch 2.14, OpenVINO 2026.4, three rounds of 3 s:
+bf16 2.05 times, int8 3.96, int8 with merging 5.04 (1.246 times int8: just missed), merging in our bf16 1.22 (missed; in
+OpenVINO's bf16 1.38). All rounds: docs/concepts/speed.md.
 
 Weights are drawn, so that nothing need be fetched: speed does not depend on them, accuracy does. `vitrail tune` measures both.
 """

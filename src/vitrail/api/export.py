@@ -28,7 +28,7 @@ TARGETS = Registry[Callable[[Subject, Path, Wanted], Written]](
 """Kinds of exports."""
 ENDINGS = {"onnx": ".onnx"}
 MADE = {"openvino": "export.json", "browser": "onnx/model.onnx", "triton": "*/1/model.onnx", "ovms": "*/1/model.xml"}
-"""What a folder holds that an earlier export wrote: only such a one is replaced."""
+"""A file in every folder that an earlier export wrote: only such a folder is replaced."""
 
 
 def export(
