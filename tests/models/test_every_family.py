@@ -9,6 +9,7 @@ from vitrail.models import zoo
 from vitrail.models.backbone import FAMILIES as REGISTERED
 from vitrail.models.backbone import ModelConfig
 from vitrail.models.deit import DeiTConfig
+from vitrail.models.extras import Extras
 from vitrail.models.mae import MAEConfig
 from vitrail.models.timm_model import TimmConfig
 from vitrail.models.vit import ViTConfig
@@ -21,6 +22,7 @@ CONFIGS: dict[str, ModelConfig] = {
     "vit sincos": VITS["sincos"],
     "vit dinov2": VITS["dinov2"],
     "vit relative": VITS["relative"],
+    "vit convs": ViTConfig(**SMALL, pool="mean", extras=Extras(convs=2)),
     "deit": DeiTConfig(**SMALL),
     "mae": MAEConfig(
         encoder=ViTConfig(**SMALL, positions="sincos-mae"),

@@ -1,4 +1,4 @@
-"""LARS and LAMB against their formulas, written out a second time for one weight at a time."""
+"""LARS and LAMB against their formulas, written out a second time for one weight at a time; Muon against torch's."""
 
 import copy
 import math
@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 from vitrail.errors import ConfigError
+from vitrail.models import zoo
+from vitrail.models.vit import ViTConfig
 from vitrail.training.lars_lamb import LAMB, LARS, trust_ratio
+from vitrail.training.muon import Muon, orthogonal
 from vitrail.training.optim import freeze_backbone, optimiser, set_lr, tune
 from vitrail.training.run import Optim
 
@@ -98,7 +101,47 @@ def test_a_zero_weight_or_update_has_ratio_one() -> None:
     assert trust_ratio(2 * one, one, 0.001) == pytest.approx(0.002)
 
 
-@pytest.mark.parametrize("name", ["lars", "lamb"])
+@pytest.mark.parametrize("shape", [(4, 4), (3, 8), (8, 3)])
+def test_muon_is_torchs(shape: tuple[int, int]) -> None:
+    """torch computes the polynomial in bfloat16: the steps agree to its rounding. Adam's group is AdamW's, to the bit."""
+    torch.manual_seed(1)
+    start, vector = torch.randn(shape), torch.randn(5)
+    pairs = [[nn.Parameter(start.clone()), nn.Parameter(vector.clone())] for _ in range(2)]
+    groups = [
+        {"params": [pairs[0][0]], "weight_decay": 0.1, "matrix": True},
+        {"params": [pairs[0][1]], "weight_decay": 0.0, "matrix": False},
+    ]
+    settings = {"weight_decay": 0.1, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    theirs = torch.optim.Muon([pairs[1][0]], lr=0.02, **settings)
+    adam = torch.optim.AdamW([pairs[1][1]], lr=0.02, weight_decay=0.0, fused=True)
+    ours = Muon(groups, lr=0.02, momentum=0.9, betas=(0.9, 0.999))
+    for _ in range(5):
+        gradients = [torch.randn_like(start), torch.randn_like(vector)]
+        for pair in pairs:
+            for parameter, gradient in zip(pair, gradients, strict=True):
+                parameter.grad = gradient.clone()
+        for optimizer in (ours, theirs, adam):
+            optimizer.step()
+    moved = (pairs[1][0] - start).abs().max()
+    assert (pairs[0][0] - pairs[1][0]).abs().max() < 0.03 * moved
+    assert torch.equal(pairs[0][1], pairs[1][1])
+
+
+def test_orthogonal_has_the_singular_vectors_and_values_near_one() -> None:
+    matrix = torch.randn(6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = u.T @ orthogonal(matrix) @ v.T
+    assert (values - values.diagonal().diag()).abs().max() < 1e-9
+    assert values.diagonal().min() > 0.6 and values.diagonal().max() < 1.25
+
+
+def test_muon_takes_the_matrices_between_stem_and_head() -> None:
+    model = zoo.build(ViTConfig(width=8, depth=1, heads=2, mlp_width=16, patch=(4, 4), image=(8, 8), classes=3))
+    found = {one.name for one in tune(model, Optim(name="muon")) if one.matrix}
+    assert found == {f"blocks.0.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb", "muon"])
 def test_an_optimiser_by_name_goes_on_from_its_state(name: str) -> None:
     """A checkpoint holds tensors by name: a copy that got them takes the same next step."""
 
@@ -108,7 +151,7 @@ def test_an_optimiser_by_name_goes_on_from_its_state(name: str) -> None:
             self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
 
         def stages(self):
-            return [("stem", [self.body]), ("head", [self.head])]
+            return [("stem", []), ("body", [self.body]), ("head", [self.head])]
 
     optim = Optim(name=name, lr=0.1, weight_decay=0.1)
     first = Small()

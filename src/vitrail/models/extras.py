@@ -35,6 +35,8 @@ class Extras:
     activation: Literal["gelu", "gelu-tanh", "gelu-quick", "swiglu"] = "gelu"
     """The JAX originals compute GELU with tanh; OpenAI's CLIP x σ(1.702 x); SwiGLU is DINOv2's."""
     norm_eps: float = 1e-6
+    convs: int = 0
+    """Number of 3×3 convolutions before the patches, each of which halves the image (CCT, arXiv 2104.05704)."""
     pre_norm: bool = False
     """A norm on the tokens before the first block, and patches without bias (CLIP)."""
     inner_norm: Literal["none", "mlp", "both"] = "none"
@@ -66,9 +68,8 @@ class Extras:
     """Patches merged in each block, without training (ToMe, arXiv 2210.09461): faster, and a little less accurate."""
 
     def __post_init__(self) -> None:
-        at_least(
-            self, 0, "registers", "pre_logits", "projection", "pool_heads", "pool_mlp_width", "rotary_grid", "merge"
-        )
+        sizes = ("registers", "pre_logits", "projection", "pool_heads", "pool_mlp_width", "rotary_grid", "merge", "convs")
+        at_least(self, 0, *sizes)
         epsilons(self, "norm_eps")
         probabilities(self, "drop_path")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from vitrail.models.conv_stem import ConvStem
 from vitrail.models.layers import Attention, AttentionPool, LayerScale, Mlp, PatchEmbed, RelativeKeys
 from vitrail.models.positions import LearnedPositions, LearnedPositions2d
 
@@ -50,6 +51,8 @@ def initialise_layers(module: nn.Module, generator: torch.Generator) -> None:
             lecun_normal_(layer.weight, generator)
             if layer.bias is not None:
                 layer.bias.zero_()
+        elif isinstance(layer, ConvStem):
+            layer.initialise(generator)
         elif isinstance(layer, Attention | AttentionPool):
             for linear in layer.children():
                 if isinstance(linear, nn.Linear):  # q, k, v are D → D each, also where one matrix holds them

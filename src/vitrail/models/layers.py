@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitrail.models.checks import Grid, check_images, patch_grid
+from vitrail.models.conv_stem import ConvStem
 from vitrail.models.extras import PLAIN, Extras
 from vitrail.models.positions import rotary_of, rotate
 from vitrail.models.resize import resize_line
@@ -81,23 +82,26 @@ class LayerScale(nn.Module):
 class PatchEmbed(nn.Module):
     """Equation 1's x_p E: each patch of pixels, flattened, through one linear map. `weight` is D C p q.
 
-    It equals a convolution whose stride is its kernel. One matrix product is faster on a CPU.
+    It equals a convolution whose stride is its kernel. One matrix product is faster on a CPU. Behind `convs` layers of
+    a `ConvStem` the patches are of its map, and cover the same pixels.
     """
 
-    def __init__(self, patch: tuple[int, int], channels: int, width: int, *, bias: bool = True) -> None:
+    def __init__(self, patch: tuple[int, int], channels: int, width: int, *, bias: bool = True, convs: int = 0) -> None:
         super().__init__()
-        self.patch = patch
-        self.weight = nn.Parameter(torch.empty(width, channels, *patch))
+        self.patch, self.channels = patch, channels
+        self.stem = ConvStem(convs, channels, width) if convs else nn.Identity()
+        self.inner = (patch[0] >> convs, patch[1] >> convs)
+        self.weight = nn.Parameter(torch.empty(width, width if convs else channels, *self.inner))
         self.bias = nn.Parameter(torch.empty(width)) if bias else None
 
     def grid(self, images: Float[Tensor, "B C H W"]) -> Grid:
         """Patch rows and columns of these images; ShapeError where channels or sizes do not fit."""
-        check_images(images, self.weight.shape[1])
+        check_images(images, self.channels)
         return patch_grid((images.shape[2], images.shape[3]), self.patch)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
         self.grid(images)  # raises for sizes that do not fit
-        x_p = rearrange(images, "B C (h p) (w q) -> B (h w) (C p q)", p=self.patch[0], q=self.patch[1])
+        x_p = rearrange(self.stem(images), "B C (h p) (w q) -> B (h w) (C p q)", p=self.inner[0], q=self.inner[1])
         return F.linear(x_p, rearrange(self.weight, "D C p q -> D (C p q)"), self.bias)
 
 

@@ -15,14 +15,25 @@ from vitrail.errors import ConfigError
 from vitrail.models.backbone import Backbone
 from vitrail.processes.world import is_shard
 from vitrail.training.lars_lamb import LAMB, LARS
+from vitrail.training.muon import Muon
 from vitrail.training.run import Optim, steps
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.AdamW: _MOMENTS, torch.optim.Adam: _MOMENTS, LAMB: _MOMENTS,
-    torch.optim.SGD: ("momentum_buffer",), LARS: ("momentum_buffer",),
+    torch.optim.SGD: ("momentum_buffer",), LARS: ("momentum_buffer",), Muon: _MOMENTS,
 }  # fmt: skip
 """The state of each optimiser for one parameter: a count of steps, and tensors like the parameter."""
+
+
+def kept(optimizer: torch.optim.Optimizer) -> dict[int, tuple[str, ...]]:
+    """The names of the state of each parameter, by its id."""
+    names = KEPT[type(optimizer)]
+    return {
+        id(parameter): ("momentum_buffer",) if group.get("matrix") else names
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,8 @@ class Tuned:
     parameter: nn.Parameter
     lr_scale: float
     weight_decay: float
+    matrix: bool = False
+    """A weight matrix between stem and head: what Muon is for."""
 
 
 def tune(model: Any, optim: Optim) -> list[Tuned]:
@@ -87,16 +100,15 @@ def tune(model: Any, optim: Optim) -> list[Tuned]:
     Weight decay falls on kernels alone: never on biases, norms, class tokens, positions or layer scales.
     """
     stages = model.stages()
-    scale = {
-        id(parameter): optim.layer_decay ** (len(stages) - 1 - depth)
-        for depth, (_, content) in enumerate(stages)
-        for parameter in stage_parameters(content)
-    }
-    return [
-        Tuned(name, parameter, scale[id(parameter)], optim.weight_decay if _decays(name, parameter) else 0.0)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    ]
+    last = len(stages) - 1
+    stage = {id(parameter): k for k, (_, content) in enumerate(stages) for parameter in stage_parameters(content)}
+
+    def tuned(name: str, parameter: nn.Parameter) -> Tuned:
+        depth, decays = stage[id(parameter)], _decays(name, parameter)
+        matrix = decays and parameter.ndim == 2 and 0 < depth < last
+        return Tuned(name, parameter, optim.layer_decay ** (last - depth), optim.weight_decay * decays, matrix)
+
+    return [tuned(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def stage_parameters(content: nn.Module | Sequence[nn.Module | nn.Parameter]) -> Iterator[nn.Parameter]:
@@ -110,14 +122,22 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def optimiser(tuned: Sequence[Tuned], optim: Optim) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD with momentum, fused; LARS or LAMB; one group per (scale, decay)."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """AdamW, Adam or SGD with momentum, fused; LARS, LAMB or Muon; one group per (scale, decay, matrix)."""
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for one in tuned:
-        groups.setdefault((one.lr_scale, one.weight_decay), []).append(one.parameter)
+        groups.setdefault((one.lr_scale, one.weight_decay, one.matrix and optim.name == "muon"), []).append(
+            one.parameter
+        )
     settings = [
-        {"params": parameters, "lr_scale": scale, "weight_decay": decay, "lr": 0.0}
-        for (scale, decay), parameters in groups.items()
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay, "matrix": matrix, "lr": 0.0}
+        for (scale, decay, matrix), parameters in groups.items()
     ]
+    if optim.name == "muon":
+        if any(is_shard(one.parameter) for one in tuned):
+            raise ConfigError(
+                "Muon with weights in shards: it needs whole matrices", allowed="hardware.parallel = 'ddp'"
+            )
+        return Muon(settings, lr=0.0, momentum=optim.momentum, betas=optim.betas)
     if optim.name == "sgd":
         fused = not any(is_shard(one.parameter) for one in tuned)  # torch has no fused SGD of shards
         return torch.optim.SGD(settings, lr=0.0, momentum=optim.momentum, fused=fused)

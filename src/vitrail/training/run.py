@@ -54,7 +54,8 @@ def read_run(path: Path) -> "Run":
 class Optim:
     """Optimiser, learning-rate schedule and what they leave alone."""
 
-    name: Literal["adamw", "adam", "sgd", "lars", "lamb"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "lars", "lamb", "muon"] = "adamw"
+    """`muon` is Muon for the matrices of the blocks and AdamW for all else."""
     lr: float = 1e-3
     """Peak learning rate; of `lr_batch` images a step where that is given (then it scales with the batch)."""
     lr_batch: int | None = None

@@ -173,13 +173,13 @@ class State:
 
     def _kept_by_optimizer(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that the optimiser would hold for each parameter with some state in `found`."""
-        named, keys = self._parameters_by_name(), optim.KEPT[type(self.optimizer)]
+        named, kept = self._parameters_by_name(), optim.kept(self.optimizer)
         begun = {entry.rpartition(":")[0] for entry in found}
         return {
             f"{name}:{key}": torch.zeros(()) if key == "step" else parameter
             for name, parameter in named.items()
             if name in begun
-            for key in keys
+            for key in kept[id(parameter)]
         }
 
     def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
