@@ -16,11 +16,9 @@ On CUDA: ViT-B/16 and L/16 at 224, bf16, compiled both, with the share of the ca
 """
 
 import argparse
-import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from pairs import measure, report, take_turns
+from pairs import Measured, measure, report, take_turns
 
 SIZES = {  # width, depth, heads, patch, image side, channels, classes, batch
     "fashion": (192, 6, 3, 4, 28, 1, 10, 128),
@@ -137,12 +135,11 @@ def main() -> int:
     names += ["timm bf16 compiled", "vitrail bf16 compiled"] if asked.compiled and not cuda else []
     options = ["--size", size, "--seconds", str(asked.seconds), *["--one-thread"] * asked.one_thread]
     turns = take_turns(__file__, names, asked.rounds, options)
-    if cuda:
-        print(json.dumps(mfu(turns)), file=sys.stderr)
-    return report(turns, claims, as_json=asked.json, size=size, machine=machine.describe(hardware.device()))
+    facts = {"size": size, "machine": machine.describe(hardware.device()), "mfu": mfu(turns)}
+    return report(turns, claims, as_json=asked.json, **facts)
 
 
-def mfu(turns) -> dict[str, float]:
+def mfu(turns: Mapping[str, Sequence[Measured]]) -> dict[str, float]:
     """Share of the measured peak that each contender's useful FLOPs are; both do the same ones."""
     facts = turns["vitrail defaults"][-1].extra
     scale = facts["tflops_per_image"] / facts["measured_peak_tflops"]
