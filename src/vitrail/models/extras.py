@@ -68,7 +68,16 @@ class Extras:
     """Patches merged in each block, without training (ToMe, arXiv 2210.09461): faster, and a little less accurate."""
 
     def __post_init__(self) -> None:
-        sizes = ("registers", "pre_logits", "projection", "pool_heads", "pool_mlp_width", "rotary_grid", "merge", "convs")
+        sizes = (
+            "registers",
+            "pre_logits",
+            "projection",
+            "pool_heads",
+            "pool_mlp_width",
+            "rotary_grid",
+            "merge",
+            "convs",
+        )
         at_least(self, 0, *sizes)
         epsilons(self, "norm_eps")
         probabilities(self, "drop_path")
