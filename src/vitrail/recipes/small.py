@@ -26,7 +26,7 @@ def digits(given: Given) -> Run:
         augment=Augment(shift=0.08, scale=0.1, rotate=10.0),
         mixing=Mixing(mixup=0.2),
         objective=Classify(label_smoothing=0.1),
-        optim=Optim(lr=3e-3, weight_decay=0.05, warmup="5 %"),
+        optim=Optim(name="muon", lr=3e-3, weight_decay=0.05, warmup="5 %"),
         ema=0.99,
         batch_size=64,
         length="60 epochs",
