@@ -36,25 +36,33 @@ class Muon(torch.optim.AdamW):
             super().step()
         finally:
             self.param_groups = groups
-        momentum = self.defaults["momentum"]
         for group in (group for group in groups if group["matrix"]):
-            for weight in (weight for weight in group["params"] if weight.grad is not None):
-                state = self.state[weight]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-                velocity = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-                update = orthogonal(weight.grad.lerp(velocity, momentum))
+            self._step_matrices(group)
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        """Matrices of one shape are made orthogonal together: small ones take as long to call as to compute."""
+        shapes: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        momentum = self.defaults["momentum"]
+        for weight in (weight for weight in group["params"] if weight.grad is not None):
+            state = self.state[weight]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            velocity = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
+            shapes.setdefault(weight.shape, []).append((weight, weight.grad.lerp(velocity, momentum)))
+        for shape, pairs in shapes.items():
+            steps = orthogonal(torch.stack([update for _, update in pairs]))
+            for (weight, _), step in zip(pairs, steps, strict=True):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(update, alpha=0.2 * max(weight.shape) ** 0.5 * group["lr"])
+                weight.sub_(step, alpha=0.2 * max(shape) ** 0.5 * group["lr"])
 
 
-def orthogonal(matrix: Float[Tensor, "m n"], steps: int = 5) -> Float[Tensor, "m n"]:
-    """U Vᵀ of `matrix` = U S Vᵀ, roughly, by products alone (Newton and Schulz); in bfloat16 on a GPU."""
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
-    x = x / x.norm().clamp(min=1e-7)
+def orthogonal(matrices: Float[Tensor, "*K m n"], steps: int = 5) -> Float[Tensor, "*K m n"]:
+    """U Vᵀ of each matrix U S Vᵀ, roughly, by products alone (Newton and Schulz); in bfloat16 on a GPU."""
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        square = x @ x.T
+        square = x @ x.mT
         x = _A * x + (_B * square + _C * square @ square) @ x
-    return (x if wide else x.T).to(matrix.dtype)
+    return (x if wide else x.mT).to(matrices.dtype)
