@@ -132,7 +132,7 @@ def tell(rows: Sequence[Row]) -> str:
     return " · ".join(f"{name} {value:.1%}" for name, value in said if value is not None)
 
 
-COSTS = ("images", "parameters", "gmacs", "flops", "steps", "seconds")
+COSTS = ("images", "parameters", "gmacs", "flops", "steps", "seconds", "images_per_s", "memory")
 """Numbers of each row that are not how good it is."""
 
 
