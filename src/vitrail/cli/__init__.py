@@ -114,8 +114,13 @@ def main_of(name: str) -> Callable[[list[str]], int]:
 
 
 def settle_threads() -> None:
-    """Waiting OpenMP threads spin, and starve a busy machine; told before torch is imported, they sleep sooner."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    """Waiting OpenMP threads spin, and starve a busy machine; told before torch is imported, they sleep sooner.
+
+    GNU's, which torch's wheels carry, after a thousand rounds: as fast as spinning on a quiet machine, as slow as sleeping
+    on a busy one (docs/concepts/speed.md). Others sleep at once.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 
 
 def overview() -> str:

@@ -118,9 +118,11 @@ def watch(
 def tapped(model: Backbone, pixels: Tensor, visit: Visit, *, layers: Iterable[int] | None = None) -> Iterator[None]:
     """Inside, a pass of the model over these pixels shows `visit` each chosen attention layer. Raises as `watch`."""
     found = attention_layers(model)
+    # once for all layers: each look at it walks over the whole model
+    layout = layout_of(model, pixels) if isinstance(found[0][1], Attention) else None
     with ExitStack() as stack:
         for layer in choose(layers, len(found), "layer"):
-            stack.enter_context(_tap_layer(model, layer, *found[layer - 1], pixels, visit))
+            stack.enter_context(_tap_layer(layout, layer, *found[layer - 1], pixels, visit))
         yield
 
 
@@ -175,10 +177,11 @@ def layout_of(model: Backbone, images: Shaped[Tensor, "B C H W"]) -> Layout:
 
 @contextmanager
 def _tap_layer(
-    model: Backbone, layer: int, name: str, module: nn.Module, images: Tensor, visit: Visit
+    layout: Layout | None, layer: int, name: str, module: nn.Module, images: Tensor, visit: Visit
 ) -> Iterator[None]:
-    if isinstance(module, Attention):
-        hooks = _hook_attention(module, Tap(layer, name, layout_of(model, images), _NOTHING, _NOTHING), visit)
+    if layout is not None:
+        assert isinstance(module, Attention)
+        hooks = _hook_attention(module, Tap(layer, name, layout, _NOTHING, _NOTHING), visit)
     else:
         assert isinstance(module, WindowBlock)
         hooks = _hook_windows(module, layer, name, images, visit)

@@ -3,10 +3,10 @@
 `TorchEngine` is a model here. Another runtime (ONNX Runtime, OpenVINO, a server far away) is one class more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float32, UInt8
@@ -24,6 +24,8 @@ from vitrail.prediction.forward import (
     place,
     preprocess_of,
 )
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -63,6 +65,17 @@ class Engine(Protocol):
 def ready_engine(model: "nn.Module | Engine", **options: Any) -> "Engine":
     """The model as an engine, with the `options` of `TorchEngine.of`; an engine as it is."""
     return TorchEngine.of(model, **options) if isinstance(model, nn.Module) else model
+
+
+class _Run(nn.Module):
+    """A call of any function of a model, as `functional_call` wants it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[nn.Module], Any]) -> Any:
+        return function(self.model)
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,10 @@ class TorchEngine:
         return cast_weights(self.model, self.dtype)
 
     def logits(self, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B K"]:
+        return self.run(lambda model: model(as_input(model, images, self.device, self.preprocess)).float().cpu())
+
+    def run(self, function: Callable[[Any], T]) -> T:
+        """The result of `function(model)`, the model having its weights in `dtype`: autocast need not cast them again."""
+        weights = {f"model.{name}": weight for name, weight in self.weights.items()}
         with answering(self.model, self.device, self.dtype):
-            inputs = as_input(self.model, images, self.device, self.preprocess)
-            return functional_call(self.model, self.weights, (inputs,)).float().cpu()
+            return functional_call(_Run(self.model), weights, (function,))

@@ -95,7 +95,8 @@ def as_input(
 def answering(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Eval mode, no gradients and matrix products in `dtype` inside; every module's own mode is restored after."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         # not inference_mode: what a model may cache here is used in training later
         with torch.no_grad(), hardware.autocast(device, dtype):

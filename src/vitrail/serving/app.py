@@ -106,10 +106,10 @@ def text_of(array: np.ndarray | None) -> str | None:
 
 
 def png(image: np.ndarray) -> str:
-    """A picture of one or three channels as base64; the first three of more."""
+    """A picture of one or three channels as base64, the first three of more; not compressed, which would take 5 ms."""
     image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(file, "png", compress_level=1)
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "png", compress_level=0)
     return base64.b64encode(file.getvalue()).decode()
 
 

@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
-from vitrail.prediction.forward import answering
 from vitrail.prediction.predict import decide, probabilities_of
 from vitrail.serving.bodies import from_base64, read_json, refuse_declared
 from vitrail.serving.decoder import resize_picture
@@ -208,8 +207,8 @@ def normalised(served: Served) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]
         raise Problem(422, "no-floats", "this engine reads 8-bit images")
 
     def work(stack: Sequence[Tensor]) -> Sequence[Tensor]:
-        with answering(engine.model, engine.device, engine.dtype):
-            return list(engine.model(torch.stack(list(stack)).to(engine.device)).float().cpu())
+        images = torch.stack(list(stack)).to(engine.device)
+        return list(engine.run(lambda model: model(images)).float().cpu())
 
     return work
 

@@ -14,8 +14,9 @@ from vitrail.inspection.attention_hooks import Tap, tapped
 from vitrail.inspection.explorer import membership, pool_attention, quantise, shown_grid
 from vitrail.inspection.maps import flow_back, readout
 from vitrail.models.backbone import Backbone
+from vitrail.models.features import Features
 from vitrail.prediction.engine import TorchEngine
-from vitrail.prediction.forward import answering, as_input
+from vitrail.prediction.forward import as_input
 
 LEVELS = 256
 
@@ -56,18 +57,22 @@ def look(
     """
     model: Backbone = engine.model  # pyrefly: ignore[bad-assignment]
     taps: list[Tap] = []
-    with answering(model, engine.device, engine.dtype), without_positions(model, not positions):
+
+    def run(model: Backbone) -> tuple[Features, Float[Tensor, "1 K"]]:
         pixels = as_input(model, image[None], engine.device, engine.preprocess)
+        with tapped(model, pixels, taps.append):
+            features = model.features(pixels)
+        return features, model.head(model.pool(features)).float().cpu()
+
+    with without_positions(model, not positions):
         try:
-            with tapped(model, pixels, taps.append):
-                features = model.features(pixels)
+            features, logits = engine.run(run)
         except DoesNotApply as reason:
-            return Looked(model(pixels).float().cpu(), missing=reason.found)
-        logits = model.head(model.pool(features)).float().cpu()
+            return Looked(engine.logits(image[None]), missing=reason.found)
     shown = [tap for tap in taps if tap.windows == 1 and (layers is None or tap.layer in layers)]
     if not shown:
         return Looked(logits, missing="attention in windows: it has no map of the whole image")
-    with torch.no_grad():  # and not in `answering`: maps are computed in float32
+    with torch.no_grad():  # and not in `engine.run`: maps are computed in float32
         found = read_maps(logits, shown, patches)
         if all(tap.windows == 1 for tap in taps) and len({tap.tokens for tap in taps}) == 1:
             read = readout(model, replace(features, tokens=features.tokens.float()))

@@ -16,7 +16,8 @@ from torch import Tensor
 from vitrail import machine
 from vitrail.errors import DoesNotApply, VitrailError
 from vitrail.images.preprocess import Preprocess
-from vitrail.prediction.forward import answering, as_input
+from vitrail.models.backbone import Backbone
+from vitrail.prediction.forward import as_input
 from vitrail.prediction.predict import Answer, decide
 from vitrail.serving.batching import Batcher, Work
 from vitrail.serving.bodies import Bodies, Gone
@@ -132,14 +133,16 @@ class Service:
 
     async def embed(self, served: Served, images: Sequence[bytes]) -> tuple[list[list[float]], Times]:
         """The features that the head reads."""
-        engine, model = served.torch, served.module
-        if engine is None or model is None:
+        engine = served.torch
+        if engine is None:
             raise Problem(422, "no-features", "this engine gives answers and no features")
 
         def work(stack: Sequence[Tensor]) -> Sequence[list[float]]:
-            with answering(model, engine.device, engine.dtype):
+            def features(model: Backbone) -> list[list[float]]:
                 pixels = as_input(model, torch.stack(list(stack)), engine.device, engine.preprocess)
                 return model.pool(model.features(pixels)).float().cpu().tolist()
+
+            return engine.run(features)
 
         return await self.ask(served, images, engine.preprocess, ("embed",), work)
 
