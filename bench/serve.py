@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,10 +105,11 @@ def measure_contender(name: str, folder: str, clients: int, seconds: float) -> d
             asked = [post("/predict", body.encode(), "application/json")]
         asyncio.run(ask_in_turn(server.port, 1, 1.0, asked))
         alone = asyncio.run(ask_in_turn(server.port, 1, seconds / 2, asked))
+        account = stages(server.port) if name == "vitrail" else {}
         busy, began = time.process_time(), time.perf_counter()
         together = asyncio.run(ask_in_turn(server.port, clients, seconds, asked))
         found = {"images_per_s": together.counts[200] / (time.perf_counter() - began)}
-        found |= {"client_cpus": (time.process_time() - busy) / seconds, "p50_ms": alone.quantile(200, 0.5)}
+        found |= {"client_cpus": (time.process_time() - busy) / seconds, "p50_ms": alone.quantile(200, 0.5), **account}
         if name == "vitrail":
             looked = asyncio.run(ask_in_turn(server.port, 1, seconds / 2, [post("/look", photograph())]))
             found["look_p50_ms"] = looked.quantile(200, 0.5)
@@ -135,6 +137,17 @@ def start(folder: str, rounds: int) -> int:
         f"ready {statistics.median(took):.2f} s after torch is loaded, of {rounds} rounds {min(took):.2f} to {max(took):.2f}"
     )
     return int(statistics.median(took) > 3)
+
+
+def stages(port: int) -> dict[str, float]:
+    """Milliseconds of decoding, waiting and computing, by the server's own account: the mean of all requests so far."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
+    names = ("decode", "wait", "model")
+    sums, counts = (
+        [float(lines[f'vitrail_seconds_{what}{{stage="{n}"}}']) for n in names] for what in ("sum", "count")
+    )
+    return {f"{name}_ms": 1000 * total / count for name, total, count in zip(names, sums, counts, strict=True)}
 
 
 def overload(folder: str, clients: int, seconds: float) -> int:
