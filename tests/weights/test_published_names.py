@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,3 +148,10 @@ def test_every_name_is_a_file_of_a_repository_with_a_licence() -> None:
         assert one.top1 is None or (50 < one.top1 < 95 and one.how), name
         assert name not in zoo.list_models() and bundle.is_remote(name)
     assert published.find_published("./dinov2-s/14") is None
+
+
+def test_every_name_of_the_guide_leads_somewhere() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/weights.md").read_text()
+    named = re.findall(r'vitrail\.(?:load|name)\("([^"]+)"', guide)
+    assert len(named) > 8
+    assert not [name for name in named if not bundle.is_remote(name) and not name.endswith(".pth")]
