@@ -22,10 +22,8 @@ from PIL import Image
 from tests.support.serving import Running, encode, parse, picture, running, save_model, until
 from vitrail.errors import WeightsError
 from vitrail.serving import decoder
-from vitrail.serving.app import build
 from vitrail.serving.limits import Limits
 from vitrail.serving.served import open_served, write_golden
-from vitrail.serving.server import build_server, listen
 
 pytestmark = pytest.mark.fault
 
@@ -434,30 +432,6 @@ def test_sighup_reloads_and_sigterm_drains(command: list[str], tmp_path: Path) -
     finally:
         process.kill()
         process.communicate()
-
-
-def test_the_model_computes_in_the_main_thread(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenMP is slow in any other; and the handlers of signals are afterwards what they were."""
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    service, app = build({"small": str(bundle)}, device="cpu", precision="fp32", limits=Limits(decode_seconds=10))
-    kind, found = type(service.models.find("small").engine), []
-    fast = kind.logits
-    monkeypatch.setattr(kind, "logits", lambda *words: found.append(threading.current_thread()) or fast(*words))
-    begun = threading.Event()
-    server = build_server(app, service, begun.set)
-    with listen("127.0.0.1", 0) as listening:
-
-        def ask() -> None:
-            assert begun.wait(60)
-            found.append(Running(listening.getsockname()[1], service, server).post("/predict", picture()).status)
-            signal.raise_signal(signal.SIGTERM)
-
-        asks = threading.Thread(target=ask)
-        asks.start()
-        server.run_beside([listening])
-        asks.join()
-    assert found == [threading.main_thread(), 200]
-    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
 @pytest.mark.flow

@@ -2,7 +2,6 @@
 
 import secrets
 import socket
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -50,9 +49,7 @@ def serve(
         def started() -> object:
             return quiet or say_started(service.models.by_name, listening, torch.get_num_threads(), bool(token))
 
-        server = build_server(app, service, started)
-        main = threading.current_thread() is threading.main_thread()
-        (server.run_beside if main else server.run)([listening])
+        build_server(app, service, started).run(sockets=[listening])
 
 
 def named(models: Models) -> dict[str, str]:

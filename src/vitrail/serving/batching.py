@@ -44,24 +44,21 @@ class Batcher:
         self._change = threading.Condition()
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended = threading.Event()
-        self.elsewhere = True
-        """Whether a thread of its own computes; else whoever calls `run`."""
+        self._thread = threading.Thread(target=self._run, name="vitrail-model", daemon=True)
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        if self.elsewhere:
-            threading.Thread(target=self.run, name="vitrail-model", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
         with self._change:
             self._stopping = True
             self._change.notify()
-        self._ended.wait(5)
+        self._thread.join(5)
 
     @property
     def alive(self) -> bool:
-        return not self._ended.is_set()
+        return self._thread.is_alive()
 
     def refuse_if_full(self, images: int = 1) -> None:
         """Raises the 503 of a full queue, also where the images could not be answered in time."""
@@ -88,13 +85,6 @@ class Batcher:
             self._jobs.append(job)
             self._change.notify()
         return await job.answer
-
-    def run(self) -> None:
-        """Computes until `stop`."""
-        try:
-            self._run()
-        finally:
-            self._ended.set()
 
     def _run(self) -> None:
         while jobs := self._take():

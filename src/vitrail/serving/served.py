@@ -6,7 +6,6 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -204,16 +203,12 @@ class Models:
     def reload(self, *, changed_only: bool = False) -> None:
         """Puts newer weights in the place of older ones. Weights that fail a check change nothing; the old ones go on.
 
-        Requests that were admitted are answered by the old model, which is freed after the last of them. The work is done in
-        a thread that ends: OpenMP keeps workers for each thread that ever computed, and lets all sleep when they are many.
+        Requests that were admitted are answered by the old model, which is freed after the last of them.
         """
-        with self._lock, ThreadPoolExecutor(1, "vitrail-open") as thread:
-            thread.submit(self._reload_all, changed_only).result()
-
-    def _reload_all(self, changed_only: bool) -> None:
-        for name, old in list(self.by_name.items()):
-            if old.path:
-                self._reload(name, old, changed_only)
+        with self._lock:
+            for name, old in list(self.by_name.items()):
+                if old.path:
+                    self._reload(name, old, changed_only)
 
     def _reload(self, name: str, old: Served, changed_only: bool) -> None:
         try:

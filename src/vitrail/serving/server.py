@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import errno
 import logging
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any
 
 import h11
@@ -82,8 +80,11 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         loop, sweep = asyncio.get_running_loop(), asyncio.create_task(self.sweep())
         main = threading.current_thread() is threading.main_thread()
-        handlers = self.acts if main else {}  # only there do signals arrive
-        self.loop = loop
+        handlers = {
+            **dict.fromkeys(known("SIGTERM", "SIGINT"), self.stop),
+            **dict.fromkeys(known("SIGHUP"), self.reload),
+        }
+        handlers = handlers if main else {}  # only there do signals arrive
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
@@ -93,11 +94,6 @@ class Server(uvicorn.Server):
             for number in handlers:
                 loop.remove_signal_handler(number)
 
-    @property
-    def acts(self) -> dict[signal.Signals, Callable[[], None]]:
-        """What each signal does."""
-        return {**dict.fromkeys(known("SIGTERM", "SIGINT"), self.stop), **dict.fromkeys(known("SIGHUP"), self.reload)}
-
     def stop(self) -> None:
         """Asked twice, it ends at once."""
         self.force_exit = self.should_exit
@@ -105,36 +101,6 @@ class Server(uvicorn.Server):
 
     def reload(self) -> None:
         self.reloading = asyncio.get_running_loop().run_in_executor(None, self.service.models.reload)
-
-    def run_beside(self, sockets: list[socket.socket]) -> None:
-        """As `run`, with the model in this thread, which is the main one, and the event loop in another.
-
-        OpenMP's workers sleep between any two products of a thread that is not the main one: 670 switches a pass of
-        ViT-S/16 where the main thread makes 2, and half as much time again.
-        """
-        batcher = self.service.batcher
-        batcher.elsewhere = False
-
-        def answer() -> None:
-            try:
-                self.run(sockets)
-            finally:
-                batcher.stop()
-
-        loop = threading.Thread(target=answer, name="vitrail-loop")
-        loop.start()
-        before = {number: signal.signal(number, partial(self.from_signal, act)) for number, act in self.acts.items()}
-        try:
-            batcher.run()
-            loop.join()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def from_signal(self, act: Callable[[], None], *_: object) -> None:
-        """Does it in the loop; before there is one, at once."""
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(act) if self.loop else act()
 
     async def sweep(self) -> None:
         """Closes connections whose deadline has passed."""
