@@ -34,8 +34,7 @@ def serve(
     token, local = read_token(token_file), is_local(host)
     refuse_open_door(host, local, token)
     check_extra()
-    import torch
-
+    from vitrail import machine
     from vitrail.serving.app import build
     from vitrail.serving.guard import LOCAL
     from vitrail.serving.server import build_server, listen
@@ -47,7 +46,7 @@ def serve(
         )  # fmt: skip
 
         def started() -> object:
-            return quiet or say_started(service.models.by_name, listening, torch.get_num_threads(), bool(token))
+            return quiet or say_started(service.models.by_name, listening, machine.model_threads(), bool(token))
 
         build_server(app, service, started).run(sockets=[listening])
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from vitrail import machine
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.prediction.artefact import Artefact, check_onnx, facts_of_onnx
 from vitrail.prediction.exported_engine import ExportedEngine, missing
@@ -45,7 +45,7 @@ def read_onnx(path: Path, device: str = "auto") -> tuple[Artefact, Any]:
         raise WeightsError(f"{path} cannot be read ({error.strerror})", next_step="check the name") from None
     digest = check_onnx(path, content)
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = machine.model_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread leaves its core
     options.log_severity_level = 4  # its errors come as exceptions too
     providers = _providers(runtime, device)

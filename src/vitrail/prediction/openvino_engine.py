@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from vitrail import machine
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.prediction.artefact import FOLDER_FACTS, GRAPH, read_folder
 from vitrail.prediction.exported_engine import ExportedEngine, missing
@@ -70,7 +70,7 @@ def compile_graph(graph: Any, floats: str) -> Any:
     """The graph ready to run on as many threads as torch has."""
     settings = {
         "INFERENCE_PRECISION_HINT": HINTS[floats],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": machine.model_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
     return openvino().Core().compile_model(graph, "CPU", settings)

@@ -9,8 +9,10 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from vitrail import machine
 from vitrail.serving.problem import busy
 
 Work = Callable[[Sequence[Tensor]], Sequence[Any]]
@@ -42,13 +44,15 @@ class Batcher:
         """Images that were not computed, since their clients had gone."""
         self._jobs: deque[Job] = deque()
         self._change = threading.Condition()
-        self._stopping = False
+        self._stopping, self._started = False, threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="vitrail-model", daemon=True)
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        self._started.wait()
+        machine.one_thread_here()  # torch gives a new thread the number that was set last
 
     def stop(self) -> None:
         with self._change:
@@ -87,6 +91,8 @@ class Batcher:
         return await job.answer
 
     def _run(self) -> None:
+        torch.set_num_threads(machine.model_threads())
+        self._started.set()
         while jobs := self._take():
             began = time.perf_counter()
             try:
