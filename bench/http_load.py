@@ -39,7 +39,7 @@ def post(path: str, content: bytes, kind: str = "image/jpeg") -> bytes:
 
 @dataclass
 class Tally:
-    """What became of requests: counts by status or error, and the seconds of each."""
+    """Counts of requests by status or error, and the seconds of each."""
 
     counts: collections.Counter = field(default_factory=collections.Counter)
     seconds: dict[object, list[float]] = field(default_factory=lambda: collections.defaultdict(list))

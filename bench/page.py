@@ -5,8 +5,8 @@
 Browser and server share the cores. Claims: 100 ms from drop to labels and map for ViT-S/16, 200 ms for ViT-B/16; 16 ms a
 hover, of which the handler is printed too. A drop is over when bars and map were drawn and the picture was decoded.
 
-Measured (two cores of an AMD EPYC, torch 2.14.1, bf16, 2026-11-29): 116 ms for ViT-S/16 and 214 ms for ViT-B/16, which misses
-both; hovers 11.4 ms with the frame, 13.6 at p99, the handler 0.5.
+Measured (two cores of an AMD EPYC, torch 2.14.1, bf16, 2026-11-29): 93 ms for ViT-S/16 (80 to 113) and 175 ms for ViT-B/16 (167
+to 218), which hold; hovers 11.5 ms with the frame, 11.8 at p99, the handler 0.5.
 """
 
 import argparse

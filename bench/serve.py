@@ -8,8 +8,9 @@
 Claims: 95 % of the bare model's throughput with four clients; as fast as LitServe; 2 ms over the bare model at the
 median of one client (`p50_ms` of both is printed). Under overload every request is answered or refused, none is lost.
 
-Measured (ViT-S/16, two cores of an AMD EPYC, two threads, torch 2.14.1, 2026-11-29): 14.6 images/s, bare 20.6, LitServe 22.2;
-24 ms more at the median. The three claims of speed do not hold; docs/log.md says why. Those of overload hold.
+Measured (ViT-S/16, two cores of an AMD EPYC, two threads, torch 2.14.1, 2026-11-29, `--rounds 4 --seconds 4`): 17.1
+images/s, bare 23.4, LitServe 19.2; 5.6 ms more at the median. The three claims of speed do not hold;
+docs/guides/serve.md says why. Those of overload hold.
 
 The bare model decodes, resizes and computes in one loop of one process. LitServe runs the same decoder and model in its
 worker, with its defaults.

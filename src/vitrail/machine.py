@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,23 +86,35 @@ def _windows_memory() -> Memory:
     return Memory(int(status[1]), int(status[2]) or sys.maxsize)
 
 
-_THREADS = [0]
+_model_threads = 0
 
 
 def model_threads() -> int:
-    """Threads for a model: torch's, or what was torch's before `one_thread_here`."""
-    return _THREADS[0] or torch.get_num_threads()
+    """Number of threads for a model: torch's, or what was torch's before `leave_threads_to_model`."""
+    return _model_threads or torch.get_num_threads()
 
 
-def one_thread_here() -> int:
-    """Leaves one thread to the calling thread and to those that start later; gives the number for the one that computes.
+def leave_threads_to_model() -> None:
+    """Leaves one thread to the caller and to the threads that start later. The model's own thread sets `model_threads`.
 
-    GNU's OpenMP has a team for each thread that computes. With more members than cores they sleep between any two products:
-    670 times in a pass of ViT-S/16, which then takes 57 ms in place of 39.
+    GNU's OpenMP has a team for each thread that computes. If the teams have more members than there are cores, they sleep
+    between two products: 670 times in a pass of ViT-S/16, which then takes 57 ms instead of 39.
     """
-    _THREADS[0] = model_threads()
+    global _model_threads
+    _model_threads = model_threads()
     torch.set_num_threads(1)
-    return _THREADS[0]
+
+
+@contextlib.contextmanager
+def threads_for_model() -> Iterator[None]:
+    """Inside, `leave_threads_to_model`; afterwards the caller has its number of threads again."""
+    global _model_threads
+    leave_threads_to_model()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(model_threads())
+        _model_threads = 0
 
 
 def peak_memory(device: torch.device) -> int:

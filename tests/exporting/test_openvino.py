@@ -148,7 +148,7 @@ def test_the_folders_of_servers_answer(model, tmp_path: Path) -> None:
 
 
 def test_triton_s_own_schema_reads_its_config(model, tmp_path: Path) -> None:
-    """NVIDIA's protobuf, strict: an unknown field is an error. What it says is what the graph beside it takes and gives."""
+    """NVIDIA's protobuf, strict: an unknown field is an error. Its inputs and outputs are those of the graph beside it."""
     schema = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs tritonclient[grpc]")
     text_format = pytest.importorskip("google.protobuf.text_format", reason="needs protobuf")
     runtime = pytest.importorskip("onnxruntime", reason="needs vitrail[export]")

@@ -165,17 +165,6 @@ def test_padding_and_cropping_shifts_by_every_whole_number_alike() -> None:
     assert (counts[2:7, 2:7] > 100).all() and counts.sum() == counts[2:7, 2:7].sum() == 4000
 
 
-def test_flips_in_turns_show_both_sides_in_two_epochs() -> None:
-    images = torch.arange(12, dtype=torch.uint8).view(1, 1, 1, 12).expand(200, 1, 1, 12)
-    seen = [
-        Augment(flip=True, flip_turns=True).batch(images.clone(), Draws(3, np.full(200, epoch), np.arange(200)))
-        for epoch in range(3)
-    ]
-    first, second, third = ((one == images).flatten(1).all(1) for one in seen)
-    assert torch.equal(first, ~second) and torch.equal(first, third)
-    assert 70 < first.sum() < 130
-
-
 def test_flips_half_of_the_images() -> None:
     images = torch.zeros(2000, 1, 2, 2, dtype=torch.uint8)
     images[..., 0] = 9

@@ -84,6 +84,12 @@ def test_bombs_are_refused_and_the_server_stays_small(served: Running, sweep: in
     assert grown < 48 << 20 and served.service.decoders.restarts - children <= statuses.total()
 
 
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM"])
+def test_other_formats_do_not_reach_a_child(served: Running, kind: str) -> None:
+    """Row 9: a picture of a format that is not decoded is refused by its first bytes."""
+    assert served.post("/predict", encode(Image.new("RGB", (8, 8)), kind)).json["code"] == "unknown-format"
+
+
 def test_damaged_pictures_are_refused_one_by_one(served: Running, sweep: int) -> None:
     """S1: every answer is 200, 415 or 422, and the server answers good pictures all along."""
     draws, pid, statuses = np.random.default_rng(0), os.getpid(), Counter()
@@ -245,6 +251,13 @@ def test_overload_is_refused_at_once_and_nothing_is_lost(
         assert set(counts) == {200, 503} and 8 <= counts[200] <= slow.computed <= counts[200] / 0.9
         assert max(seconds for status, seconds in found if status == 200) < limits.answer + 5
         assert server.service.batcher.waiting == 0
+
+
+def test_an_answer_that_is_late_is_a_refusal(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 10: never a 200 after the deadline of the answer."""
+    with running({"small": bundle}, limits=Limits(answer=0.3, decode_seconds=10)) as server:
+        Slow(server, 1, monkeypatch)
+        assert server.post("/predict", picture()).status == 503
 
 
 def test_work_that_nobody_waits_for_is_not_computed(bundle: Path, monkeypatch: pytest.MonkeyPatch, sweep: int) -> None:

@@ -321,6 +321,13 @@ def test_row_13_a_request_has_one_reading(hasty: Running, name: str) -> None:
     assert hasty.ask("GET", "/v2/health/ready").status == 200
 
 
+def test_row_13_headers_are_few(served: Running) -> None:
+    """120 small ones are within the bytes of a header, and too many."""
+    many = {f"X-{k}": "a" for k in range(120)}
+    assert served.ask("GET", "/models", headers=many).status == 431
+    assert served.ask("GET", "/models", headers=dict(list(many.items())[:90])).status == 200
+
+
 def test_row_13_tiny_chunks_cost_little(served: Running) -> None:
     """CVE-2025-23310: a body of 30,000 chunks of one byte."""
     body = b"".join(b"1\r\nx\r\n" for _ in range(30_000)) + b"0\r\n\r\n"

@@ -49,7 +49,7 @@ class Rank:
 
 
 def fork(work: Callable[[int], object], size: int, said: Path) -> list[Rank]:
-    """`size` ranks of one world, children of this warm process: each does `work(rank)`. What they say is kept beside `said`."""
+    """`size` ranks of one world, children of this warm process: each does `work(rank)`. Their output is kept beside `said`."""
     port = free_port()
     ranks = [Rank(0, said.with_name(f"{said.name}-rank-{rank}.txt")) for rank in range(size)]
     return [dataclasses.replace(one, pid=_fork(work, rank, size, port, one.printed)) for rank, one in enumerate(ranks)]

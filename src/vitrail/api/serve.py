@@ -39,7 +39,7 @@ def serve(
     from vitrail.serving.guard import LOCAL
     from vitrail.serving.server import build_server, listen
 
-    with listen(host, port) as listening:
+    with listen(host, port) as listening, machine.threads_for_model():
         service, app = build(
             named(models), limits=Limits(queue=queue), engine=engine, device=device, precision=precision, batch=batch,
             watch=watch, hosts=[*LOCAL, host, *names], addresses=not local, token=token,

@@ -54,25 +54,16 @@ def _unit(bits: UInt64[np.ndarray, "B"]) -> Float64[np.ndarray, "B"]:
 
 
 class Draws:
-    """The draws of a batch's samples by name: `draws("flip")` has B numbers, `draws.of(i)("flip")` is the i-th.
-
-    A name that ends in `.turn` is below and above one half in turn, epoch by epoch; half of the samples begin below.
-    """
+    """The draws of a batch's samples by name: `draws("flip")` has B numbers, `draws.of(i)("flip")` is the i-th."""
 
     def __init__(self, seed: int, epochs: Int64[np.ndarray, "B"], samples: Int64[np.ndarray, "B"]) -> None:
         self._state = hash64(seed, epochs, samples)
         self._made: dict[str, np.ndarray] = {}
-        self._key = (seed, epochs, samples)
 
     def __call__(self, name: str) -> Float64[np.ndarray, "B"]:
         if name not in self._made:
-            turn = name.endswith(".turn")
-            self._made[name] = self._turns(name) if turn else _unit(hash64(_word(name), state=self._state))
+            self._made[name] = _unit(hash64(_word(name), state=self._state))
         return self._made[name]
-
-    def _turns(self, name: str) -> Float64[np.ndarray, "B"]:
-        seed, epochs, samples = self._key
-        return (uniform(seed, 0, samples, name) + 0.5 * (epochs % 2)) % 1
 
     def of(self, index: int) -> Callable[[str], float]:
         """The draws of one sample of the batch."""

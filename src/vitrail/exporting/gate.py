@@ -59,7 +59,7 @@ class Case:
     def deviation(self) -> float:
         """The deviation of logits over random images; 1 where all are equal, as of a model that was never trained.
 
-        Of a model that answers with a number, a tenth of its answers' size at least: rounding grows with the size.
+        For a model of numbers it is at least a tenth of the answers' size, because rounding grows with the size.
         """
         answers = self.reference.logits(random_images(self, 7, self.size))
         size = 0.1 * float(answers.abs().mean()) if self.record.numeric else 0.0

@@ -42,8 +42,6 @@ class Augment:
     """Of that resizing; None is the evaluation's."""
     flip: bool = False
     """Left and right exchanged with probability one half."""
-    flip_turns: bool = False
-    """With `flip`: exchanged in every second epoch of an image, not by chance (airbench, arXiv 2404.00498)."""
     pad: int = 0
     """So many black pixels around, then a crop of the old size: a shift by whole pixels (He 2016 on CIFAR: 4)."""
     shift: float = 0.0
@@ -141,7 +139,7 @@ class Augment:
         if not len(images):
             return images
         if self.flip:
-            images = _flip(images, draws("flip.turn" if self.flip_turns else "flip"))
+            images = _flip(images, draws)
         if self.pad:
             images = _pad_crop(images, self.pad, draws)
         if self.shift or self.scale or self.rotate or self.shear:
@@ -189,8 +187,8 @@ def _signed(draw: Float64[np.ndarray, "B"]) -> Float64[np.ndarray, "B"]:
     return 2 * draw - 1
 
 
-def _flip(images: UInt8[Tensor, "B C H W"], draw: Float64[np.ndarray, "B"]) -> UInt8[Tensor, "B C H W"]:
-    chosen = torch.from_numpy(np.flatnonzero(draw < 0.5))
+def _flip(images: UInt8[Tensor, "B C H W"], draws: Draws) -> UInt8[Tensor, "B C H W"]:
+    chosen = torch.from_numpy(np.flatnonzero(draws("flip") < 0.5))
     for rows in chosen.split(max(1, _CACHED // images[0].numel())):
         at = int(rows) if len(rows) == 1 else rows  # one image is a view: neither gathered nor scattered
         images[at] = images[at].flip(-1)

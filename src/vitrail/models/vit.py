@@ -201,7 +201,7 @@ class ViT(Backbone[ViTConfig]):
         return z if self.config.extras.final_norm == "pooled" else self.norm(z)
 
     def _positions_of(self, number: int) -> nn.Module | None:
-        """What a block after the first adds once more: nothing in the paper's models, two columns of its Table 8 else."""
+        """The positions that a later block adds again; None in the paper's models. Table 8 has two columns with them."""
         if number and self.config.extras.positions_at == "shared":
             return self.positions
         return self.layer_positions[number - 1] if number and self.layer_positions else None

@@ -16,9 +16,8 @@ def digits(given: Given) -> Run:
 
     command    vitrail train digits --seeds 3
     data       1,797 real digits inside the package (UCI Optical Recognition of Handwritten Digits), a fifth held out
-    result     99.16 ± 0.28 % of 359 held-out digits with one thread (seeds 0, 1, 2: 99.44, 98.89, 99.16), 98.42 ± 0.58 %
-               with two (97.77, 98.89, 98.61): another rounding is another run. Measured with AdamW; with Muon, on parts of the
-               training images, 99.8 ± 0.4 % where AdamW has 97.7 ± 1.3
+    result     99.35 ± 0.64 % of 359 held-out digits with two threads (seeds 0, 1, 2: 98.61, 99.72, 99.72). With
+               `--optim.name adamw` 98.98 ± 0.32 %; another number of threads rounds otherwise, and is another run
     """
     model = _tiny(given, patch=2, width=64, depth=4, heads=4)
     return Run(

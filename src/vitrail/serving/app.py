@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vitrail import hardware, machine
+from vitrail import hardware
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.prediction.predict import decide
@@ -248,7 +248,6 @@ def build(
     `batch` 0 is 1 on a CPU, where a batch is no faster, and 32 elsewhere.
     """
     where = hardware.device(device)
-    machine.one_thread_here()  # the model's thread has all
     models = Models(paths, partial(open_served, engine=engine, device=str(where), precision=precision))
     service = Service(models, limits or Limits(), batch=batch or (1 if where.type == "cpu" else 32), watch=watch)
     return service, application(service, **guard)

@@ -49,10 +49,10 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="vitrail-model", daemon=True)
 
     def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, here = asyncio.get_running_loop(), torch.get_num_threads()
         self._thread.start()
         self._started.wait()
-        machine.one_thread_here()  # torch gives a new thread the number that was set last
+        torch.set_num_threads(here)  # a new thread gets the number that was set last
 
     def stop(self) -> None:
         with self._change:
@@ -91,6 +91,7 @@ class Batcher:
         return await job.answer
 
     def _run(self) -> None:
+        torch.get_num_threads()  # the first use of torch in a thread would set the number again
         torch.set_num_threads(machine.model_threads())
         self._started.set()
         while jobs := self._take():

@@ -35,9 +35,11 @@ def ray_application(
     def build_app() -> ASGIApp:
         import torch
 
+        from vitrail import machine
         from vitrail.serving.app import build
 
         torch.set_num_threads(max(1, int(cpus)))
+        machine.leave_threads_to_model()
         return build(paths, **how)[1]
 
     deployment = serve.deployment(
