@@ -116,11 +116,11 @@ def main_of(name: str) -> Callable[[list[str]], int]:
 def settle_threads() -> None:
     """Waiting OpenMP threads spin, and starve a busy machine; told before torch is imported, they sleep sooner.
 
-    GNU's threads, which torch's wheels carry, sleep after a thousand rounds. Small models then lose 5 % on a quiet machine,
-    where sleeping at once costs 30 % (docs/concepts/speed.md). Other threads sleep at once.
+    GNU's threads, which torch's wheels carry, sleep after five thousand rounds. Small models then lose 5 % on a quiet
+    machine, where sleeping at once costs 30 % (docs/concepts/speed.md). Other threads sleep at once.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+        os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "5000"}
 
 
 def overview() -> str:

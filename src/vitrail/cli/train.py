@@ -12,6 +12,7 @@ from vitrail.api.train import check_folds, check_seeds, refuse_changes, refuse_c
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.options import Show
 from vitrail.cli.run_options import Asked, finished, settings, understand
+from vitrail.processes.world import World
 from vitrail.reports.tables import show
 from vitrail.scores.outcome import Headline
 from vitrail.training.loop import Result, train
@@ -66,7 +67,7 @@ def main(words: Sequence[str]) -> int:
     asked, chosen = understand(Train, words, command="train")
     check_seeds(asked.seeds)
     check_folds(asked.folds, asked.seeds)
-    if not asked.quiet:
+    if not asked.quiet and World.from_environment().leads:
         say(chosen.why)
     options: dict[str, Any] = {
         "announce": None if asked.quiet else head,
