@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.serving import test_faults as faults
 from tests.serving import test_guards as named
 from tests.support.serving import Running, running
-from vitrail.serving import guard
+from vitrail.serving import guard, served
 from vitrail.serving.guard import Guard
 
 
@@ -46,3 +47,10 @@ def test_without_the_token_s_guard_its_test_fails(bundle: Path, monkeypatch: pyt
     monkeypatch.setattr(Guard, "check_token", nothing)
     with running({"small": bundle}, token=named.TOKEN) as server, pytest.raises(AssertionError):
         named.test_row_4_a_token_is_needed_in_a_header(server)
+
+
+def test_without_its_guard_row_16_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Golden answers. Numbers that are not finite are refused twice: by the reader of weights too."""
+    monkeypatch.setattr(served, "check_answers", nothing)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        faults.test_bad_weights_do_not_open(tmp_path, "other answers")
