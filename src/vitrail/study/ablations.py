@@ -257,11 +257,13 @@ def conclude(lesson: Lesson, rows: Sequence[Row], seeds: int) -> str:
     if not lesson.claims:
         order = [f"{name} {spread(values)}" for name, values in best_first(rows, lesson.axes)]
         said.append(f"From best to worst: {'; '.join(order)}.")
-    limits = (
+    said.append(
         f"This is one set of images, one small model and {count_of(seeds, 'seed')}: it says nothing on large models "
-        "or long training. The learning rate was not chosen for each place."
+        "or long training."
     )
-    return " ".join([*said, limits])
+    if "lr" not in lesson.axes:
+        said.append("The learning rate was not chosen for each place.")
+    return " ".join(said)
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> str:
