@@ -38,7 +38,7 @@ def told(folder: Path) -> dict[str, tuple]:
 
 def ask(folder: str, rates: list[float], seeds: int = 1, **more) -> Answer:
     more = {"at_once": 1, "device": "cpu", "workers": 0, **more}
-    return study.grid(data="digits", out=Path(folder), vary={"optim.lr": rates}, fixed=RUN, seeds=seeds, **more)
+    return study.grid(data="digits", out=folder, vary={"optim.lr": rates}, fixed=RUN, seeds=seeds, **more)
 
 
 def row(name: str) -> list[Row]:

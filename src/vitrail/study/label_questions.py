@@ -47,6 +47,8 @@ class FewLabels(Cells):
     """Of pre-training."""
     tuning: int = 400
     """Steps of fine-tuning on the labelled images."""
+    optim: Literal["adamw", "muon"] = "adamw"
+    """Of all trainings."""
 
     def check(self) -> None:
         check_above_zero(self, "epochs", "tuning")

@@ -50,7 +50,10 @@ def plan_runs(asked: FewLabels, given: Given, labelled: int, seed: int) -> tuple
     objective, lr = PIXELS if asked.method == "mae" else SMALL[asked.method]
     pre = small_run(given, objective, lr)
     length = f"{max(1, round(asked.epochs * given.images / 64))} steps"
-    pre = in_cell(asked, pre, seed, model=narrow(pre.model), batch_size=64, length=length, save_every="10 %")
+    optim = dataclasses.replace(pre.optim, name=asked.optim)
+    pre = in_cell(
+        asked, pre, seed, model=narrow(pre.model), optim=optim, batch_size=64, length=length, save_every="10 %"
+    )
     tuned = plan_finetuning(pre, asked, labelled)
     spent = flops_of(pre, given) + flops_of(tuned, given)
     steps = tuned.objective.steps_for(spent, size_model(tuned, given), tuned.batch_size)
@@ -75,7 +78,7 @@ def plan_finetuning(pre: Run, asked: FewLabels, labelled: int) -> Run:
         pre,
         model=zoo.change(pre.model, drop_path=0.1),
         objective=Classify(label_smoothing=0.1),
-        optim=Optim(lr=2e-3, weight_decay=0.05, warmup="10 %", layer_decay=0.85),
+        optim=Optim(name=asked.optim, lr=2e-3, weight_decay=0.05, warmup="10 %", layer_decay=0.85),
         batch_size=min(64, labelled),
         length=f"{asked.tuning} steps",
     )

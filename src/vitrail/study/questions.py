@@ -21,7 +21,7 @@ class Question:
 
     data: str
     """A folder with a folder of images for each class, or a named set."""
-    out: Path | None = None
+    out: Path | str | None = None
     """A folder for results.jsonl, report.html and figures; by default runs/STUDY-DATA."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -46,7 +46,7 @@ class Question:
 
     @property
     def folder(self) -> Path:
-        return self.out or Path("runs") / f"{self.name}-{Path(self.data).name or 'data'}"
+        return Path(self.out or f"runs/{self.name}-{Path(self.data).name or 'data'}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Ablation(Trainings):
 
     @property
     def folder(self) -> Path:
-        return self.out or Path("runs") / f"ablation-{self.which}-{Path(self.data).name}"
+        return Path(self.out or f"runs/ablation-{self.which}-{Path(self.data).name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +232,7 @@ class Transfer(Cells):
 
     @property
     def folder(self) -> Path:
-        return self.out or Path("runs/transfer")
+        return Path(self.out or "runs/transfer")
 
 
 @dataclass(frozen=True, kw_only=True)
