@@ -5,48 +5,55 @@ import importlib
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
 import vitrail
+from vitrail import cli
 
-COMMANDS = [
-    "compare",
-    "embed",
-    "evaluate",
-    "inspect",
-    "look",
-    "plan",
-    "predict",
-    "probe",
-    "robustness",
-    "serve",
-    "similar",
-    "trace",
-    "train",
-]
+OTHERWISE = {"models": "list_models", "recipes": "RECIPES", "study": "study"}
+"""Functions, tables and packages that have another name than their command."""
+GROUPS = {
+    "data": {"check": "Check", "clean": "Clean", "pack": "Pack", "show": ""},
+    "run": {"verify": "Verify", "export": "Export"},
+    "weights": {"show": "ShowFile", "convert": "Convert", "check": "Check"},
+}
+"""Commands within a command and their options; `data check` is `check_data`."""
+PLAIN = [name for name in cli.COMMANDS if name not in GROUPS and name not in OTHERWISE]
+SAME = [name for name in PLAIN if name not in ("export", "look", "name", "plan", "push", "similar", "trace", "tune")]
 
 
 def test_every_command_has_its_function() -> None:
-    assert set(COMMANDS) <= set(vitrail.__all__)
+    within = {f"{verb}_{group}" for group, verbs in GROUPS.items() for verb in verbs}
+    assert {*PLAIN, *OTHERWISE.values(), *within} <= {*vitrail.__all__, *vitrail._PACKAGES}
 
 
-@pytest.mark.parametrize(
-    "command", ["compare", "embed", "evaluate", "inspect", "predict", "probe", "robustness", "serve", "train"]
-)
+def same_defaults(kind: type, function: Callable) -> int:
+    """How many options have the name of a parameter; each has its default. An empty one stands for None."""
+    typed = {part.name: part.default for part in fields(kind) if part.default is not MISSING}
+    called = inspect.signature(function).parameters
+    both = typed.keys() & called.keys() - {"data", "protocols", "corruptions"}  # names with commas between
+    assert {name: typed[name] or None for name in both} == {name: called[name].default or None for name in both}
+    return len(both)
+
+
+@pytest.mark.parametrize("command", SAME)
 def test_a_command_and_its_function_have_the_same_defaults(command: str) -> None:
-    """An option of the same name has the same value where it is not typed; an empty one stands for None."""
     module = importlib.import_module(f"vitrail.cli.{command}")
     kind = next(
         one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__ and is_dataclass(one)
     )
-    typed = {part.name: part.default for part in fields(kind) if part.default is not MISSING}
-    called = inspect.signature(getattr(vitrail, command)).parameters
-    both = typed.keys() & called.keys() - {"data", "protocols", "corruptions"}  # names with commas between
-    assert len(both) > 3
-    assert {name: typed[name] for name in both} == {name: called[name].default for name in both}
+    assert same_defaults(kind, getattr(vitrail, command)) > 3
+
+
+@pytest.mark.parametrize(("group", "verb"), [(group, verb) for group, verbs in GROUPS.items() for verb in verbs])
+def test_a_command_within_a_command_has_the_same_defaults_too(group: str, verb: str) -> None:
+    if kind := GROUPS[group][verb]:
+        module = importlib.import_module(f"vitrail.cli.{group}")
+        same_defaults(getattr(module, kind), getattr(vitrail, f"{verb}_{group}"))
 
 
 @pytest.mark.parametrize("name", vitrail.__all__)

@@ -18,6 +18,7 @@ from typing import Any
 
 # module: the names it gives; `__init__.pyi` says the same to type checkers
 _MODULES = {
+    "api.data": ("check_data", "clean_data", "pack_data"),
     "api.embed": ("embed",),
     "api.evaluate": ("compare", "evaluate", "robustness"),
     "api.export": ("export",),
@@ -29,9 +30,11 @@ _MODULES = {
     "api.predict": ("predict",),
     "api.probe": ("probe",),
     "api.serve": ("serve",),
+    "api.show_data": ("show_data",),
     "api.similar": ("similar",),
     "api.train": ("Trained", "train"),
     "api.tune": ("tune",),
+    "api.weights": ("check_weights", "convert_weights", "show_weights"),
     "batches.batch": ("Batch",),
     "batches.mixing": ("Mixing",),
     "errors": (
@@ -62,7 +65,10 @@ _MODULES = {
     "prediction.predict": ("Prediction",),
     "recipes": ("RECIPES", "recipe"),
     "scores.classification": ("Scores",),
+    "study.measure_suite": ("suite",),
+    "training.extract_weights": ("export_run",),
     "training.run": ("Optim", "Run"),
+    "training.verify": ("verify_run",),
     "weights.bundle": ("load", "load_for_finetuning"),
     "weights.push": ("push",),
     "weights.record": ("Record",),

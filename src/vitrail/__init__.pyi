@@ -18,6 +18,9 @@ from vitrail import serving as serving
 from vitrail import study as study
 from vitrail import training as training
 from vitrail import weights as weights
+from vitrail.api.data import check_data as check_data
+from vitrail.api.data import clean_data as clean_data
+from vitrail.api.data import pack_data as pack_data
 from vitrail.api.embed import embed as embed
 from vitrail.api.evaluate import compare as compare
 from vitrail.api.evaluate import evaluate as evaluate
@@ -32,10 +35,14 @@ from vitrail.api.plan import plan as plan
 from vitrail.api.predict import predict as predict
 from vitrail.api.probe import probe as probe
 from vitrail.api.serve import serve as serve
+from vitrail.api.show_data import show_data as show_data
 from vitrail.api.similar import similar as similar
 from vitrail.api.train import Trained as Trained
 from vitrail.api.train import train as train
 from vitrail.api.tune import tune as tune
+from vitrail.api.weights import check_weights as check_weights
+from vitrail.api.weights import convert_weights as convert_weights
+from vitrail.api.weights import show_weights as show_weights
 from vitrail.batches.batch import Batch as Batch
 from vitrail.batches.mixing import Mixing as Mixing
 from vitrail.errors import CheckpointError as CheckpointError
@@ -69,8 +76,11 @@ from vitrail.prediction.predict import Prediction as Prediction
 from vitrail.recipes import RECIPES as RECIPES
 from vitrail.recipes import recipe as recipe
 from vitrail.scores.classification import Scores as Scores
+from vitrail.study.measure_suite import suite as suite
+from vitrail.training.extract_weights import export_run as export_run
 from vitrail.training.run import Optim as Optim
 from vitrail.training.run import Run as Run
+from vitrail.training.verify import verify_run as verify_run
 from vitrail.weights.bundle import load as load
 from vitrail.weights.bundle import load_for_finetuning as load_for_finetuning
 from vitrail.weights.push import push as push

@@ -128,4 +128,4 @@ def test_a_refused_resume_leaves_the_run_as_it_was(other: str, folder: Path, kin
     with pytest.raises(CheckpointError, match="does not fit this run"):
         loop.train(engine(OTHERS[other], kind), out=folder, resume=True, override=True, quiet=True)
     assert (folder / "run.json").read_bytes() == asked
-    assert export.export(folder, folder.with_name("exported"), say=pytest.fail) == 3
+    assert export.export_run(folder, folder.with_name("exported"), say=pytest.fail) == 3

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.support.photographs import dirty_folder, put, scene
+from vitrail.api.show_data import over_epochs, seen
 from vitrail.batches.loader import train_batches
 from vitrail.batches.order import Order
 from vitrail.cli import main
-from vitrail.cli.data_show import over_epochs, seen
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.images.transforms import Augment
@@ -223,7 +223,7 @@ def test_show_draws_what_the_stream_gives(tmp_path: Path) -> None:
 @pytest.mark.parametrize("out", ["sheet.png", "sheet.html"])
 def test_show_writes_a_sheet(out: str, in_folder: Path, capsys) -> None:
     assert main(["data", "show", "digits", "--recipe", "digits", "--rows", "2", "--passes", "2", "--out", out]) == 0
-    assert "2 images in 2 epochs, and the first step mixed" in capsys.readouterr().err
+    assert f"sheet: {out}" in capsys.readouterr().err
     if out.endswith("png"):
         with Image.open(out) as sheet:
             assert sheet.width > 300

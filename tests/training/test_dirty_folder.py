@@ -12,7 +12,7 @@ from tests.support.runs import TINY
 from vitrail.errors import DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.training import loop
-from vitrail.training.verify import verify
+from vitrail.training.verify import verify_run
 
 pytestmark = pytest.mark.flow
 
@@ -60,7 +60,7 @@ def test_one_damaged_picture_is_left_out_and_named_once(photos: Path, tmp_path: 
     folder = loop.train(dataclasses.replace(RUN, data=str(photos)), out=tmp_path / "run", quiet=True).folder
     listed = [json.loads(line) for line in (folder / "bad_samples.jsonl").read_text().splitlines()]
     assert [row["key"] for row in listed] == [bad]
-    found = verify(folder)
+    found = verify_run(folder)
     assert found.wrong_at is None and found.unreadable == 1
 
 

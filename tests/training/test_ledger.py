@@ -12,7 +12,7 @@ from vitrail.batches.order import Order
 from vitrail.processes.world import World
 from vitrail.training import loop
 from vitrail.training.ledger import Ledger, recompute
-from vitrail.training.verify import verify
+from vitrail.training.verify import verify_run
 
 pytestmark = pytest.mark.fault
 
@@ -62,10 +62,10 @@ def test_every_missed_repeated_or_displaced_sample_changes_it() -> None:
 
 def test_a_real_run_verifies_and_a_changed_log_does_not(tmp_path: Path) -> None:
     folder = loop.train(TINY, out=tmp_path / "run", quiet=True).folder
-    found = verify(folder)
+    found = verify_run(folder)
     assert found.wrong_at is None and found.samples == 12 * TINY.batch_size and found.lines == 12
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len({row["ledger"] for row in rows if "ledger" in row}) == 12
     other = loop.train(dataclasses.replace(TINY, seed=1), out=tmp_path / "other", quiet=True).folder
     (folder / "metrics.jsonl").write_bytes((other / "metrics.jsonl").read_bytes())
-    assert verify(folder).wrong_at == 1
+    assert verify_run(folder).wrong_at == 1

@@ -31,7 +31,7 @@ from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import prepare
 from vitrail.training.unseen import count_of, seen_by
-from vitrail.training.verify import verify
+from vitrail.training.verify import verify_run
 from vitrail.weights.bundle import load
 
 pytestmark = pytest.mark.flow
@@ -87,7 +87,7 @@ def test_a_run_with_patience_resumes_to_the_same_bits(photos: Path, tmp_path: Pa
             train(run, tmp_path / "stopped")
     train(None, tmp_path / "stopped", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
-    assert verify(tmp_path / "whole").wrong_at is None
+    assert verify_run(tmp_path / "whole").wrong_at is None
 
 
 def test_validation_images_are_neither_trained_on_nor_tested_on(photos: Path) -> None:
@@ -173,7 +173,7 @@ def test_balanced_sampling_shows_every_class_as_often(photos: Path, tmp_path: Pa
     assert set(keys) == set(setup.splits.train.keys)
     assert {keys.count(key) for key in keys if key.startswith("light")} == {3}
     train(run, tmp_path / "run")
-    assert verify(tmp_path / "run").wrong_at is None
+    assert verify_run(tmp_path / "run").wrong_at is None
 
 
 def test_repeated_images_differ_by_one_at_most() -> None:
@@ -218,7 +218,7 @@ def test_many_unreadable_files_stop_a_run_unless_they_are_skipped(photos: Path, 
     held = set(result.setup.splits.test.keys)
     assert result.scores.images == len(held - set(names)) < len(held)
     assert len((tmp_path / "run/bad_samples.jsonl").read_text().splitlines()) == 16
-    assert verify(tmp_path / "run").wrong_at is None
+    assert verify_run(tmp_path / "run").wrong_at is None
 
 
 def test_folders_below_class_folders_are_said(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from vitrail.training.nan_guard import FiniteGuard
 from vitrail.training.run import Optim, Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import build_model, prepare
-from vitrail.training.verify import verify
+from vitrail.training.verify import verify_run
 
 pytestmark = pytest.mark.flow
 
@@ -274,9 +274,9 @@ def test_settings_that_changed_under_a_checkpoint_are_seen(tmp_path: Path, monke
                 ConfigError, match=r"other settings: (seed 0 → 7|optim.lr 0.002 → 0.0005); .*in run.json too"
             ):
                 loop.train(None, out=folder, resume=True, quiet=True)
-    assert verify(folder).changed == ("optim.lr",)
+    assert verify_run(folder).changed == ("optim.lr",)
     loop.train(None, out=folder, resume=True, override=True, quiet=True)
-    assert RunFolder.read(folder).optim.lr == 5e-4 and not verify(folder).changed
+    assert RunFolder.read(folder).optim.lr == 5e-4 and not verify_run(folder).changed
 
 
 def test_the_first_step_learns_but_not_by_old_rules(tmp_path: Path) -> None:

@@ -13,21 +13,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
 import tyro
 
 from vitrail.cli.arguments import Switch, call, check_writable, pairs, parse, run_group, say
-from vitrail.cli.options import HeldOut, Show
-from vitrail.errors import ConfigError, DataError
+from vitrail.cli.options import Compute, HeldOut, Opening, Show
+from vitrail.errors import DataError
 from vitrail.reports.tables import show
-
-if TYPE_CHECKING:
-    from vitrail.images.audit import Audit, Member
-    from vitrail.images.samples import Splits
-
-DECODED = "near duplicates", "misnamed files", "sizes"
-"""Counts that need whole images; without it a 0 would be a guess."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +71,49 @@ class Pack(HeldOut):
     """Size of each tar file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Clean(Compute, Opening):
+    """Lists the labels that a model doubts most: where it is surest of another class. Nothing is moved or changed.
+
+    A model believes the labels it was trained on, so doubts about those are few. Train on one half of the images and look
+    at the other. A doubtful label may be right: look at the picture.
+
+    examples:
+      vitrail data clean runs/photos-1 ./photos
+      vitrail data clean runs/photos-1 ./photos --most 200 --out doubtful.csv --html doubtful.html
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """A run folder, a bundle or a weights file."""
+    data: tyro.conf.Positional[str]
+    """Labelled images, as for `vitrail train`; all parts are looked at."""
+    most: int = 50
+    """How many labels are listed."""
+    out: Path | None = None
+    """A CSV or JSON file for the list; without it the list is printed."""
+    html: Path | None = None
+    """Also write a page with the pictures here, one section for each pair of classes."""
+
+
 def main(words: Sequence[str]) -> int:
     return run_group("data", __doc__, {"check": check, "clean": clean, "pack": pack, "show": show_seen}, words)
 
 
 def clean(words: Sequence[str]) -> int:
     """RUN DATA · the labels that a model doubts most, as a list and a page; nothing is moved"""
-    from vitrail.cli.data_clean import run_clean
+    asked = parse(Clean, words, command="data clean")
+    from vitrail.api.data import clean_data
 
-    return run_clean(words)
+    for path in (asked.out, asked.html):
+        check_writable(path)
+    table = call(clean_data, asked, say=say)
+    if asked.out is None:
+        show(table, "table")
+    else:
+        say(f"{len(table.rows):,} doubtful labels: {asked.out}")
+    if asked.html:
+        say(f"page: {asked.html}")
+    return 0
 
 
 def show_seen(words: Sequence[str]) -> int:
@@ -99,97 +126,38 @@ def show_seen(words: Sequence[str]) -> int:
 def check(words: Sequence[str]) -> int:
     """DATA · unreadable files, copies, leaks between train and test, conflicting labels; --html with pictures"""
     asked = parse(Check, words, command="data check")
-    from vitrail.batches.loader import most_unreadable
-    from vitrail.cli.data_page import audit_sections, sizes
-    from vitrail.images.audit import check as audit_of
-    from vitrail.images.audit import summary
-    from vitrail.images.sources import open_data, open_unlabelled
-    from vitrail.reports.page import write_page
-    from vitrail.reports.progress import progress
+    from vitrail.api.data import check_data
 
     check_writable(asked.html)
-    splits = (
-        open_unlabelled(asked.data, follow_links=asked.follow_links)
-        if asked.unlabelled
-        else call(open_data, asked, spec=asked.data)
-    )
-    with progress(_images(splits), "Checking") as bar:
-        audit = audit_of(splits, quick=asked.quick, tick=bar.update)
-    stops = audit.stops(most_unreadable)
+    found = call(check_data, asked)
     if asked.format == "json":
-        print(json.dumps(facts(splits, audit, stops), ensure_ascii=False, indent=1))
+        print(json.dumps(found.facts(), ensure_ascii=False, indent=1))
     else:
-        unknown = DECODED if asked.quick else ()
-        rows = [(what, f"{number:,}") for what, number in summary(audit).items() if what not in unknown]
-        show(pairs([*rows, *sizes(audit)], asked.data), asked.format)
-        for sentence in (splits.how, *audit.sentences()):
+        show(pairs(found.rows(), asked.data), asked.format)
+        for sentence in found.sentences():
             say(sentence)
-        if asked.quick:
-            say(f"not looked at: {', '.join(DECODED)}; leave out --quick")
-        for stop in stops:
-            say(f"a training stops at this: {stop.found}")
     if asked.move_bad:
-        from vitrail.images.unreadable import move_unreadable
-
-        moved = move_unreadable(Path(asked.data), [member.key for member, _ in audit.unreadable], asked.move_bad)
-        say(f"{len(moved):,} unreadable files moved to {asked.move_bad}; check the images again")
+        say(f"{len(found.moved):,} unreadable files moved to {asked.move_bad}; check the images again")
     if asked.html:
-        say(f"page: {write_page(asked.html, f'The images of {asked.data}', audit_sections(splits, audit))}")
-    return DataError.exit_code if stops else 0
-
-
-def facts(splits: "Splits", audit: "Audit", stops: Sequence[DataError]) -> dict[str, Any]:
-    """All of an audit, for programs."""
-    import numpy as np
-
-    from vitrail.images.audit import summary
-
-    def named(member: "Member", **more: str) -> dict[str, str]:
-        return {"part": member.part, "key": member.key, **more}
-
-    counts = {part: dict(zip(audit.classes, each.tolist(), strict=True)) for part, each in audit.counts.items()}
-    groups = [
-        {name: getattr(group, name) for name in ("exact", "leak", "conflict")}
-        | {"images": [named(member, label=member.label) for member in group.members]}
-        for group in audit.groups
-    ]
-    return {
-        "split": splits.how, **{name.replace(" ", "_"): number for name, number in summary(audit).items()},
-        "parts": audit.sizes, "per_class": counts, "groups": groups, "mean": audit.mean, "std": audit.std,
-        "unreadable_images": [named(member, reason=reason) for member, reason in audit.unreadable],
-        "skipped_files": [{"key": key, "reason": reason} for key, reason in splits.skipped],
-        "misnamed": [named(member) | {"is": kind} for member, kind in audit.misnamed],
-        "channels": {str(c): int((audit.shapes[:, 2] == c).sum()) for c in np.unique(audit.shapes[:, 2])},
-        "sentences": list(audit.sentences()), "stops": [stop.found for stop in stops],
-    }  # fmt: skip
+        say(f"page: {asked.html}")
+    return DataError.exit_code if found.stops else 0
 
 
 def pack(words: Sequence[str]) -> int:
     """DATA OUT · shards, for disks that are slow with many files"""
     asked = parse(Pack, words, command="data pack")
-    from vitrail.images import shards
-    from vitrail.images.sources import open_data
-    from vitrail.reports.progress import progress
+    from vitrail.api.data import pack_data
 
-    if asked.shard_mib < 1:
-        raise ConfigError(f"--shard-mib {asked.shard_mib}", allowed="1 or more")
-    splits = call(open_data, asked, spec=asked.data)
-    with progress(_images(splits), "Packing") as bar:
-        shards.pack(splits, asked.out, shard_bytes=asked.shard_mib << 20, tick=bar.update)
-    files = list(asked.out.glob("*.tar"))
-    size = sum(path.stat().st_size for path in files)
+    found = call(pack_data, asked)
+    split, *notes = found.notes
     rows = [
-        ("images", f"{_images(splits):,}"),
-        ("shards", f"{len(files):,}, {size / 2**20:,.1f} MiB"),
-        ("split", splits.how),
+        ("images", f"{found.images:,}"),
+        ("shards", f"{found.shards:,}, {found.size / 2**20:,.1f} MiB"),
+        ("split", split),
         ("folder", asked.out.as_posix()),
         ("next", f"vitrail train {asked.out}"),
     ]
     show(pairs(rows), "table")
-    for note in splits.train.notes:
+    for note in notes:
         say(note)
     return 0
-
-
-def _images(splits: "Splits") -> int:
-    return sum(map(len, splits.parts.values()))

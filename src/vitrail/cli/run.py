@@ -49,9 +49,9 @@ def main(words: Sequence[str]) -> int:
 def export_run(words: Sequence[str]) -> int:
     """RUN --out NEW · one bundle (model.safetensors, record.json) of the newest checkpoint, also of a run in shards or killed"""
     asked = parse(Export, words, command="run export")
-    from vitrail.training.extract_weights import export
+    from vitrail.training.extract_weights import export_run as export_weights
 
-    step = export(asked.folder, asked.out, say=say)
+    step = export_weights(asked.folder, asked.out, say=say)
     show(pairs([("step", f"{step:,}"), ("bundle", asked.out.as_posix())]), "table")
     return 0
 
@@ -59,7 +59,7 @@ def export_run(words: Sequence[str]) -> int:
 def verify_run(words: Sequence[str]) -> int:
     """RUN · computes from data and seed which samples each step was trained on, and compares the log"""
     asked = parse(Verify, words, command="run verify")
-    from vitrail.training.verify import verify
+    from vitrail.training.verify import verify_run as verify
 
     found = verify(asked.folder)
     if found.wrong_at is not None:

@@ -8,21 +8,17 @@ examples:
   vitrail weights check B_16.npz vit-b16
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 
 from vitrail.cli import options
-from vitrail.cli.arguments import Switch, pairs, parse, run_group, say
+from vitrail.cli.arguments import Switch, call, pairs, parse, run_group, say
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import show
-
-if TYPE_CHECKING:
-    from vitrail.weights.record import Record, Weights
 
 PAGE = 100
 """Columns of the tables here where no terminal says: configs and notes are prose."""
@@ -111,99 +107,27 @@ def parse_config(text: str) -> Mapping[str, Any] | None:
 def show_weights(words: Sequence[str]) -> int:
     """FILE · origin, architecture, preprocessing, classes, licence; every tensor with --tensors"""
     asked = parse(ShowFile, words, command="weights show")
-    from vitrail.weights.bundle import read
-    from vitrail.weights.fit import shape
+    from vitrail.api import weights
 
-    weights = read(asked.file, config=parse_config(asked.config))
-    rows = list(facts(weights))
-    if asked.tensors:
-        rows += [(name, f"{shape(tensor)} {str(tensor.dtype)[6:]}") for name, tensor in weights.tensors.items()]
-    show(pairs(rows), asked.format, fold=PAGE)
+    show(pairs(call(weights.show_weights, asked, config=parse_config(asked.config))), asked.format, fold=PAGE)
     return 0
-
-
-def facts(weights: "Weights") -> Iterator[tuple[str, Any]]:
-    """The rows of `show`."""
-    from vitrail import config
-    from vitrail.models import cost
-    from vitrail.weights.files.safe import not_finite
-
-    record, tensors = weights.record, weights.tensors
-    made = record.config
-    yield "source", record.source
-    yield "inside", made.contents
-    yield "family", made.family
-    yield "model", find_name(record)
-    yield "parameters", f"{cost.count_parameters(made):,}"
-    yield "config", ", ".join(f"{name} {value}" for name, value in config.to_dict(made).items() if name != "family")
-    yield "preprocessing", ", ".join(f"{name} {value}" for name, value in config.to_dict(record.preprocess).items())
-    yield "classes", ", ".join(record.classes[:5]) + (" …" if len(record.classes) > 5 else "") or "no names"
-    yield "licence", record.licence or "unknown"
-    yield from {**record.training, **record.scores}.items()
-    yield "tensors", ", ".join(f"{n} {str(kind)[6:]}" for kind, n in Counter(t.dtype for t in tensors.values()).items())
-    bad = not_finite(tensors)
-    yield "NaN or infinite", ", ".join(f"{name} ({count:,})" for name, count in bad.items()) or "none"
-    yield "sha256", record.sha256
-    for note in record.notes:
-        yield "note", note
-
-
-def find_name(record: "Record") -> str:
-    """The name of the zoo with the same sizes, if one has them."""
-    from vitrail.models import zoo
-
-    sizes = ("width", "depth", "heads", "mlp_width", "patch", "depths", "widths", "root_width", "stem")
-
-    def of(made: object) -> list[Any]:
-        return [getattr(made, name, None) for name in sizes]
-
-    wanted = of(record.config.encoder)
-    return next((name for name, entry in zoo.ZOO.items() if of(entry.config) == wanted), "of no name")
 
 
 def convert_weights(words: Sequence[str]) -> int:
     """FILE OUT · --to google, big_vision, timm, transformers, torchvision, dinov2, mae or vitrail"""
     asked = parse(Convert, words, command="weights convert")
-    from vitrail.weights.bundle import read, refuse_nonfinite, resized
-    from vitrail.weights.convert import convert
+    from vitrail.api import weights
 
-    weights = read(asked.file, config=parse_config(asked.config))
-    refuse_nonfinite(weights, asked.file)
-    changed = resized(weights, asked.image or None)
-    notes = convert(changed, asked.out, asked.to)
-    for line in (*dict.fromkeys((*weights.record.notes, *notes)), *changes(weights, changed)):
-        say(line)
-    print(asked.out)
+    print(call(weights.convert_weights, asked, config=parse_config(asked.config), say=say))
     return 0
-
-
-def changes(old: "Weights", new: "Weights") -> Iterator[str]:
-    """The tensors that were kept and those that were resized."""
-    from vitrail.weights.fit import shape
-
-    pairs_of = [(name, tensor, new.tensors[name]) for name, tensor in old.tensors.items()]
-    other = [f"{name} {shape(one)} → {shape(two)}" for name, one, two in pairs_of if one is not two]
-    yield f"{len(pairs_of) - len(other)} tensors kept bit for bit"
-    if other:
-        yield f"resized {', '.join(other)}"
 
 
 def check_weights(words: Sequence[str]) -> int:
     """A B · the largest difference of any output, and of every tensor"""
     asked = parse(Check, words, command="weights check")
-    from vitrail.weights.bundle import read
-    from vitrail.weights.compare import compare
+    from vitrail.api import weights
 
-    first, second = (read(path, config=parse_config(asked.config)) for path in (asked.first, asked.second))
-    found = compare(first, second)
-    same = found.logits <= asked.tolerance * max(1.0, found.largest)
-    rows: list[tuple[str, Any]] = [
-        ("largest difference of an output", f"{found.logits:.3g}"),
-        ("largest output", f"{found.largest:.3g}"),
-        ("tensors with the same bits", len(found.equal)),
-    ]
-    rest = {name: value for name, value in asdict(found).items() if isinstance(value, tuple) and name != "equal"}
-    rows += [(name.replace("_", " "), "; ".join(value) or "none") for name, value in rest.items()]
-    show(pairs(rows), asked.format, fold=PAGE)
-    say("they say the same" if same else "they do not say the same")
-    return 0 if same else 1
+    found = call(weights.check_weights, asked, config=parse_config(asked.config))
+    show(pairs(found.rows()), asked.format, fold=PAGE)
+    say("they say the same" if found.same else "they do not say the same")
+    return 0 if found.same else 1

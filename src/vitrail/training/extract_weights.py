@@ -1,5 +1,6 @@
 """One model.safetensors from a run's newest checkpoint, whichever number of ranks wrote it and however it ended."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from vitrail.weights.bundle import Record, save_bundle
 from vitrail.weights.trained_on import carry_trained_keys
 
 
-def export(path: Path, out: Path, *, say=print) -> int:
-    """Writes the bundle `out` of the run folder `path`, the average of the weights where the run keeps one; gives the step.
+def export_run(folder: str | Path, out: str | Path, *, say: Callable[[str], None] = print) -> int:
+    """Writes the bundle `out` of a run folder, the average of the weights where the run keeps one; gives the step.
+
+        vitrail.export_run("runs/digits-1", "digits-now")
 
     The class names are read from the run's data. Raises CheckpointError where there is no checkpoint yet,
     ConfigError where `out` is a run itself.
     """
+    path, out = Path(folder), Path(out)
     run = RunFolder.read(path)
     if (out / "run.json").exists():
         raise ConfigError(

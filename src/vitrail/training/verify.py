@@ -17,7 +17,7 @@ from vitrail.training.state import Facts
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of `verify`: how much was checked, and the first logged step whose number differs."""
+    """The result of `verify_run`: how much was checked, and the first logged step whose number differs."""
 
     lines: int
     samples: int
@@ -28,8 +28,14 @@ class Verified:
     """Settings in run.json that change what is learned and are not those of the newest checkpoint; None where that holds none."""
 
 
-def verify(path: Path) -> Verified:
-    """Computes the ledger of a run again and compares every line of its log. Raises DataError when there is none to compare."""
+def verify_run(folder: str | Path) -> Verified:
+    """Computes the ledger of a run again from its data and seed, and compares every line of its log.
+
+        vitrail.verify_run("runs/digits-1").wrong_at  # None
+
+    Raises DataError when there is none to compare.
+    """
+    path = Path(folder)
     run = RunFolder.reopen(path).run
     source = stream_of(open_run(run).train, run)
     rows = [(row["step"], row["ledger"]) for row in journal.read(path / "metrics.jsonl") if "ledger" in row]
