@@ -8,6 +8,7 @@ from typing import Any
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models import zoo
+from vitrail.training.run import Run
 from vitrail.training.run_data import open_run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.state import Facts, misfits, refuse_misfits, take
@@ -34,13 +35,7 @@ def export_run(folder: str | Path, out: str | Path, *, say: Callable[[str], None
         raise CheckpointError(f"{path} has no checkpoint yet", next_step="let the run come to its first, or take best/")
     trained = Facts.of(snapshot).run
     run = replace(trained, data=run.data) if trained else run  # the images may have moved
-    learner: Any = run.objective.build(zoo.skeleton(run.model)).to_empty(device="cpu")
-    # buffers that are not saved follow from the config: a fresh model has them
-    fresh: Any = zoo.build(run.model)
-    found = snapshot.tensors.get("ema") or snapshot.tensors["model"]
-    refuse_misfits(misfits("", found, learner.state_dict()))
-    take(found, learner.state_dict())
-    fresh.load_state_dict(run.objective.model_of(learner).state_dict())
+    fresh = learned_model(run, snapshot)
     splits = open_run(run)
     classes = splits.train.classes if run.objective.reads_labels else ()
     source = f"trained by vitrail on {splits.train.name}, step {snapshot.step} of {run.length}"
@@ -57,3 +52,15 @@ def export_run(folder: str | Path, out: str | Path, *, say: Callable[[str], None
     save_bundle(out, fresh, record)
     carry_trained_keys(path, out)
     return snapshot.step
+
+
+def learned_model(run: Run, snapshot: checkpoints.Snapshot) -> Any:
+    """A model with the tensors of a checkpoint, without what its objective built around it."""
+    learner: Any = run.objective.build(zoo.skeleton(run.model)).to_empty(device="cpu")
+    # buffers that are not saved follow from the config: a fresh model has them
+    fresh: Any = zoo.build(run.model)
+    found = snapshot.tensors.get("ema") or snapshot.tensors["model"]
+    refuse_misfits(misfits("", found, learner.state_dict()))
+    take(found, learner.state_dict())
+    fresh.load_state_dict(run.objective.model_of(learner).state_dict())
+    return fresh
