@@ -31,12 +31,12 @@ PICTURES = 60
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """What was found in a set of images."""
+    """The findings in a set of images."""
 
     splits: Splits
     audit: Audit
     stops: tuple[DataError, ...]
-    """What would stop a training."""
+    """Errors that a training would raise."""
     quick: bool
     moved: tuple[Path, ...] = ()
     """Unreadable files, where they are now."""

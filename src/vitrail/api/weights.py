@@ -20,7 +20,7 @@ Told = Mapping[str, Any] | None
 
 
 def show_weights(file: str | Path, *, config: Told = None, tensors: bool = False) -> list[tuple[str, Any]]:
-    """What a weights file holds, as rows (what, value): origin, sizes, preprocessing, classes, licence, damaged numbers, notes.
+    """The contents of a weights file as rows (what, value): origin, sizes, preprocessing, classes, licence, damaged numbers, notes.
 
         dict(vitrail.show_weights("B_16.npz"))["parameters"]
 
