@@ -278,7 +278,7 @@ class Head(nn.Linear):
 
     def forward(self, input: Float[Tensor, "B P"]) -> Float[Tensor, "B K"]:
         kind = input.device.type
-        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        if input.is_meta or not torch.is_autocast_enabled(kind):  # meta tensors know no autocast
             return self._logits(input)
         with torch.autocast(kind, enabled=False):
             return self._logits(input.to(self.weight.dtype))
