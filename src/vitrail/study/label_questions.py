@@ -48,7 +48,7 @@ class FewLabels(Cells):
     tuning: int = 400
     """Steps of fine-tuning on the labelled images."""
     optim: Literal["adamw", "muon"] = "adamw"
-    """Of all trainings."""
+    """The optimiser of all trainings."""
 
     def check(self) -> None:
         check_above_zero(self, "epochs", "tuning")
