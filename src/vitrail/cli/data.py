@@ -17,6 +17,7 @@ from typing import Annotated
 
 import tyro
 
+from vitrail.cli import name_options
 from vitrail.cli.arguments import Switch, call, check_writable, pairs, parse, run_group, say
 from vitrail.cli.options import Compute, HeldOut, Opening, Show
 from vitrail.errors import DataError
@@ -135,7 +136,7 @@ def check(words: Sequence[str]) -> int:
     else:
         show(pairs(found.rows(), asked.data), asked.format)
         for sentence in found.sentences():
-            say(sentence)
+            say(name_options(sentence))
     if asked.move_bad:
         say(f"{len(found.moved):,} unreadable files moved to {asked.move_bad}; check the images again")
     if asked.html:
