@@ -1,5 +1,6 @@
 """Crossings, fronts and laws against closed forms; models matched in cost; claims weighed against the spread."""
 
+import dataclasses
 import itertools
 import math
 
@@ -120,6 +121,19 @@ def test_claims_are_weighed_against_the_spread() -> None:
     assert judge(Claim("c", {"kind": "c"}, {"kind": "b"}), rows([0.9], [0.8])) == ""
 
 
+@pytest.mark.parametrize("kind", ["better", "alike", "no worse"])
+@pytest.mark.parametrize(("first", "second"), [([0.9], [0.8]), ([0.8], [0.9]), ([0.9, 0.91], [0.8])])
+def test_one_seed_cannot_tell(kind: str, first: list[float], second: list[float]) -> None:
+    rows = [
+        Row(place={"kind": name, "seed": seed}, numbers={"accuracy": value})
+        for name, values in (("a", first), ("b", second))
+        for seed, value in enumerate(values)
+    ]
+    said = judge(Claim("a claim", {"kind": "a"}, {"kind": "b"}, kind=kind), rows)
+    assert "; one seed cannot tell: a − b: " in said and said.endswith("points, of one seed.")
+    assert not any(word in said for word in ("confirmed", "contrary", "not seen"))
+
+
 def test_equal_accuracy_compares_two_laws() -> None:
     """The ViT's law is the ResNet's at half the compute."""
     resnet, vit = PowerLaw(0.0, 1.0, 0.5), PowerLaw(0.0, 0.5**0.5, 0.5)
@@ -127,5 +141,8 @@ def test_equal_accuracy_compares_two_laws() -> None:
         Row(place={"family": f, "scale": 1.0, "length": n, "seed": 0}, numbers={"accuracy": 1 - law.error(n), "flops": n})
         for f, law in (("vit", vit), ("resnet", resnet)) for n in (10.0, 100.0, 1000.0)
     ]  # fmt: skip
-    assert "the ViT needs 0.5 times" in equal_accuracy(rows, vit, resnet)
+    assert equal_accuracy(rows, vit, resnet).endswith("The paper: 0.25 to 0.5 times; one seed cannot tell.")
+    rows += [dataclasses.replace(row, place={**row.place, "seed": 1}) for row in rows]
+    said = equal_accuracy(rows, vit, resnet)
+    assert "the ViT needs 0.5 times" in said and said.endswith("confirmed at this scale.")
     assert [len(one.x) for one in paper_chart().series] == [6, 7, 5]

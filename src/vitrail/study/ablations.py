@@ -16,7 +16,19 @@ from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, open_labelled
 from vitrail.study.families import model_of, plain_run, regularise, side_of
 from vitrail.study.published import FIGURE_8, FIGURE_9, TABLE_7, TABLE_8
 from vitrail.study.questions import Ablation
-from vitrail.study.report import Answer, Shown, answer_cells, best_first, count_of, series_of, summary, values_of, weigh
+from vitrail.study.report import (
+    ONE_SEED,
+    Answer,
+    Shown,
+    answer_cells,
+    best_first,
+    count_of,
+    margin_of,
+    series_of,
+    summary,
+    values_of,
+    weigh,
+)
 from vitrail.training.run import Optim, Run
 
 Planned = Iterator[tuple[dict[str, Value], tuple[Stage, ...]]]
@@ -267,28 +279,24 @@ def conclude(lesson: Lesson, rows: Sequence[Row], seeds: int) -> str:
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> str:
-    """ "confirmed at this scale", "not seen" or "contrary", by the larger spread over seeds; of several places the best."""
+    """One claim against the rows, by the larger spread over seeds; of several places the best."""
     first, second = (_best(rows, place, claim.number) for place in (claim.first, claim.second))
     if not first or not second:
         return ""
     names = [", ".join(map(str, place.values())) for place in (claim.first, claim.second)]
-    sentence, margin = weigh((names[0], first), (names[1], second)), mean(first) - mean(second)
-    apart = "no more" not in sentence and "one seed" not in sentence
-    seen = verdict(claim.kind, margin, apart)
+    seen = verdict(claim.kind, *margin_of(first, second))
     what = "" if claim.number == "accuracy" else f" ({claim.number})"
-    return f"The paper: {claim.says}; {seen}{what}: {sentence}."
+    return f"The paper: {claim.says}; {seen}{what}: {weigh((names[0], first), (names[1], second))}."
 
 
-def verdict(kind: str, margin: float, apart: bool) -> str:
-    """One claim against a margin that is, or is not, more than the spread."""
+def verdict(kind: str, margin: float, wide: float | None) -> str:
+    """ "confirmed at this scale", "not seen" or "contrary", by a margin and a spread; one seed has no spread to go by."""
+    if wide is None:
+        return ONE_SEED
+    apart = abs(margin) > wide
     holds = {"better": apart and margin > 0, "alike": not apart, "no worse": not apart or margin > 0}[kind]
-    return (
-        "confirmed at this scale"
-        if holds
-        else "contrary at this scale"
-        if apart and margin < 0
-        else "not seen at this scale"
-    )
+    word = "confirmed" if holds else "contrary" if apart and margin < 0 else "not seen"
+    return f"{word} at this scale"
 
 
 def _best(rows: Sequence[Row], place: dict[str, Value], number: str) -> list[float]:

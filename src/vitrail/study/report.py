@@ -28,6 +28,8 @@ UNITS = {
     "memory": ("memory MB", 1e-6, "{:,.0f}"),
 }
 SHOWS = "What this shows, and what it does not"
+ONE_SEED = "one seed cannot tell"
+"""The verdict on a claim where nothing says how far seeds differ."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,18 @@ def count_of(number: int, word: str) -> str:
     return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
+def margin_of(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
+    """The difference of two means, and the larger spread over seeds; None where one of them has one seed."""
+    one, other = spread(first), spread(second)
+    wide = [each.deviation for each in (one, other) if each.deviation is not None]
+    return one.mean - other.mean, max(wide) if len(wide) == 2 else None
+
+
 def weigh(first: tuple[str, Sequence[float]], second: tuple[str, Sequence[float]]) -> str:
     """A sentence: how far apart two named lists of shares are, and whether that is more than the larger spread over seeds."""
-    one, other = spread(first[1]), spread(second[1])
-    said = f"{first[0]} − {second[0]}: {100 * (one.mean - other.mean):+.2f} points"
-    if one.deviation is None or other.deviation is None:
+    margin, wide = margin_of(first[1], second[1])
+    said = f"{first[0]} − {second[0]}: {100 * margin:+.2f} points"
+    if wide is None:
         return f"{said}, of one seed"
-    wide = max(one.deviation, other.deviation)
-    word = "more" if abs(one.mean - other.mean) > wide else "no more"
+    word = "more" if abs(margin) > wide else "no more"
     return f"{said}, {word} than the larger spread over seeds, {100 * wide:.2f}"
