@@ -22,6 +22,7 @@ from vitrail.weights.convert import rename
 from vitrail.weights.origin import ORIGINS
 from vitrail.weights.published import PUBLISHED, Published
 from vitrail.weights.record import Record, Weights
+from vitrail.weights.texts import read_pair
 
 NAME, REPO = "clip-mu/16-test", "someone/clip-tiny"
 TENSORS = "model.safetensors"
@@ -155,3 +156,18 @@ def test_every_name_of_the_guide_leads_somewhere() -> None:
     named = re.findall(r'vitrail\.(?:load|name)\("([^"]+)"', guide)
     assert len(named) > 8
     assert not [name for name in named if not bundle.is_remote(name) and not name.endswith(".pth")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "step"),
+    [
+        ("clip-b/32", "published are clip-b/32-openai, clip-b/32-laion2b"),
+        ("dinov2-s/15", "did you mean 'dinov2-s/14'?"),
+        ("vit-mu/16", "vit-mu/16 is a model's name, its weights are a file"),
+    ],
+)
+def test_a_name_that_leads_nowhere_names_those_that_are_near(asked: str, step: str) -> None:
+    for read in (bundle.read, read_pair):
+        with pytest.raises(WeightsError, match=f"nothing at {asked}") as found:
+            read(asked)
+        assert step in str(found.value)

@@ -1,6 +1,7 @@
 """`push` to a stand-in of the hub on this machine, and `hf:` from there: the real client speaks to both ends."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,15 @@ def test_a_refusal_of_the_hub_is_one_sentence(hub, bundle: Path, tmp_path: Path,
         f"from vitrail.cli import main; raise SystemExit(main(['push', {str(bundle)!r}, 'me/photos']))",
     )
     assert done.returncode == 65 and sentence in done.stderr and "could not be uploaded" in done.stderr
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
+    with socket.socket() as nothing_listens:
+        nothing_listens.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nothing_listens.getsockname()[1]}"
+        code = f"from vitrail.cli import main; raise SystemExit(main(['push', {str(bundle)!r}, 'me/photos']))"
+        done = run(address, tmp_path / "home", code)
+    assert done.returncode == 65 and "could not be uploaded" in done.stderr and "check the network" in done.stderr
 
 
 def test_a_damaged_bundle_does_not_leave(bundle: Path) -> None:

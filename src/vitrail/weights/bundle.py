@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from vitrail import config as configs
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import ConfigError, WeightsError, suggest
 from vitrail.models import zoo
 from vitrail.models.backbone import Backbone
 from vitrail.models.timm_model import PREFIX as TIMM
@@ -29,7 +29,7 @@ from vitrail.weights.encoder import encoder_of
 from vitrail.weights.files.hub import fetch, is_cached, is_hub_name, refuse_link
 from vitrail.weights.files.safe import check_header, not_finite, read_safetensors, sha256, to_bytes
 from vitrail.weights.fit import Report, adapt, at_size, fit
-from vitrail.weights.published import Published, find_published
+from vitrail.weights.published import PUBLISHED, Published, find_published
 from vitrail.weights.published_file import read_file
 from vitrail.weights.record import Record, Told, Weights
 from vitrail.weights.timm_pretrained import is_timm_name, read_pretrained, record_of
@@ -162,17 +162,26 @@ def read(path: str | Path, *, config: Told = None) -> Weights:
     if folder is not None:
         return _read_bundle(folder, config)
     if not path.exists():
-        raise WeightsError(
-            f"there is nothing at {path}",
-            next_step="name a run folder, a bundle, a weights file, a published name, or hf:owner/name for one of the hub"
-            + (f"; {path} is a model's name, its weights are a file" if str(path) in zoo.list_models() else ""),
-        )
+        raise missing(path)
     if (path / "checkpoints").is_dir():
         raise WeightsError(
             f"the run in {path} has not come to its first evaluation, which writes best/ or last/",
             next_step=f"`vitrail run export {path} --out NAME` makes a bundle of its newest checkpoint",
         )
     return read_file(path, config)
+
+
+def missing(path: str | Path) -> WeightsError:
+    """The error for weights that are nowhere; it names the published ones whose name begins so."""
+    alike = [name for name in PUBLISHED if name.startswith(f"{path}-")]
+    step = "name a run folder, a bundle, a weights file, a published name, or hf:owner/name for one of the hub"
+    if alike:
+        step = f"published are {', '.join(alike)}"
+    elif str(path) in zoo.list_models():
+        step += f"; {path} is a model's name, its weights are a file"
+    elif near := suggest(str(path), PUBLISHED):
+        step += f"; {near}"
+    return WeightsError(f"there is nothing at {path}", next_step=step)
 
 
 def _is_exported(path: Path) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from vitrail import config as configs
 from vitrail.errors import WeightsError
 from vitrail.weights.bundle import RECORD, TENSORS, find_bundle, read
+from vitrail.weights.files.hub import network_error
 from vitrail.weights.model_card import write_card
 from vitrail.weights.record import Record
 from vitrail.weights.trained_on import TRAINED_KEYS
@@ -55,7 +56,7 @@ def _upload(found: Path, name: str, card: str, private: bool, token: str | None)
         )
     except LocalTokenNotFoundError:
         raise WeightsError("no token of the hub was found", next_step="run `hf auth login`, or set HF_TOKEN") from None
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, network_error(), OSError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         next_step = "run `hf auth login`, or pass a token that may write there" if status in (401, 403) else ""

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitrail.config import read_object
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.models.text import TextConfig, TextTower
-from vitrail.weights.bundle import Weights, read
+from vitrail.weights.bundle import Weights, missing, read
 from vitrail.weights.files.hub import fetch, is_hub_name
 from vitrail.weights.files.index import INDEX, read_shards
 from vitrail.weights.files.readers import read_any
@@ -64,6 +64,8 @@ def read_pair(path: str | Path, *, config: Told = None) -> Pair:
     known = find_published(path)
     place = known.address if known else path
     local = fetch(str(place), (TOKENIZER,)) if is_hub_name(place) else Path(place)
+    if not local.exists():
+        raise missing(path)
     file = only_file(local)
     tensors = read_shards(file) if file.name.endswith(INDEX) else read_any(file).tensors
     text = read_text(tensors, _about(file), str(path))

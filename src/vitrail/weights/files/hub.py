@@ -105,12 +105,17 @@ def _bounded_waits() -> Iterator[None]:
         hooks.remove(limit)
 
 
+def network_error() -> type[Exception]:
+    """What the client raises without a network: its HTTP package's own error, where that is not an OSError."""
+    from huggingface_hub import utils
+
+    return getattr(getattr(utils, "httpx", None), "HTTPError", OSError)
+
+
 def _download(name: str, repo: str, revision: str | None, wanted: list[str]) -> Path:
-    from huggingface_hub import snapshot_download, utils
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    # the client's own package for HTTP, where that does not raise OSError as requests did
-    http: Any = getattr(getattr(utils, "httpx", None), "HTTPError", OSError)
     try:
         with _bounded_waits():
             return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
@@ -124,7 +129,7 @@ def _download(name: str, repo: str, revision: str | None, wanted: list[str]) -> 
             f"{name} is not in the cache and the hub cannot be reached, or does not answer",
             next_step="download it once with a network, or name a local file",
         ) from error
-    except (HfHubHTTPError, HFValidationError, http, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, network_error(), OSError) as error:
         first = str(error).strip().splitlines()
         raise WeightsError(
             f"{name} could not be fetched ({first[0] if first else type(error).__name__})",
