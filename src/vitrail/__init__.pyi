@@ -87,3 +87,4 @@ from vitrail.weights.push import push as push
 from vitrail.weights.record import Record as Record
 
 __version__: str
+_HOMES: dict[str, str]

@@ -1,7 +1,8 @@
 """Arguments of the door's functions, checked against their annotations: a wrong kind is an error in words, not one deep inside.
 
 Numbers, words, truth values, paths and collections of them are checked; models, images and the like are their function's
-business. numpy's numbers are numbers, and a torch.device is its name.
+business. numpy's numbers are numbers, and a torch.device is its name. The words that several functions take stand here too,
+where the command line finds them without torch.
 """
 
 import functools
@@ -18,6 +19,15 @@ from vitrail.errors import ConfigError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Precision = Literal["auto", "fp32", "bf16"]
+Split = Literal["auto", "train", "val", "test", "all"]
+"""Part of a data set."""
+Views = Literal["one", "flip", "five", "ten"]
+"""Views of an image that are averaged."""
+EngineName = Literal["auto", "torch", "onnxruntime", "openvino"]
+Pool = Literal["auto", "cls", "mean", "cls+mean"]
+"""Features of a block."""
 
 _KINDS: dict[Any, tuple[Any, str]] = {
     int: (numbers.Integral, "a whole number"),

@@ -10,6 +10,7 @@ import numpy as np
 from vitrail.api.audit_page import audit_sections, sizes
 from vitrail.api.evaluate import Measured, measure, table_doubts
 from vitrail.api.models import Model
+from vitrail.arguments import Precision
 from vitrail.batches.loader import most_unreadable
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import every_part
@@ -86,8 +87,13 @@ def check_data(
 
         vitrail.check_data("./photos").sentences()
 
-    `html` is a page with the pictures. `quick` reads headers only. `unlabelled` takes every picture below the folder.
-    `move_bad` is a new folder for files that cannot be read; nothing is deleted. Raises DataError, StorageError.
+    Raises DataError, StorageError.
+
+    Args:
+        html: Also write one self-contained page with the pictures here.
+        quick: Only what `train` looks at first: exact copies and headers; no image is decoded.
+        unlabelled: Take every picture under DATA, whatever folder it is in.
+        move_bad: Move the files that cannot be read into this new folder, at the same place in it. Nothing is deleted.
     """
     if isinstance(data, Splits):
         splits = data
@@ -109,14 +115,20 @@ def check_data(
 
 def clean_data(
     model: Model, data: str | Path | Splits, *, most: int = 50, out: str | Path | None = None,
-    html: str | Path | None = None, batch: int = 64, device: str = "auto", precision: str = "auto", workers: int = -1,
+    html: str | Path | None = None, batch: int = 64, device: str = "auto", precision: Precision = "auto", workers: int = -1,
     download: bool = False, follow_links: bool = False, say: Callable[[str], object] = lambda text: None,
 ) -> Table:  # fmt: skip
     """The `most` labels that a model doubts most, where it is surest of another class. Nothing is moved or changed.
 
         vitrail.clean_data("runs/photos-1", "./photos").rows
 
-    `out` is a CSV or JSON file for the list, `html` a page with the pictures. Raises DataError for images with several labels.
+    Raises DataError for images with several labels.
+
+    Args:
+        data: Labelled images, as for `vitrail train`; all parts are looked at.
+        most: How many labels are listed.
+        out: A CSV or JSON file for the list; without it the list is printed.
+        html: Also write a page with the pictures here, one section for each pair of classes.
     """
     splits = data if isinstance(data, Splits) else open_data(data, download=download, follow_links=follow_links)
     how: dict[str, Any] = {"batch": batch, "device": device, "precision": precision, "workers": workers, "say": say}
@@ -163,6 +175,10 @@ def pack_data(
         vitrail.pack_data("./photos", "./photos-shards")
 
     The folder is data like any other. Raises ConfigError, DataError, StorageError.
+
+    Args:
+        out: The new folder.
+        shard_mib: Size of each tar file.
     """
     if shard_mib < 1:
         raise ConfigError(f"shard_mib = {shard_mib}", allowed="1 or more")

@@ -7,11 +7,12 @@ from typing import Any
 from torch import nn
 
 from vitrail.api.models import Model, Size, open_model
+from vitrail.arguments import Pool, Precision
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import embedding
 from vitrail.evaluation.embedding import Extraction, every_part
 from vitrail.evaluation.feature_table import FeatureTable
-from vitrail.evaluation.layers import Pixels, Pool
+from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.store import save as save_features
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import open_data, open_unlabelled
@@ -28,14 +29,22 @@ def embed(
     model: Model, data: str | Path | Splits, *, out: str | Path | None = None, layer: Sequence[int] = (),
     pool: Pool = "auto", size: Size = None, holdout: float = 0.2, unlabelled: bool = False, download: bool = False,
     follow_links: bool = False, cache: str | Path | None = None, batch: int = 64, device: str = "auto",
-    precision: str = "auto", workers: int = -1, say: Say = lambda text: None,
+    precision: Precision = "auto", workers: int = -1, say: Say = lambda text: None,
 ) -> FeatureTable:  # fmt: skip
     """A model's features of images, with classes and split where the data has them.
 
         vitrail.embed("runs/photos-1", "./photos", out="features.safetensors")
 
-    `layer` counts blocks from 1, or from the last with -1; without it, the features that the head reads. A test image that
-    the model was trained on counts as a training image. `model` may be the word "pixels". `unlabelled` takes every picture.
+    A test image that the model was trained on counts as a training image. `model` may be the word "pixels".
+
+    Args:
+        out: A file that ends with .safetensors.
+        layer: The block whose output is read, from 1, or from the last with -1; several lie side by side, as linear-4 reads
+            them. Without it, what the model's head reads.
+        pool: With a layer: the class token, the mean of the patches, or both.
+        size: Side of square images in pixels, in place of the model's own.
+        unlabelled: Take every picture under DATA, whatever folder it is in.
+        cache: A folder in which features are kept between commands; a pass that was stopped goes on.
     """
     splits = open_parts(data, model, holdout, unlabelled, say, download=download, follow_links=follow_links)
     how = Extraction(
@@ -51,7 +60,7 @@ def embed(
 def embed_in_parts(
     model: Model, data: str | Path | Splits, out: str | Path, *, part: int = 1024, layer: Sequence[int] = (),
     pool: Pool = "auto", size: Size = None, holdout: float = 0.2, unlabelled: bool = False, download: bool = False,
-    follow_links: bool = False, batch: int = 64, device: str = "auto", precision: str = "auto", say: Say = lambda text: None,
+    follow_links: bool = False, batch: int = 64, device: str = "auto", precision: Precision = "auto", say: Say = lambda text: None,
 ) -> str:  # fmt: skip
     """The same features into a Parquet file or a folder of them, `part` images at a time; gives a sentence on the result.
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from vitrail.api.models import Classifier, Size, open_classifier
+from vitrail.arguments import EngineName, Precision, Split, Views
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import robustness as corrupted
-from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from vitrail.evaluation.corruptions import CORRUPTIONS
 from vitrail.evaluation.evaluate import Answered, evaluate_classes
 from vitrail.evaluation.evaluate import evaluate as score
 from vitrail.evaluation.feature_table import FeatureTable
@@ -19,22 +20,21 @@ from vitrail.images.samples import Source
 from vitrail.images.sources import Splits, open_data
 from vitrail.models.backbone import Backbone
 from vitrail.prediction.engine import Engine
-from vitrail.prediction.engines import EngineName
-from vitrail.prediction.views import Views, average_views
+from vitrail.prediction.views import average_views
 from vitrail.reports.page import write_page
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.classification import index_labels
 from vitrail.scores.multilabel import MultiLabelScores
 from vitrail.scores.regression import NumberScores
 from vitrail.scores.statistics import McNemar, mcnemar
-from vitrail.training.unseen import Part, Split, choose_part
+from vitrail.training.unseen import Part, choose_part
 
 Say = Callable[[str], object]
 
 
 def evaluate(
     model: Classifier, data: str | Path | Splits, *, split: Split = "auto", size: Size = None, views: Views = "one",
-    batch: int = 64, engine: EngineName = "auto", device: str = "auto", precision: str = "auto", workers: int = -1,
+    batch: int = 64, engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", workers: int = -1,
     download: bool = False, follow_links: bool = False, answers: str | Path | None = None,
     html: str | Path | None = None, say: Say = lambda text: None,
 ) -> Answered:  # fmt: skip
@@ -45,10 +45,15 @@ def evaluate(
 
         vitrail.evaluate("runs/photos-1", "./photos").top1
 
-    Images that the model was trained on are left out, by their contents. A `split` that is named is measured whole.
-    `model` may be exported too: an ONNX file, a folder of OpenVINO; `engine` says what runs it.
-    `answers` is a CSV or JSON file for the answer to each image, `html` one for the report. `say` hears which images are
-    measured. Raises DataError where all images were trained on, or for unknown classes.
+    Images that the model was trained on are left out, by their contents. `say` hears which images are measured. Raises
+    DataError where all images were trained on, or for unknown classes.
+
+    Args:
+        model: A run folder, a bundle, a weights file or an exported model.
+        size: Height and width to measure at, instead of the model's own; its positions are resized.
+        views: Average the answers over views of each image: flip, five crops, or ten (five and their mirror images).
+        answers: Also write the answer to each image and its truth here, as CSV, or as JSON where the name ends with .json.
+        html: Also write a report with pictures here.
     """
     found = measure(
         model, data, split=split, size=size, views=views, batch=batch, engine=engine, device=device,
@@ -83,7 +88,7 @@ class Measured:
 
 def measure(
     model: Classifier, data: str | Path | Splits, *, split: Split = "auto", size: Size = None, views: Views = "one",
-    batch: int = 64, engine: EngineName = "auto", device: str = "auto", precision: str = "auto", workers: int = -1,
+    batch: int = 64, engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", workers: int = -1,
     download: bool = False, follow_links: bool = False, say: Say = lambda text: None,
 ) -> Measured:  # fmt: skip
     """The scores, as `evaluate` gives them, with the answer to each image."""
@@ -143,12 +148,13 @@ def table_doubts(parts: Sequence[Measured], most: int = 50) -> Table:
 
 def compare(
     first: Classifier, second: Classifier, data: str | Path | Splits, *, split: Split = "auto", batch: int = 64,
-    device: str = "auto", precision: str = "auto", workers: int = -1, download: bool = False,
+    device: str = "auto", precision: Precision = "auto", workers: int = -1, download: bool = False,
     follow_links: bool = False, say: Say = lambda text: None,
 ) -> McNemar:  # fmt: skip
     """McNemar's test of two models on the same images: is the difference more than luck?
 
-    Images that either model was trained on are left out.
+    Args:
+        data: Labelled images; those that either model was trained on are left out.
     """
     pair = [open_classifier(model, device=device, precision=precision) for model in (first, second)]
     part = open_part(data, pair, split, download=download, follow_links=follow_links, say=say)
@@ -157,21 +163,30 @@ def compare(
 
 
 def robustness(
-    model: Classifier, data: str | Path | Splits, *, corruptions: Sequence[str] = tuple(CORRUPTIONS),
-    severities: Sequence[int] = SEVERITIES, seed: int = 0, split: Split = "auto", batch: int = 64,
-    engine: EngineName = "auto", device: str = "auto", precision: str = "auto", workers: int = -1,
+    model: Classifier, data: str | Path | Splits, *, corruptions: Sequence[str] = (),
+    severities: Sequence[int] = (1, 2, 3, 4, 5), seed: int = 0, split: Split = "auto", batch: int = 64,
+    engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", workers: int = -1,
     download: bool = False, follow_links: bool = False, say: Say = lambda text: None,
 ) -> list[corrupted.Robustness]:  # fmt: skip
     """Accuracy on corrupted images, after ImageNet-C: the clean images first, then each corruption at each severity.
 
-    Images that the model was trained on are left out.
+    Args:
+        data: Labelled images; those that the model was trained on are left out.
+        corruptions: Names with commas between; all twelve by default.
+        severities: From 1, the weakest, to 5.
+        seed: Of the noise.
     """
     classifier = open_classifier(model, engine=engine, device=device, precision=precision)
     part = open_part(data, [classifier], split, download=download, follow_links=follow_links, say=say)
     options: dict[str, Any] = {"batch_size": batch, "device": device, "precision": precision, "workers": workers}
     return list(
         corrupted.robustness(
-            classifier, part.source, corruptions=corruptions, severities=severities, seed=seed, **options
+            classifier,
+            part.source,
+            corruptions=corruptions or tuple(CORRUPTIONS),
+            severities=severities,
+            seed=seed,
+            **options,
         )
     )
 

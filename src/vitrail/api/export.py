@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitrail.api.models import Model, Size, open_model
+from vitrail.arguments import Precision
 from vitrail.errors import ConfigError
 from vitrail.exporting.layouts import export_browser, export_ovms, export_triton
 from vitrail.exporting.onnx_file import Wanted, Written, export_onnx
@@ -38,7 +39,7 @@ def export(
     to: Target = "onnx",
     out: str | Path | None = None,
     size: Size = None,
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: Precision = "auto",
     int8: bool = False,
     merge: int = 0,
     within: float = 0.5,
@@ -48,10 +49,19 @@ def export(
 
         vitrail.export("runs/photos-1").path      # photos-1.onnx: 8-bit pixels in, logits out
 
-    `data` are labelled images that the graph is compared on; by default those of the run. `out` is named after the run.
-    `int8` (OpenVINO) and `merge`, patches merged in each block, change answers: accuracy on images that were not trained on
-    may fall by `within` points, and the certificate has the 95 % interval of the loss. Raises WeightsError for a graph that
-    answers otherwise than the model, DataError for a larger loss, DoesNotApply for a model that cannot be exported.
+    `int8` and `merge` change answers: accuracy on images that were not trained on may fall by `within` points, and the
+    certificate has the 95 % interval of the loss. Raises WeightsError for a graph that answers otherwise than the model,
+    DataError for a larger loss, DoesNotApply for a model that cannot be exported.
+
+    Args:
+        data: Labelled images, as for `vitrail evaluate`; by default those of the run.
+        to: onnx: one file. openvino: a folder, the fastest on an x86 CPU. browser: a folder for transformers.js. triton,
+            ovms: a model repository for NVIDIA Triton, for OpenVINO Model Server.
+        out: The file or folder; by default it is named after the run.
+        precision: Number format of an OpenVINO folder; auto is fp32.
+        int8: An OpenVINO folder in 8-bit whole numbers: half of your images choose its scales, the others measure the loss.
+        merge: Patches merged in each block (ToMe): fewer tokens, faster, a little less accurate.
+        within: Points of accuracy that int8 and merging may cost; more, and nothing is written.
     """
     if within <= 0 or merge < 0:
         raise ConfigError(f"within = {within}, merge = {merge}", allowed="points above 0; 0 patches or more")

@@ -35,8 +35,16 @@ def inspect(
 
         vitrail.inspect("runs/photos-1", ["a.jpg", "b.jpg"], out="inside")
 
-    At most 128 images are taken, evenly; without images only the weights are looked at. `against` is a second model.
-    `out` is a folder for report.html, every figure and every number. Layers and heads count from 1.
+    Args:
+        model: A run folder, a bundle or a weights file; or a model of the zoo by name, newly initialised.
+        images: Image files and folders, or one named set; 128 images at most are taken, evenly. Without images only the
+            weights are looked at.
+        against: A second model, side by side.
+        out: Folder for the report, with every figure and every number; the command writes into runs/inspection where none
+            is named.
+        layers: Only these layers' attention, counted from 1; -1 is the last.
+        heads: Only these heads, counted from 1.
+        size: Height and width in pixels the images are brought to, in place of the model's own.
     """
     source = open_shown(images)
     first, second = prepare(model, size, device), None if against is None else prepare(against, size, device)

@@ -81,8 +81,14 @@ def look(
 
         vitrail.look("runs/photos-1", "photo.jpg", out="look.png")
 
-    The method is relevance for a ViT and Grad-CAM for other models; `rollout` needs no class. Raises DoesNotApply for a
-    model without a head, ConfigError for an unknown class.
+    Raises DoesNotApply for a model without a head, ConfigError for an unknown class.
+
+    Args:
+        images: Image files and folders.
+        of: The class that is explained, in place of the model's answer.
+        method: auto: relevance for a ViT, else grad-cam; rollout needs no class.
+        size: Height and width in pixels the images are brought to, in place of the model's own.
+        out: A picture (.png) or a page (.html); the command writes look.png where none is named.
     """
     module, preprocess = prepare(model, size, device)
     check_head(module)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitrail.api.models import save
 from vitrail.api.probe import probe
+from vitrail.arguments import Precision
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.evaluate import evaluate
 from vitrail.evaluation.probing import Row
@@ -53,18 +54,27 @@ class Named:
 def name(
     weights: str | Path, names: Sequence[str] = (), images: str | Path | Splits | None = None, *,
     prompts: Sequence[str] = PROMPTS, out: str | Path | None = None, config: Told = None, holdout: float = 0.5,
-    batch: int = 64, device: str = "auto", precision: str = "auto", say: Say = lambda text: None,
+    batch: int = 64, device: str = "auto", precision: Precision = "auto", say: Say = lambda text: None,
 ) -> Named:  # fmt: skip
     """A classifier whose classes are named by words: no image is trained on.
 
         vitrail.name("siglip2-b/16", ["cat", "dog"], "./photos", out="cats-and-dogs").scores
 
-    `weights` hold both towers of CLIP or SigLIP. Each name is put into every one of `prompts` at its {}; the directions of
-    these texts are the rows of an ordinary head, which is applied to features of length 1. `out` is an ordinary bundle.
+    Each name is put into every one of `prompts` at its {}; the directions of these texts are the rows of an ordinary head,
+    which is applied to features of length 1. `out` is an ordinary bundle.
 
     With labelled `images`, one part of them fits a temperature and a least probability. The other part measures the
     accuracy, beside few-shot and linear probes on the same tower. Without `names` the classes of the images
     are the names. Raises ConfigError for names or prompts that cannot be, WeightsError for weights without a text tower.
+
+    Args:
+        weights: Both towers of CLIP or SigLIP: a name of `vitrail models --published`, hf:owner/name, a folder or a file.
+        names: Names of the classes, with commas between. Without them, those of the images.
+        images: Images with labels, to measure on; may be left out.
+        config: Fields of the model's config: what a bare file cannot say.
+        prompts: Texts with {} for the name; the directions of several are averaged.
+        out: Folder for the bundle; the command writes into named where none is named.
+        holdout: Share of the images that is measured; the rest fits temperature and least probability.
     """
     splits = _open(images, holdout)
     names = tuple(names) or (splits.test.classes if splits else ())

@@ -5,34 +5,41 @@ from pathlib import Path
 
 from vitrail.api.images import Images, open_any
 from vitrail.api.models import Classifier, Size, open_classifier
+from vitrail.arguments import EngineName, Precision, Views
 from vitrail.images.sources import open_all
 from vitrail.prediction import predict as prediction
 from vitrail.prediction.bulk import predictions
 from vitrail.prediction.engine import ready_engine
-from vitrail.prediction.engines import EngineName
 from vitrail.prediction.parts import describe
 from vitrail.prediction.predict import Least, Prediction
-from vitrail.prediction.views import Views, average_views
+from vitrail.prediction.views import average_views
 from vitrail.processes.world import World
 
 
 def predict(
     model: Classifier, images: Images, *, top: int = 5, size: Size = None, views: Views = "one", batch: int = 64,
     calibrated: bool = False, least: Least = 0.0, engine: EngineName = "auto", device: str = "auto",
-    precision: str = "auto", skip_unreadable: bool = False, follow_links: bool = False, quiet: bool = False,
+    precision: Precision = "auto", skip_unreadable: bool = False, follow_links: bool = False, quiet: bool = False,
     say: Callable[[str], object] = lambda text: None,
 ) -> list[Prediction]:  # fmt: skip
     """The `top` likeliest classes of every image, in order.
 
         vitrail.predict("runs/photos-1", "new.jpg")[0].labels
 
-    A model trained on several labels an image gives all labels above its threshold, whatever `top`. `calibrated` divides
-    logits by the temperature of the record. An image with no class of the probability `least` has no labels: it is none
-    of these. "auto" takes the probability that held-out images chose in training, and the temperature.
-    `model` may be exported too: an ONNX file, a folder of OpenVINO; `engine` says what runs it.
-    `images` are paths, folders (searched at any depth), a named set, uint8 arrays, tensors or PIL images. An unreadable
-    image raises DecodeError; with `skip_unreadable` its Prediction has an `error` and no labels. Links out of a folder are
-    followed with `follow_links`. `say` hears which files of a folder were skipped.
+    A model trained on several labels an image gives all labels above its threshold, whatever `top`. `images` are paths,
+    folders (searched at any depth), a named set, uint8 arrays, tensors or PIL images. An unreadable image raises
+    DecodeError; with `skip_unreadable` its Prediction has an `error` and no labels. `say` hears which files of a folder
+    were skipped.
+
+    Args:
+        model: A run folder, a bundle, a weights file or an exported model.
+        images: Image files and folders.
+        top: How many answers for each image.
+        views: Average the answers over views of each image: flip, five crops, or ten (five and their mirror images).
+        calibrated: Divide by the temperature that validation images chose in training, so that probabilities can be believed.
+        least: Give no class below this probability: the image is none of these. `auto` takes the one that held-out images
+            chose in training, and the temperature.
+        skip_unreadable: Go on past files that are no images, and list them at the end.
     """
     opened = open_classifier(model, size, engine=engine, device=device, precision=precision)
     classifier = average_views(opened, views)
@@ -51,14 +58,15 @@ def predict(
 
 def predict_in_parts(
     model: Classifier, images: Sequence[str | Path], out: str | Path, *, part: int = 1024, top: int = 5,
-    views: Views = "one", batch: int = 64, calibrated: bool = False, least: Least = 0.0, engine: EngineName = "auto",
-    device: str = "auto", precision: str = "auto", follow_links: bool = False, say: Callable[[str], object] = lambda text: None,
+    size: Size = None, views: Views = "one", batch: int = 64, calibrated: bool = False, least: Least = 0.0,
+    engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", follow_links: bool = False,
+    say: Callable[[str], object] = lambda text: None,
 ) -> str:  # fmt: skip
     """The same answers into a Parquet file or a folder of them, `part` images at a time; gives a sentence on the result.
 
     For any number of images: a job that was stopped goes on, and the processes of torchrun share the work.
     """
-    opened = open_classifier(model, engine=engine, device=device, precision=precision)
+    opened = open_classifier(model, size, engine=engine, device=device, precision=precision)
     ready = ready_engine(average_views(opened, views), device=device, precision=precision)
     sources = open_all(images, follow_links=follow_links)
     for note in dict.fromkeys(note for source in sources.values() for note in source.notes):

@@ -10,11 +10,12 @@ from torch import nn
 
 from vitrail.api.embed import open_features_model, open_split
 from vitrail.api.models import Model
+from vitrail.arguments import Pool, Precision
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import PIXELS as PIXELS_DIGEST
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
 from vitrail.evaluation.feature_table import FeatureTable
-from vitrail.evaluation.layers import Pixels, Pool
+from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols, layers_for
 from vitrail.evaluation.probing import probe as probe_features
 from vitrail.evaluation.store import is_features, read
@@ -48,7 +49,7 @@ def probe(
     layer: int | Sequence[int] = (), pool: Pool = "auto", size: int | Sequence[int] = (),
     shots: Sequence[int] | None = None, l2: Sequence[float] = (1024.0,), k: Sequence[int] | None = None, seeds: int = 3,
     beside: Sequence[Model] = (), at_least: int = 0, holdout: float = 0.2, download: bool = False, follow_links: bool = False,
-    cache: str | Path | None = None, batch: int = 64, device: str = "auto", precision: str = "auto", workers: int = -1,
+    cache: str | Path | None = None, batch: int = 64, device: str = "auto", precision: Precision = "auto", workers: int = -1,
     say: Say = lambda text: None,
 ) -> list[tuple[str, Row]]:  # fmt: skip
     """(name of the features, row) of each protocol on frozen features, after one pass over the images.
@@ -56,8 +57,21 @@ def probe(
         vitrail.probe("runs/photos-1", "./photos", protocols=["linear", "logistic"])
 
     A model is a path, a module, a file of `vitrail.embed` (then without `data`), or the word "pixels". The protocols learn on
-    the training part and are tested on held-out images that no model was trained on. Several layers (from 1, or from the last
-    with -1) and several sizes are several rows. `at_least` leaves out classes of fewer images.
+    the training part and are tested on held-out images that no model was trained on.
+
+    Args:
+        protocols: Of fewshot, knn, nearest-mean, linear, linear-4 (the last four blocks side by side) and logistic.
+        layer: The block whose output is read, from 1, or from the last with -1; several are rows of one table, after one
+            pass. Without it, what the model's head reads.
+        pool: With a layer: the class token, the mean of the patches, or both.
+        size: Sides of square images in pixels, each measured: what resolution brings. Without it, the model's own.
+        shots: Images of each class; 1 5 10 25, as far as the data allows.
+        l2: Strengths of the few-shot ridge. Each is a row: choosing among them by the test set would be cheating.
+        k: Neighbours; 10 20 100 200, as far as the data allows.
+        seeds: Few-shot draws and probe trainings, averaged.
+        beside: More models to measure in the same table.
+        at_least: Leave out classes of fewer images, train and test together.
+        cache: A folder in which features are kept between commands; a pass that was stopped goes on.
     """
     shots, k = as_tuple(shots or ()) or None, as_tuple(k or ()) or None
     asked = Probing(

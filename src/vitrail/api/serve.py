@@ -5,6 +5,7 @@ import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from vitrail.arguments import EngineName, Precision
 from vitrail.errors import ConfigError
 
 Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
@@ -12,18 +13,26 @@ Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
 def serve(
     models: Models, *, host: str = "127.0.0.1", port: int = 8000, token_file: str | Path | None = None,
-    names: Collection[str] = (), engine: str = "auto", device: str = "auto", precision: str = "auto", batch: int = 0,
+    names: Collection[str] = (), engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", batch: int = 0,
     queue: int = 64, watch: float = 0.0, quiet: bool = False,
 ) -> None:  # fmt: skip
     """Answers over HTTP until SIGTERM or Ctrl-C: `/predict`, `/look`, `/embed`, the Open Inference Protocol, and a page at `/`.
 
         vitrail.serve("runs/photos-1")
 
-    `models` are run folders, bundles, weights files or exported graphs, which give labels and no maps; a mapping names
-    them. Another address than this machine's own needs a token, the first line of `token_file`. `names` are further names
-    of this machine, for the Host header. `batch` images at most are computed together; 0 is 1 on a CPU, where a batch is
-    no faster, and 32 elsewhere. At most `queue` images wait; what comes then is answered 503. Every `watch` seconds
-    changed weights are taken in (0: never; SIGHUP does it too). Raises ConfigError, WeightsError, DoesNotApply.
+    A mapping names the models. Exported graphs give labels and no maps. Raises ConfigError, WeightsError, DoesNotApply.
+
+    Args:
+        models: Run folders, bundles, weights files or exported graphs; NAME=PATH gives one another name.
+        host: The address to listen on. Another than this machine's own needs a token.
+        port: 0 takes any free one, and says which.
+        token_file: A file whose first line every request must show: Authorization: Bearer TOKEN.
+        names: Further names by which clients call this machine, such as that of a proxy.
+        engine: The runtime of an exported graph: onnxruntime or openvino; auto goes by its file.
+        batch: Images computed together; 0 is 1 on a CPU, where a batch is no faster, and 32 elsewhere.
+        queue: Images that may wait; what comes then is refused at once.
+        watch: Look for changed weights every so many seconds; 0 never does, SIGHUP always.
+        quiet: Do not say the address.
     """
     from vitrail.serving.limits import Limits
 

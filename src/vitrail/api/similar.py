@@ -22,8 +22,13 @@ def similar(
 
         vitrail.similar("features.safetensors", "other.jpg")
 
-    `of` is the key of an image in the file, or the end of it; or a new image file. A new image is read by `model`, by
-    default the one that made the features. Raises DataError for a name that is neither, or for another model.
+    Raises DataError for a name that is neither, or for another model.
+
+    Args:
+        features: A file of `vitrail embed`.
+        of: The key of an image in the file, or the end of it; or a new image file.
+        k: How many images are listed.
+        model: The model that reads a new image; without it, the one that made the features.
     """
     kept = features if isinstance(features, FeatureTable) else read(features)
     row = None if Path(of).is_file() and str(of) not in kept.keys else find_row(kept, str(of))

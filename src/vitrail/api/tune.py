@@ -25,8 +25,14 @@ def tune(
 
         vitrail.tune("runs/photos-1", "./photos")[-1]      # the fastest
 
-    `data` are labelled images; those that were trained on are left out, and every second one of the others, `images` at most,
-    measures accuracy. `within` is the loss that is allowed, in points; `merges` the numbers of patches merged in each block.
+    Images that were trained on are left out, and every second one of the others measures accuracy.
+
+    Args:
+        data: Labelled images; by default those of the run.
+        within: Points of accuracy that may be lost.
+        merges: Patches merged in each block; by default three numbers that suit the model.
+        images: Images that measure accuracy, at most.
+        size: Height and width, instead of the model's own.
     """
     if within <= 0 or images < 2:
         raise ConfigError(f"within = {within}, images = {images}", allowed="points above 0; 2 images or more")

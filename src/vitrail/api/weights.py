@@ -24,7 +24,11 @@ def show_weights(file: str | Path, *, config: Told = None, tensors: bool = False
 
         dict(vitrail.show_weights("B_16.npz"))["parameters"]
 
-    `tensors` adds a row for each tensor, under our names. Raises WeightsError.
+    Raises WeightsError.
+
+    Args:
+        config: Fields of the model's config as JSON, or a JSON file: what a bare file cannot say.
+        tensors: List every tensor, under our names.
     """
     weights = read(file, config=config)
     rows = list(facts(weights))
@@ -74,8 +78,13 @@ def convert_weights(
 
         vitrail.convert_weights("B_16.npz", "vit-b16", to="timm")
 
-    `to` is google, big_vision, timm, transformers, torchvision, dinov2, mae, or vitrail for a bundle. `image` resizes
-    positions for square images of so many pixels. `say` hears what such a file cannot say. Raises WeightsError.
+    `say` hears what such a file cannot say. Raises WeightsError.
+
+    Args:
+        out: A .npz (google, big_vision) or .safetensors file; a folder for timm, transformers and vitrail.
+        to: google, big_vision, timm, transformers, torchvision, dinov2, mae, or vitrail for a bundle.
+        config: Fields of the model's config as JSON, or a JSON file: what a bare file cannot say.
+        image: Resize positions for square images of so many pixels; 0 leaves them.
     """
     weights = read(file, config=config)
     refuse_nonfinite(weights, str(file))
@@ -119,7 +128,11 @@ def check_weights(first: str | Path, second: str | Path, *, config: Told = None,
 
         vitrail.check_weights("B_16.npz", "converted").same
 
-    `tolerance` is how far outputs may differ, as a share of the largest. Raises WeightsError.
+    Raises WeightsError.
+
+    Args:
+        config: Fields of both configs as JSON, or a JSON file.
+        tolerance: How far outputs may differ, as a share of the largest.
     """
     one, two = (read(path, config=config) for path in (first, second))
     found = compare(one, two)

@@ -113,11 +113,6 @@ def say(text: str = "") -> None:
     console(highlight=False).print(clean(text), soft_wrap=True)
 
 
-def split_names(text: str) -> list[str]:
-    """Names with commas between."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def run_group(name: str, about: str, commands: Mapping[str, Subcommand], words: Sequence[str]) -> int:
     """Runs the sub-command that the first word names. Raises ConfigError for another.
 
@@ -125,7 +120,8 @@ def run_group(name: str, about: str, commands: Mapping[str, Subcommand], words: 
     """
     if not words or words[0] in ("-h", "--help"):
         width = max(map(len, commands))
-        table = "\n".join(f"  {one:<{width}}  {inspect.getdoc(run)}" for one, run in commands.items())
+        first = {one: (inspect.getdoc(run) or "").partition("\n")[0] for one, run in commands.items()}
+        table = "\n".join(f"  {one:<{width}}  {about}" for one, about in first.items())
         text, _, examples = about.strip().partition("\n\nexamples:\n")
         print(f"usage: vitrail {name} {'|'.join(commands)} …\n\n{text}\n\n{table}\n\nexamples:\n{examples}")
         return 0

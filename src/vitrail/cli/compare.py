@@ -1,15 +1,21 @@
-"""`vitrail compare`."""
+"""Compares two models on the same images: is the difference more than luck? (McNemar's test)
+
+Only the images that one model gets right and the other wrong can tell them apart. A p-value of 0.03 says that two
+equally good models would split those images so unevenly in 3 of 100 cases.
+
+examples:
+  vitrail compare runs/a runs/b ./photos
+  vitrail compare runs/a vit-b16.npz digits --json
+  vitrail compare runs/a runs/b ./photos --html compared.html
+"""
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from vitrail.cli.arguments import call, check_writable, parse, say
-from vitrail.cli.options import Compute, Part, Show
+from vitrail.cli.options import Page, Show, Threads, options_of
 from vitrail.reports.tables import Column, Table, show
 
 if TYPE_CHECKING:
@@ -17,29 +23,8 @@ if TYPE_CHECKING:
     from vitrail.scores.statistics import McNemar
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compare(Compute, Part, Show):
-    """Compares two models on the same images: is the difference more than luck? (McNemar's test)
-
-    Only the images that one model gets right and the other wrong can tell them apart. A p-value of 0.03 says that two
-    equally good models would split those images so unevenly in 3 of 100 cases.
-
-    examples:
-      vitrail compare runs/a runs/b ./photos
-      vitrail compare runs/a vit-b16.npz digits --json
-      vitrail compare runs/a runs/b ./photos --html compared.html
-    """
-
-    first: tyro.conf.Positional[str]
-    second: tyro.conf.Positional[str]
-    data: tyro.conf.Positional[str]
-    """Labelled images; those that either model was trained on are left out."""
-    html: Path | None = None
-    """Also write a page here."""
-
-
 def main(words: Sequence[str]) -> int:
-    asked = parse(Compare, words, command="compare")
+    asked = parse(options_of("compare", __doc__, Show, Threads, Page), words, command="compare")
 
     from vitrail.api.evaluate import compare
     from vitrail.reports.page import write_page
@@ -57,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def facts(asked: Compare, found: "McNemar") -> dict[str, Any]:
+def facts(asked: Any, found: "McNemar") -> dict[str, Any]:
     low, high = found.interval
     return {"first": asked.first, "second": asked.second, "data": asked.data, **asdict(found)} | {
         "difference": found.difference,
@@ -67,7 +52,7 @@ def facts(asked: Compare, found: "McNemar") -> dict[str, Any]:
     }
 
 
-def table(asked: Compare, found: "McNemar") -> Table:
+def table(asked: Any, found: "McNemar") -> Table:
     columns = (Column("model"), Column("accuracy_%", "{:.2f}"), Column("right"), Column("only_this_one"))
     pairs = ((asked.first, found.only_first), (asked.second, found.only_second))
     rows = tuple((name, 100 * (found.both + own) / found.images, found.both + own, own) for name, own in pairs)
@@ -82,7 +67,7 @@ def sentence(found: "McNemar") -> str:
     )
 
 
-def sections(asked: Compare, found: "McNemar") -> "list[Section]":
+def sections(asked: Any, found: "McNemar") -> "list[Section]":
     """The page."""
     from vitrail.reports.page import Facts, TableSection, Text
 

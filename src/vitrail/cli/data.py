@@ -11,70 +11,20 @@ examples:
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from vitrail.cli import name_options
-from vitrail.cli.arguments import Switch, call, check_writable, pairs, parse, run_group, say
-from vitrail.cli.options import Compute, HeldOut, Opening, Show
+from vitrail.cli.arguments import call, check_writable, pairs, parse, run_group, say
+from vitrail.cli.options import Show, Threads, options_of
 from vitrail.errors import DataError
 from vitrail.reports.tables import show
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check(HeldOut, Show):
-    """Looks at every image of a set and says what is wrong with it.
-
-    The exit code is 65 where something is found that stops a training: images to learn from and to test on (exact
-    copies; of a published benchmark they are only said), an unreadable held-out image, or more than one in a thousand
-    unreadable training images. Near copies, conflicting labels, imbalance and misnamed files are listed, and the code stays 0.
-
-    --json names every file that was skipped, and why.
-
-    examples:
-      vitrail data check ./photos
-      vitrail data check ./photos --html photos.html
-      vitrail data check ./photos --move-bad ./unreadable
-      vitrail data check fashion-mnist --quick --json
-    """
-
-    data: tyro.conf.Positional[str]
-    """Labelled images, as for `vitrail train`."""
-    html: Path | None = None
-    """Also write one self-contained page with the pictures here."""
-    quick: Switch = False
-    """Only what `train` looks at first: exact copies and headers; no image is decoded."""
-    unlabelled: Switch = False
-    """Take every picture under DATA, whatever folder it is in."""
-    move_bad: Path | None = None
-    """Move the files that cannot be read into this new folder, at the same place in it. Nothing is deleted."""
+def main(words: Sequence[str]) -> int:
+    return run_group("data", __doc__, {"check": check, "clean": clean, "pack": pack, "show": show_seen}, words)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pack(HeldOut):
-    """Writes a set as shards: tar files with an index, read in any order. Images stay as they are encoded, the split is kept.
-
-    The folder is data like any other: `vitrail train OUT`.
-
-    examples:
-      vitrail data pack ./photos ./photos-shards
-      vitrail data pack images.csv ./shards --shard-mib 64
-    """
-
-    data: tyro.conf.Positional[str]
-    """Labelled images, as for `vitrail train`."""
-    out: tyro.conf.Positional[Path]
-    """The new folder."""
-    shard_mib: int = 256
-    """Size of each tar file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clean(Compute, Opening):
-    """Lists the labels that a model doubts most: where it is surest of another class. Nothing is moved or changed.
+def clean(words: Sequence[str]) -> int:
+    """RUN DATA · Lists the labels that a model doubts most: where it is surest of another class. Nothing is moved or changed.
 
     A model believes the labels it was trained on, so doubts about those are few. Train on one half of the images and look
     at the other. A doubtful label may be right: look at the picture.
@@ -83,26 +33,7 @@ class Clean(Compute, Opening):
       vitrail data clean runs/photos-1 ./photos
       vitrail data clean runs/photos-1 ./photos --most 200 --out doubtful.csv --html doubtful.html
     """
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """A run folder, a bundle or a weights file."""
-    data: tyro.conf.Positional[str]
-    """Labelled images, as for `vitrail train`; all parts are looked at."""
-    most: int = 50
-    """How many labels are listed."""
-    out: Path | None = None
-    """A CSV or JSON file for the list; without it the list is printed."""
-    html: Path | None = None
-    """Also write a page with the pictures here, one section for each pair of classes."""
-
-
-def main(words: Sequence[str]) -> int:
-    return run_group("data", __doc__, {"check": check, "clean": clean, "pack": pack, "show": show_seen}, words)
-
-
-def clean(words: Sequence[str]) -> int:
-    """RUN DATA · the labels that a model doubts most, as a list and a page; nothing is moved"""
-    asked = parse(Clean, words, command="data clean")
+    asked = parse(options_of("clean_data", clean.__doc__, Threads), words, command="data clean")
     from vitrail.api.data import clean_data
 
     for path in (asked.out, asked.html):
@@ -118,15 +49,28 @@ def clean(words: Sequence[str]) -> int:
 
 
 def show_seen(words: Sequence[str]) -> int:
-    """DATA · a sheet of images over epochs; every option of `vitrail train` may be added"""
+    """DATA · Draws what a training will see: a sheet of images over epochs. Every option of `vitrail train` may be added."""
     from vitrail.cli.data_show import run_show
 
     return run_show(words)
 
 
 def check(words: Sequence[str]) -> int:
-    """DATA · unreadable files, copies, leaks between train and test, conflicting labels; --html with pictures"""
-    asked = parse(Check, words, command="data check")
+    """DATA · Looks at every image of a set and says what is wrong with it.
+
+    The exit code is 65 where something is found that stops a training: images to learn from and to test on (exact
+    copies; of a published benchmark they are only said), an unreadable held-out image, or more than one in a thousand
+    unreadable training images. Near copies, conflicting labels, imbalance and misnamed files are listed, and the code stays 0.
+
+    --json names every file that was skipped, and why.
+
+    examples:
+      vitrail data check ./photos
+      vitrail data check ./photos --html photos.html
+      vitrail data check ./photos --move-bad ./unreadable
+      vitrail data check fashion-mnist --quick --json
+    """
+    asked = parse(options_of("check_data", check.__doc__, Show), words, command="data check")
     from vitrail.api.data import check_data
 
     check_writable(asked.html)
@@ -145,8 +89,15 @@ def check(words: Sequence[str]) -> int:
 
 
 def pack(words: Sequence[str]) -> int:
-    """DATA OUT · shards, for disks that are slow with many files"""
-    asked = parse(Pack, words, command="data pack")
+    """DATA OUT · Writes a set as shards: tar files with an index, read in any order.
+
+    Images stay as they are encoded, the split is kept. The folder is data like any other: `vitrail train OUT`.
+
+    examples:
+      vitrail data pack ./photos ./photos-shards
+      vitrail data pack images.csv ./shards --shard-mib 64
+    """
+    asked = parse(options_of("pack_data", pack.__doc__), words, command="data pack")
     from vitrail.api.data import pack_data
 
     found = call(pack_data, asked)

@@ -1,50 +1,38 @@
-"""`vitrail embed`."""
+"""Writes a model's features of images to a file or folder that every protocol, and `vitrail similar`, reads back.
+
+With classes and a split (train, test) where the data has them; a folder of plain images gives unlabelled features.
+A .safetensors file is made in one go, in memory. A .parquet file and a folder of Parquet files are made part by part,
+for any number of images: what is killed goes on where it was when the same command is typed again, torchrun shares
+the work, and an image that cannot be read gets a row that says why.
+
+examples:
+  vitrail embed runs/photos-1 ./photos --out features.safetensors
+  vitrail embed vit-s16.npz ./unsorted --unlabelled --layer 10 --out features.parquet
+  vitrail embed vit-s16.npz ./photos --layer -4 -3 -2 -1 --out last4.safetensors
+  torchrun --nproc-per-node=2 -m vitrail embed vit-s16.npz ./shards --out features/
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from vitrail.cli.arguments import Switch, call, check_writable, parse, say
-from vitrail.cli.options import Compute, HeldOut, Pool
+from vitrail.cli.arguments import call, check_writable, parse, say
+from vitrail.cli.options import Threads, options_of
 from vitrail.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(Compute, HeldOut):
-    """Writes a model's features of images to a file or folder that every protocol, and `vitrail similar`, reads back.
+class Out:
+    """Where the features go."""
 
-    With classes and a split (train, test) where the data has them; a folder of plain images gives unlabelled features.
-    A .safetensors file is made in one go, in memory. A .parquet file and a folder of Parquet files are made part by part,
-    for any number of images: what is killed goes on where it was when the same command is typed again, torchrun shares
-    the work, and an image that cannot be read gets a row that says why.
-
-    examples:
-      vitrail embed runs/photos-1 ./photos --out features.safetensors
-      vitrail embed vit-s16.npz ./unsorted --unlabelled --layer 10 --out features.parquet
-      vitrail embed vit-s16.npz ./photos --layer -4 -3 -2 -1 --out last4.safetensors
-      torchrun --nproc-per-node=2 -m vitrail embed vit-s16.npz ./shards --out features/
-    """
-
-    model: tyro.conf.Positional[str]
-    data: tyro.conf.Positional[str]
     out: Path
     """A name that ends with .safetensors or .parquet, or a folder."""
-    layer: tuple[int, ...] = ()
-    """The block whose output is read, from 1, or from the last with -1; several lie side by side, as linear-4 reads
-    them. Without it, what the model's head reads."""
-    pool: Pool = "auto"
-    size: int | None = None
-    """Side of square images in pixels, in place of the model's own."""
-    unlabelled: Switch = False
-    """Take every picture under DATA, whatever folder it is in."""
     part: int = 1024
     """Images of a part of a .parquet file or folder: what a kill can cost each process."""
 
 
 def main(words: Sequence[str]) -> int:
-    asked = parse(Embed, words, command="embed")
+    asked = parse(options_of("embed", __doc__, Threads, Out, size=int | None), words, command="embed")
 
     from vitrail.api.embed import embed, embed_in_parts
 

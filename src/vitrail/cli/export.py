@@ -1,59 +1,30 @@
-"""`vitrail export`."""
+"""Writes a trained model for other programs: one file, 8-bit pixels in, logits out.
+
+The graph is asked what the model is asked: random, constant, extreme and your own images, several batches and
+sizes. A graph that answers otherwise is not written. The file carries the comparison as its certificate. Next
+to an ONNX file lies a short reader in Python that needs no Vitrail.
+
+examples:
+  vitrail export runs/photos-1 --to onnx
+  vitrail export runs/photos-1 ./photos --to onnx --out model.onnx
+  vitrail export runs/photos-1 ./photos --to openvino --int8 --within 0.5
+  vitrail export runs/photos-1 --to browser
+"""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
-from vitrail.cli.arguments import Switch, call, check_writable, parse, say
-from vitrail.cli.options import Precision, Show
+from vitrail.cli.arguments import call, check_writable, parse, say
+from vitrail.cli.options import Show, options_of
 from vitrail.reports.tables import Column, Table, show
 
 if TYPE_CHECKING:
     from vitrail.exporting.onnx_file import Written
 
 
-@dataclass(frozen=True, kw_only=True)
-class Export(Show):
-    """Writes a trained model for other programs: one file, 8-bit pixels in, logits out.
-
-    The graph is asked what the model is asked: random, constant, extreme and your own images, several batches and
-    sizes. A graph that answers otherwise is not written. The file carries the comparison as its certificate. Next
-    to an ONNX file lies a short reader in Python that needs no Vitrail.
-
-    examples:
-      vitrail export runs/photos-1 --to onnx
-      vitrail export runs/photos-1 ./photos --to onnx --out model.onnx
-      vitrail export runs/photos-1 ./photos --to openvino --int8 --within 0.5
-      vitrail export runs/photos-1 --to browser
-    """
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """A run folder, a bundle or a weights file."""
-    data: tyro.conf.Positional[str | None] = None
-    """Labelled images, as for `vitrail evaluate`; by default those of the run."""
-    to: Literal["onnx", "openvino", "browser", "triton", "ovms"] = "onnx"
-    """onnx: one file. openvino: a folder, the fastest on an x86 CPU. browser: a folder for transformers.js. triton, ovms: a model
-    repository for NVIDIA Triton, for OpenVINO Model Server."""
-    out: Path | None = None
-    """The file or folder; by default it is named after the run."""
-    size: tuple[int, int] | None = None
-    """Height and width, instead of the model's own; its positions are resized."""
-    precision: Precision = "auto"
-    """Number format of an OpenVINO folder; auto is fp32."""
-    int8: Switch = False
-    """An OpenVINO folder in 8-bit whole numbers: half of your images choose its scales, the others measure the loss."""
-    merge: int = 0
-    """Patches merged in each block (ToMe): fewer tokens, faster, a little less accurate."""
-    within: float = 0.5
-    """Points of accuracy that --int8 and --merge may cost; more, and nothing is written."""
-
-
 def main(words: Sequence[str]) -> int:
-    asked = parse(Export, words, command="export")
+    asked = parse(options_of("export", __doc__, Show), words, command="export")
     from vitrail.api.export import export
 
     check_writable(asked.out)

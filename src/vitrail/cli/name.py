@@ -1,64 +1,43 @@
-"""`vitrail name`."""
+"""Makes a classifier of words: a text tower gives each name its place among the images. Nothing is trained.
+
+OUT is an ordinary bundle: predict, evaluate, probe, train --weights and export take it. With labelled images, one part
+fits a temperature and a least probability; accuracy is measured on the other part. Few-shot and linear probes on
+the same tower stand beside it. Without labels there is no accuracy.
+
+examples:
+  vitrail name ./photos --weights siglip2-b/16 --names "cat, dog"
+  vitrail name ./photos --weights clip-b/32-openai --names "cat, dog" --prompts "a photo of a {}" "a drawing of a {}"
+  vitrail name ./photos --weights clip-l/14-laion2b     the folders of the photos are the names
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
-from vitrail.cli.arguments import call, check_writable, parse, say, split_names
-from vitrail.cli.options import Show
+from vitrail.cli.arguments import call, check_writable, parse, say
+from vitrail.cli.options import Names, Show, options_of
 from vitrail.reports.tables import Column, Table, show
 
 if TYPE_CHECKING:
     from vitrail.api.name import Named
 
 
-@dataclass(frozen=True, kw_only=True)
-class Name(Show):
-    """Makes a classifier of words: a text tower gives each name its place among the images. Nothing is trained.
-
-    OUT is an ordinary bundle: predict, evaluate, probe, train --weights and export take it. With labelled images, one part
-    fits a temperature and a least probability; accuracy is measured on the other part. Few-shot and linear probes on
-    the same tower stand beside it. Without labels there is no accuracy.
-
-    examples:
-      vitrail name ./photos --weights siglip2-b/16 --names "cat, dog"
-      vitrail name ./photos --weights clip-b/32-openai --names "cat, dog" --prompts "a photo of a {}" "a drawing of a {}"
-      vitrail name ./photos --weights clip-l/14-laion2b     the folders of the photos are the names
-    """
-
-    images: tyro.conf.Positional[str] = ""
-    """Images with labels, to measure on; may be left out."""
-    weights: str
-    """Both towers of CLIP or SigLIP: a name of `vitrail models --published`, hf:owner/name, a folder or a file."""
-    names: str = ""
-    """Names of the classes, with commas between. Without them, those of the images."""
-    prompts: tuple[str, ...] = ("a photo of a {}",)
-    """Texts with {} for the name; the directions of several are averaged."""
-    out: Path = Path("named")
-    """Folder for the bundle."""
-    holdout: float = 0.5
-    """Share of the images that is measured; the rest fits temperature and least probability."""
-    batch: int = 64
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-
-
 def main(words: Sequence[str]) -> int:
-    asked = parse(Name, words, command="name")
-    check_writable(asked.out)
+    asked = parse(
+        options_of("name", __doc__, Show, positional=["images"], names=Names, config=None), words, command="name"
+    )
+    out = asked.out or Path("named")
+    check_writable(out)
 
     from vitrail.api.name import name
 
-    found = call(name, asked, names=split_names(asked.names), images=asked.images or None, say=say)
-    say(f"{asked.out}: {len(found.model.record.classes)} classes from words; licence: {found.model.record.licence}")
+    found = call(name, asked, out=out, say=say)
+    say(f"{out}: {len(found.model.record.classes)} classes from words; licence: {found.model.record.licence}")
     if found.scores is None:
         say("no accuracy: there are no labelled images. Scores are similarities, not probabilities")
         return 0
     show(table(found), asked.format)
-    for line in advise(found, asked.out):
+    for line in advise(found, out):
         say(line)
     return 0
 

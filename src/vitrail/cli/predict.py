@@ -1,15 +1,27 @@
-"""`vitrail predict`."""
+"""Labels images with a trained model.
+
+Folders are searched for images at any depth; shards, Parquet, IDX files and named sets are read as they are. A file
+that cannot be read stops the work, unless --skip-unreadable is typed.
+
+With --out the answers go to a Parquet file, or a folder of them, part by part, for any number of images: what is
+killed goes on where it was when the same command is typed again, torchrun shares the work, and an image that cannot
+be read gets a row that says why.
+
+examples:
+  vitrail predict runs/photos-1 new.jpg
+  vitrail predict runs/photos-1 holiday/ --top 1 --csv > labels.csv
+  vitrail predict runs/photos-1 inbox/ --least auto          "none of these" for what the model does not know
+  torchrun --nproc-per-node=2 -m vitrail predict runs/photos-1 archive/ --out labels/
+"""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import tyro
-
-from vitrail.cli.arguments import Switch, call, parse, say
-from vitrail.cli.options import Links, Runtime, Show, Views
+from vitrail.cli.arguments import call, parse, say
+from vitrail.cli.options import Show, Threads, options_of
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import Column, Table, show
 
@@ -18,38 +30,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Runtime, Links, Show):
-    """Labels images with a trained model.
+class Out:
+    """Where many answers go."""
 
-    Folders are searched for images at any depth; shards, Parquet, IDX files and named sets are read as they are. A file
-    that cannot be read stops the work, unless --skip-unreadable is typed.
-
-    With --out the answers go to a Parquet file, or a folder of them, part by part, for any number of images: what is
-    killed goes on where it was when the same command is typed again, torchrun shares the work, and an image that cannot
-    be read gets a row that says why.
-
-    examples:
-      vitrail predict runs/photos-1 new.jpg
-      vitrail predict runs/photos-1 holiday/ --top 1 --csv > labels.csv
-      vitrail predict runs/photos-1 inbox/ --least auto          "none of these" for what the model does not know
-      torchrun --nproc-per-node=2 -m vitrail predict runs/photos-1 archive/ --out labels/
-    """
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """A run folder, a bundle, a weights file or an exported model."""
-    files: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files and folders."""
-    top: int = 5
-    """How many answers for each image."""
-    views: Views = "one"
-    """Average the answers over views of each image: flip, five crops, or ten (five and their mirror images)."""
-    least: float | Literal["auto"] = 0.0
-    """Give no class below this probability: the image is none of these. `auto` takes the one that held-out images chose
-    in training, and the temperature."""
-    calibrated: Switch = False
-    """Divide by the temperature that validation images chose in training, so that probabilities can be believed."""
-    skip_unreadable: Switch = False
-    """Go on past files that are no images, and list them at the end."""
     out: Path | None = None
     """A name that ends with .parquet, or a folder: the answers go there and not to the screen."""
     part: int = 1024
@@ -57,18 +40,18 @@ class Predict(Runtime, Links, Show):
 
 
 def main(words: Sequence[str]) -> int:
-    asked = parse(Predict, words, command="predict")
+    asked = parse(options_of("predict", __doc__, Show, Threads, Out), words, command="predict")
 
     from vitrail.api.predict import predict, predict_in_parts
 
-    if not asked.files:
+    if not asked.images:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
     if asked.out is not None:
         if asked.out.suffix not in (".parquet", ""):
             raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .parquet, or a folder")
-        say(call(predict_in_parts, asked, images=asked.files, say=say))
+        say(call(predict_in_parts, asked, say=say))
         return 0
-    found = call(predict, asked, images=asked.files, say=say)
+    found = call(predict, asked, say=say)
     SHOW[asked.format](found)
     skipped = [one for one in found if one.error]
     if skipped:

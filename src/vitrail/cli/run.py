@@ -6,40 +6,11 @@ examples:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 from vitrail.cli.arguments import pairs, parse, run_group, say
+from vitrail.cli.options import options_of
 from vitrail.errors import DataError
 from vitrail.reports.tables import show
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Computes from data and seed which samples each step was trained on, and compares every line of the log.
-
-    examples:
-      vitrail run verify runs/digits-1
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """A run folder."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Makes one bundle of the newest checkpoint, also of a run in shards or killed.
-
-    examples:
-      vitrail run export runs/digits-1 --out digits-now
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """A run folder."""
-    out: Path
-    """The new folder for the bundle."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -47,8 +18,12 @@ def main(words: Sequence[str]) -> int:
 
 
 def export_run(words: Sequence[str]) -> int:
-    """RUN --out NEW · one bundle (model.safetensors, record.json) of the newest checkpoint, also of a run in shards or killed"""
-    asked = parse(Export, words, command="run export")
+    """RUN --out NEW · Makes one bundle (model.safetensors, record.json) of the newest checkpoint, of any run.
+
+    examples:
+      vitrail run export runs/digits-1 --out digits-now
+    """
+    asked = parse(options_of("export_run", export_run.__doc__, positional=["folder"]), words, command="run export")
     from vitrail.training.extract_weights import export_run as export_weights
 
     step = export_weights(asked.folder, asked.out, say=say)
@@ -57,8 +32,12 @@ def export_run(words: Sequence[str]) -> int:
 
 
 def verify_run(words: Sequence[str]) -> int:
-    """RUN · computes from data and seed which samples each step was trained on, and compares the log"""
-    asked = parse(Verify, words, command="run verify")
+    """RUN · Computes from data and seed which samples each step was trained on, and compares every line of the log.
+
+    examples:
+      vitrail run verify runs/digits-1
+    """
+    asked = parse(options_of("verify_run", verify_run.__doc__), words, command="run verify")
     from vitrail.training.verify import verify_run as verify
 
     found = verify(asked.folder)

@@ -1,14 +1,21 @@
-"""`vitrail similar`."""
+"""Finds the images most similar to one, or pairs that are nearly the same, in features kept by `vitrail embed`.
+
+Without --of the pairs above a cosine of 0.95 are listed that have no nearer neighbour. Fine-tuned features are alike
+within a class: look at the pictures before you delete one.
+
+examples:
+  vitrail similar features.safetensors --of birds/eagle.png
+  vitrail similar features.safetensors --of ./other.jpg
+  vitrail similar features.safetensors --duplicates 0.97 --json
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.arguments import parse, say
-from vitrail.cli.options import Show
+from vitrail.cli.options import Show, options_of
 from vitrail.errors import ConfigError
 from vitrail.reports.tables import Column, Table, show
 
@@ -20,31 +27,19 @@ SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Similar(Show):
-    """Finds the images most similar to one, or pairs that are nearly the same, in features kept by `vitrail embed`.
+class Pairs:
+    """One image, or pairs."""
 
-    Without --of the pairs above a cosine of 0.95 are listed that have no nearer neighbour. Fine-tuned features are alike
-    within a class: look at the pictures before you delete one.
-
-    examples:
-      vitrail similar features.safetensors --of birds/eagle.png
-      vitrail similar features.safetensors --of ./other.jpg
-      vitrail similar features.safetensors --duplicates 0.97 --json
-    """
-
-    features: tyro.conf.Positional[Path]
     of: str | None = None
     """The key of an image in the file, or the end of it; or a new image file."""
-    k: int = 10
-    """How many images are listed with --of."""
-    model: str | None = None
-    """The model that reads a new image; without it, the one that made the features."""
     duplicates: float | None = None
     """List every pair at least so similar, as a cosine."""
 
 
 def main(words: Sequence[str]) -> int:
-    asked = parse(Similar, words, command="similar")
+    asked = parse(
+        options_of("similar", __doc__, Show, Pairs, positional=["features"], features=Path), words, command="similar"
+    )
 
     from vitrail.evaluation.store import read
 
@@ -56,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def most_similar(kept: "FeatureTable", asked: Similar) -> Table:
+def most_similar(kept: "FeatureTable", asked: Any) -> Table:
     from vitrail.api.similar import similar
 
     assert asked.of is not None
@@ -67,7 +62,7 @@ def most_similar(kept: "FeatureTable", asked: Similar) -> Table:
     return Table(columns, cells, f"most similar to {asked.of}")
 
 
-def pairs(kept: "FeatureTable", asked: Similar) -> Table:
+def pairs(kept: "FeatureTable", asked: Any) -> Table:
     from vitrail.api.similar import duplicates
     from vitrail.evaluation.feature_table import SPLITS
     from vitrail.evaluation.neighbours import groups, typical_cosine

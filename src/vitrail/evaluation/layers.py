@@ -3,19 +3,18 @@ changed.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitrail.arguments import Pool
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models.features import Features
 from vitrail.models.layers import Block
-
-Pool = Literal["auto", "cls", "mean", "cls+mean"]
 
 
 class AtLayers(nn.Module):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.prediction.artefact import FOLDER_FACTS, GRAPH
@@ -10,8 +9,6 @@ from vitrail.prediction.exported_engine import ExportedEngine
 from vitrail.prediction.onnx_engine import open_onnx
 from vitrail.prediction.openvino_engine import open_openvino
 from vitrail.registry import Registry
-
-EngineName = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 ENGINES = Registry[Callable[..., ExportedEngine]]("engine")
 """The runtimes of exported graphs: functions of (path, device=, precision=)."""

@@ -13,18 +13,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor, nn
 
+from vitrail.arguments import Views
 from vitrail.errors import ConfigError
 from vitrail.images.preprocess import Preprocess
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.forward import preprocess_of
 
-Views = Literal["one", "flip", "five", "ten"]
 MARGIN = 0.875
 """Side of a crop over that of the larger square, by default."""
 

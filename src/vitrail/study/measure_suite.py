@@ -4,11 +4,11 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
 from vitrail.api.embed import open_pixels
+from vitrail.arguments import Precision
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import Extraction
 from vitrail.hardware import Hardware
@@ -51,14 +51,18 @@ class Suited:
 
 def suite(
     file: str | Path, *, out: str | Path | None = None, batch: int = 64, device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto", workers: int = -1, say: Say = lambda text: None,
+    precision: Precision = "auto", workers: int = -1, say: Say = lambda text: None,
 ) -> Suited:  # fmt: skip
     """Measures the models of a TOML file on its data sets, all the same way. `vitrail suite --help` shows such a file.
 
         vitrail.suite("my_suite.toml").table
 
-    Results are kept in `out` (by default runs/ and the file's name): the same call goes on, and adds what is new. Test images
-    that a model was trained on are left out. Raises ConfigError, and DataError where no task could be opened.
+    Results are kept: the same call goes on, and adds what is new. Test images that a model was trained on are left out.
+    Raises ConfigError, and DataError where no task could be opened.
+
+    Args:
+        file: The list of models, data sets and protocols, as TOML.
+        out: Results, features and the page; runs/ and the file's name without it.
     """
     asked = read_suite(Path(file))
     folder = Path(out or f"runs/{Path(file).stem}")

@@ -23,6 +23,10 @@ def export_run(folder: str | Path, out: str | Path, *, say: Callable[[str], None
 
     The class names are read from the run's data. Raises CheckpointError where there is no checkpoint yet,
     ConfigError where `out` is a run itself.
+
+    Args:
+        folder: A run folder.
+        out: The new folder for the bundle.
     """
     path, out = Path(folder), Path(out)
     run = RunFolder.read(path)

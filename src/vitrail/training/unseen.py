@@ -7,11 +7,12 @@ do not matter. A run keeps the keys of its training images, and those of the wei
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from vitrail.arguments import Split
 from vitrail.checkpoints.write import STATE, folder_of, list_steps
 from vitrail.config import read_object
 from vitrail.errors import CheckpointError, ConfigError, DataError
@@ -28,7 +29,6 @@ from vitrail.weights.trained_on import TRAINED_KEYS, read_trained_keys
 
 SHOWN = 20_000
 """Images from which on hashing has a line of progress."""
-Split = Literal["auto", "train", "val", "test", "all"]
 Model = str | Path | nn.Module | Engine
 
 

@@ -34,6 +34,9 @@ def verify_run(folder: str | Path) -> Verified:
         vitrail.verify_run("runs/digits-1").wrong_at  # None
 
     Raises DataError when there is none to compare.
+
+    Args:
+        folder: A run folder.
     """
     path = Path(folder)
     run = RunFolder.reopen(path).run

@@ -19,8 +19,13 @@ def push(folder: str | Path, name: str, *, private: bool = False, token: str | N
 
     One commit holds model.safetensors, record.json, trained.keys where the bundle has it, and README.md, a card made of
     the record. The keys let others leave the images out that the weights were trained on. A repository that is
-    missing is made, `private` or not. `token` is one of the hub's; None takes that of `hf auth login` or HF_TOKEN.
-    Raises WeightsError for a damaged bundle, and when the hub refuses or cannot be reached.
+    missing is made. Raises WeightsError for a damaged bundle, and when the hub refuses or cannot be reached.
+
+    Args:
+        folder: A run or a bundle.
+        name: The repository, owner/name; it is made if it is missing. Load it with hf:owner/name.
+        private: Make a new repository private.
+        token: One of the hub's; by default that of `hf auth login` or HF_TOKEN.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
