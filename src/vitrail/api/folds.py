@@ -1,6 +1,6 @@
 """k-fold cross-validation: every image is scored once, by a model that was not trained on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -90,7 +90,11 @@ def train_folds(
         folder.path.joinpath("fold-1").mkdir(exist_ok=True)  # whoever finds run.json knows that these are folds
         folder.save(run)
         try:
-            results = _train_each(run, parts, folder.path, **options)
+            jobs = [
+                (replace(run, fold=(number, folds)), part, folder.path / f"fold-{number}")
+                for number, part in enumerate(parts, start=1)
+            ]
+            results = train_in_turn(jobs, go_on=True, **options)
         except Preempted as error:
             stopped = Preempted(error.found, next_step=f"go on with `resume='{folder.path}'`")
             stopped.exit_code = error.exit_code
@@ -100,19 +104,17 @@ def train_folds(
     return found
 
 
-def _train_each(
-    run: Run, parts: Sequence[Splits], folder: Path, *, announce: Any = None, **options: Any
+def train_in_turn(
+    jobs: Iterable[tuple[Run, Splits, Path | None]], *, go_on: bool = False, announce: Any = None, **options: Any
 ) -> tuple[Result, ...]:
-    """The folds in turn; one that began goes on, to its end. All use the measurements of the first."""
+    """One run after another; all use the measurements of the first. With `go_on` one that began is resumed."""
     results: list[Result] = []
-    for number, part in enumerate(parts, start=1):
-        place = folder / f"fold-{number}"
-        begun = (place / "run.json").is_file()
-        hardware = results[0].setup.run.hardware if results else run.hardware
-        one = replace(run, fold=(number, len(parts)), hardware=hardware)
+    for run, splits, place in jobs:
+        begun = go_on and place is not None and (place / "run.json").is_file()
+        run = replace(run, hardware=results[0].setup.run.hardware) if results else run
         told = None if results else announce
         results.append(
-            loop.train(None if begun else one, out=place, splits=part, resume=begun, announce=told, **options)
+            loop.train(None if begun else run, out=place, splits=splits, resume=begun, announce=told, **options)
         )
     return tuple(results)
 

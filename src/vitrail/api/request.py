@@ -14,7 +14,8 @@ from vitrail.images.folders import LEAVES
 from vitrail.images.heldout import draw_again
 from vitrail.images.sources import Splits
 from vitrail.models import zoo
-from vitrail.recipes import Given, Pretrained, choose, read_pretrained, recipe, request_for
+from vitrail.recipes import Given, Pretrained, choose, read_pretrained, request_for
+from vitrail.recipes import recipe as make_run
 from vitrail.training.run import Run, read_run
 from vitrail.training.run_data import choose_fold, open_for
 from vitrail.training.run_folder import RunFolder
@@ -28,6 +29,7 @@ DERIVED = {
 """Values of a model that a run derives, and from what."""
 
 
+Data = str | Path | Splits | None
 Classes = Literal["top", "leaf"]
 """Which folders are the classes: those at the top, or each that holds images."""
 
@@ -50,40 +52,47 @@ class Chosen:
 
 
 def choose_run(
-    data: str | Path | Splits, *, recipe: str | None = None, model: str | None = None,
+    data: Data, *, recipe: str | None = None, model: str | None = None,
     weights: str | Path | None = None, epochs: float | None = None, holdout: float | None = None,
     download: bool = False, classes: Classes = "top", like: str | Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Chosen:  # fmt: skip
     """The recipe for these images, with `changes` by dotted name. Raises ConfigError for a name that is not there."""
+    if not data and not like:
+        raise ConfigError("no images were named", next_step="name a folder of images, or a set such as 'digits'")
     changes = spell_out(changes or {})
-    links = bool(changes.get("follow_links"))
-    data = name_leaves(data, classes)
-    if like:
-        refuse_with_like(recipe, model, weights)
-        chosen = repeat_run(read_like(like), data, holdout=holdout, download=download, follow_links=links)
-    else:
-        start = read_pretrained(str(weights)) if weights else None
-        chosen = choose_recipe(data, recipe, model, start, holdout=holdout, download=download, follow_links=links)
+    chosen = open_run(
+        name_leaves(data, classes), like=like, recipe=recipe, model=model,
+        weights=read_pretrained(str(weights)) if weights else None, holdout=holdout, download=download,
+        follow_links=bool(changes.get("follow_links")), device=str(changes.get("hardware.device", "auto")),
+    )  # fmt: skip
     return chosen.with_run(with_changes(chosen.run, {**changes, **shorthands(epochs, holdout)}, where="train"))
 
 
-def choose_recipe(
-    data: str | Path | Splits, name: str | None, model: str | None, start: Pretrained | None, *,
-    holdout: float | None = None, download: bool = False, follow_links: bool = False, device: str = "auto",
+def open_run(
+    data: Data, *, recipe: str | None, model: str | None, weights: Pretrained | None, like: str | Path | None,
+    holdout: float | None, download: bool, follow_links: bool, device: str,
 ) -> Chosen:  # fmt: skip
-    """The recipe's own Run on these images; they are opened once."""
-    first = replace(guess_run(name, model, start), data=str(data), follow_links=follow_links)
+    """A recipe's own Run, or the settings of another run, on these images; they are opened once."""
+    if like and (recipe or model or weights):
+        raise ConfigError(
+            "the settings of another run have their own recipe, model and weights",
+            next_step="leave recipe, model and weights out, or leave out like",
+        )
+    first = guess_run(recipe=recipe, model=model, weights=weights, like=like)
+    where = data.train.name if isinstance(data, Splits) else str(data or first.data)
+    first = replace(first, data=where, follow_links=follow_links or first.follow_links)
     first = first if holdout is None else replace(first, holdout=holdout)
-    splits = data if isinstance(data, Splits) else open_for(first, download=download)
-    given = request_for(splits, model=model, weights=start, device=device)
-    chosen, why = (name, "chosen by name") if name else choose(given)
-    where, opened = (splits.train.name, None) if isinstance(data, Splits) else (str(data), first.holdout)
-    run = replace(recipe(chosen, given), data=where, follow_links=follow_links)
-    return Chosen(run, splits, f"recipe {chosen}: {why}", opened)
+    splits, opened = (data, None) if isinstance(data, Splits) else (open_for(first, download=download), first.holdout)
+    if like:
+        return Chosen(first, splits, f"the settings of another run (recipe {first.recipe or 'of its own'})", opened)
+    given = request_for(splits, model=model, weights=weights, device=device)
+    name, why = (recipe, "chosen by name") if recipe else choose(given)
+    run = replace(make_run(name, given), data=where, follow_links=follow_links)
+    return Chosen(run, splits, f"recipe {name}: {why}", opened)
 
 
-def name_leaves(data: str | Path | Splits, classes: Classes) -> str | Path | Splits:
+def name_leaves(data: Data, classes: Classes) -> Data:
     """The images by a name that says which folders are the classes."""
     if classes == "top" or not data:
         return data
@@ -102,37 +111,16 @@ def read_like(path: str | Path) -> Run:
     return replace(run, rules=2, fold=None, hardware=Hardware(**kept))
 
 
-def refuse_with_like(recipe: str | None, model: str | None, weights: object) -> None:
-    if recipe or model or weights:
-        raise ConfigError(
-            "the settings of another run have their own recipe, model and weights",
-            next_step="leave recipe, model and weights out, or leave out like",
-        )
-
-
-def repeat_run(
-    run: Run,
-    data: str | Path | Splits | None,
-    *,
-    holdout: float | None = None,
-    download: bool = False,
-    follow_links: bool = False,
-) -> Chosen:
-    """The settings of another run on these images, or on its own."""
-    why = f"the settings of another run (recipe {run.recipe or 'of its own'})"
-    if isinstance(data, Splits):
-        return Chosen(replace(run, data=data.train.name), data, why, None)
-    run = replace(run, data=str(data or run.data), follow_links=follow_links or run.follow_links)
-    run = run if holdout is None else replace(run, holdout=holdout)
-    return Chosen(run, open_for(run, download=download), why, run.holdout)
-
-
-def guess_run(name: str | None, model: str | None, start: Pretrained | None) -> Run:
+def guess_run(
+    *, recipe: str | None, model: str | None, weights: Pretrained | None, like: str | Path | None = None
+) -> Run:
     """The Run before the images are opened: the family of its model and its objective are already right."""
-    if name:
-        return recipe(name, Given(model=model, pretrained=start))
-    if start:
-        return Run(model=start.config)
+    if like:
+        return read_like(like)
+    if recipe:
+        return make_run(recipe, Given(model=model, pretrained=weights))
+    if weights:
+        return Run(model=weights.config)
     return Run(model=zoo.config(model)) if model else Run()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from vitrail.api.folds import Folds, are_folds, resume_folds, train_folds
-from vitrail.api.request import Classes, choose_run, shorthands, spell_out
+from vitrail.api.folds import Folds, are_folds, resume_folds, train_folds, train_in_turn
+from vitrail.api.request import Chosen, Classes, choose_run, shorthands, spell_out
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits
@@ -101,46 +101,41 @@ def train(
     """
     options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "callbacks": callbacks}
     if resume is not None:
-        refuse_choices(recipe, model, weights, like, out, seeds != 1)
-        if are_folds(Path(resume)):
-            refuse_changes(data, changes, epochs, holdout)
-            found = resume_folds(Path(resume), **options)
-            return Trained(
-                found.results, f"recipe {found.results[0].setup.run.recipe}: as the folds were started", found
-            )
-        options |= {"override": override, "accept_data_change": accept_data_change}
-        changes = {"data": str(data), **changes} if data else changes
-        return train_on(Path(resume), changes, epochs, holdout, **options)
-    if data is None and not like:
-        raise ConfigError("no images were named", next_step="try vitrail.train('digits') or vitrail.train('./photos')")
+        refuse_choices(recipe, model, weights, like, out, seeds != 1, folds)
+        changes = {**({"data": str(data)} if data else {}), **spell_out(changes), **shorthands(epochs, holdout)}
+        run = with_changes(RunFolder.read(Path(resume)), changes, where="train")
+        return go_on(Path(resume), run, override=override, accept_data_change=accept_data_change, **options)
     chosen = choose_run(
-        data or "", like=like, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout,
+        data, like=like, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout,
         download=download, classes=classes, changes=changes,
     )  # fmt: skip
-    check_folds(folds, seeds)
-    place, options = Path(out) if out else None, {**options, "allow_leaks": allow_leaks}
+    return start(chosen, Path(out) if out else None, seeds, folds, allow_leaks=allow_leaks, **options)
+
+
+def start(chosen: Chosen, out: Path | None, seeds: int, folds: int, **options: Any) -> Trained:
+    """Trains the chosen run: once, once for each seed from its own on, or once for each fold."""
+    check_seeds(seeds, folds)
     if folds:
-        found = train_folds(chosen.run, chosen.splits, folds, place, **options)
+        found = train_folds(chosen.run, chosen.splits, folds, out, **options)
         return Trained(found.results, chosen.why, found)
-    return Trained(train_seeds(chosen.run, chosen.splits, seeds, place, **options), chosen.why)
+    runs = [replace(chosen.run, seed=seed) for seed in range(chosen.run.seed, chosen.run.seed + seeds)]
+    jobs = [(run, chosen.splits, out / f"seed-{run.seed}" if out and seeds > 1 else out) for run in runs]
+    return Trained(train_in_turn(jobs, **options), chosen.why)
 
 
-def train_seeds(
-    run: Run, splits: Splits, seeds: int = 1, out: Path | None = None, *, announce: Any = None, **options: Any
-) -> tuple[Result, ...]:
-    """One run for each seed, from the run's own on, on the same images. All use the measurements of the first."""
-    check_seeds(seeds)
-    results: list[Result] = []
-    for seed in range(run.seed, run.seed + seeds):
-        folder = out / f"seed-{seed}" if out and seeds > 1 else out
-        results.append(
-            loop.train(
-                replace(run, seed=seed, hardware=results[0].setup.run.hardware if results else run.hardware),
-                out=folder, splits=splits,
-                announce=None if results else announce, **options,
-            )
-        )  # fmt: skip
-    return tuple(results)
+def go_on(folder: Path, run: Run, *, override: bool, accept_data_change: bool, **options: Any) -> Trained:
+    """Goes on with a run folder as `run`, which is its own settings or these with changes; or with stopped folds."""
+    if not are_folds(folder):
+        result = loop.train(
+            run, out=folder, resume=True, override=override, accept_data_change=accept_data_change, **options
+        )
+        return Trained((result,), f"recipe {run.recipe}: as the run was started")
+    if run != RunFolder.read(folder):
+        raise ConfigError(
+            "folds go on with their own images and settings", next_step="leave them out, or start new folds"
+        )
+    found = resume_folds(folder, **options)
+    return Trained(found.results, f"recipe {run.recipe}: as the folds were started", found)
 
 
 def refuse_choices(*choices: object) -> None:
@@ -152,33 +147,13 @@ def refuse_choices(*choices: object) -> None:
         )
 
 
-def refuse_changes(*changes: object) -> None:
-    """Raises ConfigError for a change to folds that are half done."""
-    if any(change not in (None, "", {}) for change in changes):
-        raise ConfigError(
-            "folds go on with their own images and settings", next_step="leave them out, or start new folds"
-        )
-
-
-def check_seeds(seeds: int) -> None:
+def check_seeds(seeds: int, folds: int) -> None:
+    """Raises ConfigError for numbers of trainings that cannot be."""
     if seeds < 1:
         raise ConfigError(f"seeds = {seeds}", allowed="1 or more", next_step="seed chooses a single one")
-
-
-def check_folds(folds: int, seeds: int) -> None:
     if folds and (folds < 2 or seeds != 1):
         raise ConfigError(
             f"folds = {folds} with seeds = {seeds}",
             allowed="2 folds or more, of one seed; 0 folds to hold out a share",
             next_step="train the folds of another seed apart, with seed=1",
         )
-
-
-def train_on(
-    folder: Path, changes: dict[str, Any], epochs: float | None, holdout: float | None, **options: Any
-) -> Trained:
-    """Goes on with a run folder; `changes` are laid on its own settings."""
-    stored = RunFolder.read(folder)
-    run = with_changes(stored, {**spell_out(changes), **shorthands(epochs, holdout)}, where="train")
-    result = loop.train(None if run == stored else run, out=folder, resume=True, **options)
-    return Trained((result,), f"recipe {run.recipe}: as the run was started")

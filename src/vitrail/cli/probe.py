@@ -60,4 +60,4 @@ def save_head(asked: Any, out: Path) -> int:
     found = train(
         asked.data, weights=asked.model, recipe="logistic_head", out=out, holdout=asked.holdout, download=asked.download, **changes
     )  # fmt: skip
-    return report(found.results, asked)
+    return report(found, asked)

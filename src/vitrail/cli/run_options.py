@@ -3,26 +3,23 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from vitrail.api.request import (
     Chosen,
     Classes,
-    choose_recipe,
     guess_run,
     name_leaves,
-    read_like,
+    open_run,
     refuse_derived,
-    refuse_with_like,
-    repeat_run,
     shorthands,
 )
 from vitrail.api.words import SHORT
 from vitrail.cli.arguments import Switch, parse
 from vitrail.errors import ConfigError
-from vitrail.recipes import Pretrained, read_pretrained
+from vitrail.recipes import read_pretrained
 from vitrail.training.run import Run
 
 HELP = ("-h", "--help")
@@ -68,48 +65,27 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
     words = spell_out(words)
     plain = [word for word in words if word not in HELP]
     refuse_derived({word.partition("=")[0].removeprefix("--"): word for word in plain})
-    early = Early.of(plain)
-    first = parse(kind, plain, command=command, default=kind(run=settings(early.run())), check=False)
-    like, data = early.like, str(name_leaves(first.data, first.classes)) if first.data else ""
-    if not first.data and not like:
+    early = read_early(plain)
+    guess = settings(guess_run(**early))
+    first = parse(kind, plain, command=command, default=kind(run=guess), check=False)
+    if not first.data and not early["like"]:
         if plain != list(words):
-            parse(kind, words, command=command, default=kind(run=settings(early.run())))
+            parse(kind, words, command=command, default=kind(run=guess))
         raise ConfigError(
             "no images were named", next_step=f"try `vitrail {command} digits` or `vitrail {command} ./photos`"
         )
-    if like:
-        refuse_with_like(early.recipe, early.model, early.pretrained)
-        chosen = repeat_run(
-            read_like(like), data, holdout=first.run.holdout, download=first.download,
-            follow_links=first.run.follow_links,
-        )  # fmt: skip
-    else:
-        chosen = choose_recipe(
-            data, early.recipe, early.model, early.pretrained,
-            holdout=first.run.holdout, download=first.download, device=first.run.hardware.device,
-            follow_links=first.run.follow_links,
-        )  # fmt: skip
+    chosen = open_run(
+        name_leaves(first.data, first.classes), **early, holdout=first.run.holdout, download=first.download,
+        follow_links=first.run.follow_links, device=first.run.hardware.device,
+    )  # fmt: skip
     asked = parse(kind, words, command=command, default=kind(data=chosen.run.data, run=settings(chosen.run)))
     return asked, chosen.with_run(finished(asked))
 
 
-@dataclass(frozen=True)
-class Early:
+def read_early(words: Sequence[str]) -> dict[str, Any]:
     """The words that decide what the other options mean."""
-
-    recipe: str | None = None
-    model: str | None = None
-    pretrained: Pretrained | None = None
-    like: str | None = None
-
-    @classmethod
-    def of(cls, words: Sequence[str]) -> "Early":
-        weights = _value(words, "--weights")
-        start = read_pretrained(weights) if weights else None
-        return cls(_value(words, "--recipe"), _value(words, "--model"), start, _value(words, "--like"))
-
-    def run(self) -> Run:
-        return read_like(self.like) if self.like else guess_run(self.recipe, self.model, self.pretrained)
+    found: dict[str, Any] = {name: _value(words, f"--{name}") for name in ("recipe", "model", "weights", "like")}
+    return {**found, "weights": read_pretrained(found["weights"]) if found["weights"] else None}
 
 
 def finished(asked: Asked) -> Run:

@@ -2,20 +2,20 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrail.api.folds import Folds, are_folds, resume_folds, train_folds
-from vitrail.api.train import check_folds, check_seeds, refuse_changes, refuse_choices, train_seeds
+from vitrail.api.folds import Folds
+from vitrail.api.train import Trained, go_on, refuse_choices, start
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.options import Show
 from vitrail.cli.run_options import Asked, finished, settings, understand
 from vitrail.processes.world import World
 from vitrail.reports.tables import show
 from vitrail.scores.outcome import Headline
-from vitrail.training.loop import Result, train
+from vitrail.training.loop import Result
 from vitrail.training.plan import plan_of
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
@@ -65,40 +65,22 @@ def main(words: Sequence[str]) -> int:
     if any(word.partition("=")[0] == "--resume" for word in words):
         return resumed(words)
     asked, chosen = understand(Train, words, command="train")
-    check_seeds(asked.seeds)
-    check_folds(asked.folds, asked.seeds)
     if not asked.quiet and World.from_environment().leads:
         say(chosen.why)
-    options: dict[str, Any] = {
-        "announce": None if asked.quiet else head,
-        "quiet": asked.quiet,
-        "tensorboard": asked.tensorboard,
-        "allow_leaks": asked.allow_leaks,
-    }
-    if asked.folds:
-        return report_folds(train_folds(chosen.run, chosen.splits, asked.folds, asked.out, **options), asked)
-    return report(train_seeds(chosen.run, chosen.splits, asked.seeds, asked.out, **options), asked)
+    how = {"quiet": asked.quiet, "tensorboard": asked.tensorboard, "announce": None if asked.quiet else head}
+    return report(start(chosen, asked.out, asked.seeds, asked.folds, allow_leaks=asked.allow_leaks, **how), asked)
 
 
 def resumed(words: Sequence[str]) -> int:
     """Goes on with a run folder's own settings; words that change them are read on top of those."""
     first = parse(Train, words, command="train", default=Train(run=settings(Run())), check=False)
-    stored = RunFolder.read(first.resume)
+    folder = Path(str(first.resume))
+    stored = RunFolder.read(folder)
     asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
     refuse_choices(asked.model, asked.like, asked.out, asked.seeds != 1, asked.folds)
-    if first.resume and are_folds(first.resume):
-        refuse_changes(asked.data, {} if replace(finished(asked), data=stored.data) == stored else "options")
-        return report_folds(resume_folds(first.resume, quiet=asked.quiet, tensorboard=asked.tensorboard), asked)
-    result = train(
-        replace(finished(asked), data=asked.data or stored.data),
-        out=asked.resume,
-        resume=True,
-        override=asked.override,
-        accept_data_change=asked.accept_data_change,
-        quiet=asked.quiet,
-        tensorboard=asked.tensorboard,
-    )
-    return report([result], asked)
+    run = replace(finished(asked), data=asked.data or stored.data)
+    changes = {"override": asked.override, "accept_data_change": asked.accept_data_change}
+    return report(go_on(folder, run, **changes, quiet=asked.quiet, tensorboard=asked.tensorboard), asked)
 
 
 def head(setup: Setup) -> None:
@@ -109,45 +91,45 @@ def head(setup: Setup) -> None:
             say(f"  {what:<9} {value}")
 
 
-def report(results: Sequence[Result], asked: Show) -> int:
+def report(found: Trained, asked: Show) -> int:
     """Print the results on stdout; of several processes one speaks."""
-    if not results[0].setup.world.leads:
-        return 0
-    if asked.format == "json":
-        found: Any = [_facts(result) for result in results]
-        print(json.dumps(found if len(found) > 1 else found[0], indent=1))
-    elif len(results) == 1:
-        show(pairs(list(_lines(results[0]))), asked.format)
-    else:
-        each = [(f"seed {result.setup.run.seed}", str(result.scores.headline)) for result in results]
-        show(pairs([*each, _spread(results), *list(_lines(results[0]))[1:]]), asked.format)
-    return 0
-
-
-def report_folds(found: Folds, asked: Train) -> int:
-    """Print the scores of all images, and of each fold."""
     if not found.results[0].setup.world.leads:
         return 0
-    headline = found.scores.headline
-    if asked.format == "json":
-        each = [_facts(result) for result in found.results]
-        whole = {"folder": found.folder.as_posix(), **found.scores.numbers, "baselines": found.baselines}
-        print(json.dumps({**whole, "folds": each}, indent=1))
+    if asked.format != "json":
+        show(pairs(list(rows_of_folds(found.folds) if found.folds else rows_of(found.results))), asked.format)
         return 0
-    rows = [
-        (headline.name, f"{found.scores}, each scored by a model not trained on it"),
-        (f"{len(found.results)} folds", ", ".join(str(result.scores.headline) for result in found.results)),
-        *_beside(headline, found.baselines),
-        ("report", (found.folder / "report.html").as_posix()),
-        ("run folders", (found.folder / "fold-1").as_posix() + ", …"),
-        ("next", f"vitrail train --like {found.folder / 'fold-1'} --holdout 0: one model of all images"),
-    ]
-    show(pairs(rows), asked.format)
+    each: Any = [_facts(result) for result in found.results]
+    if found.folds:
+        whole = {"folder": found.folder.as_posix(), **found.scores.numbers, "baselines": found.folds.baselines}
+        each = {**whole, "folds": each}
+    elif len(each) == 1:
+        each = each[0]
+    print(json.dumps(each, indent=1))
     return 0
 
 
-def _lines(result: Result):
-    yield _measured(result)
+def rows_of_folds(found: Folds) -> Iterator[tuple[str, str]]:
+    """The scores of all images, and of each fold."""
+    headline = found.scores.headline
+    yield headline.name, f"{found.scores}, each scored by a model not trained on it"
+    yield f"{len(found.results)} folds", ", ".join(str(result.scores.headline) for result in found.results)
+    yield from _beside(headline, found.baselines)
+    yield "report", (found.folder / "report.html").as_posix()
+    yield "run folders", (found.folder / "fold-1").as_posix() + ", …"
+    yield "next", f"vitrail train --like {found.folder / 'fold-1'} --holdout 0: one model of all images"
+
+
+def rows_of(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
+    """The scores of a run; or of each seed, and their spread, before the rest of the first."""
+    if len(results) == 1:
+        yield _measured(results[0])
+    else:
+        yield from ((f"seed {result.setup.run.seed}", str(result.scores.headline)) for result in results)
+        yield _spread(results)
+    yield from _rest(results[0])
+
+
+def _rest(result: Result) -> Iterator[tuple[str, str]]:
     if result.best:
         yield "best", str(result.best)
     yield from _beside(result.scores.headline, result.baselines)
@@ -169,7 +151,7 @@ def _measured(result: Result) -> tuple[str, str]:
     return f"held-out {scores.headline.name}", f"{scores}, {'best' if chosen else 'last'} weights"
 
 
-def _beside(headline: Headline, baselines: Mapping[str, float]):
+def _beside(headline: Headline, baselines: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """The cheap answers, and a sentence where one of them is better than the model."""
     if not baselines:
         return
@@ -190,9 +172,6 @@ def _spread(results: Sequence[Result]) -> tuple[str, str]:
     return name, f"{headlines[0].name} {mean:.4g} ± {spread:.2g}"
 
 
-def _json(result: Result) -> dict[str, Any]:
-    return {"baselines": dict(result.baselines)} if result.baselines else {}
-
-
 def _facts(result: Result) -> dict[str, Any]:
-    return {"folder": result.folder.as_posix(), "seed": result.setup.run.seed, **result.scores.numbers, **_json(result)}
+    cheap = {"baselines": dict(result.baselines)} if result.baselines else {}
+    return {"folder": result.folder.as_posix(), "seed": result.setup.run.seed, **result.scores.numbers, **cheap}
