@@ -1,7 +1,7 @@
 """The page of `vitrail data check`: findings, the pictures of them, sizes and classes, a contact sheet."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,35 +15,30 @@ from vitrail.reports.tables import Column, Table
 SHOWN = 60  # pictures of a gallery
 
 
-def audit_sections(splits: Splits, audit: Audit) -> list[Section]:
+def audit_sections(splits: Splits, audit: Audit) -> Iterator[Section]:
     """The page, empty sections left out."""
-    parts = list(audit.counts)
-    columns = (Column("class"), *(Column(part, "{:,}") for part in parts))
-    classes = tuple((name, *(int(audit.counts[part][k]) for part in parts)) for k, name in enumerate(audit.classes))
+    found = "\n\n".join(audit.sentences()) or "Nothing is wrong with these images."
+    yield Facts("Images", [(part, f"{number:,}") for part, number in audit.sizes.items()], style="tiles")
+    yield Text("Findings", f"{splits.how}.\n\n{found}")
+    for title, groups in _kinds(audit):
+        yield Gallery(title, _copies(splits, groups), "copies side by side, a letter for each picture")
+    lists: dict[str, tuple[Iterable[tuple], tuple[str, str]]] = {
+        "Unreadable": (audit.unreadable, ("image", "reason")),
+        "Misnamed": (audit.misnamed, ("image", "it is")),
+        "Skipped files": (splits.skipped, ("file", "reason")),
+    }
+    for title, (pairs, names) in lists.items():
+        if rows := tuple((str(one), why) for one, why in pairs):
+            yield TableSection(title, Table(tuple(map(Column, names)), rows))
+    if len(audit.shapes):
+        yield Facts("Sizes and channels", sizes(audit))
+    if audit.classes:
+        parts = list(audit.counts)
+        rows = tuple((name, *(int(audit.counts[part][k]) for part in parts)) for k, name in enumerate(audit.classes))
+        yield TableSection("Classes", Table((Column("class"), *(Column(part, "{:,}") for part in parts)), rows))
     part, shown = next((part, source) for part, source in splits.parts.items() if len(source))
     sheet = [member_of(part, shown, k) for k in _spread(len(shown))]
-    found = "\n\n".join(audit.sentences()) or "Nothing is wrong with these images."
-    lost = tuple((str(member), reason) for member, reason in audit.unreadable)
-    wrong = tuple((str(member), kind) for member, kind in audit.misnamed)
-    copies = [
-        Gallery(title, _copies(splits, groups), "copies side by side, a letter for each picture")
-        for title, groups in _kinds(audit)
-    ]
-    return [
-        Facts("Images", [(part, f"{number:,}") for part, number in audit.sizes.items()], style="tiles"),
-        Text("Findings", f"{splits.how}.\n\n{found}"),
-        *copies,
-        *([TableSection("Unreadable", Table((Column("image"), Column("reason")), lost))] if lost else []),
-        *([TableSection("Misnamed", Table((Column("image"), Column("it is")), wrong))] if wrong else []),
-        *([Facts("Sizes and channels", sizes(audit))] if len(audit.shapes) else []),
-        *(
-            [TableSection("Skipped files", Table((Column("file"), Column("reason")), splits.skipped))]
-            if splits.skipped
-            else []
-        ),
-        *([TableSection("Classes", Table(columns, classes))] if classes else []),
-        Gallery("Contact sheet", _pictures(splits, sheet), "images, evenly spread over the set"),
-    ]
+    yield Gallery("Contact sheet", _pictures(splits, sheet), "images, evenly spread over the set")
 
 
 def sizes(audit: Audit) -> list[tuple[str, str]]:

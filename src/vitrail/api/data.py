@@ -92,7 +92,6 @@ def check_data(
     Args:
         html: Also write one self-contained page with the pictures here.
         quick: Only what `train` looks at first: exact copies and headers; no image is decoded.
-        unlabelled: Take every picture under DATA, whatever folder it is in.
         move_bad: Move the files that cannot be read into this new folder, at the same place in it. Nothing is deleted.
     """
     if isinstance(data, Splits):
@@ -109,7 +108,7 @@ def check_data(
             raise ConfigError("move_bad and images that are open", next_step="give their folder")
         moved = move_unreadable(Path(data), [member.key for member, _ in audit.unreadable], Path(move_bad))
     if html is not None:
-        write_page(html, f"The images of {title_of(data)}", audit_sections(splits, audit))
+        write_page(html, f"The images of {title_of(data)}", list(audit_sections(splits, audit)))
     return Checked(splits, audit, tuple(audit.stops(most_unreadable)), quick, tuple(moved))
 
 

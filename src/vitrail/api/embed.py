@@ -41,10 +41,7 @@ def embed(
         out: A file that ends with .safetensors.
         layer: The block whose output is read, from 1, or from the last with -1; several lie side by side, as linear-4 reads
             them. Without it, what the model's head reads.
-        pool: With a layer: the class token, the mean of the patches, or both.
         size: Side of square images in pixels, in place of the model's own.
-        unlabelled: Take every picture under DATA, whatever folder it is in.
-        cache: A folder in which features are kept between commands; a pass that was stopped goes on.
     """
     splits = open_parts(data, model, holdout, unlabelled, say, download=download, follow_links=follow_links)
     how = Extraction(

@@ -51,7 +51,6 @@ def evaluate(
     Args:
         model: A run folder, a bundle, a weights file or an exported model.
         size: Height and width to measure at, instead of the model's own; its positions are resized.
-        views: Average the answers over views of each image: flip, five crops, or ten (five and their mirror images).
         answers: Also write the answer to each image and its truth here, as CSV, or as JSON where the name ends with .json.
         html: Also write a report with pictures here.
     """

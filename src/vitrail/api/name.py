@@ -61,17 +61,14 @@ def name(
         vitrail.name("siglip2-b/16", ["cat", "dog"], "./photos", out="cats-and-dogs").scores
 
     Each name is put into every one of `prompts` at its {}; the directions of these texts are the rows of an ordinary head,
-    which is applied to features of length 1. `out` is an ordinary bundle.
-
-    With labelled `images`, one part of them fits a temperature and a least probability. The other part measures the
-    accuracy, beside few-shot and linear probes on the same tower. Without `names` the classes of the images
-    are the names. Raises ConfigError for names or prompts that cannot be, WeightsError for weights without a text tower.
+    which is applied to features of length 1. With labelled `images`, one part of them fits a temperature and a least
+    probability. The other part measures the accuracy, beside few-shot and linear probes on the same tower. Raises
+    ConfigError for names or prompts that cannot be, WeightsError for weights without a text tower.
 
     Args:
         weights: Both towers of CLIP or SigLIP: a name of `vitrail models --published`, hf:owner/name, a folder or a file.
         names: Names of the classes, with commas between. Without them, those of the images.
         images: Images with labels, to measure on; may be left out.
-        config: Fields of the model's config: what a bare file cannot say.
         prompts: Texts with {} for the name; the directions of several are averaged.
         out: Folder for the bundle; the command writes into named where none is named.
         holdout: Share of the images that is measured; the rest fits temperature and least probability.

@@ -35,7 +35,6 @@ def predict(
         model: A run folder, a bundle, a weights file or an exported model.
         images: Image files and folders.
         top: How many answers for each image.
-        views: Average the answers over views of each image: flip, five crops, or ten (five and their mirror images).
         calibrated: Divide by the temperature that validation images chose in training, so that probabilities can be believed.
         least: Give no class below this probability: the image is none of these. `auto` takes the one that held-out images
             chose in training, and the temperature.

@@ -63,7 +63,6 @@ def probe(
         protocols: Of fewshot, knn, nearest-mean, linear, linear-4 (the last four blocks side by side) and logistic.
         layer: The block whose output is read, from 1, or from the last with -1; several are rows of one table, after one
             pass. Without it, what the model's head reads.
-        pool: With a layer: the class token, the mean of the patches, or both.
         size: Sides of square images in pixels, each measured: what resolution brings. Without it, the model's own.
         shots: Images of each class; 1 5 10 25, as far as the data allows.
         l2: Strengths of the few-shot ridge. Each is a row: choosing among them by the test set would be cheating.
@@ -71,7 +70,6 @@ def probe(
         seeds: Few-shot draws and probe trainings, averaged.
         beside: More models to measure in the same table.
         at_least: Leave out classes of fewer images, train and test together.
-        cache: A folder in which features are kept between commands; a pass that was stopped goes on.
     """
     shots, k = as_tuple(shots or ()) or None, as_tuple(k or ()) or None
     asked = Probing(

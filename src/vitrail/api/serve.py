@@ -1,12 +1,17 @@
 """`vitrail.serve`: a model answers over HTTP, and shows a page."""
 
+import functools
+import importlib.util
+import ipaddress
 import secrets
 import socket
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from vitrail.arguments import EngineName, Precision
 from vitrail.errors import ConfigError
+from vitrail.serving.limits import Limits
 
 Models = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
@@ -20,29 +25,23 @@ def serve(
 
         vitrail.serve("runs/photos-1")
 
-    A mapping names the models. Exported graphs give labels and no maps. Raises ConfigError, WeightsError, DoesNotApply.
+    Exported graphs give labels and no maps. Raises ConfigError, WeightsError, DoesNotApply.
 
     Args:
-        models: Run folders, bundles, weights files or exported graphs; NAME=PATH gives one another name.
+        models: Run folders, bundles, weights files or exported graphs; NAME=PATH, or a mapping, gives one another name.
         host: The address to listen on. Another than this machine's own needs a token.
         port: 0 takes any free one, and says which.
         token_file: A file whose first line every request must show: Authorization: Bearer TOKEN.
         names: Further names by which clients call this machine, such as that of a proxy.
-        engine: The runtime of an exported graph: onnxruntime or openvino; auto goes by its file.
         batch: Images computed together; 0 is 1 on a CPU, where a batch is no faster, and 32 elsewhere.
         queue: Images that may wait; what comes then is refused at once.
         watch: Look for changed weights every so many seconds; 0 never does, SIGHUP always.
-        quiet: Do not say the address.
     """
-    from vitrail.serving.limits import Limits
-
     if queue < 1 or batch < 0 or watch < 0:
-        raise ConfigError(
-            f"queue = {queue}, batch = {batch}, watch = {watch}", allowed="a queue of 1 or more; 0 or more"
-        )
+        raise ConfigError(f"queue = {queue}, batch = {batch}, watch = {watch}", allowed="from 1, from 0, from 0")
     token, local = read_token(token_file), is_local(host)
     refuse_open_door(host, local, token)
-    check_extra()
+    paths = named(models)
     from vitrail import machine
     from vitrail.serving.app import build
     from vitrail.serving.guard import LOCAL
@@ -50,14 +49,13 @@ def serve(
 
     with listen(host, port) as listening, machine.threads_for_model():
         service, app = build(
-            named(models), limits=Limits(queue=queue), engine=engine, device=device, precision=precision, batch=batch,
+            paths, limits=Limits(queue=queue), engine=engine, device=device, precision=precision, batch=batch,
             watch=watch, hosts=[*LOCAL, host, *names], addresses=not local, token=token,
         )  # fmt: skip
-
-        def started() -> object:
-            return quiet or say_started(service.models.by_name, listening, machine.model_threads(), bool(token))
-
-        build_server(app, service, started).run(sockets=[listening])
+        started = functools.partial(
+            say_started, service.models.by_name, listening, machine.model_threads(), bool(token)
+        )
+        build_server(app, service, (lambda: None) if quiet else started).run(sockets=[listening])
 
 
 def named(models: Models) -> dict[str, str]:
@@ -67,13 +65,16 @@ def named(models: Models) -> dict[str, str]:
 
     if isinstance(models, Mapping):
         return {name: str(path) for name, path in models.items()}
-    paths = [str(one) for one in ([models] if isinstance(models, str | Path) else models)]
-    found = {name_of(path): path for path in paths}
-    if not found:
+    pairs: list[tuple[str, str]] = []
+    for one in map(str, [models] if isinstance(models, str | Path) else models):
+        name, equals, path = one.partition("=")
+        pairs.append((name, path) if equals and not Path(one).exists() else (name_of(one), one))
+    if not pairs:
         raise ConfigError("no model was named", next_step="give a run folder, a bundle or a weights file")
-    if len(found) < len(paths):
-        raise ConfigError(f"two of the models have one name: {', '.join(map(name_of, paths))}", next_step="name them")
-    return found
+    if len(dict(pairs)) < len(pairs):
+        names = ", ".join(name for name, _ in pairs)
+        raise ConfigError(f"two of the models have one name: {names}", next_step="name them: NAME=PATH")
+    return dict(pairs)
 
 
 def read_token(path: str | Path | None) -> str:
@@ -105,8 +106,6 @@ def refuse_open_door(host: str, local: bool, token: str) -> None:
 
 def is_local(host: str) -> bool:
     """Whether only this machine reaches the address."""
-    import ipaddress
-
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -115,8 +114,6 @@ def is_local(host: str) -> bool:
 
 def check_extra() -> None:
     """Raises ConfigError where the packages of a server are missing."""
-    import importlib.util
-
     missing = [name for name in ("starlette", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
     if missing:
         raise ConfigError(f"a server needs {' and '.join(missing)}", next_step="pip install 'vitrail[serve]'")
@@ -124,8 +121,6 @@ def check_extra() -> None:
 
 def say_started(names: Collection[str], listening: socket.socket, threads: int, token: bool) -> None:
     """A line for the person who started it."""
-    import sys
-
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     needs = "; requests need the token" if token else ""

@@ -27,7 +27,6 @@ def show_weights(file: str | Path, *, config: Told = None, tensors: bool = False
     Raises WeightsError.
 
     Args:
-        config: Fields of the model's config as JSON, or a JSON file: what a bare file cannot say.
         tensors: List every tensor, under our names.
     """
     weights = read(file, config=config)
@@ -83,7 +82,6 @@ def convert_weights(
     Args:
         out: A .npz (google, big_vision) or .safetensors file; a folder for timm, transformers and vitrail.
         to: google, big_vision, timm, transformers, torchvision, dinov2, mae, or vitrail for a bundle.
-        config: Fields of the model's config as JSON, or a JSON file: what a bare file cannot say.
         image: Resize positions for square images of so many pixels; 0 leaves them.
     """
     weights = read(file, config=config)

@@ -70,20 +70,11 @@ def _published(pattern: str) -> Table:
         (name, one.data, one.image, one.top1, one.how, one.terms, "yes" if one.texts else "", f"hf:{one.hub}")
         for name, one in PUBLISHED.items()
         if fnmatch.fnmatchcase(name, pattern)
-    ] + [
-        (
-            one.name,
-            one.data,
-            one.image,
-            one.top1,
-            "fine-tuned" if one.top1 else "",
-            one.licence,
-            "",
-            f"a file of {origin}",
-        )
-        for origin, one in published_checkpoints()
-        if fnmatch.fnmatchcase(one.model, pattern)
     ]
+    for origin, one in published_checkpoints():
+        if fnmatch.fnmatchcase(one.model, pattern):
+            how, where = "fine-tuned" if one.top1 else "", f"a file of {origin}"
+            rows.append((one.name, one.data, one.image, one.top1, how, one.licence, "", where))
     if not rows:
         hint = suggest(pattern, PUBLISHED) or "see `vitrail models --published`"
         raise ConfigError(f"no published weights match {pattern!r}", next_step=hint)

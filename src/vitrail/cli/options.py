@@ -21,6 +21,8 @@ from vitrail.reports.tables import Output
 
 SHARED = {
     "batch": "Images through the model at once.",
+    "cache": "A folder in which features are kept between commands; a pass that was stopped goes on.",
+    "config": "Fields of the model's config as JSON, or a JSON file: what a bare file cannot say.",
     "data": "Labelled images, as for `vitrail train`.",
     "device": "auto, cpu, cuda or mps.",
     "download": "Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine.",
@@ -31,11 +33,14 @@ SHARED = {
     "holdout": "Share of the images held out where the data has no split of its own.",
     "html": "Also write a page here.",
     "model": "A run folder, a bundle or a weights file.",
+    "pool": "With a layer: the class token, the mean of the patches, or both.",
     "precision": "Number format of the products; auto is bf16 where the machine computes it faster.",
     "quiet": "No progress.",
     "second": "What it is compared with.",
     "size": "Height and width in pixels, in place of the model's own; its positions are resized.",
     "split": "Which part, all of it: what the model was trained on is counted, not left out.",
+    "unlabelled": "Take every picture under DATA, whatever folder it is in.",
+    "views": "Average the answers over views of each image: flip, five crops, or ten (five and their mirror images).",
     "workers": "Loader processes; -1 chooses.",
 }
 """The help of parameters that mean the same everywhere."""

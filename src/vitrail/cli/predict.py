@@ -18,12 +18,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.arguments import call, parse, say
 from vitrail.cli.options import Show, Threads, options_of
 from vitrail.errors import ConfigError
-from vitrail.reports.tables import Column, Table, show
+from vitrail.reports.tables import Column, Output, Table, show
 
 if TYPE_CHECKING:
     from vitrail.prediction.predict import Prediction
@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> int:
         say(call(predict_in_parts, asked, say=say))
         return 0
     found = call(predict, asked, say=say)
-    SHOW[asked.format](found)
+    show_answers(found, asked.format)
     skipped = [one for one in found if one.error]
     if skipped:
         say(f"{len(skipped)} of {len(found)} files could not be read and have no answer:")
@@ -61,54 +61,43 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def as_table(found: "Sequence[Prediction]") -> None:
-    """A line per image: the answer, how sure, and what else it might be; or the number."""
-    if any(one.value is not None for one in found):
+def show_answers(found: "Sequence[Prediction]", output: Output) -> None:
+    """A line per image, or in CSV a line per answer; of a model of numbers a line per number."""
+    if output == "json":
+        print(json.dumps([as_json(one) for one in found], ensure_ascii=False, indent=1))
+    elif any(one.value is not None for one in found):
         values = tuple((one.key, one.value) for one in found if not one.error)
-        return show(Table((Column("file"), Column("value", "{:.4g}")), values), "table")
+        show(Table((Column("file"), Column("value", "{:.4g}")), values), output)
+    else:
+        show(as_csv(found) if output == "csv" else as_table(found), output)
+
+
+def as_table(found: "Sequence[Prediction]") -> Table:
+    """A line per image: the answer, how sure, and what else it might be."""
     columns = Column("file"), Column("answer"), Column("probability", "{:.1%}"), Column("then")
-    rows = tuple(
-        (
-            one.key,
-            one.labels[0] if one.labels else "none of these",
-            one.probabilities[0] if one.labels else None,
-            ", ".join(map(_also, one.labels[1:], one.probabilities[1:])),
-        )
-        for one in found
-        if not one.error
-    )
-    show(Table(columns, rows), "table")
+    rows = []
+    for one in found:
+        answers = [f"{label} {sure:.1%}" for label, sure in zip(one.labels, one.probabilities, strict=True)]
+        if not one.error:
+            best = (one.labels[0], one.probabilities[0]) if answers else ("none of these", None)
+            rows.append((one.key, *best, ", ".join(answers[1:])))
+    return Table(columns, tuple(rows))
 
 
-def as_csv(found: "Sequence[Prediction]") -> None:
-    """A line per answer, the likeliest first; or a line per number."""
-    if any(one.value is not None for one in found):
-        values = tuple((one.key, one.value) for one in found if not one.error)
-        return show(Table((Column("file"), Column("value")), values), "csv")
-    columns = tuple(map(Column, ("file", "rank", "label", "probability")))
+def as_csv(found: "Sequence[Prediction]") -> Table:
+    """A line per answer, the likeliest first."""
     rows = tuple(
         (one.key, rank, *answer)
         for one in found
         for rank, answer in enumerate(zip(one.labels, one.probabilities, strict=True), start=1)
     )
-    show(Table(columns, rows), "csv")
+    return Table(tuple(map(Column, ("file", "rank", "label", "probability"))), rows)
 
 
-def as_json(found: "Sequence[Prediction]") -> None:
-    """An object per image; one that could not be read has an error in place of answers."""
-    objects = [
-        {"file": one.key, "error": one.error}
-        if one.error
-        else {"file": one.key, "value": one.value}
-        if one.value is not None
-        else {"file": one.key, "labels": one.labels, "probabilities": one.probabilities}
-        for one in found
-    ]
-    print(json.dumps(objects, ensure_ascii=False, indent=1))
-
-
-def _also(label: str, probability: float) -> str:
-    return f"{label} {probability:.1%}"
-
-
-SHOW = {"table": as_table, "csv": as_csv, "json": as_json}
+def as_json(one: "Prediction") -> dict[str, Any]:
+    """An object; one that could not be read has an error in place of answers."""
+    if one.error:
+        return {"file": one.key, "error": one.error}
+    if one.value is not None:
+        return {"file": one.key, "value": one.value}
+    return {"file": one.key, "labels": one.labels, "probabilities": one.probabilities}

@@ -15,20 +15,12 @@ from collections.abc import Sequence
 
 from vitrail.cli.arguments import call, parse
 from vitrail.cli.options import Threads, options_of
-from vitrail.errors import ConfigError
 
 
 def main(words: Sequence[str]) -> int:
     asked = parse(options_of("serve", __doc__, Threads), words, command="serve")
 
-    from vitrail.api.serve import named, serve
+    from vitrail.api.serve import serve
 
-    if not asked.models:
-        raise ConfigError("no model was named", next_step="try `vitrail serve runs/photos-1`")
-    pairs = [one.partition("=") for one in asked.models]
-    models = dict((name, path) for name, equals, path in pairs if equals)
-    models |= named([name for name, equals, _ in pairs if not equals]) if len(models) < len(pairs) else {}
-    if len(models) < len(pairs):
-        raise ConfigError("two models have one name", next_step="name them: NAME=PATH")
-    call(serve, asked, models=models)
+    call(serve, asked)
     return 0

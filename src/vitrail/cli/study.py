@@ -13,11 +13,11 @@ examples:
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -41,6 +41,13 @@ class Studied(Show):
     download: Switch = False
     """Fetch a named set, or one of the Hugging Face Hub (hf:owner/name), where it is not on this machine."""
 
+    kind: ClassVar[type[Question]]
+    """Its question."""
+
+    def values(self) -> dict[str, Any]:
+        """The settings of the question."""
+        return {part.name: getattr(self, part.name) for part in fields(self.kind) if hasattr(self, part.name)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Studied, questions.Cells):
@@ -61,6 +68,13 @@ class Grid(Studied, questions.Cells):
     """NAME=VALUE: a value of all cells."""
     readouts: tuple[str, ...] = ()
     """More than the held-out accuracy: 5-shot, 10-NN, linear; with @DATA on other images."""
+
+    kind = questions.Grid
+
+    def values(self) -> dict[str, Any]:
+        """Those of words NAME=VALUES, or of a file."""
+        read = read_toml(Path(self.data)) if self.data.endswith(".toml") else {}
+        return super().values() | {"vary": dict(map(read_values, self.vary)), "fixed": read_fixed(self.set)} | read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +97,8 @@ class Ablation(Studied, questions.Ablation, Which):
     """positions (Table 8), head (Figure 9), optimiser (Table 7), shape (Figure 8), resolution, patch-order, equivariance
     or regularisation."""
 
+    kind = questions.Ablation
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSize(Studied, questions.DataSize):
@@ -93,6 +109,8 @@ class DataSize(Studied, questions.DataSize):
       vitrail study data-size ./photos --models vit vit*4 resnet hybrid --reading regularised
     """
 
+    kind = questions.DataSize
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compute(Studied, questions.Compute):
@@ -102,6 +120,8 @@ class Compute(Studied, questions.Compute):
       vitrail study compute fashion-mnist
       vitrail study compute ./photos --scales 1 4 16 --lengths 0.1 1 10 --few-shot digits
     """
+
+    kind = questions.Compute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +135,8 @@ class Transfer(Studied, questions.Transfer):
 
     data: tyro.conf.Positional[str] = ""
     """Sets with commas between: folders of labelled images, or named sets."""
+
+    kind = questions.Transfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +155,13 @@ class Search(Studied, questions.Question):
     trials: int = 20
     seed: int = 0
 
+    kind = questions.Search
+
+    def values(self) -> dict[str, Any]:
+        """Those of words NAME=RANGE."""
+        space = {name: text for name, _, text in (word.partition("=") for word in self.space)}
+        return super().values() | {"space": space, "fixed": read_fixed(self.set)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(Studied, label_questions.Pretraining):
@@ -144,6 +173,8 @@ class Pretraining(Studied, label_questions.Pretraining):
       vitrail study pretraining digits --seeds 1 --epochs 2 --ratios
     """
 
+    kind = label_questions.Pretraining
+
 
 @dataclass(frozen=True, kw_only=True)
 class FewLabels(Studied, label_questions.FewLabels):
@@ -153,6 +184,8 @@ class FewLabels(Studied, label_questions.FewLabels):
       vitrail study few-labels fashion-mnist --labels 0.01
       vitrail study few-labels ./photos --labels 0.1 --method simmim --seeds 5
     """
+
+    kind = label_questions.FewLabels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,22 +198,24 @@ class SelfTrain(Studied, label_questions.SelfTrain):
       vitrail study self-train ./photos --unlabelled ./more --threshold 0.5 --per-class 200 --no-soft
     """
 
+    kind = label_questions.SelfTrain
+
 
 def main(words: Sequence[str]) -> int:
-    return run_group("study", __doc__ or "", {name: command(*known) for name, known in STUDIES.items()}, words)
+    return run_group("study", __doc__ or "", {name: command(kind) for name, kind in STUDIES.items()}, words)
 
 
-def command(about: str, words: type[Studied], kind: type[Question], make: Callable[..., Question]) -> Any:
-    """The function of a study's command; its docstring is its line in the help of the group."""
-    run = partial(ask, words, kind, make)
-    run.__doc__ = about
+def command(kind: type[Studied]) -> Any:
+    """The function of a study's command, with its docstring."""
+    run = partial(ask, kind)
+    run.__doc__ = kind.__doc__
     return run
 
 
-def ask(words: type[Studied], kind: type[Question], make: Callable[..., Question], given: Sequence[str]) -> int:
+def ask(kind: type[Studied], words: Sequence[str]) -> int:
     """Reads the options, answers the question, prints the table and what it shows."""
-    asked: Any = parse(words, given, command=f"study {kind.name}", default=unchecked(words), check=False)
-    question = make(kind, asked)
+    asked = parse(kind, words, command=f"study {kind.kind.name}", default=unchecked(kind), check=False)
+    question = kind.kind(**asked.values())
     from vitrail import study
     from vitrail.images.sources import open_data
 
@@ -202,25 +237,9 @@ def unchecked(kind: type[Any]) -> Any:
     return loose()
 
 
-def question_of(kind: type[Question], asked: Any) -> Question:
-    """The question in the options that are its settings."""
-    return kind(**{part.name: getattr(asked, part.name) for part in fields(kind)})
-
-
-def grid_of(kind: type[Question], asked: Any) -> Question:
-    """The grid of words NAME=VALUES, or of a file."""
-    values = {part.name: getattr(asked, part.name) for part in fields(kind) if hasattr(asked, part.name)}
-    values |= {"vary": dict(map(read_values, asked.vary)), "fixed": {n: v[0] for n, v in map(read_values, asked.set)}}
-    if asked.data.endswith(".toml"):
-        values |= read_toml(Path(asked.data))
-    return kind(**values)
-
-
-def search_of(kind: type[Question], asked: Any) -> Question:
-    """The search of words NAME=RANGE."""
-    values = {part.name: getattr(asked, part.name) for part in fields(kind) if hasattr(asked, part.name)}
-    space = {name: text for name, _, text in (word.partition("=") for word in asked.space)}
-    return kind(**values | {"space": space, "fixed": {n: v[0] for n, v in map(read_values, asked.set)}})
+def read_fixed(words: Sequence[str]) -> dict[str, Any]:
+    """The values of words NAME=VALUE."""
+    return {name: values[0] for name, values in map(read_values, words)}
 
 
 def read_values(word: str) -> tuple[str, list[Any]]:
@@ -241,7 +260,7 @@ def _plain(text: str) -> Any:
         return text
 
 
-def read_toml(path: Path) -> Mapping[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a grid in a file. Raises ConfigError for one that is damaged, and for names that are not there."""
     try:
         data = tomllib.loads(path.read_text("utf-8"))
@@ -253,39 +272,7 @@ def read_toml(path: Path) -> Mapping[str, Any]:
     return {name: getattr(read, name) for name in data}
 
 
-STUDIES: dict[str, tuple[str, Any, type[Question], Callable[..., Question]]] = {
-    "grid": ("DATA · your own table: every combination of the values you name", Grid, questions.Grid, grid_of),
-    "ablation": (
-        "NAME DATA · one choice of the paper's appendix, with the published numbers",
-        Ablation, questions.Ablation, question_of,
-    ),
-    "data-size": (
-        "DATA · accuracy over the number of training images: ViT, CNN and hybrid of the same cost",
-        DataSize, questions.DataSize, question_of,
-    ),
-    "compute": (
-        "DATA · accuracy over the compute of training: families, sizes and lengths",
-        Compute, questions.Compute, question_of,
-    ),
-    "transfer": (
-        "DATA,DATA · checkpoints fine-tuned on many sets, with the published numbers",
-        Transfer, questions.Transfer, question_of,
-    ),
-    "search": (
-        "DATA · the best settings of a space, by Optuna, scored on held-out training images",
-        Search, questions.Search, search_of,
-    ),
-    "pretraining": (
-        "DATA · ways of pre-training: one small ViT, the same FLOPs, the same readouts",
-        Pretraining, label_questions.Pretraining, question_of,
-    ),
-    "few-labels": (
-        "DATA · pre-training on all images and fine-tuning on a few labels, against the same compute from scratch",
-        FewLabels, label_questions.FewLabels, question_of,
-    ),
-    "self-train": (
-        "DATA · Noisy Student: a teacher labels images that have no label, a noised student learns from all of them",
-        SelfTrain, label_questions.SelfTrain, question_of,
-    ),
-}  # fmt: skip
-"""The options of each study, its question, and how the one becomes the other."""
+STUDIES: dict[str, type[Studied]] = {
+    one.kind.name: one
+    for one in (Grid, Ablation, DataSize, Compute, Transfer, Search, Pretraining, FewLabels, SelfTrain)
+}
