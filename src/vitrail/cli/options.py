@@ -46,7 +46,7 @@ SHARED = {
 """The help of parameters that mean the same everywhere."""
 
 KINDS: dict[str, Any] = {
-    **vars(arguments), "Collection": Collection, "Images": tuple[str, ...], "Least": float | Literal["auto"], "Model": str,
+    **vars(arguments), "Collection": Sequence, "Images": tuple[str, ...], "Least": float | Literal["auto"], "Model": str,
     "Classifier": str, "Models": tuple[str, ...], "Size": tuple[int, int] | None, "Told": str | None, "bool": Switch,
 }  # fmt: skip
 """Kinds of parameters, as words of the command line give them."""

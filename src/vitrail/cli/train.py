@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.api.folds import Folds
-from vitrail.api.train import Trained, go_on, refuse_choices, start
+from vitrail.api.train import Trained, check_seeds, go_on, refuse_choices, start
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.options import Show
 from vitrail.cli.run_options import Asked, finished, settings, understand
@@ -65,6 +65,7 @@ def main(words: Sequence[str]) -> int:
     if any(word.partition("=")[0] == "--resume" for word in words):
         return resumed(words)
     asked, chosen = understand(Train, words, command="train")
+    check_seeds(asked.seeds, asked.folds)
     if not asked.quiet and World.from_environment().leads:
         say(chosen.why)
     how = {"quiet": asked.quiet, "tensorboard": asked.tensorboard, "announce": None if asked.quiet else head}

@@ -11,7 +11,7 @@ from vitrail.errors import ConfigError, suggest
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
 from vitrail.recipes.distillation import deit_distilled, distill_small
-from vitrail.recipes.mae import mae, mae_finetune, mae_partial, mae_probe, mae_small
+from vitrail.recipes.mae import mae, mae_finetune, mae_partial, mae_probe
 from vitrail.recipes.paper import (
     FINETUNE,
     finetune,
@@ -22,7 +22,7 @@ from vitrail.recipes.paper import (
     vit_imagenet21k,
     vit_jft,
 )
-from vitrail.recipes.pretraining import SMALL, masked_patches, moco, pretrain_small, simmim
+from vitrail.recipes.pretraining import SMALL, mae_small, masked_patches, moco, pretrain_small, simmim
 from vitrail.recipes.published import AUGREG, augreg, big_vision_s16, deit, deit3, torchvision_b16
 from vitrail.recipes.request import Given, Pretrained, read_pretrained, request_for
 from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder, folder_size
@@ -51,11 +51,6 @@ class Recipe:
     variants: tuple[str, ...] = ()
     open_ended: bool = False
     """Whether the function itself reads variants that only begin with one of these."""
-
-    @property
-    def about(self) -> str:
-        """Its docstring: command, published result, what differs from the original."""
-        return inspect.getdoc(self.make) or ""
 
     def check(self, name: str, variant: str) -> None:
         """Raises ConfigError for a variant that is not there."""
@@ -119,8 +114,8 @@ def recipe_without_weights(name: str) -> Run:
 
 
 def about(name: str) -> str:
-    """A recipe's docstring."""
-    return RECIPES[name].about
+    """A recipe's docstring: command, published result, what differs from the original."""
+    return inspect.getdoc(RECIPES[name].make) or ""
 
 
 def choose(given: Given) -> tuple[str, str]:

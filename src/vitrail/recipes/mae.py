@@ -55,29 +55,6 @@ PRETRAINING = Optim(
 """Table 8. The published code's own default of 1e-3 is not what it trained with."""
 
 
-def mae_small(given: Given) -> Run:
-    """MAE on small pictures in an hour of CPU at most: a small encoder, a decoder of two blocks.
-
-    command    vitrail train fashion-mnist --recipe mae_small
-               vitrail train fashion-mnist --weights runs/fashion-mnist-1 --recipe mae_finetune
-    differs    from the paper: images of 64 pixels and less, patches of 4 (2 below 16 pixels), mean of the patches pooled
-    """
-    model = small_encoder(given)
-    side = max(model.image)
-    return Run(
-        model=model,
-        weights=given.pretrained.path if given.pretrained else None,
-        preprocess=given.preprocess(model.image),
-        augment=Augment(flip=side > 16, shift=0.08, scale=0.1),
-        objective=Reconstruct(decoder_width=64, decoder_depth=2, decoder_heads=4),
-        optim=Optim(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, clip=1.0, warmup="5 %"),
-        batch_size=256,
-        length="100 epochs" if given.images < 10_000 else "20 epochs",
-        evaluate_every="10 %",
-        save_every="10 %",
-    )
-
-
 def mae_finetune(given: Given) -> Run:
     """Fine-tuning after MAE (Table 9, with the published code's rates): layer decay, stochastic depth, mean of the patches.
 
@@ -210,7 +187,7 @@ def as_vit(config: ModelConfig) -> ViTConfig:
 
 
 def _start(given: Given, name: str) -> Any:
-    if not given.pretrained:
-        raise ConfigError(f"the recipe {name} starts from weights", next_step="name a run or a file as `weights`")
-    as_vit(given.pretrained.config)
-    return given.pretrained
+    """The weights that were given, whose config is a ViT's."""
+    found = given.start(name)
+    as_vit(found.config)
+    return found

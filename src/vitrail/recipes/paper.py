@@ -6,11 +6,14 @@ from typing import Literal
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.request import Given, Pretrained, fit_side
+from vitrail.recipes.request import Given, fit_side
 from vitrail.training.run import Optim, Run
 
 CROP = Augment(crop_area=(0.05, 1.0), flip=True)
 """The augmentation of all of the paper's training: an Inception crop of 5 to 100 % of the area, and a flip."""
+
+LINEAR = Optim(clip=None, schedule="linear", warmup="10000 steps", final_lr=1e-5)
+"""Of pre-training on large sets, without a learning rate of its own."""
 
 JFT = {
     # model: epochs, base learning rate, ImageNet top-1 of the paper's Table 6 after fine-tuning
@@ -51,7 +54,7 @@ def vit_jft(given: Given) -> Run:
     """
     name = _known(given, JFT, "vit-b/16")
     epochs, lr, _ = JFT[name]
-    return _pretraining(given, name, epochs=epochs, lr=lr, weight_decay=0.1, schedule="linear", sigmoid=True)
+    return _pretraining(given, name, epochs, replace(LINEAR, lr=lr, weight_decay=0.1), loss="sigmoid")
 
 
 def vit_imagenet21k(given: Given) -> Run:
@@ -63,16 +66,8 @@ def vit_imagenet21k(given: Given) -> Run:
                l/32 80.99 · h/14 85.13
     """
     epochs = int(given.variant or "90")
-    return _pretraining(
-        given,
-        given.model or "vit-b/16",
-        epochs=epochs,
-        lr=1e-3,
-        weight_decay=0.03,
-        dropout=0.1,
-        schedule="linear",
-        sigmoid=True,
-    )
+    optim = replace(LINEAR, lr=1e-3, weight_decay=0.03)
+    return _pretraining(given, given.model or "vit-b/16", epochs, optim, dropout=0.1, loss="sigmoid")
 
 
 def vit_imagenet(given: Given) -> Run:
@@ -81,16 +76,8 @@ def vit_imagenet(given: Given) -> Run:
     command    vitrail train IMAGENET --recipe vit_imagenet --model vit-b/16
     published  after fine-tuning at 384 px, ImageNet top-1 (Table 5): b/16 77.91 · b/32 73.38 · l/16 76.53 · l/32 71.16
     """
-    return _pretraining(
-        given,
-        given.model or "vit-b/16",
-        epochs=300,
-        lr=3e-3,
-        weight_decay=0.3,
-        dropout=0.1,
-        schedule="cosine",
-        clip=1.0,
-    )
+    optim = Optim(lr=3e-3, weight_decay=0.3, clip=1.0, warmup="10000 steps")
+    return _pretraining(given, given.model or "vit-b/16", 300, optim, dropout=0.1)
 
 
 def finetune(given: Given) -> Run:
@@ -104,7 +91,7 @@ def finetune(given: Given) -> Run:
     """
     variant = given.variant or _by_size(given.images)
     steps, grid, share = FINETUNE[variant]
-    start = _pretrained(given, "finetune")
+    start = given.start("finetune")
     side = fit_side(384, start.config)
     return Run(
         model=start.config,
@@ -140,7 +127,7 @@ def finetune_small(given: Given) -> Run:
                360 grey letters: 100.0 (79.2, –). 44 to 120 s of one core each
     beside     fastai and timm, more seeds: docs/studies/photos.md
     """
-    start = _pretrained(given, "finetune_small")
+    start = given.start("finetune_small")
     batch = max(2, min(16, given.images // 8))
     return Run(
         model=start.config,
@@ -178,7 +165,7 @@ def linear_probe(given: Given) -> Run:
     command    vitrail train DATA --weights FILE --recipe linear_probe
     differs    from MAE's probe, which is the recipe mae_probe: this is SGD on crops and flips
     """
-    start = _pretrained(given, "linear_probe")
+    start = given.start("linear_probe")
     return Run(
         model=start.config,
         weights=start.path,
@@ -195,30 +182,19 @@ def linear_probe(given: Given) -> Run:
 def _pretraining(
     given: Given,
     name: str,
-    *,
     epochs: int,
-    lr: float,
-    weight_decay: float,
-    schedule: Literal["linear", "cosine"],
+    optim: Optim,
+    *,
     dropout: float = 0.0,
-    sigmoid: bool = False,
-    clip: float | None = None,
+    loss: Literal["softmax", "sigmoid"] = "softmax",
 ) -> Run:
     """Table 3: Adam with decay apart from the gradient, batch 4096, 224 px, 10,000 steps of warm-up."""
     return Run(
         model=replace(given, model=name).config(name, optional={"dropout": dropout}),
         preprocess=given.preprocess((224, 224)),
         augment=CROP,
-        objective=Classify(loss="sigmoid" if sigmoid else "softmax"),
-        optim=Optim(
-            lr=lr,
-            betas=(0.9, 0.999),
-            weight_decay=weight_decay,
-            clip=clip,
-            schedule=schedule,
-            warmup="10000 steps",
-            final_lr=1e-5 if schedule == "linear" else 0.0,
-        ),
+        objective=Classify(loss=loss),
+        optim=optim,
         batch_size=4096,
         length=f"{epochs} epochs",
     )
@@ -236,9 +212,3 @@ def _known(given: Given, table: dict[str, tuple], default: str) -> str:
 def _by_size(images: int) -> str:
     """Steps by the number of images, with the borders of BiT's rule: 20,000 and 500,000."""
     return "pets" if images < 20_000 else "cifar100" if images < 500_000 else "imagenet"
-
-
-def _pretrained(given: Given, recipe: str) -> Pretrained:
-    if not given.pretrained:
-        raise ConfigError(f"the recipe {recipe} starts from weights", next_step="name a run or a file as `weights`")
-    return given.pretrained

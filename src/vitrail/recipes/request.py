@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vitrail import hardware
-from vitrail.errors import DecodeError
+from vitrail.errors import ConfigError, DecodeError
 from vitrail.images.preprocess import IMAGENET, INCEPTION, Preprocess
 from vitrail.images.samples import Source, Splits
 from vitrail.models import zoo
@@ -52,6 +52,12 @@ class Given:
         chosen = zoo.config(self.model or name)
         known = settings(chosen).keys()
         return zoo.change(chosen, **{key: value for key, value in (optional or {}).items() if key in known}, **changes)
+
+    def start(self, recipe: str) -> Pretrained:
+        """The weights that were given. Raises ConfigError where there are none."""
+        if not self.pretrained:
+            raise ConfigError(f"the recipe {recipe} starts from weights", next_step="name a run or a file as `weights`")
+        return self.pretrained
 
     def preprocess(self, size: tuple[int, int], **changes: Any) -> Preprocess:
         """At `size`, with mean and deviation 0.5 (the ViT paper's) for as many channels as the images have."""
