@@ -8,7 +8,7 @@ import ast
 import dataclasses
 import importlib.resources
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,8 +46,9 @@ SHARED = {
 """The help of parameters that mean the same everywhere."""
 
 KINDS: dict[str, Any] = {
-    **vars(arguments), "Collection": Sequence, "Images": tuple[str, ...], "Least": float | Literal["auto"], "Model": str,
-    "Classifier": str, "Models": tuple[str, ...], "Size": tuple[int, int] | None, "Told": str | None, "bool": Switch,
+    **vars(arguments), "Literal": Literal, "Path": Path, "Sequence": Sequence, "Collection": Sequence, "bool": Switch,
+    "Model": str, "Classifier": str, "Models": tuple[str, ...], "Images": tuple[str, ...], "Told": str | None,
+    "Size": tuple[int, int] | None, "Least": float | Literal["auto"],
 }  # fmt: skip
 """Kinds of parameters, as words of the command line give them."""
 SPELLINGS = {"str | Path | Splits": "str", "str | Path": "Path", "int | Sequence[int]": "Sequence[int]"}
