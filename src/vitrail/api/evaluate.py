@@ -191,15 +191,10 @@ def robustness(
 
 
 def open_part(
-    data: str | Path | Splits, models: Sequence[Classifier], split: Split, *, download: bool, say: Say,
-    holdout: float = 0.2, follow_links: bool = False,
-) -> Part:  # fmt: skip
+    data: str | Path | Splits, models: Sequence[Classifier], split: Split, *, say: Say, **opening: bool
+) -> Part:
     """The images to measure these models on."""
-    splits = (
-        data
-        if isinstance(data, Splits)
-        else open_data(data, holdout=holdout, download=download, follow_links=follow_links)
-    )
+    splits = data if isinstance(data, Splits) else open_data(data, **opening)
     part = choose_part(splits, models, split, splits.train.name if isinstance(data, Splits) else str(data))
     for sentence in part.sentences:
         say(sentence)

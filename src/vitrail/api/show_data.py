@@ -70,15 +70,16 @@ def over_epochs(run: Run, source: Source, index: int, passes: int) -> Iterator[T
     for epoch in range(passes):
         samples = order.at(np.arange(epoch * len(source), (epoch + 1) * len(source)))[1]
         place = (epoch * len(source) + int(np.flatnonzero(samples == index)[0])) * run.augment.repeats
-        batch = next(
-            train_batches(
-                source, preprocess=run.preprocess, augment=run.augment, seed=run.seed, batch_size=1, start=place,
-                stop=place + 1,
-            )
-        )  # fmt: skip
+        batch = read_batch(run, source, place, 1)
         if batch.dropped:
             raise DataError(str(batch.dropped[0]))
         yield first(batch)
+
+
+def read_batch(run: Run, source: Source, start: int, size: int) -> Batch:
+    """A batch out of the stream that training reads."""
+    how: dict[str, Any] = {"preprocess": run.preprocess, "augment": run.augment, "seed": run.seed}
+    return next(train_batches(source, **how, batch_size=size, start=start, stop=start + size))
 
 
 def first(batch: Batch) -> Tensor:
@@ -91,12 +92,7 @@ def mixture(run: Run, source: Source, most: int) -> Row | None:
     if run.mixing.mixup == run.mixing.cutmix == 0:
         return None
     size = min(run.hardware.micro_batch or run.batch_size, len(source))
-    batch = next(
-        train_batches(
-            source, preprocess=run.preprocess, augment=run.augment, seed=run.seed, batch_size=size, start=0, stop=size
-        )
-    )
-    batch = batch.split(size)[0]
+    batch = read_batch(run, source, 0, size).split(size)[0]
     ready = replace(batch, images=run.preprocess.normalise(batch.images))
     mixed = mix(ready, run.mixing, generator(run.seed, 0, 0), len(source.classes))
     return "first step, mixed", [shown(image) for image in run.preprocess.denormalise(mixed.images[:most])]

@@ -48,7 +48,10 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
         if exit_.code:
             hint_at_peers(words)
         raise
-    set_threads(getattr(found, "threads", 0))
+    if getattr(found, "threads", 0):
+        from vitrail.hardware import threads
+
+        threads(getattr(found, "threads", 0))
     return found if default is None or not check else checked(found, default)
 
 
@@ -57,14 +60,6 @@ def call(function: Callable[..., R], asked: Any, **more: Any) -> R:
     known = inspect.signature(function).parameters
     values = {part.name: getattr(asked, part.name) for part in dataclasses.fields(asked) if part.name in known}
     return function(**{**values, **more})
-
-
-def set_threads(count: int) -> None:
-    """Sets the CPU threads of this process; 0 leaves them."""
-    if count:
-        from vitrail.hardware import threads
-
-        threads(count)
 
 
 def hint_at_peers(words: Sequence[str]) -> None:

@@ -125,25 +125,20 @@ def predictions(
 
     def table(part: Part, keys: Sequence[str], answers: Sequence[Any], errors: Sequence[str | None]) -> Any:
         pa, _ = arrow()
+        text, number = pa.string(), pa.float32()
+        images = {"split": pa.array([part.split or None] * len(keys), text), "key": pa.array(list(keys), text)}
+        failed = {"error": pa.array(errors, text)}
         if decision.numeric:
-            columns = {"split": [part.split or None] * len(keys), "key": list(keys), "error": list(errors)}
             values = [answer and answer[1][0] for answer in answers]
-            return pa.table(
-                {name: pa.array(cells, pa.string()) for name, cells in columns.items()}
-                | {"value": pa.array(values, pa.float32())}
-            )
+            return pa.table({**images, **failed, "value": pa.array(values, number)})
         labels, probabilities = ([answer and list(answer[column]) for answer in answers] for column in (0, 1))
-        return pa.table(
-            {
-                "split": pa.array([part.split or None] * len(keys), pa.string()),
-                "key": pa.array(list(keys), pa.string()),
-                "label": pa.array([row[0] if row else None for row in labels], pa.string()),
-                "probability": pa.array([row[0] if row else None for row in probabilities], pa.float32()),
-                "labels": pa.array(labels, pa.list_(pa.string())),
-                "probabilities": pa.array(probabilities, pa.list_(pa.float32())),
-                "error": pa.array(errors, pa.string()),
-            }
-        )
+        found = {
+            "label": pa.array([row[0] if row else None for row in labels], text),
+            "probability": pa.array([row[0] if row else None for row in probabilities], number),
+            "labels": pa.array(labels, pa.list_(text)),
+            "probabilities": pa.array(probabilities, pa.list_(number)),
+        }
+        return pa.table({**images, **found, **failed})
 
     views = getattr(getattr(engine, "model", engine), "views", "one")
     decision = Decision.of(engine, top_k, calibrated=calibrated, least=least)

@@ -56,23 +56,11 @@ class AveragedEngine:
     views: Views
     preprocess: Preprocess
     """How the images are prepared that views are cut from."""
+    name: str
+    precision: str
+    digest: str
+    classes: tuple[str, ...]
     record: Any
-
-    @property
-    def name(self) -> str:
-        return self.engine.name
-
-    @property
-    def precision(self) -> str:
-        return self.engine.precision
-
-    @property
-    def digest(self) -> str:
-        return self.engine.digest
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.engine.classes
 
     def logits(self, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B K"]:
         several = getattr(self.record, "threshold", None) is not None
@@ -107,7 +95,8 @@ def average_views(model: Any, views: Views, preprocess: Preprocess | None = None
     prepared = preprocess_of(model, preprocess)
     if isinstance(model, nn.Module):
         return Averaged(model, views, prepared).eval()
-    return AveragedEngine(model, views, larger(prepared, views), getattr(model, "record", None))
+    same: Any = {name: getattr(model, name, None) for name in ("name", "precision", "digest", "classes", "record")}
+    return AveragedEngine(model, views, larger(prepared, views), **same)
 
 
 def larger(preprocess: Preprocess, views: Views) -> Preprocess:
