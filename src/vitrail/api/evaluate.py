@@ -173,7 +173,7 @@ def robustness(
         data: Labelled images; those that the model was trained on are left out.
         corruptions: Names with commas between; all twelve by default.
         severities: From 1, the weakest, to 5.
-        seed: Of the noise.
+        seed: Draws the noise.
     """
     classifier = open_classifier(model, engine=engine, device=device, precision=precision)
     part = open_part(data, [classifier], split, download=download, follow_links=follow_links, say=say)
