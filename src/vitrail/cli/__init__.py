@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from vitrail.cli.short_help import SHORT_HELP
+from vitrail.cli.short_help import SHORT_HELP, short_help
 from vitrail.errors import ConfigError, VitrailError, recognise_error, suggest
 from vitrail.processes.signals import Stopped, StopSignals
 
@@ -90,9 +90,9 @@ def dispatch(words: list[str]) -> int:
 
         print(f"vitrail {version('vitrail')}")
         return 0
-    short = SHORT_HELP.get(" ".join(words[:2]), SHORT_HELP.get(words[0]))
+    short = [name for name in (words[0], " ".join(words[:2])) if name in SHORT_HELP]
     if short and {"-h", "--help"} & set(words):
-        print(short)
+        print(short_help(short[0]))
         return 0
     command = main_of(words[0])
     try:

@@ -6,7 +6,6 @@ position. A parameter's help is its line under `Args:` in the docstring, or the 
 
 import ast
 import dataclasses
-import importlib.resources
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -100,7 +99,7 @@ def options_of(
     `positional` are the parameters named by position, if not those before the `*`. `kinds` replaces the kinds of some;
     None leaves a parameter out.
     """
-    file = importlib.resources.files("vitrail").joinpath(vitrail._HOMES[function].replace(".", "/") + ".py")
+    file = Path(vitrail.__file__).parent / (vitrail._HOMES[function].replace(".", "/") + ".py")
     module = ast.parse(file.read_text("utf-8"))
     node = next(one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == function)
     by_position = [one.arg for one in node.args.args] if positional is None else positional

@@ -19,7 +19,7 @@ class Plan(Asked, Show):
 
     examples:
       vitrail plan ./photos
-      vitrail plan ./photos --model vit-b/16 --batch-size 256
+      vitrail plan ./photos --model vit-b/16 --batch 256
       vitrail plan digits --json
     """
 

@@ -1,5 +1,8 @@
 """The first help of commands that take every option of a training: those that people change; `--help-all` lists the rest."""
 
+import ast
+from pathlib import Path
+
 _OPTIONS = """\
 images and model
   --recipe NAME           how to train; by default chosen by the images (`vitrail recipes` lists them)
@@ -26,20 +29,8 @@ machine
   --workers N             loader processes; -1 chooses"""
 
 
-def _help(command: str, about: str, own: str, examples: str) -> str:
-    return (
-        f"usage: vitrail {command} DATA [options]\n\n{about}\n\n{_OPTIONS}\n{own}\nexamples:\n{examples}\n"
-        f"vitrail {command} DATA --help-all lists every option, with the values of the recipe for these images."
-    )
-
-
 SHORT_HELP = {
-    "train": _help(
-        "train",
-        """\
-Trains a Vision Transformer on labelled images. DATA is a folder with a folder of images for each class, a CSV, IDX files,
-shards, Parquet, or a named set. A recipe is chosen by the images, and every option changes one of its values.""",
-        """
+    "train": """
 run
   --out FOLDER            the run folder; by default runs/NAME-1, -2, …
   --seeds N               train N times; prints mean and standard deviation
@@ -47,41 +38,23 @@ run
   --resume FOLDER         go on with a run that was stopped
   --quiet, --json         no progress; the result as JSON
 """,
-        """\
-  vitrail train digits                                   handwritten digits, in a minute
-  vitrail train ./photos                                 your own images, one folder for each class
-  vitrail train ./photos --weights vit-b16.npz           fine-tune published weights
-  vitrail train ./photos --model vit-ti/16 --epochs 30 --lr 5e-4 --augment.flip
-  vitrail train --resume runs/photos-1                   go on where it stopped, to the same bits
-""",
-    ),
-    "plan": _help(
-        "plan",
-        """\
-The cost of a training, before it starts: steps, batch, FLOPs, and by a short probe time and memory.
-It takes the options of `vitrail train`.""",
-        "  --json                  as JSON\n",
-        """\
-  vitrail plan ./photos
-  vitrail plan ./photos --model vit-b/16 --batch 256
-  vitrail plan digits --json
-""",
-    ),
-    "data show": _help(
-        "data show",
-        """\
-Draws what a training will see: some images as evaluation has them, then as each epoch has them, then mixed.
-It takes the options of `vitrail train`.""",
-        """
+    "plan": "  --json                  as JSON\n",
+    "data show": """
 sheet
   --out FILE              .png, or .html; by default runs/seen.png
   --rows N                how many images (6)
   --passes N              in how many epochs each is shown (6)
 """,
-        """\
-  vitrail data show ./photos
-  vitrail data show ./photos --recipe deit --out deit.html
-  vitrail data show digits --augment.rotate 45 --rows 4 --passes 8
-""",
-    ),
 }
+"""Commands that have one, and their own options."""
+
+
+def short_help(command: str) -> str:
+    """About and examples are the docstring of the options, read as text: to import them needs torch."""
+    module = ast.parse(Path(__file__).with_name(command.replace(" ", "_") + ".py").read_text("utf-8"))
+    options = next(one for one in module.body if isinstance(one, ast.ClassDef))
+    about, examples = (ast.get_docstring(options) or "").split("\n\nexamples:\n")
+    return (
+        f"usage: vitrail {command} DATA [options]\n\n{about}\n\n{_OPTIONS}\n{SHORT_HELP[command]}\nexamples:\n{examples}\n\n"
+        f"vitrail {command} DATA --help-all lists every option, with the values of the recipe for these images."
+    )

@@ -24,10 +24,11 @@ from vitrail.training.setup import Setup
 
 @dataclass(frozen=True)
 class Train(Asked, Show):
-    """Trains a Vision Transformer on labelled images.
+    """Trains a Vision Transformer on labelled images. DATA is a folder with a folder of images for each class, a CSV, IDX files,
+    shards, Parquet, or a named set.
 
     Without --recipe one is chosen by the number and shape of the images and by whether weights were given; it says
-    which and why. Everything below the first block is the recipe's, and one word overrides one value.
+    which and why. Every option changes one of its values.
 
     examples:
       vitrail train digits                                   handwritten digits, in a minute
