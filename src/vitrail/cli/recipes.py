@@ -1,9 +1,8 @@
 """`vitrail recipes`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import tyro
 
@@ -31,6 +30,7 @@ def main(words: Sequence[str]) -> int:
 
     from vitrail.config import to_dict
     from vitrail.recipes import RECIPES, about, recipe_without_weights
+    from vitrail.training.resume_rules import leaves
 
     if not asked.name:
         rows = tuple((name, about(name).partition("\n")[0]) for name in RECIPES)
@@ -41,14 +41,5 @@ def main(words: Sequence[str]) -> int:
         print(json.dumps(found, indent=1))
         return 0
     print(about(asked.name.partition(":")[0]))
-    show(pairs([(name, value) for name, value in flat(found)], "values"), asked.format)
+    show(pairs([(name, str(value)) for name, value in leaves(found)], "values"), asked.format)
     return 0
-
-
-def flat(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """Every value by its dotted name."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", str(value)

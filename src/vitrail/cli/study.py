@@ -250,14 +250,7 @@ def read_values(word: str) -> tuple[str, list[Any]]:
     try:
         return name, json.loads(f"[{text}]")
     except ValueError:
-        return name, [_plain(part.strip()) for part in text.split(",")]
-
-
-def _plain(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        return name, [questions.read_word(part.strip()) for part in text.split(",")]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

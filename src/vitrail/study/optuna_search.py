@@ -4,7 +4,6 @@ Optuna's sampler is told the seed and all earlier scores, so that each trial fol
 """
 
 import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from vitrail.reports.charts import Chart, Series
 from vitrail.reports.tables import Column, Table
 from vitrail.study.cells import Cell, Row, Stage, fingerprint, measure_cell
 from vitrail.study.engine import Answers, open_study
-from vitrail.study.questions import Search
+from vitrail.study.questions import Search, read_word
 from vitrail.study.report import Answer, Shown, write_answer
 from vitrail.study.variations import make_run, to_value
 
@@ -60,8 +59,8 @@ def distribution(optuna: Any, name: str, text: str) -> Any:
     """ "1e-4..1e-2" between two numbers, whole ones for whole ends; "log 1e-4..1e-2"; "a,b,c" one of these."""
     low, dots, high = text.removeprefix("log ").partition("..")
     if not dots:
-        return optuna.distributions.CategoricalDistribution([_value(part.strip()) for part in text.split(",")])
-    ends = _value(low), _value(high)
+        return optuna.distributions.CategoricalDistribution([read_word(part.strip()) for part in text.split(",")])
+    ends = read_word(low), read_word(high)
     if not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
         raise ConfigError(
             f"{name} = {text!r} is no range", allowed="'1e-4..1e-2', 'log 1e-4..1e-2', '2..8', or 'a,b,c'"
@@ -72,14 +71,6 @@ def distribution(optuna: Any, name: str, text: str) -> Any:
         return kind(*ends, log=text.startswith("log "))
     except ValueError as error:
         raise ConfigError(f"{name} = {text!r} is no range ({error})") from None
-
-
-def _value(text: str) -> Any:
-    """JSON where it is JSON (1e-3, true), else text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def plan_cell(asked: Search, values: Mapping[str, Any], number: int) -> Cell:

@@ -1,5 +1,6 @@
 """The settings of every study. Nothing here imports torch, so that `--help` answers at once."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -74,6 +75,14 @@ class Cells(Question):
             raise ConfigError(
                 f"seeds = {self.seeds}, at_once = {self.at_once}", allowed="one seed or more; at_once from 0"
             )
+
+
+def read_word(text: str) -> Any:
+    """A value of a run out of a word: JSON where it is JSON (1e-3, true), else text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def check_above_zero(asked: Question, *names: str) -> None:

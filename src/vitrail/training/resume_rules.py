@@ -90,6 +90,7 @@ def differences(before: Run, after: Run) -> Iterator[tuple[str, Any, Any]]:
 
 
 def leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value by its dotted name."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{path}{key}.")
