@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitrail.errors import DataError, NonFiniteError
+from vitrail.errors import DataError
+from vitrail.scores.finite import check_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ def labelled(features: Any, labels: Any, classes: int | None = None) -> Labelled
     labels = labels.long()
     _check_labels(labels, classes)
     features = features if features.dtype in (torch.float32, torch.float64) else features.float()
-    check_finite(features)
+    check_finite(features, what="the features of")
     return Labelled(features, labels, int(labels.max()) + 1 if classes is None else classes)
 
 
@@ -116,13 +117,3 @@ def _check_labels(labels: Int[Tensor, "N"], classes: int | None) -> None:
         raise DataError(f"a label {found - 1} among {classes} classes", allowed=f"0 to {classes - 1}")
     if (classes or found) < 2:
         raise DataError("there is only one class", allowed="two or more", next_step="check the labels")
-
-
-def check_finite(features: Float[Tensor, "N D"]) -> None:
-    """Raises NonFiniteError for features that are NaN or infinite, naming the first row."""
-    wrong = (~torch.isfinite(features)).any(1).nonzero()[:, 0]
-    if len(wrong):
-        raise NonFiniteError(
-            f"the features of {len(wrong)} of {len(features)} images are not finite, the first in row {int(wrong[0])}",
-            next_step="check the model's weights, or extract again with `precision='fp32'`",
-        )

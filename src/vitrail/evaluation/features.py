@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from vitrail import hardware
 from vitrail.batches.loader import Batch
-from vitrail.errors import DoesNotApply, NonFiniteError
+from vitrail.errors import DoesNotApply
 from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.images.preprocess import Preprocess
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.forward import answering, as_input, place
+from vitrail.scores.finite import check_finite
 
 
 def extract(
@@ -44,7 +45,7 @@ def extract(
         keys.extend(batch.keys)
         parts[-2:-1] = map(_fetch, parts[-2:-1])  # the batch before: its copy need not wait for the one just started
     answers = torch.cat([_fetch(part) for part in parts]) if parts else torch.zeros(0, 1)
-    _check_finite(answers, keys)
+    check_finite(answers, keys)
     labels = torch.cat(targets) if targets else torch.zeros(0, dtype=torch.long)
     return FeatureTable(answers, labels, torch.zeros(len(keys), dtype=torch.long), tuple(keys))
 
@@ -81,13 +82,3 @@ def _in_order(apart: list[tuple[Int64[np.ndarray, "_"], Tensor]]) -> Tensor:
 
 def _fetch(answers: Tensor) -> Tensor:
     return answers.float().cpu()
-
-
-def _check_finite(answers: Tensor, keys: list[str]) -> None:
-    if torch.isfinite(answers).all():
-        return
-    rows = (~torch.isfinite(answers)).any(1).nonzero()[:, 0].tolist()
-    raise NonFiniteError(
-        f"the model's answers to {len(rows)} of {len(keys)} images are not finite, the first: {keys[rows[0]]}",
-        next_step="check the weights, or try `precision='fp32'`",
-    )

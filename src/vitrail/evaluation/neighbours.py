@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vitrail.errors import DataError
-from vitrail.evaluation.feature_set import check_finite
 from vitrail.images.exact_duplicates import Joined
+from vitrail.scores.finite import check_finite
 
 _CELLS = 1 << 24
 """Similarities held at once: 64 MiB in float32."""
@@ -52,8 +52,8 @@ def nearest_chunks(queries: Float[Tensor, "B D"], bank: Float[Tensor, "N D"], *,
             f"queries {queries.shape[1]} wide and a bank {bank.shape[1]} wide",
             next_step="make both with the same model",
         )
-    check_finite(bank)
-    check_finite(queries)
+    check_finite(bank, what="the features of")
+    check_finite(queries, what="the features of")
     bank = normalize(bank).T
     for part in queries.split(max(1, _CELLS // bank.shape[1])):
         top = (normalize(part) @ bank).topk(k, dim=1)
@@ -66,7 +66,7 @@ def near_duplicates(features: Float[Tensor, "N D"], *, threshold: float = 0.95, 
     """
     if not -1 <= threshold <= 1:
         raise DataError(f"threshold = {threshold}", allowed="a cosine between -1 and 1", next_step="try 0.95")
-    check_finite(features)
+    check_finite(features, what="the features of")
     unit, found = normalize(features), []
     total = 0
     rows = max(1, _CELLS // max(len(unit), 1))

@@ -7,11 +7,11 @@ Guo et al. 2017, "On calibration of modern neural networks".
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitrail.errors import DataError, NonFiniteError
+from vitrail.errors import DataError
+from vitrail.scores.finite import check_finite
 
 BINS = 15
 """Of equal width (section 2)."""
@@ -54,8 +54,7 @@ def fit_temperature(logits: Float[Tensor, "N K"], targets: Int[Tensor, "M"], smo
     """
     if not len(targets) or len(targets) != len(logits):
         raise DataError(f"{len(logits)} answers and {len(targets)} labels", allowed="as many of both, at least one")
-    if not torch.isfinite(logits).all():
-        raise NonFiniteError("the model's answers are not finite numbers", next_step="check its weights")
+    check_finite(logits)
     logits = logits.double()
     own = (1 - smoothing) * logits.gather(1, targets.long()[:, None])[:, 0].mean() + smoothing * logits.mean()
 

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitrail.errors import DataError, NonFiniteError
+from vitrail.errors import DataError
 from vitrail.reports import figures
 from vitrail.reports.confusion import draw_confusion
-from vitrail.reports.page import Facts, FigureSection, Gallery, Picture, Section, TableSection
+from vitrail.reports.page import FigureSection, Gallery, Picture, Section, TableSection
 from vitrail.reports.sheets import prediction_sheet
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.calibration import BINS, Bin, reliability
+from vitrail.scores.finite import check_finite
 from vitrail.scores.outcome import Headline, ImageOf, Outcome
 from vitrail.scores.statistics import wilson
 
@@ -106,7 +107,7 @@ class Scores(Outcome):
         """Scores, confusions, classes, calibration and the worst mistakes."""
         confused = self.confused_table()
         return [
-            Facts("Result", self.facts(), style="tiles"),
+            *super().sections(image_of),
             FigureSection("Confusion", [draw_confusion(self.confusion, self.classes)], note=CONFUSION),
             *([TableSection("Most frequent mistakes", confused)] if confused.rows else []),
             TableSection("Classes", self.table()),
@@ -162,6 +163,9 @@ def score_classes(logits: Float[Tensor, "N K"], targets: Int[Tensor, "N"], class
     predicted, right = predicted.astype(np.int64), rank == 0
     labels = targets.cpu().numpy().astype(np.int64)
     confusion = np.bincount(labels * len(classes) + predicted, minlength=len(classes) ** 2).reshape(len(classes), -1)
+    counts = zip(
+        classes, *(n.tolist() for n in (confusion.sum(1), confusion.sum(0), confusion.diagonal())), strict=True
+    )
     bins = reliability(confidence, right)
     return Scores(
         images=len(labels),
@@ -172,7 +176,7 @@ def score_classes(logits: Float[Tensor, "N K"], targets: Int[Tensor, "N"], class
         nll=float(nll.mean()),
         ece=sum(b.images * b.gap for b in bins) / len(labels),
         brier=float(brier.mean()),
-        per_class=tuple(_class_score(name, confusion, k) for k, name in enumerate(classes)),
+        per_class=tuple(ClassScore(name, n, *rates(n, *rest)) for name, n, *rest in counts),
         confusion=confusion,
         bins=bins,
         targets=labels,
@@ -200,8 +204,7 @@ def _check(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> None:
             allowed=f"0 to {len(classes) - 1}",
             next_step="unlabelled images can be predicted, not scored",
         )
-    if not torch.isfinite(logits).all():
-        raise NonFiniteError("the model's answers are not finite numbers", next_step="check its weights")
+    check_finite(logits)
 
 
 def _per_image(logits: Float[Tensor, "B K"], targets: Int[Tensor, "B"]) -> Float[Tensor, "B five"]:
@@ -215,14 +218,12 @@ def _per_image(logits: Float[Tensor, "B K"], targets: Int[Tensor, "B"]) -> Float
     return torch.stack([logits.argmax(1).double(), p.amax(1), -own_logp[:, 0], brier, before.sum(1).double()], dim=1)
 
 
-def _class_score(name: str, confusion: Int[np.ndarray, "K K"], k: int) -> ClassScore:
-    images, answers, right = int(confusion[k].sum()), int(confusion[:, k].sum()), int(confusion[k, k])
-    return ClassScore(
-        name=name,
-        images=images,
-        recall=right / images if images else None,
-        precision=right / answers if answers else None,
-        f1=2 * right / (images + answers) if images + answers else None,
+def rates(images: int, given: int, right: int) -> tuple[float | None, float | None, float | None]:
+    """(recall, precision, F1) of a class with so many images, answers and right answers."""
+    return (
+        right / images if images else None,
+        right / given if given else None,
+        2 * right / (images + given) if images + given else None,
     )
 
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vitrail.reports.figures import Panel
-from vitrail.reports.page import Facts, Section
-from vitrail.scores.outcome import Headline, ImageOf, Outcome
+from vitrail.scores.outcome import Headline, Outcome
 
 
 @dataclass(frozen=True)
 class Measured(Outcome):
-    """An objective's own numbers on held-out images, means over images. `loss` is among them."""
+    """An objective's own numbers on held-out images, means over images. `loss` is among them.
+
+    Without held-out images there is no number: `Measured(0, {})`.
+    """
 
     chooses_best: ClassVar[bool] = False
     panels: ClassVar = (
@@ -23,15 +25,14 @@ class Measured(Outcome):
 
     @property
     def headline(self) -> Headline:
-        return Headline("loss", self.means["loss"], percent=False, higher_is_better=False)
+        return Headline("loss", self.means.get("loss", float("nan")), percent=False, higher_is_better=False)
 
     @property
     def numbers(self) -> Mapping[str, float]:
         return {"images": self.images, **self.means}
 
     def facts(self) -> list[tuple[str, str]]:
+        if not self.images:
+            return [("Score", str(self))]
         means = [(f"Held-out {name}", f"{value:.4g}") for name, value in self.means.items()]
         return [*means, ("Held-out images", f"{self.images:,}")]
-
-    def sections(self, image_of: ImageOf) -> list[Section]:
-        return [Facts("Result", self.facts(), style="tiles")]

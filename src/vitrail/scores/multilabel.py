@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitrail.errors import DataError, NonFiniteError
+from vitrail.errors import DataError
 from vitrail.reports.figures import Panel
-from vitrail.reports.page import Facts, Gallery, Picture, Section, TableSection
+from vitrail.reports.page import Gallery, Picture, Section, TableSection
 from vitrail.reports.sheets import prediction_sheet
 from vitrail.reports.tables import Column, Table
+from vitrail.scores.classification import rates
+from vitrail.scores.finite import check_finite
 from vitrail.scores.outcome import Headline, ImageOf, Outcome
 from vitrail.scores.statistics import resample
 
@@ -103,7 +104,7 @@ class MultiLabelScores(Outcome):
         how = "chosen on validation images" if self.tuned else NOT_TUNED
         note = f"Recall, precision and F1 are those of labels above the threshold, which was {how}."
         return [
-            Facts("Result", self.facts(), style="tiles"),
+            *super().sections(image_of),
             TableSection("Classes", self.table(), note),
             Gallery("Worst mistakes", [self._mistake(index, image_of) for index in self.worst()], MISTAKES),
         ]
@@ -229,19 +230,11 @@ def _check(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> None:
         )
     if not bool(targets.any()):
         raise DataError("no image has any of the classes", next_step="check the column of labels")
-    if not torch.isfinite(logits).all():
-        raise NonFiniteError("the model's answers are not finite numbers", next_step="check its weights")
+    check_finite(logits)
 
 
 def _label_score(
     name: str, answers: Bool[np.ndarray, "N"], truth: Bool[np.ndarray, "N"], precision: float | None
 ) -> LabelScore:
     images, given, right = int(truth.sum()), int(answers.sum()), int((answers & truth).sum())
-    return LabelScore(
-        name=name,
-        images=images,
-        average_precision=precision,
-        recall=right / images if images else None,
-        precision=right / given if given else None,
-        f1=2 * right / (images + given) if images + given else None,
-    )
+    return LabelScore(name, images, precision, *rates(images, given, right))

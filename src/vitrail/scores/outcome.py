@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vitrail.reports.figures import Panel
-from vitrail.reports.page import Section
+from vitrail.reports.page import Facts, Section
 from vitrail.reports.tables import Table
 
 ImageOf = Callable[[int], UInt8[np.ndarray, "H W c"]]
@@ -73,9 +73,9 @@ class Outcome(abc.ABC):
     def facts(self) -> list[tuple[str, str]]:
         """The single numbers as people read them, the headline first."""
 
-    @abc.abstractmethod
     def sections(self, image_of: ImageOf) -> list[Section]:
-        """The sections of a report that say how good the model is."""
+        """The sections of a report that say how good the model is: the facts, and what else an outcome can show."""
+        return [Facts("Result", self.facts(), style="tiles")]
 
     def table(self) -> Table | None:
         """One row a class; None where there are no classes."""
@@ -91,6 +91,8 @@ class Outcome(abc.ABC):
 
     def __str__(self) -> str:
         """The headline with its interval, on one line."""
+        if not self.images:
+            return "none: every image was trained on"
         line = f"{self.headline} on {self.images:,} {'image' if self.images == 1 else 'images'}"
         if self.headline.interval is None:
             return line

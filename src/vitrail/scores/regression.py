@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitrail.errors import DataError, NonFiniteError
+from vitrail.errors import DataError
 from vitrail.reports import figures
 from vitrail.reports.figures import Panel
-from vitrail.reports.page import Facts, FigureSection, Gallery, Picture, Section
+from vitrail.reports.page import FigureSection, Gallery, Picture, Section
 from vitrail.reports.sheets import prediction_sheet
+from vitrail.scores.finite import check_finite
 from vitrail.scores.outcome import Headline, ImageOf, Outcome
 from vitrail.scores.statistics import resample
 
@@ -79,7 +79,7 @@ class NumberScores(Outcome):
         """Scores, answers against truth, and the worst mistakes."""
         worst = np.argsort(-np.abs(self.answers - self.truth), kind="stable")[:WORST].tolist()
         return [
-            Facts("Result", self.facts(), style="tiles"),
+            *super().sections(image_of),
             FigureSection("Answers", [figures.draw_answers(self.truth, self.answers, self.name)], note=SCATTER),
             Gallery("Worst mistakes", [self._mistake(index, image_of) for index in worst], MISTAKES),
         ]
@@ -101,8 +101,7 @@ def score_numbers(answers: Float[Tensor, "N 1"], truth: Float[Tensor, "N 1"], na
     """Scores one number an image. Raises DataError for no images or other shapes, NonFiniteError for NaN and ±inf."""
     if not len(truth) or answers.shape != truth.shape or truth.shape[1] != 1:
         raise DataError(f"answers {tuple(answers.shape)} to labels {tuple(truth.shape)}", allowed="one number an image")
-    if not torch.isfinite(answers).all():
-        raise NonFiniteError("the model's answers are not finite numbers", next_step="check its weights")
+    check_finite(answers)
     given, wanted = (values.double().cpu().numpy()[:, 0] for values in (answers, truth))
     mae, r2 = measure(given, wanted)
     rmse = float(np.sqrt(np.square(given - wanted).mean()))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitrail import machine
 from vitrail.batches.draws import generator
 from vitrail.batches.loader import Batch, Budget, eval_batches
-from vitrail.errors import DecodeError, NonFiniteError
+from vitrail.errors import DecodeError
 from vitrail.images.samples import Source
 from vitrail.models import cost
 from vitrail.objectives.objective import Answers
@@ -21,8 +21,9 @@ from vitrail.reports import figures
 from vitrail.reports.journal import Journal, read
 from vitrail.reports.page import Facts, FigureSection, Section, write_page
 from vitrail.scores.calibration import Calibration
+from vitrail.scores.finite import check_finite
+from vitrail.scores.measured import Measured
 from vitrail.scores.outcome import Outcome
-from vitrail.scores.unscored import Unscored
 from vitrail.storage import write_whole
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, on_device
@@ -58,7 +59,7 @@ def judge(
     `calibration` was chosen on other images. Without images there is no score.
     """
     if not len(source):
-        return Judged(Unscored(), Calibration(), source)
+        return Judged(Measured(0, {}), Calibration(), source)
     objective = setup.run.objective
     answers, source, lost = collect_answers(setup, model, source, watch)
     outcome = objective.judge(answers, source, setup.classes, calibration)
@@ -94,7 +95,9 @@ def collect_answers(
     joined = {name: torch.cat([part.cpu() for part in parts]) for name, parts in found.items()}
     left_out = {error.key for error in lost}
     read = torch.tensor([key not in left_out for key in mine.keys])
-    _check_finite(joined, mine.subset(np.flatnonzero(read.numpy())))
+    answered = mine.subset(np.flatnonzero(read.numpy()))
+    for rows in joined.values():
+        check_finite(rows, answered.keys)
     scored = source.subset(np.flatnonzero(world.gather_rows(read).numpy()))
     return {name: world.gather_rows(rows) for name, rows in joined.items()}, scored, tuple(lost)
 
@@ -108,17 +111,6 @@ def _answer(setup: Setup, model: nn.Module, batch: Batch, random: torch.Generato
         return answers[0]
     back = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in parts]))).to(setup.device)
     return {name: torch.cat([one[name] for one in answers])[back] for name in answers[0]}
-
-
-def _check_finite(answers: Answers, source: Source) -> None:
-    for rows in answers.values():
-        wrong = (~torch.isfinite(rows.flatten(1) if rows.ndim > 1 else rows[:, None])).any(1).nonzero()[:, 0]
-        if len(wrong):
-            raise NonFiniteError(
-                f"the model's answers to {len(wrong)} of {len(source)} images are not finite, the first: "
-                f"{source.keys[int(wrong[0])]}",
-                next_step="check the weights, or use precision = 'fp32'",
-            )
 
 
 def finish(
