@@ -8,11 +8,12 @@ from typing import Any
 from vitrail.checkpoints import read as checkpoints
 from vitrail.errors import CheckpointError, ConfigError
 from vitrail.models import zoo
+from vitrail.training.outcome import make_record
 from vitrail.training.run import Run
 from vitrail.training.run_data import open_run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.state import Facts, misfits, refuse_misfits, take
-from vitrail.weights.bundle import Record, save_bundle
+from vitrail.weights.bundle import save_bundle
 from vitrail.weights.trained_on import carry_trained_keys
 
 
@@ -40,19 +41,9 @@ def export_run(folder: str | Path, out: str | Path, *, say: Callable[[str], None
     trained = Facts.of(snapshot).run
     run = replace(trained, data=run.data) if trained else run  # the images may have moved
     fresh = learned_model(run, snapshot)
-    splits = open_run(run)
-    classes = splits.train.classes if run.objective.reads_labels else ()
-    source = f"trained by vitrail on {splits.train.name}, step {snapshot.step} of {run.length}"
-    threshold = 0.5 if splits.test.multi_label else None
-    numeric = splits.train.numeric and run.objective.reads_labels
-    record = Record(
-        config=fresh.config,
-        preprocess=run.preprocess,
-        classes=classes,
-        source=source,
-        threshold=threshold,
-        numeric=numeric,
-    )
+    train = open_run(run).train
+    source = f"trained by vitrail on {train.name}, step {snapshot.step} of {run.length}"
+    record = make_record(fresh, run, train, source=source)
     save_bundle(out, fresh, record)
     carry_trained_keys(path, out)
     return snapshot.step

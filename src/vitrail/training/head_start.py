@@ -1,26 +1,33 @@
 """The head that fine-tuning starts from, and the cheap answers that a trained model should beat.
 
-A new head on trained features sends noise into them in the first steps. Logistic regression on the frozen features is a
-better start, and takes seconds: linear probing, then fine-tuning (Kumar et al. 2022, arXiv 2202.10054).
+A new head on trained features sends noise into them in the first steps. Logistic regression on the frozen features, or ridge
+regression where images have numbers, is a better start, and takes seconds: linear probing, then fine-tuning (Kumar et al.
+2022, arXiv 2202.10054).
 """
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError
 from vitrail.evaluation.feature_set import Labelled, labelled
 from vitrail.evaluation.feature_table import FeatureTable
+from vitrail.evaluation.features import extract
 from vitrail.evaluation.knn import knn
+from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.logistic import Fit, cross_validated
+from vitrail.evaluation.neighbours import nearest
+from vitrail.evaluation.ridge import ridge
+from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Source
 from vitrail.objectives.objective import Learner
+from vitrail.objectives.regress import Regress
 from vitrail.scores.classification import index_labels
-from vitrail.training import number_start
-from vitrail.training.frozen import read_features, read_pixels
 from vitrail.training.setup import Setup
 
 NEIGHBOURS = 10
@@ -28,10 +35,10 @@ MIRRORS = 2_000
 """Images that are compared with their mirror images, at most."""
 MOST = 20_000
 """Training images above which no baseline is computed."""
-
-
+SIDE = 32
+"""Raw pixels are compared at this many a side."""
 MIRRORED = 0.8
-"""Images are flipped in training unless their mirror images are right so much less often."""
+"""Images are flipped in training unless their mirror images are right so much less often, or as much farther off."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,19 @@ class HeadStart:
     setup: Setup
     """Ready to train: the head set, flips decided."""
     baselines: dict[str, float] = field(default_factory=dict)
-    """Accuracy of each cheap answer on the held-out images."""
+    """Accuracy of each cheap answer on the held-out images, or its mean error."""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Numbered:
+    """N images as the features a model made of them, and their numbers."""
+
+    features: Float[Tensor, "N D"]
+    labels: Float[Tensor, "N"]
+
+    def rows(self, index: Int[Tensor, "n"]) -> "Numbered":
+        return Numbered(self.features[index], self.labels[index])
 
 
 def head_start(setup: Setup) -> HeadStart:
@@ -52,68 +70,90 @@ def head_start(setup: Setup) -> HeadStart:
     run, splits = setup.run, setup.splits
     if not run.objective.reads_labels or splits.train.multi_label:
         return HeadStart(setup)
-    if splits.train.numeric:
-        return _number_start(setup)
-    notes: list[str] = []
-    found = {"majority class": _majority(setup)} if len(splits.test) else {}
-    if len(splits.train) <= MOST:
-        train, test = _pixels(setup)
-        if test:
-            found["nearest neighbour, raw pixels"] = _neighbours(train, test, 1)
+    few, numeric, notes = len(splits.train) <= MOST, splits.train.numeric, list[str]()
+    found = _answer_always(setup) if len(splits.test) else {}
+    if few:
+        train = _read_pixels(setup, splits.train)
+        train = train.rows(torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(run.seed)))
+        found |= _answer_by_pixels(setup, train) if len(splits.test) else {}
         if run.augment.flip and run.check_flips and not looks_alike_mirrored(train, run.preprocess.channels):
             run = replace(run, augment=replace(run.augment, flip=False))
-            notes.append("no flips: mirrored images look like other classes")
-    if run.weights and setup.unsharded is None and (run.head == "logistic" or len(splits.train) <= MOST):
-        fit, expected, answers = _frozen(setup)
+            notes.append(f"no flips: mirrored images look like other {'numbers' if numeric else 'classes'}")
+    if run.weights and setup.unsharded is None and (run.head == "logistic" or (few and not numeric)):
+        fit, said, answers = (_fit_ridge if numeric else _fit_logistic)(setup)
         found |= answers
         if run.head == "logistic":
             set_head(setup.model, fit)
-            notes.append(f"head: logistic regression on frozen features ({expected:.1%} in cross-validation)")
+            notes.append(said)
     return HeadStart(replace(setup, run=run), found, tuple(notes))
 
 
-def _number_start(setup: Setup) -> HeadStart:
-    """The same for numbers."""
-    run, notes, few = setup.run, list[str](), len(setup.splits.train) <= MOST
-    pixels = number_start.known(read_pixels(setup, setup.splits.train)) if few else None
-    found = dict(number_start.baselines(setup, pixels)) if len(setup.splits.test) else {}
-    asked = pixels if run.augment.flip and run.check_flips else None
-    if asked and not number_start.looks_alike_mirrored(asked, run.preprocess.channels):
-        run = replace(run, augment=replace(run.augment, flip=False))
-        notes.append("no flips: mirrored images look like other numbers")
-    if run.weights and setup.unsharded is None and run.head == "logistic":
-        said, more = number_start.start_head(setup)
-        notes.append(said)
-        found |= more
-    return HeadStart(replace(setup, run=run), found, tuple(notes))
+def _answer_always(setup: Setup) -> dict[str, float]:
+    """The same answer to every image."""
+    train, test = setup.splits.train, setup.splits.test
+    if train.numeric:
+        truth = torch.from_numpy(test.labels)[:, 0]
+        return {"always the mean": float((truth - float(train.labels.mean())).abs().mean())}
+    targets = index_labels(test.labels, test.classes, setup.classes)
+    return {"majority class": float((targets == int(train.counts.argmax())).float().mean())}
 
 
-def looks_alike_mirrored(pixels: Labelled, channels: int) -> bool:
-    """Whether a mirrored image's nearest neighbour among the other images is of its class nearly as often as its own."""
-    features = pixels.features[:MIRRORS]
+def _answer_by_pixels(setup: Setup, train: Labelled | Numbered) -> dict[str, float]:
+    """The answer of the most similar training images, by the cosine of pixels centred on all of them."""
+    test, mean = _read_pixels(setup, setup.splits.test), train.features.mean(0)
+    k = min(NEIGHBOURS, len(train.labels)) if isinstance(train, Numbered) else 1
+    near = train.labels[nearest(test.features - mean, train.features - mean, k=k).index]
+    if isinstance(train, Numbered):
+        return {"nearest neighbours, raw pixels": float((near.mean(1) - test.labels).abs().mean())}
+    return {"nearest neighbour, raw pixels": int((near[:, 0] == test.labels).sum()) / len(test.labels)}
+
+
+def looks_alike_mirrored(pixels: Labelled | Numbered, channels: int) -> bool:
+    """Whether the nearest other image of a mirrored image has its class nearly as often as that of the image itself;
+    or a number that is nearly as close.
+    """
+    features, labels = pixels.features[:MIRRORS], pixels.labels[:MIRRORS]
     side = int((features.shape[1] // channels) ** 0.5)
-    images = features.view(len(features), -1, side, channels)  # the pixels are square, as `_pixels` makes them
-    labels, mean = pixels.labels[: len(features)], features.mean(0)
+    images = features.view(len(features), -1, side, channels)  # the pixels are square, as `_read_pixels` makes them
+    mean, near = features.mean(0), []
     bank = normalize(features - mean)
-    right = []
     for queries in (images, images.flip(2)):
         similarity = normalize(queries.flatten(1) - mean) @ bank.T
-        right.append((labels[similarity.fill_diagonal_(-2).argmax(1)] == labels).sum())
-    return bool(right[1] >= MIRRORED * right[0])
+        near.append(labels[similarity.fill_diagonal_(-2).argmax(1)])
+    if isinstance(pixels, Numbered):
+        plain, mirrored = ((answers - labels).abs().mean() for answers in near)
+        return bool(mirrored <= plain / MIRRORED)
+    plain, mirrored = ((answers == labels).sum() for answers in near)
+    return bool(mirrored >= MIRRORED * plain)
 
 
-def _frozen(setup: Setup) -> tuple[Fit, float, dict[str, float]]:
-    """The head fitted on frozen features, its accuracy in cross-validation, and baselines."""
+def _fit_logistic(setup: Setup) -> tuple[Fit, str, dict[str, float]]:
+    """A head of classes on frozen features, a sentence on it, and baselines."""
     run, splits = setup.run, setup.splits
     model = run.objective.model_of(setup.model)
-    train = _features(setup, read_features(setup, model, splits.train), splits.train)
+    train = _label(setup, read_features(setup, model, splits.train), splits.train)
     fit, expected = cross_validated(train, seed=run.seed)
+    said = f"head: logistic regression on frozen features ({expected:.1%} in cross-validation)"
     if not len(splits.test):
-        return fit, expected, {}
-    test = _features(setup, read_features(setup, model, splits.test), splits.test)
-    near = _neighbours(train, test, NEIGHBOURS)
-    right = {"kNN on frozen features": near, "logistic on frozen features": fit.right(test) / len(test)}
-    return fit, expected, right
+        return fit, said, {}
+    test = _label(setup, read_features(setup, model, splits.test), splits.test)
+    centred = (replace(data, features=data.features - train.features.mean(0)) for data in (train, test))
+    near = knn(*centred, k=[min(NEIGHBOURS, len(train))])[0].accuracy
+    return fit, said, {"kNN on frozen features": near, "logistic on frozen features": fit.right(test) / len(test)}
+
+
+def _fit_ridge(setup: Setup) -> tuple[Fit, str, dict[str, float]]:
+    """The same for numbers."""
+    objective, splits = setup.run.objective, setup.splits
+    assert isinstance(objective, Regress)
+    train = read_features(setup, setup.model, splits.train)
+    fit, expected = ridge(train.features, objective.standardise(train.labels))
+    said = f"head: ridge regression on frozen features (mean error {expected * objective.std:.4g}, each image left out once)"
+    if not len(splits.test):
+        return fit, said, {}
+    test = read_features(setup, setup.model, splits.test)
+    answers = objective.mean + objective.std * fit.answers(test.features)
+    return fit, said, {"ridge on frozen features": float((answers - test.labels).abs().mean())}
 
 
 def set_head(model: Any, fit: Fit) -> None:
@@ -126,29 +166,25 @@ def set_head(model: Any, fit: Fit) -> None:
         head.bias.copy_(fit.bias)
 
 
-def _features(setup: Setup, table: FeatureTable, source: Source) -> Labelled:
-    """The features with their labels as the model counts its classes."""
+def read_features(setup: Setup, model: nn.Module, source: Source, preprocess: Preprocess | None = None) -> FeatureTable:
+    """The model's pooled features of every image that can be read, as evaluation sees it."""
+    settings, preprocess = setup.run.hardware, preprocess or setup.run.preprocess
+    batches = eval_batches(
+        source, preprocess=preprocess, batch_size=2 * setup.micro_batch, workers=settings.workers, strict=False
+    )
+    return extract(model, batches, what="features", preprocess=preprocess, precision=settings.precision)
+
+
+def _read_pixels(setup: Setup, source: Source) -> Labelled | Numbered:
+    """The images as the model sees them, at most SIDE pixels a side."""
+    side = min(SIDE, *setup.run.preprocess.size)
+    small = replace(setup.run.preprocess, size=(side, side), resize="squash")
+    return _label(setup, read_features(setup, Pixels(small.size, small.channels), source, small), source)
+
+
+def _label(setup: Setup, table: FeatureTable, source: Source) -> Any:
+    """The features with their numbers, or with their labels as the model counts its classes."""
+    if source.numeric:
+        return Numbered(table.features.float(), table.labels[:, 0].float())
     labels = index_labels(table.labels.numpy(), source.classes, setup.classes)
     return labelled(table.features, labels, len(setup.classes))
-
-
-def _pixels(setup: Setup) -> tuple[Labelled, Labelled | None]:
-    """The images of the training and the test part as the model sees them, small, in random order."""
-    splits = setup.splits
-    train = _features(setup, read_pixels(setup, splits.train), splits.train)
-    test = _features(setup, read_pixels(setup, splits.test), splits.test) if len(splits.test) else None
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(setup.run.seed))
-    return train.rows(order), test
-
-
-def _neighbours(train: Labelled, test: Labelled, k: int) -> float:
-    """By the cosine of features centred on the training images."""
-    mean = train.features.mean(0)
-    train, test = (replace(data, features=data.features - mean) for data in (train, test))
-    return knn(train, test, k=[min(k, len(train))])[0].accuracy
-
-
-def _majority(setup: Setup) -> float:
-    splits = setup.splits
-    targets = index_labels(splits.test.labels, splits.test.classes, setup.classes)
-    return float((targets == int(splits.train.counts.argmax())).float().mean())

@@ -25,6 +25,7 @@ from vitrail.scores.finite import check_finite
 from vitrail.scores.measured import Measured
 from vitrail.scores.outcome import Outcome
 from vitrail.storage import write_whole
+from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, on_device
 from vitrail.training.state import State
@@ -134,26 +135,31 @@ def finish(
         written = [(folder.best, best, judged.outcome, chosen), (folder.last, last, None, chosen)]
     if setup.world.leads:
         for place, model, scores, calibration in written:
-            save_bundle(place, model, make_record(model, setup, scores, calibration))
+            save_bundle(place, model, make_record(model, setup.run, setup.splits.train, scores, calibration))
             carry_trained_keys(folder.path, place)
         if report:
             write_report(setup, learner, judged, folder, journal)
     return judged.outcome
 
 
-def make_record(model: Any, setup: Setup, outcome: Outcome | None, calibration: Calibration) -> Record:
+def make_record(
+    model: Any,
+    run: Run,
+    train: Source,
+    outcome: Outcome | None = None,
+    calibration: Calibration = Calibration(),  # noqa: B008
+    source: str = "",
+) -> Record:
     """The record of the weights: config, preprocessing, class names, scores, calibration."""
-    run = setup.run
-    labels = setup.splits.train
     return Record(
         config=model.config,
         preprocess=run.preprocess,
-        classes=setup.classes if run.objective.reads_labels else (),
-        source=f"trained by vitrail on {setup.splits.train.name} with the recipe {run.recipe or 'of its own'}",
+        classes=train.classes if run.objective.reads_labels else (),
+        source=source or f"trained by vitrail on {train.name} with the recipe {run.recipe or 'of its own'}",
         scores=dict(outcome.numbers) if outcome else {},
         temperature=calibration.temperature,
-        threshold=(calibration.threshold or 0.5) if labels.multi_label else None,
-        numeric=labels.numeric and run.objective.reads_labels,
+        threshold=(calibration.threshold or 0.5) if train.multi_label else None,
+        numeric=train.numeric and run.objective.reads_labels,
         least=calibration.least,
     )
 

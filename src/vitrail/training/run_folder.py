@@ -10,6 +10,7 @@ report.html     the report; predictions.png beside it
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -30,12 +31,16 @@ BASELINES, SKIPPED = "baselines.json", "skipped.jsonl"
 
 
 class RunFolder:
-    """A run folder held by this process: `with RunFolder.create(run, out) as folder`. Two holders at once: StorageError."""
+    """A run folder held by this process: `with RunFolder.create(run, out) as folder`. Two holders at once: StorageError.
 
-    def __init__(self, path: Path, run: Run) -> None:
+    Of several processes of a run the first `leads`: it alone locks the folder, checks it and writes into it.
+    """
+
+    def __init__(self, path: Path, run: Run, *, new: bool = False, leads: bool = True) -> None:
         self.path, self.run = path, run
-        self._lock = contextlib.ExitStack()
-        self._new = False
+        self.checkpoints, self.best, self.last = path / "checkpoints", path / "best", path / "last"
+        self.metrics, self.report = path / "metrics.jsonl" if leads else Path(os.devnull), path / "report.html"
+        self._new, self._leads, self._lock = new, leads, contextlib.ExitStack()
 
     @classmethod
     def open(cls, run: Run | None, path: Path | None, resume: bool, world: World) -> "RunFolder":
@@ -44,17 +49,15 @@ class RunFolder:
             raise ConfigError(
                 "no run folder was named", next_step="name it: several processes and a resumed run need to know it"
             )
-        if world.leads:
-            return cls.reopen(path) if resume and path else cls.create(run or Run(), path)
-        assert path is not None
-        return Follower(path, run or Run())
+        if path and not world.leads:
+            return cls(path, run or Run(), leads=False)
+        return cls.reopen(path) if resume and path else cls.create(run or Run(), path)
 
     @classmethod
     def create(cls, run: Run, path: Path | None) -> "RunFolder":
         """A new folder; `None` numbers one under `runs/`. A folder that already holds a run is refused."""
         path = path or next_free(Path("runs"), run)
-        folder = cls(path, run)
-        folder._new = True
+        folder = cls(path, run, new=True)
         folder._refuse_a_second_run()
         folder._refuse_what_is_no_run()
         try:
@@ -95,6 +98,9 @@ class RunFolder:
         return read_run(path / "run.json")
 
     def __enter__(self) -> "RunFolder":
+        if not self._leads:
+            self.run = read_run(self.path / "run.json") if (self.path / "run.json").is_file() else self.run
+            return self
         for entry in self.path.iterdir():
             if entry.is_symlink():
                 raise StorageError(
@@ -118,7 +124,7 @@ class RunFolder:
 
     def check_place(self, since: str) -> None:
         """Raises StorageError where this folder was removed or moved while it was held; `since` says what is lost."""
-        if not (self.path / ".lock").exists():  # a folder that a save made again has none
+        if self._leads and not (self.path / ".lock").exists():  # a folder that a save made again has none
             raise StorageError(
                 f"the run folder {self.path} was removed or moved while the run wrote into it; lost is {since}",
                 next_step="where it was moved, resume it from there; else start the run again",
@@ -127,17 +133,18 @@ class RunFolder:
     def save(self, run: Run) -> None:
         """Writes run.json."""
         self.run = run
-        write_whole(self.path / "run.json", config.sealed_json(run))
+        if self._leads:
+            write_whole(self.path / "run.json", config.sealed_json(run))
 
     def save_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
         """Writes skipped.jsonl, where files were skipped: a key and a reason a line."""
         lines = [json.dumps({"key": key, "reason": reason}, ensure_ascii=False) for key, reason in skipped]
-        if lines:
+        if lines and self._leads:
             write_whole(self.path / SKIPPED, "\n".join(lines) + "\n")
 
     def save_baselines(self, found: Mapping[str, float]) -> None:
         """Writes baselines.json, where there are any."""
-        if found:
+        if found and self._leads:
             write_whole(self.path / BASELINES, json.dumps(found, indent=1))
 
     @property
@@ -148,62 +155,11 @@ class RunFolder:
     def check_room(self, checkpoint: int) -> None:
         """Raises StorageError unless two checkpoints of so many bytes fit on the disk, or one beside those that are there."""
         free, more = shutil.disk_usage(self.path).free, 1 if list_steps(self.checkpoints) else 2
-        if free < more * checkpoint:
+        if self._leads and free < more * checkpoint:
             raise StorageError(
                 f"{self.path} has {free / 1e6:,.1f} MB left for {more} more checkpoints of {checkpoint / 1e6:,.1f} MB",
                 next_step="free some space, or choose another `out`",
             )
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "best"
-
-    @property
-    def last(self) -> Path:
-        return self.path / "last"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-
-class Follower(RunFolder):
-    """The folder for all ranks but the first: they read, and write nothing."""
-
-    def __enter__(self) -> "RunFolder":
-        if (self.path / "run.json").is_file():
-            self.run = read_run(self.path / "run.json")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Nothing is locked."""
-
-    def check_room(self, checkpoint: int) -> None:
-        """The first rank asks."""
-
-    def check_place(self, since: str) -> None:
-        """The first rank looks."""
-
-    def save_baselines(self, found: Mapping[str, float]) -> None:
-        """The first rank writes."""
-
-    def save_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
-        """The first rank writes."""
-
-    def save(self, run: Run) -> None:
-        self.run = run
-
-    @property
-    def metrics(self) -> Path:
-        return Path(os.devnull)
 
 
 def next_free(parent: Path, run: Run) -> Path:
@@ -212,7 +168,5 @@ def next_free(parent: Path, run: Run) -> Path:
         re.sub(r"[^A-Za-z0-9]+", "-", Path(run.data.removesuffix(LEAVES)).name or run.recipe).strip("-").lower()
         or "run"
     )
-    number = 1
-    while (parent / f"{stem}-{number}").exists():
-        number += 1
-    return parent / f"{stem}-{number}"
+    places = (parent / f"{stem}-{number}" for number in itertools.count(1))
+    return next(place for place in places if not place.exists())

@@ -68,7 +68,8 @@ def validate(
         say_scores(setup, state, bar, headline, better=better)
     if (better or not scores.chooses_best) and setup.world.leads:
         model = objective.model_of(learner)
-        record = outcome.make_record(model, setup, scores if scores.chooses_best else None, judged.calibration)
+        told = scores if scores.chooses_best else None
+        record = outcome.make_record(model, setup.run, setup.splits.train, told, judged.calibration)
         place = folder.best if scores.chooses_best else folder.last
         save_bundle(place, model, record)
         carry_trained_keys(folder.path, place)
