@@ -20,7 +20,7 @@ from vitrail.batches.workers import in_order
 from vitrail.errors import ConfigError, DataError, DecodeError
 from vitrail.images.decode import decode_region, naming
 from vitrail.images.preprocess import Preprocess
-from vitrail.images.samples import Source
+from vitrail.images.samples import Sample, Source
 from vitrail.images.transforms import Augment
 
 BAD_FILES, BAD_SHARE = 3, 0.001
@@ -128,10 +128,7 @@ class Numbers:
     epochs: Int64[np.ndarray, "B"] | None
     samples: Int64[np.ndarray, "B"]
 
-    def part(self, low: int, high: int) -> "Numbers":
-        return Numbers(None if self.epochs is None else self.epochs[low:high], self.samples[low:high])
-
-    def pick(self, rows: Int64[np.ndarray, "b"]) -> "Numbers":
+    def pick(self, rows: slice | Int64[np.ndarray, "b"]) -> "Numbers":
         return Numbers(None if self.epochs is None else self.epochs[rows], self.samples[rows])
 
 
@@ -160,6 +157,9 @@ class Maker:
         if task.epochs is not None:
             images = self._augment(images, remarks.shapes, task)
         return images.numpy(), remarks
+
+    def describe(self, task: Numbers) -> str:
+        return f"{len(task.samples)} images, the first {self.source.keys[int(task.samples[0])]}"
 
     def _augment(
         self, images: UInt8[Tensor, "B C H W"], shapes: Int64[np.ndarray, "B 2"] | None, task: Numbers
@@ -190,7 +190,8 @@ class Maker:
         self.source.expect(numbers.samples)
         for row, sample in enumerate(numbers.samples.tolist()):
             try:
-                image = self._read_whole(sample) if draws is None else self._read_crop(sample, draws.of(row))
+                found = self.source[sample]
+                image = self.preprocess.read(found) if draws is None else self._read_crop(found, draws.of(row))
             except DecodeError as error:
                 images[row] = 0
                 remarks.failed.append((row, error))
@@ -206,11 +207,7 @@ class Maker:
         size = (*self.preprocess.size, self.preprocess.channels)
         return self.source.shape == size and self.source.in_memory is not None
 
-    def _read_whole(self, sample: int) -> UInt8[Tensor, "C H W"]:
-        return self.preprocess.read(self.source[sample])
-
-    def _read_crop(self, sample: int, draw: Callable[[str], float]) -> UInt8[Tensor, "C H W"]:
-        found = self.source[sample]
+    def _read_crop(self, found: Sample, draw: Callable[[str], float]) -> UInt8[Tensor, "C H W"]:
         background = self.preprocess.background
         with naming(found.key):
             if self.preprocess.resize == "native":
@@ -244,9 +241,10 @@ def _batches(maker: Maker, shares: Iterator[Numbers], workers: int, pin: bool) -
             yield _assemble(maker.source, numbers, torch.from_numpy(images), remarks, pin)
         return
     ahead, again = itertools.tee(shares)
-    parts = (part for numbers in ahead for part in _parts(numbers))
+    starts = ((numbers, low) for numbers in ahead for low in range(0, len(numbers.samples), CHUNK))
+    parts = (numbers.pick(slice(low, low + CHUNK)) for numbers, low in starts)
     largest = CHUNK * maker.preprocess.channels * math.prod(maker.preprocess.frame)
-    chunks = in_order(maker, parts, workers, largest=largest, name=_describe(maker.source))
+    chunks = in_order(maker, parts, workers, largest=largest, name=maker.describe)
     with contextlib.closing(chunks):
         for numbers in again:
             yield _gather(maker, numbers, chunks, pin)
@@ -265,18 +263,6 @@ def _gather(maker: Maker, numbers: Numbers, chunks: Iterator[Any], pin: bool) ->
         row += len(chunk)
     whole.shapes = None if shapes[0] is None else np.concatenate(shapes)
     return _assemble(maker.source, numbers, images, whole, pin)
-
-
-def _parts(numbers: Numbers) -> Iterator[Numbers]:
-    for low in range(0, len(numbers.samples), CHUNK):
-        yield numbers.part(low, low + CHUNK)
-
-
-def _describe(source: Source) -> Callable[[Numbers], str]:
-    def name(numbers: Numbers) -> str:
-        return f"{len(numbers.samples)} images, the first {source.keys[int(numbers.samples[0])]}"
-
-    return name
 
 
 def _assemble(source: Source, numbers: Numbers, images: UInt8[Tensor, "B C H W"], remarks: Remarks, pin: bool) -> Batch:

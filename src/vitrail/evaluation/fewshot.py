@@ -6,7 +6,6 @@ deviation; a constant feature of 100 as the bias; W = (XᵀX + l2·I)⁻¹ XᵀY
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -41,18 +40,15 @@ def few_shot(
     shots: Sequence[int] = SHOTS,
     l2: Sequence[float | int] = (L2,),
     seeds: Sequence[int] = (0, 1, 2),
-    short: Literal["stop", "take all"] = "stop",
 ) -> list[FewShot]:
     """Accuracy for every seed, number of shots and l2, in that order. Computed in float64; the answers are exact.
 
-    `short`: what to do where a class has fewer images than shots. big_vision takes all there are; here that is an error
-    (DataError) unless asked for, since the result is no longer k-shot.
+    A class with fewer images than shots is a DataError: big_vision takes all there are, and the result is no longer k-shot.
     """
     check_pair(train, test)
     check_grid(shots, "shots")
     check_grid(l2, "l2")
-    if short == "stop":
-        _check_enough(train, max(shots))
+    _check_enough(train, max(shots))
     cells = []
     for seed in seeds:
         for count in shots:

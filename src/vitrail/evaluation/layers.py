@@ -3,6 +3,7 @@ changed.
 """
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class Pixels(nn.Module):
     def __init__(self, size: tuple[int, int], channels: int) -> None:
         super().__init__()
         half = (0.5,) * channels
-        self.record = _PixelRecord(Preprocess(size=size, mean=half, std=half))
+        self.record = SimpleNamespace(preprocess=Preprocess(size=size, mean=half, std=half), classes=())
         self.register_parameter(
             "place", nn.Parameter(torch.zeros(0), requires_grad=False)
         )  # says which device it is on
@@ -88,12 +89,6 @@ class Pixels(nn.Module):
 
     def pool(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P"]:
         return rearrange(features, "B C H W -> B (H W C)")
-
-
-class _PixelRecord:
-    def __init__(self, preprocess: Preprocess) -> None:
-        self.preprocess = preprocess
-        self.classes: tuple[str, ...] = ()
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

@@ -91,11 +91,8 @@ def means(accuracies: Mapping[str, float]) -> list[Mean]:
     groups: Sequence[Group] = ("natural", "specialised", "structured")
     parts = {name: [found.name for found in TASKS if found.group == name] for name in groups}
     parts = {**parts, "all 19": [found.name for found in TASKS]}
-    return [_mean(name, [accuracies[each] for each in of if each in accuracies], len(of)) for name, of in parts.items()]
-
-
-def _mean(name: str, values: Sequence[float], of: int) -> Mean:
-    return Mean(name, sum(values) / len(values) if values else None, len(values), of)
+    ran = {name: [accuracies[each] for each in of if each in accuracies] for name, of in parts.items()}
+    return [Mean(name, sum(of) / len(of) if of else None, len(of), len(parts[name])) for name, of in ran.items()]
 
 
 # --- prepared copies --------------------------------------------------------------------------------------------------

@@ -109,10 +109,6 @@ class World:
         """This rank's contiguous share of `count` items, nearly equal among ranks."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def wait(self) -> None:
-        if not self.alone:
-            dist.barrier()
-
 
 @contextmanager
 def world(device: torch.device, *, parallel: str = "auto") -> Iterator[World]:

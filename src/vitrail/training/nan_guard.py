@@ -29,7 +29,7 @@ class FiniteGuard:
         bad = ~torch.isfinite(norm)
         if (
             self._alone
-        ):  # else by the gradient alone, which is the same on every rank, so that all stop at the same step
+        ):  # several ranks look at the gradient alone, which is the same on each: all stop at the same step
             bad = bad | ~torch.isfinite(loss)
         self._bad = torch.maximum(self._bad, bad.to(self._bad))
         self._unread.append((state.step, keys, self._bad))

@@ -18,23 +18,6 @@ from vitrail.training.lars_lamb import LAMB, LARS
 from vitrail.training.muon import Muon
 from vitrail.training.run import Optim, steps
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
-    torch.optim.AdamW: _MOMENTS, torch.optim.Adam: _MOMENTS, LAMB: _MOMENTS,
-    torch.optim.SGD: ("momentum_buffer",), LARS: ("momentum_buffer",), Muon: _MOMENTS,
-}  # fmt: skip
-"""The state of each optimiser for one parameter: a count of steps, and tensors like the parameter."""
-
-
-def kept(optimizer: torch.optim.Optimizer) -> dict[int, tuple[str, ...]]:
-    """The names of the state of each parameter, by its id."""
-    names = KEPT[type(optimizer)]
-    return {
-        id(parameter): ("momentum_buffer",) if group.get("matrix") else names
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -123,31 +106,37 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 def optimiser(tuned: Sequence[Tuned], optim: Optim) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD with momentum, fused; LARS, LAMB or Muon; one group per (scale, decay, matrix)."""
+    sharded, muon = any(is_shard(one.parameter) for one in tuned), optim.name == "muon"
+    if muon and sharded:
+        raise ConfigError("Muon with weights in shards: it needs whole matrices", allowed="hardware.parallel = 'ddp'")
+    momentum, betas = {"momentum": optim.momentum}, {"betas": optim.betas}
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "adamw": (torch.optim.AdamW, {**betas, "fused": True}),  # a rate as a float: the fused kernels take it directly
+        "adam": (torch.optim.Adam, {**betas, "fused": True}),
+        "sgd": (torch.optim.SGD, {**momentum, "fused": not sharded}),  # torch has no fused SGD of shards
+        "lars": (LARS, momentum),
+        "lamb": (LAMB, betas),
+        "muon": (Muon, {**momentum, **betas}),
+    }
+    kind, options = kinds[optim.name]
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for one in tuned:
-        groups.setdefault((one.lr_scale, one.weight_decay, one.matrix and optim.name == "muon"), []).append(
-            one.parameter
-        )
+        groups.setdefault((one.lr_scale, one.weight_decay, one.matrix and muon), []).append(one.parameter)
     settings = [
         {"params": parameters, "lr_scale": scale, "weight_decay": decay, "matrix": matrix, "lr": 0.0}
         for (scale, decay, matrix), parameters in groups.items()
     ]
-    if optim.name == "muon":
-        if any(is_shard(one.parameter) for one in tuned):
-            raise ConfigError(
-                "Muon with weights in shards: it needs whole matrices", allowed="hardware.parallel = 'ddp'"
-            )
-        return Muon(settings, lr=0.0, momentum=optim.momentum, betas=optim.betas)
-    if optim.name == "sgd":
-        fused = not any(is_shard(one.parameter) for one in tuned)  # torch has no fused SGD of shards
-        return torch.optim.SGD(settings, lr=0.0, momentum=optim.momentum, fused=fused)
-    if optim.name == "lars":
-        return LARS(settings, lr=0.0, momentum=optim.momentum)
-    if optim.name == "lamb":
-        return LAMB(settings, lr=0.0, betas=optim.betas)
-    kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
-    # lr as a tensor would avoid recompiles; as a float the fused kernels take it directly
-    return kind(settings, lr=0.0, betas=optim.betas, fused=True)
+    return kind(settings, lr=0.0, **options)
+
+
+def kept(optimizer: torch.optim.Optimizer) -> dict[int, tuple[str, ...]]:
+    """The names of the optimiser's state of each parameter, by its id: a count of steps, and tensors like the parameter."""
+    simple = isinstance(optimizer, torch.optim.SGD | LARS)
+    return {
+        id(parameter): ("momentum_buffer",) if simple or group["matrix"] else ("step", "exp_avg", "exp_avg_sq")
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
