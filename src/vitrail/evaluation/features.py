@@ -1,11 +1,10 @@
 """One pass of a model over images, shared by every protocol: classification, few-shot, neighbours, linear probes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 
 from vitrail import hardware
@@ -34,20 +33,36 @@ def extract(
     whose answer is not finite, DoesNotApply for features of an engine.
     """
     answer = _answer(model, what, preprocess, device, precision)
-    parts: list[Tensor] = []
-    targets: list[Tensor] = []
-    keys: list[str] = []
+    targets, keys = list[Tensor](), list[str]()
 
-    for batch in batches:
-        apart = [(rows, answer(part.images)) for rows, part in batch.apart()]
-        parts.append(_in_order(apart))
-        targets.append(batch.targets)
-        keys.extend(batch.keys)
-        parts[-2:-1] = map(_fetch, parts[-2:-1])  # the batch before: its copy need not wait for the one just started
-    answers = torch.cat([_fetch(part) for part in parts]) if parts else torch.zeros(0, 1)
+    def noted() -> Iterator[Batch]:
+        for batch in batches:
+            targets.append(batch.targets)
+            keys.extend(batch.keys)
+            yield batch
+
+    found = collect(noted(), lambda part: {what: answer(part.images).float()})
+    answers = found.get(what, torch.zeros(0, 1))
     check_finite(answers, keys)
     labels = torch.cat(targets) if targets else torch.zeros(0, dtype=torch.long)
     return FeatureTable(answers, labels, torch.zeros(len(keys), dtype=torch.long), tuple(keys))
+
+
+def collect(batches: Iterable[Batch], answer: Callable[[Batch], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What `answer` gives for all images, by name and on the CPU. It is asked for images of one shape at a time, and the
+    order of each batch is kept.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for batch in (batch for batch in batches if len(batch)):
+        apart = batch.apart()
+        back = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in apart])))
+        answers = [answer(part) for _, part in apart]
+        for name, rows in answers[0].items():
+            parts = found.setdefault(name, [])
+            parts.append(rows if len(apart) == 1 else torch.cat([one[name] for one in answers])[back.to(rows.device)])
+            # the batch before: its copy need not wait for the one just started
+            parts[-2:-1] = [part.cpu() for part in parts[-2:-1]]
+    return {name: torch.cat([part.cpu() for part in parts]) for name, parts in found.items()}
 
 
 def _answer(
@@ -70,15 +85,3 @@ def _answer(
             return read(pixels) if what == "logits" else read.pool(read.features(pixels))
 
     return answer
-
-
-def _in_order(apart: list[tuple[Int64[np.ndarray, "_"], Tensor]]) -> Tensor:
-    """The answers to images of several shapes, back in the order of the batch."""
-    if len(apart) == 1:
-        return apart[0][1]
-    back = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in apart])))
-    return torch.cat([answers for _, answers in apart])[back.to(apart[0][1].device)]
-
-
-def _fetch(answers: Tensor) -> Tensor:
-    return answers.float().cpu()

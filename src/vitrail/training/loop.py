@@ -25,6 +25,7 @@ from vitrail.processes.signals import Interrupted, StopSignals
 from vitrail.processes.world import OrderedGradients, world
 from vitrail.reports.journal import Callback, Journal
 from vitrail.reports.progress import Progress, progress
+from vitrail.reports.trackers import log_to_tensorboard
 from vitrail.scores.outcome import Outcome
 from vitrail.training import optim, outcome
 from vitrail.training.micro_batches import blank, clip, key_stochastic_depth, split_in_parts, synced
@@ -33,7 +34,7 @@ from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, on_device
 from vitrail.training.speed import Speed
-from vitrail.training.start import Start, open_journal, resume_run, start_run, write_start
+from vitrail.training.start import Start, resume_run, start_run, write_start
 from vitrail.training.state import State
 from vitrail.training.validate import Best, best_of, is_out_of_patience, list_unreadable, validate
 
@@ -90,9 +91,9 @@ def train(
             start = start_run(asked, folder, ranks, splits, **checks, quiet=quiet)
         with StopSignals() as stop:  # until now there was nothing to lose
             write_start(start, folder, new_images=accept_data_change, quiet=quiet)
-            journal = open_journal(
-                folder, start.state, tensorboard=tensorboard and ranks.leads, callbacks=callbacks if ranks.leads else ()
-            )
+            board = [log_to_tensorboard(folder.path / "tensorboard")] if tensorboard and ranks.leads else []
+            journal = Journal(folder.metrics, callbacks=[*board, *callbacks] if ranks.leads else [])
+            journal.rewind(start.state.step)  # lines after the step that the state is at go
             if announce:
                 announce(start.setup)
             return run_to_end(start, folder, journal, stop, quiet=quiet, report=report)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from vitrail import machine
-from vitrail.batches.draws import generator
+from vitrail.batches.draws import generator, seed_of
 from vitrail.batches.loader import Batch, Budget, eval_batches
 from vitrail.errors import DecodeError
+from vitrail.evaluation.features import collect
 from vitrail.images.samples import Source
 from vitrail.models import cost
 from vitrail.objectives.objective import Answers
@@ -81,19 +82,20 @@ def collect_answers(
         mine, preprocess=run.preprocess, batch_size=setup.micro_batch, workers=run.hardware.workers, strict=False
     )
     budget, lost = Budget(len(source), "held-out", run.skip_unreadable), list[DecodeError]()
-    found: dict[str, list[Tensor]] = {}
-    for index, batch in enumerate(watch(batches)):
-        budget.spend(batch.dropped)
-        lost += batch.dropped
-        if not len(batch):
-            continue
-        random = generator(run.seed, -1, world.rank, index)
-        for name, rows in _answer(setup, model, batch, random).items():
-            parts = found.setdefault(name, [])
-            parts.append(rows)
-            if len(parts) > 1:
-                parts[-2] = parts[-2].cpu()  # the batch before: this copy does not wait for the one just started
-    joined = {name: torch.cat([part.cpu() for part in parts]) for name, parts in found.items()}
+    random = torch.Generator()
+
+    def noted() -> Iterator[Batch]:
+        for index, batch in enumerate(watch(batches)):
+            budget.spend(batch.dropped)
+            lost.extend(batch.dropped)
+            random.manual_seed(seed_of(run.seed, -1, world.rank, index))
+            yield batch
+
+    def answer(part: Batch) -> dict[str, Tensor]:
+        with answering(model, setup.device, setup.dtype):
+            return run.objective.answer(model, on_device(part, setup), random)
+
+    joined = collect(noted(), answer)
     left_out = {error.key for error in lost}
     read = torch.tensor([key not in left_out for key in mine.keys])
     answered = mine.subset(np.flatnonzero(read.numpy()))
@@ -101,17 +103,6 @@ def collect_answers(
         check_finite(rows, answered.keys)
     scored = source.subset(np.flatnonzero(world.gather_rows(read).numpy()))
     return {name: world.gather_rows(rows) for name, rows in joined.items()}, scored, tuple(lost)
-
-
-def _answer(setup: Setup, model: nn.Module, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-    """The answers to a batch, of one shape or several, in its order."""
-    objective, parts = setup.run.objective, batch.apart()
-    with answering(model, setup.device, setup.dtype):
-        answers = [objective.answer(model, on_device(part, setup), random) for _, part in parts]
-    if len(parts) == 1:
-        return answers[0]
-    back = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in parts]))).to(setup.device)
-    return {name: torch.cat([one[name] for one in answers])[back] for name in answers[0]}
 
 
 def finish(

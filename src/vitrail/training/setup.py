@@ -218,8 +218,9 @@ def _check_shards(run: Run) -> None:
 
 def _check_pairs(run: Run, share: int, world: World) -> None:
     """Images that are mixed lie on one process, so that pairs are the same for any number of them."""
-    block = pairs_block(run.augment.repeats)
-    if not world.alone and run.mixing.on and run.rules > 1 and share % block:
+    if world.alone or not run.mixing.on or run.rules < 2:
+        return
+    if share % (block := pairs_block(run.augment.repeats)):
         raise ConfigError(
             f"batch_size = {run.batch_size} on {world.size} processes parts pairs that are mixed, {share} images each",
             allowed=f"multiples of {block * world.size}",

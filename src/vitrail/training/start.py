@@ -1,14 +1,12 @@
 """Checks before the first step: images, model and state are made ready, and everything that may refuse is asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vitrail.checkpoints import read as checkpoints
 from vitrail.images.content_keys import Keys
 from vitrail.images.sources import Splits
 from vitrail.processes.world import World
-from vitrail.reports.journal import Callback, Journal
-from vitrail.reports.trackers import log_to_tensorboard
 from vitrail.training.data_check import look_over
 from vitrail.training.head_start import HeadStart, head_start
 from vitrail.training.resume_rules import check_changes, check_data
@@ -92,11 +90,3 @@ def write_start(start: Start, folder: RunFolder, *, new_images: bool, quiet: boo
     folder.save_skipped(start.setup.splits.skipped)
     if start.setup.world.leads and (new_images or not (folder.path / TRAINED_KEYS).exists()):
         save_trained_keys(folder.path, start.setup.splits.train, start.keys, quiet=quiet)
-
-
-def open_journal(folder: RunFolder, state: State, *, tensorboard: bool, callbacks: Sequence[Callback] = ()) -> Journal:
-    """The log, without the lines after the step that the state is at."""
-    board = [log_to_tensorboard(folder.path / "tensorboard")] if tensorboard else []
-    journal = Journal(folder.metrics, callbacks=[*board, *callbacks])
-    journal.rewind(state.step)
-    return journal
