@@ -14,12 +14,8 @@ from vitrail.images.samples import Source
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.forward import check_head, class_names, preprocess_of
 from vitrail.reports.progress import track
-from vitrail.scores.classification import Scores, index_labels, score_classes
-from vitrail.scores.multilabel import MultiLabelScores, score_labels
-from vitrail.scores.regression import NumberScores, score_numbers
-
-Answered = Scores | MultiLabelScores | NumberScores
-"""The outcomes of a model that answers images."""
+from vitrail.scores.answers import Answered, score_answers
+from vitrail.scores.classification import Scores, index_labels
 
 
 def evaluate(
@@ -46,16 +42,12 @@ def evaluate(
         raise DataError(f"{source.name} has no images to score", next_step="check the data you named")
     classes = class_names(model) or source.classes
     check_kind(model, source)
-    labels = index_labels(source.labels, source.classes, classes)  # before hours of work, not after
+    index_labels(source.labels, source.classes, classes)  # before hours of work, not after
     batches = eval_batches(source, preprocess=preprocess_of(model, preprocess), batch_size=batch_size, workers=workers)
     watched = watch(batches) if watch else track(batches, -(-len(source) // batch_size), "Evaluating")
     found = extract(model, watched, preprocess=preprocess, device=device, precision=precision)
-    if source.numeric:
-        return score_numbers(found.features, labels, classes[0]), found
-    if labels.ndim == 2:
-        threshold = getattr(getattr(model, "record", None), "threshold", None)
-        return score_labels(found.features, labels, classes, threshold=threshold), found
-    return score_classes(found.features, labels, classes), found
+    threshold = getattr(getattr(model, "record", None), "threshold", None)
+    return score_answers(found.features, source, classes, threshold), found
 
 
 def check_kind(model: nn.Module | Engine, source: Source) -> None:

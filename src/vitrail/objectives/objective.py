@@ -25,10 +25,11 @@ from vitrail.models import zoo
 from vitrail.models.zoo import ModelConfig
 from vitrail.registry import OpenConfig, Registry
 from vitrail.reports.page import Section
+from vitrail.scores.answers import score_answers
 from vitrail.scores.calibration import Calibration, calibrate
-from vitrail.scores.classification import index_labels, score_classes
+from vitrail.scores.classification import index_labels
 from vitrail.scores.measured import Measured
-from vitrail.scores.multilabel import choose_threshold, score_labels
+from vitrail.scores.multilabel import choose_threshold
 from vitrail.scores.outcome import Outcome
 
 Answers = Mapping[str, Tensor]
@@ -152,18 +153,17 @@ OBJECTIVES = Registry[type[Objective]]("objective")
 
 
 class Supervised(Objective):
-    """Objectives that make a classifier: judged by top-1 accuracy, or by mean average precision for several labels."""
+    """Objectives that learn labels: judged by accuracy, average precision of several labels, or error of numbers."""
 
     def answer(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return {"logits": model(batch.images).float()}
 
     def judge(self, answers: Answers, source: Source, classes: Sequence[str], calibration: Calibration) -> Outcome:
-        logits, labels = answers["logits"], index_labels(source.labels, source.classes, classes)
-        if labels.ndim == 2:
-            return score_labels(logits, labels, classes, threshold=calibration.threshold)
-        return score_classes(logits, labels, classes)
+        return score_answers(answers["logits"], source, classes, calibration.threshold)
 
     def calibrate(self, answers: Answers, source: Source, classes: Sequence[str]) -> Calibration:
+        if source.numeric:
+            return Calibration()
         logits, labels = answers["logits"], index_labels(source.labels, source.classes, classes)
         if labels.ndim == 2:
             return Calibration(threshold=choose_threshold(logits.double().sigmoid().numpy(), labels.numpy() > 0))

@@ -1,7 +1,6 @@
 """Regression: a number for each image, learned by least squares."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -15,10 +14,7 @@ from vitrail.errors import ConfigError
 from vitrail.images.samples import Source
 from vitrail.models import cost
 from vitrail.models.zoo import ModelConfig
-from vitrail.objectives.objective import OBJECTIVES, Answers, Loss, Supervised
-from vitrail.scores.calibration import Calibration
-from vitrail.scores.outcome import Outcome
-from vitrail.scores.regression import score_numbers
+from vitrail.objectives.objective import OBJECTIVES, Loss, Supervised
 
 
 @OBJECTIVES.register("regress")
@@ -66,9 +62,3 @@ class Regress(Supervised):
             model.head.weight.mul_(self.std)
             model.head.bias.mul_(self.std).add_(self.mean)
         return model
-
-    def judge(self, answers: Answers, source: Source, classes: Sequence[str], calibration: Calibration) -> Outcome:
-        return score_numbers(answers["logits"], torch.from_numpy(source.labels), classes[0])
-
-    def calibrate(self, answers: Answers, source: Source, classes: Sequence[str]) -> Calibration:
-        return Calibration()
