@@ -7,13 +7,14 @@ This is the only module that knows pydantic. A config stands next to the class t
 may check values, and never assigns any.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import tomllib
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -151,27 +152,29 @@ def _finite(number: str) -> float:
     return float(number)
 
 
-def read_object(
-    path: Path, error: type[VitrailError] = ConfigError, *, next_step: str = "mend or copy it"
-) -> dict[str, Any]:
+def read_object(path: Path, error: type[VitrailError] = ConfigError) -> dict[str, Any]:
     """The object in a JSON file; `error` for a file that cannot be read, and for one that holds anything else."""
-    try:
+    with _unreadable(path, "JSON", error, "mend or copy it"):
         data = parse_json(read_regular(path, LARGEST))
         if not isinstance(data, dict):
             raise ValueError("no JSON object")
         return data
-    except (OSError, ValueError) as why:
-        reason = getattr(why, "strerror", None) or why
-        raise error(f"{path} is not a readable JSON file ({reason})", next_step=next_step) from None
 
 
-def read_toml(path: Path, error: type[VitrailError] = ConfigError, *, next_step: str = "mend it") -> dict[str, Any]:
+def read_toml(path: Path, *, next_step: str = "mend it") -> dict[str, Any]:
     """The tables of a TOML file that anyone may have written, as `read_object` reads JSON."""
-    try:
+    with _unreadable(path, "TOML", ConfigError, next_step):
         return tomllib.loads(read_regular(path, LARGEST_TEXT).decode("utf-8"))
+
+
+@contextlib.contextmanager
+def _unreadable(path: Path, kind: str, error: type[VitrailError], next_step: str) -> Generator[None]:
+    """Inside, what a file that cannot be read raises becomes `error`."""
+    try:
+        yield
     except (OSError, ValueError, RecursionError) as why:
         reason = getattr(why, "strerror", None) or why
-        raise error(f"{path} is not a readable TOML file ({reason})", next_step=next_step) from None
+        raise error(f"{path} is not a readable {kind} file ({reason})", next_step=next_step) from None
 
 
 def read_json(kind: type[T], path: Path, *, missing: Mapping[str, Any] | None = None) -> T:

@@ -112,9 +112,9 @@ def open_regular(path: str | Path, *, follow_links: bool = True) -> BufferedRead
     return os.fdopen(handle, "rb")
 
 
-def read_regular(path: str | Path, limit: int, *, follow_links: bool = True) -> bytes:
+def read_regular(path: str | Path, limit: int) -> bytes:
     """A regular file whole. OSError as `open_regular`, and for more than `limit` bytes, of which none is read."""
-    with open_regular(path, follow_links=follow_links) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise OSError(errno.EINVAL, f"it has {size:,} bytes, of {limit:,} allowed", str(path))

@@ -150,7 +150,7 @@ class Maker:
     seed: int
 
     def __call__(
-        self, task: Numbers, out: UInt8[np.ndarray, "M"] | None = None
+        self, task: Numbers, out: UInt8[np.ndarray, "M"] | None
     ) -> tuple[UInt8[np.ndarray, "B C H W"], "Remarks"]:
         """The images at the model's size, and for those that cannot be read (black here) their row and why."""
         images, remarks = self._read(task, out)
@@ -237,7 +237,7 @@ def _workers(asked: int, maker: Maker, images: int) -> int:
 def _batches(maker: Maker, shares: Iterator[Numbers], workers: int, pin: bool) -> Iterator[Batch]:
     if not workers:
         for numbers in shares:
-            images, remarks = maker(numbers)
+            images, remarks = maker(numbers, None)
             yield _assemble(maker.source, numbers, torch.from_numpy(images), remarks, pin)
         return
     ahead, again = itertools.tee(shares)

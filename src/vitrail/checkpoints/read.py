@@ -59,14 +59,14 @@ def newest(folder: Path, *, say: Callable[[str], None], world: World = World()) 
 def read(path: Path) -> Snapshot:
     """Reads one checkpoint. Raises CheckpointError where a file is missing, or differs from the manifest in one bit."""
     step, listed = _manifest(path)
-    facts = _parse(path, _content(path / STATE, listed.pop(STATE)))
+    facts = _parse(path, _verified(path / STATE, listed.pop(STATE)))
     if any(name.startswith("shard") for name in listed):  # may be larger than memory: checked now, read where asked for
         from vitrail.checkpoints import sharded
 
         for name, line in listed.items():
-            _check(path / name, line)
+            _verified(path / name, line, keep=False)
         return Snapshot(step, sharded.open_groups(path), facts)
-    contents = {name: _content(path / name, line) for name, line in listed.items()}
+    contents = {name: _verified(path / name, line) for name, line in listed.items()}
     loaded = {name.removesuffix(".safetensors"): safetensors.torch.load(content) for name, content in contents.items()}
     return Snapshot(step, loaded, facts)
 
@@ -75,7 +75,11 @@ def _manifest(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     """(step, {file: size and checksum})."""
     if path.is_symlink():
         raise _damaged(path, "it is a link")
-    manifest = _parse(path, _content(path / MANIFEST))
+    with _open(path / MANIFEST) as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise _damaged(path, f"{MANIFEST} has more than {LARGEST:,} bytes")
+    manifest = _parse(path, content)
     try:
         schema, step, listed = manifest["schema"], int(manifest["step"]), dict(manifest["files"])
         for line in listed.values():
@@ -89,28 +93,15 @@ def _manifest(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     return step, listed
 
 
-def _content(path: Path, line: Mapping[str, Any] | None = None) -> bytes:
-    """The bytes of a file, equal to its line of the manifest where one is given."""
-    with _open(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        content = file.read() if size <= (LARGEST if line is None else line["size"]) else b""
-    if line is None and size > LARGEST:
-        raise _damaged(path.parent, f"{path.name} has {size:,} bytes")
-    if line is not None and (len(content) != line["size"] or _sum(line, [content]) != _checksum_of(line)):
-        raise _damaged(path.parent, f"{path.name} differs from its manifest")
-    return content
-
-
-def _check(path: Path, line: Mapping[str, Any]) -> None:
-    """The same, without keeping the bytes."""
+def _verified(path: Path, line: Mapping[str, Any], *, keep: bool = True) -> bytes:
+    """The bytes of a file that is equal to its line of the manifest. Without `keep` they are only checked."""
     with _open(path) as file:
         same = os.fstat(file.fileno()).st_size == line["size"]
-        if not same or _sum(line, iter(lambda: file.read(BLOCK), b"")) != _checksum_of(line):
+        content = file.read() if same and keep else b""
+        blocks = [content] if keep else iter(lambda: file.read(BLOCK), b"")
+        if not same or _sum(line, blocks) != (line.get("sha256") or line["crc32"]):
             raise _damaged(path.parent, f"{path.name} differs from its manifest")
-
-
-def _checksum_of(line: Mapping[str, Any]) -> str:
-    return line.get("sha256") or line["crc32"]
+    return content
 
 
 def _sum(line: Mapping[str, Any], blocks: Any) -> str:

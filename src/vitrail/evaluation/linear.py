@@ -63,9 +63,9 @@ def linear_probe(
     )
 
 
-def hold_out(train: Labelled, *, seed: int, share: float = 0.1) -> tuple[Labelled, Labelled]:
+def hold_out(train: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:
     """(kept, held out): a random tenth of the images, at least one. Raises DataError where nothing would be left."""
-    held = max(1, round(share * len(train)))
+    held = max(1, round(0.1 * len(train)))
     if len(train) - held < 2:
         raise DataError(f"{len(train)} training images", allowed="three or more, to hold some out")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))

@@ -48,17 +48,15 @@ class Fit:
         return int((self.answers(data.features).argmax(1) == data.labels).sum())
 
 
-def logistic(
-    train: Labelled, test: Labelled, *, c: Sequence[float] = C, seed: int = 0, iterations: int = 1000
-) -> Logistic:
+def logistic(train: Labelled, test: Labelled, *, c: Sequence[float] = C, seed: int = 0) -> Logistic:
     """Test accuracy with the C that did best on a held-out tenth, after a fit on all of them. In float64."""
     check_pair(train, test)
     check_grid(c, "C")
     kept, held = hold_out(train, seed=seed)
     path = sorted(map(float, c))
-    validation = [(fit.c, fit.right(held) / len(held)) for fit in fit_path(kept, path, iterations)]
+    validation = [(fit.c, fit.right(held) / len(held)) for fit in fit_path(kept, path)]
     best = max(validation, key=lambda pair: pair[1])[0]
-    *_, last = fit_path(train, [step for step in path if step <= best], iterations)
+    *_, last = fit_path(train, [step for step in path if step <= best])
     return Logistic(
         right=last.right(test), tested=len(test), c=best, validation=tuple(validation), converged=last.converged
     )

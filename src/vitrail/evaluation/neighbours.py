@@ -105,9 +105,9 @@ def mutual_pairs(features: Float[Tensor, "N D"], *, threshold: float = 0.95) -> 
     return [Pair(*ends, similarity) for ends, similarity in sorted(found.items(), key=lambda pair: -pair[1])]
 
 
-def typical_cosine(features: Float[Tensor, "N D"], count: int = 1000) -> float:
-    """The median cosine of two images, over pairs of at most `count` images evenly taken."""
-    few = normalize(features[torch.linspace(0, len(features) - 1, min(count, len(features))).round().long()])
+def typical_cosine(features: Float[Tensor, "N D"]) -> float:
+    """The median cosine of two images, over pairs of at most 1,000 images evenly taken."""
+    few = normalize(features[torch.linspace(0, len(features) - 1, min(1000, len(features))).round().long()])
     pairs = (few @ few.T)[torch.ones(len(few), len(few), dtype=torch.bool).triu(1)]
     return float(pairs.median()) if len(pairs) else 1.0
 

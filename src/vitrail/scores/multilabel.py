@@ -192,10 +192,10 @@ def _cross_fit(probabilities: Float[np.ndarray, "N K"], truth: Bool[np.ndarray, 
 
 
 def mean_average_precision(
-    scores: Float[np.ndarray, "N K"], truth: Bool[np.ndarray, "N K"], *, resamples: int = RESAMPLES
+    scores: Float[np.ndarray, "N K"], truth: Bool[np.ndarray, "N K"]
 ) -> tuple[list[float | None], tuple[float, float]]:
     """(the average precision of each class, None without an image; the 95 % bootstrap interval of their mean)."""
-    found = resample(len(truth), lambda counts: average_precision(scores, truth, counts), resamples)
+    found = resample(len(truth), lambda counts: average_precision(scores, truth, counts), RESAMPLES)
     means = np.nanmean(found[~np.isnan(found).all(1)], 1)[1:]  # a resample without any label has no mean
     low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (0.0, 1.0)
     return [None if np.isnan(value) else float(value) for value in found[0]], (float(low), float(high))

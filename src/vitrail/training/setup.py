@@ -171,59 +171,56 @@ def resolve(run: Run, splits: Splits, world: World) -> Run:
     """Every "auto" made a value and every derived field of the model set, so that run.json says exactly what ran."""
     run = _no_more_than(len(splits.train), run, world)
     share = world.share(run.batch_size)
-    micro = run.hardware.micro_batch or share
+    _refuse_what_cannot_run(run, share, world)
+    derived: dict[str, Any] = {
+        "image": run.preprocess.size,
+        "channels": run.preprocess.channels,
+        "classes": len(splits.train.classes) if run.objective.reads_labels else 0,
+    }
+    model, preprocess = dataclasses.replace(run.model, **derived), run.preprocess
+    if preprocess.resize == "native":
+        preprocess = dataclasses.replace(preprocess, multiple=run.model.multiple)
+    tokens, width = _work(model, run.hardware.micro_batch or share)
+    settings = hardware.resolve(run.hardware, processes=world.here, tokens=tokens, width=width)
+    objective = run.objective.for_labels(splits.train)
+    if run.balance == "loss":
+        objective = objective.with_class_weights(balanced_weights(splits.train.counts))
+    # half of one image and half of another has no number
+    mixing = Mixing() if splits.train.numeric and run.objective.reads_labels else run.mixing
+    run = dataclasses.replace(
+        run, model=model, preprocess=preprocess, objective=objective, hardware=settings, mixing=mixing,
+        data=locate(run.data), weights=run.weights and locate(run.weights),
+    )  # fmt: skip
+    return with_micro_batch(run, world)
+
+
+def _refuse_what_cannot_run(run: Run, share: int, world: World) -> None:
+    """Raises ConfigError for settings that do not go together, `share` images of a batch on each of the processes."""
+    settings, micro = run.hardware, run.hardware.micro_batch or share
     if micro > share or share % micro:
         raise ConfigError(
             f"micro_batch = {micro} does not divide batch_size = {run.batch_size}"
             + ("" if world.alone else f" on {world.size} processes, {share} images each"),
             next_step="gradients are accumulated over equal parts: choose a divisor",
         )
-    _check_pairs(run, share, world)
-    preprocess = run.preprocess
-    if preprocess.resize == "native":
-        preprocess = dataclasses.replace(preprocess, multiple=run.model.multiple)
-        if run.hardware.deterministic and not world.alone:
-            raise ConfigError(
-                "`preprocess.resize='native'` with `hardware.deterministic=True` on several processes",
-                allowed="images of one shape there: what is parted by shape is not equal among processes",
-            )
-    derived: dict[str, Any] = {
-        "image": run.preprocess.size,
-        "channels": run.preprocess.channels,
-        "classes": len(splits.train.classes) if run.objective.reads_labels else 0,
-    }
-    model = dataclasses.replace(run.model, **derived)
-    _check_shards(run)
-    tokens, width = _work(model, micro)
-    settings = hardware.resolve(run.hardware, processes=world.here, tokens=tokens, width=width)
-    objective = run.objective.for_labels(splits.train)
-    if splits.train.numeric and run.objective.reads_labels:  # half of one image and half of another has no number
-        run = dataclasses.replace(run, mixing=Mixing())
-    if run.balance == "loss":
-        objective = objective.with_class_weights(balanced_weights(splits.train.counts))
-    run = dataclasses.replace(run, model=model, preprocess=preprocess, objective=objective, hardware=settings)
-    run = dataclasses.replace(run, data=locate(run.data), weights=run.weights and locate(run.weights))
-    return with_micro_batch(run, world)
-
-
-def _check_shards(run: Run) -> None:
-    if run.hardware.parallel == "fsdp" and run.head == "logistic":
-        raise ConfigError("head = 'logistic' with parallel = 'fsdp'", allowed="head = 'zero', or parallel = 'ddp'")
-    if run.hardware.parallel == "fsdp" and run.hardware.deterministic:
-        raise ConfigError(
-            "deterministic with parallel = 'fsdp'",
-            allowed="'auto' or 'ddp': gradients in shards are added in the order of the network",
-        )
-
-
-def _check_pairs(run: Run, share: int, world: World) -> None:
-    """Images that are mixed lie on one process, so that pairs are the same for any number of them."""
-    if world.alone or not run.mixing.on or run.rules < 2:
-        return
-    if share % (block := pairs_block(run.augment.repeats)):
+    # images that are mixed lie on one process, so that pairs are the same for any number of them
+    pairs = not world.alone and run.mixing.on and run.rules > 1
+    if pairs and share % (block := pairs_block(run.augment.repeats)):
         raise ConfigError(
             f"batch_size = {run.batch_size} on {world.size} processes parts pairs that are mixed, {share} images each",
             allowed=f"multiples of {block * world.size}",
+        )
+    if run.preprocess.resize == "native" and settings.deterministic and not world.alone:
+        raise ConfigError(
+            "`preprocess.resize='native'` with `hardware.deterministic=True` on several processes",
+            allowed="images of one shape there: what is parted by shape is not equal among processes",
+        )
+    if settings.parallel == "fsdp" and run.head == "logistic":
+        raise ConfigError("head = 'logistic' with parallel = 'fsdp'", allowed="head = 'zero', or parallel = 'ddp'")
+    if settings.parallel == "fsdp" and settings.deterministic:
+        raise ConfigError(
+            "deterministic with parallel = 'fsdp'",
+            allowed="'auto' or 'ddp': gradients in shards are added in the order of the network",
         )
 
 
