@@ -53,14 +53,14 @@ class HeadStart:
 
 
 @dataclass(frozen=True, eq=False)
-class Numbered:
+class Valued:
     """N images as the features a model made of them, and their numbers."""
 
     features: Float[Tensor, "N D"]
     labels: Float[Tensor, "N"]
 
-    def rows(self, index: Int[Tensor, "n"]) -> "Numbered":
-        return Numbered(self.features[index], self.labels[index])
+    def rows(self, index: Int[Tensor, "n"]) -> "Valued":
+        return Valued(self.features[index], self.labels[index])
 
 
 def head_start(setup: Setup) -> HeadStart:
@@ -98,17 +98,17 @@ def _answer_always(setup: Setup) -> dict[str, float]:
     return {"majority class": float((targets == int(train.counts.argmax())).float().mean())}
 
 
-def _answer_by_pixels(setup: Setup, train: Labelled | Numbered) -> dict[str, float]:
+def _answer_by_pixels(setup: Setup, train: Labelled | Valued) -> dict[str, float]:
     """The answer of the most similar training images, by the cosine of pixels centred on all of them."""
     test, mean = _read_pixels(setup, setup.splits.test), train.features.mean(0)
-    k = min(NEIGHBOURS, len(train.labels)) if isinstance(train, Numbered) else 1
+    k = min(NEIGHBOURS, len(train.labels)) if isinstance(train, Valued) else 1
     near = train.labels[nearest(test.features - mean, train.features - mean, k=k).index]
-    if isinstance(train, Numbered):
+    if isinstance(train, Valued):
         return {"nearest neighbours, raw pixels": float((near.mean(1) - test.labels).abs().mean())}
     return {"nearest neighbour, raw pixels": int((near[:, 0] == test.labels).sum()) / len(test.labels)}
 
 
-def looks_alike_mirrored(pixels: Labelled | Numbered, channels: int) -> bool:
+def looks_alike_mirrored(pixels: Labelled | Valued, channels: int) -> bool:
     """Whether the nearest other image of a mirrored image has its class nearly as often as that of the image itself;
     or a number that is nearly as close.
     """
@@ -120,7 +120,7 @@ def looks_alike_mirrored(pixels: Labelled | Numbered, channels: int) -> bool:
     for queries in (images, images.flip(2)):
         similarity = normalize(queries.flatten(1) - mean) @ bank.T
         near.append(labels[similarity.fill_diagonal_(-2).argmax(1)])
-    if isinstance(pixels, Numbered):
+    if isinstance(pixels, Valued):
         plain, mirrored = ((answers - labels).abs().mean() for answers in near)
         return bool(mirrored <= plain / MIRRORED)
     plain, mirrored = ((answers == labels).sum() for answers in near)
@@ -175,7 +175,7 @@ def read_features(setup: Setup, model: nn.Module, source: Source, preprocess: Pr
     return extract(model, batches, what="features", preprocess=preprocess, precision=settings.precision)
 
 
-def _read_pixels(setup: Setup, source: Source) -> Labelled | Numbered:
+def _read_pixels(setup: Setup, source: Source) -> Labelled | Valued:
     """The images as the model sees them, at most SIDE pixels a side."""
     side = min(SIDE, *setup.run.preprocess.size)
     small = replace(setup.run.preprocess, size=(side, side), resize="squash")
@@ -185,6 +185,6 @@ def _read_pixels(setup: Setup, source: Source) -> Labelled | Numbered:
 def _label(setup: Setup, table: FeatureTable, source: Source) -> Any:
     """The features with their numbers, or with their labels as the model counts its classes."""
     if source.numeric:
-        return Numbered(table.features.float(), table.labels[:, 0].float())
+        return Valued(table.features.float(), table.labels[:, 0].float())
     labels = index_labels(table.labels.numpy(), source.classes, setup.classes)
     return labelled(table.features, labels, len(setup.classes))

@@ -184,15 +184,13 @@ def show_images(setup: Setup, learner: nn.Module, source: Source) -> Sequence[Se
 
 def weights_facts(setup: Setup, rows: Sequence[Mapping[str, Any]], outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Which weights the numbers are of, and the best that the curve has seen."""
-    key = f"held_out_{outcome.headline_key}"
-    scored = (
-        [(row[key], row.get("epoch", 0)) for row in rows if row.get(key) is not None] if outcome.chooses_best else []
-    )
     if setup.splits.val is not None:
         yield "weights measured", "best/, chosen by the validation images; the numbers above are of the test images"
         return
     yield "weights measured", "last/, after the last step"
-    if scored:
+    key = f"held_out_{outcome.headline_key}"
+    scored = [(row[key], row.get("epoch", 0)) for row in rows if row.get(key) is not None]
+    if scored and outcome.chooses_best:
         best, epoch = (max if outcome.headline.higher_is_better else min)(scored)
         yield "best/", f"{outcome.headline.write(best)} at epoch {epoch:.4g}, chosen by these images, so it flatters"
 

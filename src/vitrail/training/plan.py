@@ -117,10 +117,6 @@ def plan_of(setup: Setup) -> Plan:
     )
 
 
-def expired(began: float) -> bool:
-    return time.perf_counter() - began >= PROBE_SECONDS
-
-
 def probe(setup: Setup) -> tuple[float, int]:
     """(median seconds a step, peak bytes) of a few real steps at learning rate 0; the first, which warms up, is not counted."""
     flat = dataclasses.replace(setup.run.optim, final_lr=0.0)
@@ -133,8 +129,10 @@ def probe(setup: Setup) -> tuple[float, int]:
     times: list[float] = []
     batches = still.batches(0)
     began = time.perf_counter()
-    while state.step < setup.total_steps and (len(times) < 4 or not setup.world.any(expired(began))):
+    while state.step < setup.total_steps:
         start = time.perf_counter()
+        if len(times) > 3 and setup.world.any(start - began >= PROBE_SECONDS):
+            break
         learn(still, state, next(batches), FiniteGuard(setup.device, None), StopSignals())
         machine.synchronise(setup.device)
         times.append(time.perf_counter() - start)

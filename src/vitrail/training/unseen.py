@@ -189,15 +189,12 @@ def _seen_before_keys(folder: Path) -> Seen:
     """The training images of a run of 0.1.0, which kept no keys: found again by its settings and its fingerprint."""
     run = RunFolder.read(folder)
     unknown = Seen(note=f"which images {folder} was trained on is not known: its data {run.data!r} cannot be found")
-    steps = list_steps(folder / "checkpoints")
-    wanted = None
-    if steps:
-        wanted = read_object(folder_of(folder / "checkpoints", steps[-1]) / STATE, CheckpointError).get("data")
-    for place in (Path(), *folder.resolve().parents):
-        if place != Path() and not (place / run.data).exists():
-            continue
+    states = [folder_of(folder / "checkpoints", step) / STATE for step in list_steps(folder / "checkpoints")]
+    wanted = read_object(states[-1], CheckpointError).get("data") if states else None
+    places = (place / run.data for place in folder.resolve().parents)
+    for data in (run.data, *(str(place) for place in places if place.exists())):
         try:
-            train = open_run(replace(run, data=str(place / run.data) if place != Path() else run.data)).train
+            train = open_run(replace(run, data=data)).train
         except DataError:
             continue
         if wanted in (None, train.fingerprint):
