@@ -73,7 +73,7 @@ def look_over(setup: Setup, *, allow_leaks: bool = False, quiet: bool = False) -
 
 def _look(setup: Setup, allow_leaks: bool, quiet: bool) -> tuple[tuple[str, ...], DataError | None]:
     splits = setup.splits
-    images = sum(len(source) for source in (splits.train, splits.val, splits.test) if source is not None)
+    images = sum(map(len, splits.parts.values()))
     with progress(images, "Checking the images", quiet=quiet or images < SHOWN) as bar:
         audit = check(splits, quick=True, seconds=SECONDS, tick=bar.update)
     known = set(setup.notes)

@@ -100,10 +100,8 @@ def keep_unseen(splits: Splits, *models: Model) -> tuple[Splits, tuple[str, ...]
 def without_trained(splits: Splits, keys: Keys) -> Splits:
     """Validation and test parts without images of these keys: those that the starting weights were trained on."""
     changed: dict[str, Any] = {}
-    for name in ("val", "test"):
-        source = getattr(splits, name)
-        trained = np.zeros(0, bool) if source is None else count_of(source, Seen(keys))
-        if not trained.any():
+    for name, source in splits.parts.items():
+        if name == "train" or not (trained := count_of(source, Seen(keys))).any():
             continue
         what = f"{trained.sum():,} of {len(source):,} {name} images were trained on by the starting weights"
         if trained.all():
@@ -146,10 +144,9 @@ def _choose_split(splits: Splits, split: Split) -> tuple[Source, str]:
         if not splits.drawn:
             raise ConfigError("this data has a split of its own", allowed="split 'train', 'val' or 'test'")
         return join_split(splits), name
-    source: Source | None = getattr(splits, name)
-    if source is None:
+    if name not in splits.parts:
         raise ConfigError("this data has no validation part", allowed="split 'train' or 'test'")
-    return source, name
+    return splits.parts[name], name
 
 
 def _with_more(splits: Splits, moved: np.ndarray) -> Source:
