@@ -176,7 +176,7 @@ def test_the_models_are_described(served: Running) -> None:
 
 @pytest.mark.oracle
 def test_an_exported_graph_is_served_too(bundle: Path, tmp_path: Path) -> None:
-    """Labels are the model's; maps and features are refused with a sentence."""
+    """Labels are the model's, and the page has them too; maps and features are missing with a sentence."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="exported graphs need the extra: pip install 'vitrail[export]'")
     graph = tmp_path / "small.onnx"
@@ -184,8 +184,10 @@ def test_an_exported_graph_is_served_too(bundle: Path, tmp_path: Path) -> None:
         vitrail.export(bundle, out=graph)
     with running({"model": bundle, "graph": graph}) as server:
         ours, theirs = (server.post(f"/predict?top=4&model={name}", picture(1)).json for name in ("model", "graph"))
-        for path in ("/look", "/embed"):
-            assert server.post(f"{path}?model=graph", picture(1)).status == 422
+        for path in ("/look?positions=off&", "/embed?"):
+            assert server.post(f"{path}model=graph", picture(1)).status == 422
+        looked = server.post("/look?top=4&model=graph", picture(1)).json
+    assert looked["answers"] == theirs["answers"] and not looked["maps"] and "no maps" in looked["missing"]
     assert theirs["model"]["engine"].startswith("onnxruntime")
     assert theirs["model"]["sha256"] == open_engine(graph).digest
     assert theirs["answers"][0]["labels"] == ours["answers"][0]["labels"]

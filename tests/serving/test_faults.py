@@ -153,13 +153,14 @@ def test_a_picture_that_takes_too_long_is_refused() -> None:
         child.stop()
 
 
-@pytest.mark.parametrize("what", ["headers", "body", "nothing"])
+@pytest.mark.parametrize("what", ["headers", "body", "nothing", "later headers"])
 def test_slow_clients_are_closed_at_an_absolute_deadline(bundle: Path, what: str, sweep: int) -> None:
     """Row 10: a byte now and then does not help, and a good client is answered meanwhile."""
     limits = Limits(headers=1, body=1, answer=10, decode_seconds=10)
     start = {
         "nothing": b"",
         "headers": b"POST /predict HTTP/1.1\r\nHost: localhost\r\nX-A: ",
+        "later headers": b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\nGET /v2 HTTP/1.1\r\nX-A: ",
         "body": b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\n",
     }[what]
     with running({"small": bundle}, limits=limits) as server:
@@ -254,10 +255,37 @@ def test_overload_is_refused_at_once_and_nothing_is_lost(
 
 
 def test_an_answer_that_is_late_is_a_refusal(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 10: never a 200 after the deadline of the answer."""
+    """Row 10: never a 200 after the deadline of the answer. S10: nobody is sent to a model that does not answer."""
     with running({"small": bundle}, limits=Limits(answer=0.3, decode_seconds=10)) as server:
-        Slow(server, 1, monkeypatch)
+        Slow(server, 1.5, monkeypatch)
         assert server.post("/predict", picture()).status == 503
+        assert until(lambda: server.ask("GET", "/v2/health/ready").status == 503, 2)
+        assert until(lambda: server.ask("GET", "/v2/health/ready").status == 200)
+
+
+def test_a_body_is_held_until_its_answer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 8: pictures that wait for the model count among the bodies that are held at once."""
+    image = picture(0, (160, 160))
+    with running({"small": bundle}, limits=Limits(held_bytes=100_000, answer=20, decode_seconds=10)) as server:
+        slow = Slow(server, 1, monkeypatch)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(server.post, "/predict", image)
+            assert until(lambda: slow.computed == 1)
+            assert server.post("/predict", image).status == 503
+            assert first.result().status == 200
+        assert server.service.bodies.held == 0
+
+
+def test_a_second_signal_waits_for_no_client(bundle: Path) -> None:
+    begun = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nx"
+    with running({"small": bundle}, limits=Limits(drain=60, body=60)) as server:
+        client = socket.create_connection(("127.0.0.1", server.port))
+        client.sendall(begun)
+        assert until(lambda: server.service.bodies.held == 1)
+        server.server.stop()
+        server.server.stop()
+        assert until(lambda: not server.server.server_state.connections, 5)
+        client.close()
 
 
 def test_work_that_nobody_waits_for_is_not_computed(bundle: Path, monkeypatch: pytest.MonkeyPatch, sweep: int) -> None:

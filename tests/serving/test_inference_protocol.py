@@ -127,6 +127,8 @@ def test_kserve_s_client_is_answered(served: Running, expected: np.ndarray, bina
         {"datatype": "UINT8", "shape": [1, 2, 2, 3], "data": [[1], [1, 2]]},
         {"datatype": "UINT8", "shape": [1, 65536, 65536, 3], "data": []},
         {"datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.5] * 192},
+        {"datatype": "FP32", "shape": [1, 3, 32, 48], "data": ["1"] * 4608},
+        {"datatype": "FP32", "shape": [1, 3, 32, 48], "data": [True] * 4608},
         {"datatype": "FP32", "shape": [1, 3, 32, 48], "data": [1e300] * 4608},
         {"datatype": "BYTES", "shape": [1], "data": ["aGk="], "parameters": {"binary_data_size": 5}},
     ],
@@ -139,11 +141,16 @@ def test_inputs_that_do_not_fit_are_refused(served: Running, given: dict) -> Non
 def test_many_images_outputs_and_versions(served: Running) -> None:
     many = [base64.b64encode(picture(0)).decode()] * 17
     assert ask(served, datatype="BYTES", shape=[17], data=many)["status"] == 413
-    body = {
-        "inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": many[:1]}],
-        "outputs": [{"name": "secret"}],
-    }
-    assert served.post(URL, json.dumps(body).encode(), "application/json").status == 400
+    body: dict = {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": many[:1]}]}
+    for outputs in (
+        [{"name": "secret"}],
+        [{"name": ["labels"]}],
+        [{"name": "labels"}] * 2,
+        [{"name": "labels"}] * 9,
+        {"a": 1},
+    ):
+        body["outputs"] = outputs
+        assert served.post(URL, json.dumps(body).encode(), "application/json").status == 400
     version = served.service.models.find("small").version
     del body["outputs"]
     for path, status in (

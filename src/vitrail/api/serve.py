@@ -37,7 +37,7 @@ def serve(
         queue: Images that may wait; what comes then is refused at once.
         watch: Look for changed weights every so many seconds; 0 never does, SIGHUP always.
     """
-    if queue < 1 or batch < 0 or watch < 0:
+    if queue < 1 or batch < 0 or not watch >= 0:  # NaN too
         raise ConfigError(f"queue = {queue}, batch = {batch}, watch = {watch}", allowed="from 1, from 0, from 0")
     token, local = read_token(token_file), is_local(host)
     refuse_open_door(host, local, token)

@@ -217,6 +217,8 @@ class Endpoint:
             return Response(status_code=499)
         except ConfigError as error:
             raise Problem(400, "does-not-fit", error.found) from None
+        finally:
+            self.service.bodies.release(request)
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -40,6 +41,8 @@ class Batcher:
         """Images that are admitted and not answered yet."""
         self.each = 0.0
         """Seconds an image took lately."""
+        self.since = math.inf
+        """When the computing that goes on began."""
         self.dropped = 0
         """Images that were not computed, since their clients had gone."""
         self._jobs: deque[Job] = deque()
@@ -62,7 +65,8 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        """Whether jobs are computed, none of them for longer than an answer may take."""
+        return self._thread.is_alive() and time.perf_counter() - self.since < self.seconds
 
     def refuse_if_full(self, images: int = 1) -> None:
         """Raises the 503 of a full queue, also where the images could not be answered in time."""
@@ -95,12 +99,12 @@ class Batcher:
         torch.set_num_threads(machine.model_threads())
         self._started.set()
         while jobs := self._take():
-            began = time.perf_counter()
+            self.since = began = time.perf_counter()
             try:
                 found: Sequence[Any] = jobs[0].work([job.image for job in jobs])
             except Exception as error:  # the thread goes on: the error is the answer
                 found = [error] * len(jobs)
-            took = time.perf_counter() - began
+            took, self.since = time.perf_counter() - began, math.inf
             self.each = took / len(jobs) if not self.each else 0.8 * self.each + 0.2 * took / len(jobs)
             assert self._loop is not None
             with contextlib.suppress(RuntimeError):  # the loop is closed, no client is left

@@ -15,10 +15,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrail.serving.metrics import Metrics
 from vitrail.serving.problem import Problem
+from vitrail.serving.samples import SAMPLES
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-OPEN = ("/", "/page.css", "/page.js", "/v2/health/live", "/v2/health/ready")
-"""Paths that need no token: the page holds nothing, and health says yes or no."""
+OPEN = (
+    "/",
+    "/page.css",
+    "/page.js",
+    *(f"/samples/{name}.png" for name in SAMPLES),
+    "/v2/health/live",
+    "/v2/health/ready",
+)
+"""Paths that need no token: the page and its drawings hold nothing, and health says yes or no."""
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -79,9 +87,9 @@ class Guard:
         except Problem as problem:
             await problem.response(scope["path"])(scope, receive, answer)
         except Exception as error:
-            log.error("a request failed: %s", type(error).__name__, exc_info=error)
+            problem = Problem(500, "internal", "the server made a mistake; its log says which")
+            log.error("request %s failed: %s", problem.id, type(error).__name__, exc_info=error)
             if not started:
-                problem = Problem(500, "internal", "the server made a mistake; its log says which")
                 await problem.response(scope["path"])(scope, receive, answer)
 
     def check(self, scope: Scope) -> None:

@@ -28,6 +28,8 @@ from vitrail.serving.service import Service, Times, together
 TYPES = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 OUTPUTS = {"probabilities": "FP32", "logits": "FP32", "labels": "BYTES"}
 HEADER_LENGTH = "Inference-Header-Content-Length"
+MARKS = 1 << 19
+"""Brackets and commas of a request: an image of 384×384 in three colours. More numbers go as bytes behind the JSON."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,13 @@ async def infer(service: Service, request: Request) -> Response:
     served = named(service, request)
     refuse_declared(request, service.limits)
     asked, rest = split(await service.bodies.read(request), request.headers.get(HEADER_LENGTH))
-    given = read_input(asked, rest, service.limits.images)
+    given, wanted = read_input(asked, rest, service.limits.images), read_outputs(asked)
     logits = await service.answer_or_give_up(request, answer(service, served, given))
     decide(logits, served.engine.classes, served.decision)  # raises where they are not finite
     shares = probabilities_of(logits, served.decision)
     labels = [served.classes[row].encode() for row in logits.argmax(1).tolist()]
     arrays = {"probabilities": shares.numpy(), "logits": logits.numpy(), "labels": labels}
-    return respond(served, asked, arrays)
+    return respond(served, asked, wanted, arrays)
 
 
 def named(service: Service, request: Request) -> Served:
@@ -102,10 +104,10 @@ def named(service: Service, request: Request) -> Served:
 def split(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
     """The JSON and the bytes behind it. Raises Problem 400."""
     if length is None:
-        return read_json(body), b""
+        return read_json(body, MARKS), b""
     if not length.isdigit() or int(length) > len(body):
         raise Problem(400, "bad-length", f"{HEADER_LENGTH} is no length of this body")
-    return read_json(body[: int(length)]), body[int(length) :]
+    return read_json(body[: int(length)], MARKS), body[int(length) :]
 
 
 def read_input(asked: Mapping[str, Any], rest: bytes, most: int) -> Given:
@@ -160,7 +162,9 @@ def read_array(data: Any, rest: bytes | None, kind: str, shape: Sequence[int]) -
 
 def flat(data: Any, kind: np.dtype) -> np.ndarray:
     """Numbers of a list, nested or not. ValueError for others, and where they are not numbers of this type."""
-    found = np.asarray(data, np.float64).ravel()
+    found = np.asarray(data).ravel()
+    if found.dtype.kind not in "uif":
+        raise ValueError
     if kind != np.uint8 and not (np.abs(found) < np.finfo(np.float32).max).all():
         raise ValueError
     if kind == np.uint8 and not ((found >= 0) & (found <= 255) & (found == np.floor(found))).all():
@@ -213,11 +217,20 @@ def normalised(served: Served) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]
     return work
 
 
-def respond(served: Served, asked: Mapping[str, Any], arrays: Mapping[str, Any]) -> Response:
-    """The outputs asked for, as JSON, or behind the JSON where that is asked for. Raises Problem 400."""
-    wanted = asked.get("outputs") or [{"name": name} for name in ("probabilities", "labels")]
-    if not isinstance(wanted, list) or not all(isinstance(one, dict) and one.get("name") in arrays for one in wanted):
-        raise bad(f"the outputs are {', '.join(arrays)}")
+def read_outputs(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The outputs asked for, each once. Raises Problem 400."""
+    wanted = asked.get("outputs") or [{"name": "probabilities"}, {"name": "labels"}]
+    few = isinstance(wanted, list) and len(wanted) <= len(OUTPUTS) and all(isinstance(one, dict) for one in wanted)
+    names = [one.get("name") for one in wanted] if few else [None]
+    if any(name not in list(OUTPUTS) or names.count(name) > 1 for name in names):
+        raise bad(f"the outputs are {', '.join(OUTPUTS)}, each once")
+    return wanted
+
+
+def respond(
+    served: Served, asked: Mapping[str, Any], wanted: Sequence[dict[str, Any]], arrays: Mapping[str, Any]
+) -> Response:
+    """The outputs asked for, as JSON, or behind the JSON where that is asked for."""
     every = parameter(asked, "binary_data_output")
     outputs, behind = [], b""
     for one in wanted:

@@ -15,7 +15,7 @@ from vitrail.inspection.explorer import membership, pool_attention, quantise, sh
 from vitrail.inspection.maps import flow_back, readout
 from vitrail.models.backbone import Backbone
 from vitrail.models.features import Features
-from vitrail.prediction.engine import TorchEngine
+from vitrail.prediction.engine import Engine, TorchEngine
 from vitrail.prediction.forward import as_input
 
 LEVELS = 256
@@ -43,7 +43,7 @@ class Looked:
 
 
 def look(
-    engine: TorchEngine,
+    engine: Engine,
     image: UInt8[Tensor, "C H W"],
     *,
     layers: Sequence[int] | None = None,
@@ -54,7 +54,12 @@ def look(
 
     `layers` are those whose maps are given (None: all). With `patches` a map has a row for each patch, not only for the
     class token. Without `positions` the model gets zeros for position embeddings: patches are then a bag of words.
+    An exported graph gives its logits alone.
     """
+    if not isinstance(engine, TorchEngine):
+        if not positions:
+            raise DoesNotApply("an exported graph keeps its position embeddings")
+        return Looked(engine.logits(image[None]), missing="an exported graph gives answers and no maps")
     model: Backbone = engine.model  # pyrefly: ignore[bad-assignment]
     taps: list[Tap] = []
 

@@ -13,10 +13,11 @@ class Problem(Exception):
     def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status, self.code, self.detail, self.headers = status, code, detail, dict(headers or {})
+        self.id = secrets.token_hex(6)
 
     def response(self, path: str) -> Response:
         """As RFC 9457 has it (application/problem+json); the Open Inference Protocol wants a field `error` too."""
-        found = {"status": self.status, "code": self.code, "detail": self.detail, "id": secrets.token_hex(6)}
+        found = {"status": self.status, "code": self.code, "detail": self.detail, "id": self.id}
         if path.startswith("/v2"):
             found["error"] = self.detail
         return Response(json.dumps(found), self.status, self.headers, "application/problem+json")

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,55 +19,86 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitrail.errors import ConfigError
 from vitrail.processes.signals import known
+from vitrail.serving.guard import HEADERS
 from vitrail.serving.limits import Limits
+from vitrail.serving.problem import Problem
 from vitrail.serving.service import Service
 
 SWEEP = 0.25
 """Seconds between two looks at the deadlines of connections."""
+MOST_CHUNKS = 2048
+"""Parts of a body that is sent in parts; those of 10 MiB have 5 KiB each."""
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 log = logging.getLogger("vitrail")
+
+
+class Reader(h11.Connection):
+    """The requests of a client. A body in very many parts is refused: each costs more than its bytes."""
+
+    chunks = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.chunks = 0
+        elif isinstance(event, h11.Data):
+            self.chunks += event.chunk_start
+            if self.chunks > MOST_CHUNKS:
+                raise h11.RemoteProtocolError("too many chunks", 413)
+        return event
 
 
 class Connection(H11Protocol):
     """One connection. uvicorn itself has no deadline for headers, and none for a client that does not read."""
 
     limits = Limits()
-    until: float | None = None
-    """When it is closed; None while nothing is under way."""
+    phase: tuple[object, float] = (None, 0.0)
+    """The request that is under way or answered, and the seconds that this part of it may take."""
+    until = math.inf
+    """When the connection is closed."""
 
     def connection_made(self, transport: Any) -> None:
+        self.conn = Reader(h11.SERVER, self.limits.header_bytes)
         super().connection_made(transport)
         # asyncio does so for the sockets it opens itself; else head and body of an answer lie 40 ms apart
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.until = time.monotonic() + self.limits.headers
+        self.enter_phase()
         if len(self.connections) > self.limits.connections:
             transport.write(FULL)
             transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        if self.until is None:
-            self.until = time.monotonic() + self.limits.headers
-        waited = self.conn.their_state is h11.IDLE
-        super().data_received(data)
-        if waited and self.conn.their_state is not h11.IDLE:
-            limits = self.limits
-            self.until = time.monotonic() + limits.body + limits.answer + limits.reading
+        if not self.transport.is_closing():
+            super().data_received(data)
+            self.enter_phase()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self.until = time.monotonic() + self.limits.reading if self.transport.get_write_buffer_size() else None
+        self.enter_phase()
 
-    def close_if_late(self, now: float) -> None:
-        if self.until is None or now < self.until:
-            return
-        finished = self.cycle is None or self.cycle.response_complete
-        if finished and self.conn.their_state is h11.IDLE and not self.transport.get_write_buffer_size():
-            self.until = None if self.cycle is not None else self.until
-        if self.until is not None:
-            self.transport.abort()
+    def enter_phase(self) -> None:
+        """Sets the deadline, once for each phase: headers, then the request and its answer, then the reading of it."""
+        limits, cycle = self.limits, self.cycle
+        if cycle is not None and not cycle.response_complete:
+            phase = cycle, limits.body + limits.answer + limits.reading
+        elif cycle is None or (self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]):
+            phase = cycle, limits.headers
+        else:  # without another request, uvicorn closes the connection
+            phase = cycle, limits.reading
+        if phase != self.phase:
+            self.phase, self.until = phase, time.monotonic() + phase[1]
+
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is no request: in our words, with our headers."""
+        status = getattr(sys.exception(), "error_status_hint", 400)
+        answer = Problem(status, "bad-request", "this is no HTTP request that is read here").response("")
+        more = [(name.encode(), value.encode()) for name, value in {**HEADERS, "connection": "close"}.items()]
+        head = h11.Response(status_code=status, headers=[*answer.raw_headers, *more])
+        with contextlib.suppress(h11.LocalProtocolError):  # an answer is under way already
+            for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -95,8 +128,10 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def stop(self) -> None:
-        """Asked twice, it ends at once."""
-        self.force_exit = self.should_exit
+        """Asked twice, it waits for no client."""
+        if self.should_exit:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
         self.should_exit = self.service.draining = True
 
     def reload(self) -> None:
@@ -108,8 +143,8 @@ class Server(uvicorn.Server):
             await asyncio.sleep(SWEEP)
             now = time.monotonic()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Connection):
-                    connection.close_if_late(now)
+                if isinstance(connection, Connection) and now >= connection.until:
+                    connection.transport.abort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -139,7 +174,6 @@ def build_server(app: ASGIApp, service: Service, started: Callable[[], object] =
         app, loop="asyncio", http=type("Bounded", (Connection,), {"limits": limits}), ws="none", lifespan="on",
         log_config=None, access_log=False, server_header=False, date_header=False, proxy_headers=False,
         timeout_keep_alive=max(1, int(limits.headers)), timeout_graceful_shutdown=int(limits.drain),
-        h11_max_incomplete_event_size=limits.header_bytes,
     )  # fmt: skip
     server = Server(config, service)
     server.on_start = started

@@ -156,15 +156,12 @@ class Service:
         positions: bool,
     ) -> tuple[Looked, UInt8[Tensor, "C H W"], Times]:
         """Labels and attention of one image, and the picture that the model saw."""
-        engine = served.torch
-        if engine is None:
-            raise Problem(422, "no-maps", "this engine gives answers and no maps")
         seen: list[Tensor] = []
 
         def work(stack: Sequence[Tensor]) -> Sequence[Any]:
             seen.append(stack[0])
             try:
-                return [look(engine, stack[0], layers=layers, patches=patches, positions=positions)]
+                return [look(served.engine, stack[0], layers=layers, patches=patches, positions=positions)]
             except DoesNotApply as reason:
                 return [Problem(422, "does-not-apply", reason.found)]
 
