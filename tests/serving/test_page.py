@@ -11,7 +11,7 @@ import pytest
 
 import vitrail
 from tests.support.browser import drive
-from tests.support.serving import CLASSES, Running, picture, running, until
+from tests.support.serving import CLASSES, CONVOLUTIONS, Running, picture, running, save_model, until
 from vitrail.inspection.maps import attention
 from vitrail.serving import samples
 
@@ -22,6 +22,11 @@ ANSWERS = """return [...document.querySelectorAll('.panel:first-child tbody tr')
   .map((row) => [row.querySelector('th span').textContent, row.cells[1].textContent])"""
 CHOOSE = """const one = document.getElementById(arguments[0]); one.value = arguments[1];
 one.dispatchEvent(new Event(one.type === "range" ? "input" : "change"))"""
+LISTEN = """
+const live = document.getElementById("live");
+window.said = [];
+new MutationObserver(() => window.said.push(live.textContent)).observe(live, { childList: true });
+"""
 GIVE = """
 const [kind, bytes, type] = arguments, file = new File([Uint8Array.from(bytes)], "x", { type }), data = new DataTransfer();
 data.items.add(file);
@@ -30,9 +35,16 @@ document.dispatchEvent(kind === "drop" ? new DragEvent("drop", { dataTransfer: d
 """
 
 
+OPTIONS = (
+    "--host-resolver-rules=MAP evil.example 127.0.0.1",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with drive(tmp_path_factory.mktemp("downloads"), "--host-resolver-rules=MAP evil.example 127.0.0.1") as found:
+    with drive(tmp_path_factory.mktemp("downloads"), *OPTIONS) as found:
         yield found
 
 
@@ -169,6 +181,57 @@ def test_what_if(page: Any) -> None:
     assert sorted(page.execute_script(ANSWERS)) == mixed
 
 
+def test_a_patch_is_hidden_and_shown_again_in_either_picture(page: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    page.execute_script(CHOOSE, "other", "other")
+    settle(page)
+    page.find_element("id", "brush").click()
+    page.execute_script(LISTEN)
+    stages = page.find_elements("css selector", ".stage")
+    for stage in (stages[1], stages[1], stages[0], stages[1]):
+        ActionChains(page).move_to_element(stage).click().perform()
+    said = page.execute_script("return window.said")
+    assert [text for text in said if "hidden" in text] == [f"{count} patches hidden" for count in (1, 0, 1, 0)]
+
+
+def test_the_camera_is_looked_at_until_another_picture_comes(page: Any, served: Running) -> None:
+    """Chromium's own test picture in the place of a camera; then none that may be used."""
+    images, camera = served.service.metrics.images.labels("small"), page.find_element("id", "camera")
+    plain, before = page.execute_script(ANSWERS), images._value.get()
+    camera.click()
+    assert until(lambda: images._value.get() > before + 3)
+    assert page.execute_script(ANSWERS) != plain
+    page.find_element("css selector", "[data-sample=bird]").click()
+    assert until(lambda: camera.get_attribute("aria-pressed") == "false")
+    settle(page)
+    assert page.execute_script(ANSWERS) == plain
+    assert page.execute_script("return document.getElementById('video').srcObject") is None
+    page.execute_script("navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('denied'))")
+    camera.click()
+    problem = page.find_element("id", "problem")
+    assert until(lambda: problem.text == "The camera cannot be used.")
+    page.execute_script(CHOOSE, "language", "ko")
+    assert problem.text == "카메라를 쓸 수 없습니다." and camera.get_attribute("aria-pressed") == "false"
+
+
+def test_a_model_without_maps_answers_on_the_page(browser: Any, tmp_path: Path) -> None:
+    """A ResNet: labels and bars, no maps; keys and clicks do no harm."""
+    from selenium.webdriver.common.keys import Keys
+
+    with running({"conv": save_model(tmp_path / "conv", config=CONVOLUTIONS)}) as server:
+        browser.get_log("browser")
+        browser.get(f"{server.url}/#lang=en")
+        assert until(lambda: browser.execute_script(SETTLED))
+        assert len(browser.execute_script(ANSWERS)) == 4
+        stage = browser.find_element("css selector", ".stage")
+        stage.click()
+        stage.send_keys(Keys.ARROW_UP, Keys.ENTER, Keys.SPACE)
+        assert browser.find_element("css selector", ".caption").text.startswith("no maps: ")
+        assert not browser.find_element("id", "shuffle").is_enabled()
+        assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
 def test_two_models_stand_side_by_side_and_in_three_languages(page: Any, other: Path, tmp_path: Path) -> None:
     page.execute_script(CHOOSE, "other", "other")
     settle(page)
@@ -284,6 +347,8 @@ def test_a_page_behind_a_token_asks_for_it(browser: Any, bundle: Path) -> None:
         browser.get(server.url)
         box = browser.find_element("id", "token-value")
         assert until(box.is_displayed)
+        assert not browser.find_element("id", "problem").is_displayed()  # nobody gave a wrong one yet
+        assert browser.execute_script("return [...document.images].every((one) => one.naturalWidth > 0)")
         box.send_keys("a-token-of-some-length\n")
         assert until(lambda: browser.execute_script(SETTLED))
         assert "token" not in browser.current_url

@@ -18,6 +18,8 @@ from PIL import Image
 from tests.support import serve_extra  # noqa: F401
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
+from vitrail.models.backbone import ModelConfig
+from vitrail.models.resnet import ResNetConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.serving.app import build
 from vitrail.serving.limits import Limits
@@ -26,17 +28,18 @@ from vitrail.serving.service import Service
 from vitrail.weights.bundle import Record, save_bundle
 
 CONFIG = ViTConfig(width=32, depth=2, heads=2, mlp_width=48, patch=(8, 8), image=(32, 48), classes=4)
+CONVOLUTIONS = ResNetConfig(depths=(1,), widths=(128,), root_width=32, image=(32, 48), classes=4)
 CLASSES = ("cat", "dog", "<img src=x onerror=alert(1)>", "überfisch")
 
 
-def save_model(folder: Path, seed: int = 0, **changes: Any) -> Path:
-    """A bundle of a small ViT whose parameters are all random."""
-    model = zoo.build(CONFIG)
+def save_model(folder: Path, seed: int = 0, *, config: ModelConfig = CONFIG, **changes: Any) -> Path:
+    """A bundle of a small model, a ViT unless told, whose parameters are all random."""
+    model = zoo.build(config)
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=draws))
-    record = Record(config=CONFIG, preprocess=Preprocess(size=CONFIG.image), classes=CLASSES, **changes)
+    record = Record(config=config, preprocess=Preprocess(size=config.image), classes=CLASSES, **changes)
     save_bundle(folder, model, record)
     return folder
 

@@ -131,7 +131,8 @@ class Child:
         failed, height, width, channels = ANSWERED.unpack(self._read(ANSWERED.size, until).tobytes())
         if failed:
             text = self._read(height, until).tobytes().decode()
-            raise Problem(422, "not-an-image", f"the image cannot be read: {text}")
+            code = "too-many-pixels" if "pixels declared; allowed" in text else "not-an-image"
+            raise Problem(422, code, f"the image cannot be read: {text}")
         return self._read(height * width * channels, until).reshape(height, width, channels)
 
     def _write(self, content: bytes, until: float) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -94,7 +95,9 @@ class Connection(H11Protocol):
         status = getattr(sys.exception(), "error_status_hint", 400)
         answer = Problem(status, "bad-request", "this is no HTTP request that is read here").response("")
         more = [(name.encode(), value.encode()) for name, value in {**HEADERS, "connection": "close"}.items()]
-        head = h11.Response(status_code=status, headers=[*answer.raw_headers, *more])
+        head = h11.Response(
+            status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=[*answer.raw_headers, *more]
+        )
         with contextlib.suppress(h11.LocalProtocolError):  # an answer is under way already
             for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
@@ -172,7 +175,7 @@ def build_server(app: ASGIApp, service: Service, started: Callable[[], object] =
     limits = service.limits
     config = uvicorn.Config(
         app, loop="asyncio", http=type("Bounded", (Connection,), {"limits": limits}), ws="none", lifespan="on",
-        log_config=None, access_log=False, server_header=False, date_header=False, proxy_headers=False,
+        log_config=None, log_level="error", access_log=False, server_header=False, date_header=False, proxy_headers=False,
         timeout_keep_alive=max(1, int(limits.headers)), timeout_graceful_shutdown=int(limits.drain),
     )  # fmt: skip
     server = Server(config, service)

@@ -1,9 +1,9 @@
 "use strict";
 (() => {
 const WORDS = {
-en: { tagline: "See where a Vision Transformer looks", language: "Language", token: "This server needs its token", use: "Use", picture: "Picture", samples: "Drawings that come with Vitrail", bird: "Bird", house: "House", window: "Window", open: "Open a file", camera: "Camera", drop: "or drop one here, or paste one", model: "Model", against: "Beside it", none: "no other", where: "Where it looks", from: "From", class: "class token", "mean patch": "mean patch", mean: "mean of all patches", rollout: "rollout", point: "Point at a patch: the map shows where it looks. A click pins it, the arrow keys move it.", layer: "Layer", head: "Head", heads: "Heads of this layer", allHeads: "mean", strength: "Strength", whatIf: "What if", hide: "Hide patches", shuffle: "Shuffle patches", reset: "Undo all", positions: "with position embeddings", lesson: "Shuffle the patches: the answer changes. Now take the positions away: it does not matter any more where a patch is. The model reads a bag of patches.", size: "Resolution", facts: "What this is", caution: "Attention shows where a layer looks, and is not an explanation of the answer.", why: "Why (Jain and Wallace, 2019)", save: "Save this page as one file", answer: "Answers", before: "the line: before the change", label: "label", share: "share", row: "row", column: "column", looks: "{from} looks most at row {r}, column {c}: {p} of its attention", patch: "patch in row {r}, column {c}", pinned: "pinned: {from}", hidden: "{n} patches hidden", stage: "{m}: the arrow keys choose a patch, Enter pins it, Space hides it, Home takes the class token, Escape lets go", weights: "weights", preprocess: "picture", times: "milliseconds", decode: "decode", wait: "wait", modelTime: "model", trip: "in all", engine: "computed by", maps: "maps", noMaps: "no maps", thisSize: "{w} × {h} pixels, {n} × {k} patches", failed: "The server does not answer.", saved: "A saved page: what it shows does not need a server.", noCamera: "The camera cannot be used.", large: "The file is larger than 10 MB.", busy: "The server is busy; try again.", "not-an-image": "This file is not a picture that can be read.", "unknown-format": "Pictures are JPEG, PNG or WebP.", "no-token": "The token is not right.", "not-decoded": "This picture is too costly to decode.", seen: "The picture as the model sees it", answered: "{l}, {p}" },
-ja: { tagline: "Vision Transformer がどこを見ているかを見る", language: "言語", token: "このサーバーにはトークンが必要です", use: "使う", picture: "画像", samples: "Vitrail に付属する絵", bird: "鳥", house: "家", window: "窓", open: "ファイルを開く", camera: "カメラ", drop: "ここにドロップ、または貼り付け", model: "モデル", against: "並べるモデル", none: "なし", where: "どこを見ているか", from: "始点", class: "クラストークン", "mean patch": "パッチの平均", mean: "全パッチの平均", rollout: "ロールアウト", point: "パッチを指すと、そこから見ている先が表示されます。クリックで固定、矢印キーで移動します。", layer: "層", head: "ヘッド", heads: "この層のヘッド", allHeads: "平均", strength: "濃さ", whatIf: "もしも", hide: "パッチを隠す", shuffle: "パッチを並べ替える", reset: "すべて戻す", positions: "位置埋め込みを使う", lesson: "パッチを並べ替えると答えが変わります。次に位置埋め込みを外すと、パッチの場所は意味を失います。モデルはパッチの袋を読みます。", size: "解像度", facts: "これは何か", caution: "注意は層がどこを見るかを示しますが、答えの説明ではありません。", why: "理由（Jain・Wallace, 2019）", save: "このページを一つのファイルに保存", answer: "答え", before: "線は変更前の値", label: "ラベル", share: "割合", row: "行", column: "列", looks: "{from}は {r} 行 {c} 列を最もよく見ています（注意の {p}）", patch: "{r} 行 {c} 列のパッチ", pinned: "固定：{from}", hidden: "{n} 個のパッチを隠しています", stage: "{m}：矢印キーでパッチを選び、Enter で固定、Space で隠し、Home でクラストークン、Escape で解除", weights: "重み", preprocess: "画像の準備", times: "ミリ秒", decode: "復号", wait: "待ち", modelTime: "モデル", trip: "合計", engine: "計算", maps: "マップ", noMaps: "マップなし", thisSize: "{w} × {h} ピクセル、{n} × {k} パッチ", failed: "サーバーが応答しません。", saved: "保存されたページです。表示にサーバーは要りません。", noCamera: "カメラを使えません。", large: "ファイルが 10 MB を超えています。", busy: "サーバーが混んでいます。もう一度お試しください。", "not-an-image": "読める画像ではありません。", "unknown-format": "画像は JPEG、PNG、WebP です。", "no-token": "トークンが正しくありません。", "not-decoded": "この画像は復号の負担が大きすぎます。", seen: "モデルが見た画像", answered: "{l}、{p}" },
-ko: { tagline: "Vision Transformer가 어디를 보는지 보기", language: "언어", token: "이 서버에는 토큰이 필요합니다", use: "사용", picture: "그림", samples: "Vitrail에 들어 있는 그림", bird: "새", house: "집", window: "창", open: "파일 열기", camera: "카메라", drop: "여기에 놓거나 붙여 넣기", model: "모델", against: "나란히 볼 모델", none: "없음", where: "어디를 보는가", from: "시작점", class: "클래스 토큰", "mean patch": "패치 평균", mean: "모든 패치의 평균", rollout: "롤아웃", point: "패치를 가리키면 그 패치가 보는 곳이 나타납니다. 클릭하면 고정되고 화살표 키로 움직입니다.", layer: "층", head: "헤드", heads: "이 층의 헤드", allHeads: "평균", strength: "진하기", whatIf: "만약에", hide: "패치 숨기기", shuffle: "패치 섞기", reset: "모두 되돌리기", positions: "위치 임베딩 사용", lesson: "패치를 섞으면 답이 바뀝니다. 이제 위치를 빼면 패치가 어디 있는지는 상관없습니다. 모델은 패치 주머니를 읽습니다.", size: "해상도", facts: "이것은 무엇인가", caution: "어텐션은 층이 보는 곳을 보여 줄 뿐, 답에 대한 설명은 아닙니다.", why: "이유 (Jain, Wallace, 2019)", save: "이 페이지를 파일 하나로 저장", answer: "답", before: "선은 바꾸기 전의 값", label: "이름", share: "비율", row: "행", column: "열", looks: "{from}: {r}행 {c}열을 가장 많이 봅니다 (어텐션의 {p})", patch: "{r}행 {c}열의 패치", pinned: "고정: {from}", hidden: "패치 {n}개를 숨김", stage: "{m}: 화살표 키로 패치를 고르고 Enter로 고정, Space로 숨기기, Home은 클래스 토큰, Escape는 해제", weights: "가중치", preprocess: "그림 준비", times: "밀리초", decode: "디코딩", wait: "대기", modelTime: "모델", trip: "전체", engine: "계산", maps: "맵", noMaps: "맵 없음", thisSize: "{w} × {h} 픽셀, {n} × {k} 패치", failed: "서버가 응답하지 않습니다.", saved: "저장된 페이지입니다. 서버 없이 볼 수 있습니다.", noCamera: "카메라를 쓸 수 없습니다.", large: "파일이 10 MB보다 큽니다.", busy: "서버가 바쁩니다. 다시 해 보세요.", "not-an-image": "읽을 수 있는 그림이 아닙니다.", "unknown-format": "그림은 JPEG, PNG, WebP입니다.", "no-token": "토큰이 맞지 않습니다.", "not-decoded": "이 그림은 디코딩 비용이 너무 큽니다.", seen: "모델이 본 그림", answered: "{l}, {p}" },
+en: { tagline: "See where a Vision Transformer looks", language: "Language", token: "This server needs its token", use: "Use", picture: "Picture", samples: "Drawings that come with Vitrail", bird: "Bird", house: "House", window: "Window", open: "Open a file", camera: "Camera", drop: "or drop one here, or paste one", model: "Model", against: "Beside it", none: "no other", where: "Where it looks", from: "From", class: "class token", "mean patch": "mean patch", mean: "mean of all patches", rollout: "rollout", point: "Point at a patch: the map shows where it looks. A click pins it, the arrow keys move it.", layer: "Layer", head: "Head", heads: "Heads of this layer", allHeads: "mean", strength: "Strength", whatIf: "What if", hide: "Hide patches", shuffle: "Shuffle patches", reset: "Undo all", positions: "with position embeddings", lesson: "Shuffle the patches: the answer changes. Now take the positions away: it does not matter any more where a patch is. The model reads a bag of patches.", size: "Resolution", facts: "What this is", caution: "Attention shows where a layer looks, and is not an explanation of the answer.", why: "Why (Jain and Wallace, 2019)", save: "Save this page as one file", answer: "Answers", before: "the line: before the change", looks: "{from} looks most at row {r}, column {c}: {p} of its attention", patch: "patch in row {r}, column {c}", pinned: "pinned: {from}", hidden: "{n} patches hidden", stage: "{m}: the arrow keys choose a patch, Enter pins it, Space hides it, Home takes the class token, Escape lets go", weights: "weights", preprocess: "picture", times: "milliseconds", decode: "decode", wait: "wait", modelTime: "model", trip: "in all", engine: "computed by", maps: "maps", noMaps: "no maps", thisSize: "{w} × {h} pixels, {n} × {k} patches", failed: "The server does not answer.", saved: "A saved page: what it shows does not need a server.", noCamera: "The camera cannot be used.", large: "The file is larger than 10 MB.", busy: "The server is busy; try again.", "not-an-image": "This file is not a picture that can be read.", "unknown-format": "Pictures are JPEG, PNG or WebP.", "no-token": "The token is not right.", "not-decoded": "This picture is too costly to decode.", "too-many-pixels": "The picture has more than 25 million pixels.", "wrong-channels": "The picture has other colours than the model reads.", stopping: "The server is stopping.", internal: "The server made a mistake.", seen: "The picture as the model sees it", answered: "{l}, {p}" },
+ja: { tagline: "Vision Transformer がどこを見ているかを見る", language: "言語", token: "このサーバーにはトークンが必要です", use: "使う", picture: "画像", samples: "Vitrail に付属する絵", bird: "鳥", house: "家", window: "窓", open: "ファイルを開く", camera: "カメラ", drop: "ここにドロップ、または貼り付け", model: "モデル", against: "並べるモデル", none: "なし", where: "どこを見ているか", from: "始点", class: "クラストークン", "mean patch": "パッチの平均", mean: "全パッチの平均", rollout: "ロールアウト", point: "パッチを指すと、そこから見ている先が表示されます。クリックで固定、矢印キーで移動します。", layer: "層", head: "ヘッド", heads: "この層のヘッド", allHeads: "平均", strength: "濃さ", whatIf: "もしも", hide: "パッチを隠す", shuffle: "パッチを並べ替える", reset: "すべて戻す", positions: "位置埋め込みを使う", lesson: "パッチを並べ替えると答えが変わります。次に位置埋め込みを外すと、パッチの場所は意味を失います。モデルはパッチを順序のない集まりとして読んでいます。", size: "解像度", facts: "この表示について", caution: "アテンションは層がどこを見るかを示しますが、答えの理由を説明するものではありません。", why: "理由（Jain・Wallace, 2019）", save: "このページを一つのファイルに保存", answer: "答え", before: "線は変更前の値", looks: "{from}は {r} 行 {c} 列を最もよく見ています（アテンションの {p}）", patch: "{r} 行 {c} 列のパッチ", pinned: "固定：{from}", hidden: "{n} 個のパッチを隠しています", stage: "{m}：矢印キーでパッチを選び、Enter で固定、Space で隠し、Home でクラストークン、Escape で解除", weights: "重み", preprocess: "前処理", times: "ミリ秒", decode: "デコード", wait: "待ち", modelTime: "モデル", trip: "合計", engine: "実行環境", maps: "マップ", noMaps: "マップなし", thisSize: "{w} × {h} ピクセル、{n} × {k} パッチ", failed: "サーバーが応答しません。", saved: "保存されたページです。表示にサーバーは要りません。", noCamera: "カメラを使えません。", large: "ファイルが 10 MB を超えています。", busy: "サーバーが混んでいます。もう一度お試しください。", "not-an-image": "読める画像ではありません。", "unknown-format": "画像は JPEG、PNG、WebP です。", "no-token": "トークンが正しくありません。", "not-decoded": "この画像はデコードの負担が大きすぎます。", "too-many-pixels": "画像が 2500 万画素を超えています。", "wrong-channels": "画像の色の種類がモデルに合いません。", stopping: "サーバーは停止中です。", internal: "サーバーで問題が起きました。", seen: "モデルが見た画像", answered: "{l}、{p}" },
+ko: { tagline: "Vision Transformer가 어디를 보는지 보기", language: "언어", token: "이 서버에는 토큰이 필요합니다", use: "사용", picture: "그림", samples: "Vitrail에 들어 있는 그림", bird: "새", house: "집", window: "창문", open: "파일 열기", camera: "카메라", drop: "여기에 놓거나 붙여 넣기", model: "모델", against: "나란히 볼 모델", none: "없음", where: "어디를 보는가", from: "시작점", class: "클래스 토큰", "mean patch": "패치 평균", mean: "모든 패치의 평균", rollout: "롤아웃", point: "패치를 가리키면 그 패치가 보는 곳이 나타납니다. 클릭하면 고정되고 화살표 키로 움직입니다.", layer: "층", head: "헤드", heads: "이 층의 헤드", allHeads: "평균", strength: "진하기", whatIf: "만약에", hide: "패치 숨기기", shuffle: "패치 섞기", reset: "모두 되돌리기", positions: "위치 임베딩 사용", lesson: "패치를 섞으면 답이 바뀝니다. 이제 위치를 빼면 패치가 어디 있는지는 상관없습니다. 모델은 패치를 순서 없는 묶음으로 읽습니다.", size: "해상도", facts: "이 화면에 대하여", caution: "어텐션은 층이 어디를 보는지 보여 줄 뿐, 답의 이유를 설명하지는 않습니다.", why: "이유 (Jain, Wallace, 2019)", save: "이 페이지를 파일 하나로 저장", answer: "답", before: "선은 바꾸기 전의 값", looks: "{from}: {r}행 {c}열을 가장 많이 봅니다 (어텐션의 {p})", patch: "{r}행 {c}열의 패치", pinned: "고정: {from}", hidden: "패치 {n}개를 숨김", stage: "{m}: 화살표 키로 패치를 고르고 Enter로 고정, Space로 숨기기, Home은 클래스 토큰, Escape는 해제", weights: "가중치", preprocess: "전처리", times: "밀리초", decode: "디코딩", wait: "대기", modelTime: "모델", trip: "전체", engine: "실행 환경", maps: "맵", noMaps: "맵 없음", thisSize: "{w} × {h} 픽셀, {n} × {k} 패치", failed: "서버가 응답하지 않습니다.", saved: "저장된 페이지입니다. 서버 없이 볼 수 있습니다.", noCamera: "카메라를 쓸 수 없습니다.", large: "파일이 10 MB보다 큽니다.", busy: "서버가 바쁩니다. 다시 해 보세요.", "not-an-image": "읽을 수 있는 그림이 아닙니다.", "unknown-format": "그림은 JPEG, PNG, WebP입니다.", "no-token": "토큰이 맞지 않습니다.", "not-decoded": "이 그림은 디코딩 비용이 너무 큽니다.", "too-many-pixels": "그림이 2,500만 화소를 넘습니다.", "wrong-channels": "그림의 색 구성이 모델과 맞지 않습니다.", stopping: "서버가 멈추는 중입니다.", internal: "서버에 문제가 생겼습니다.", seen: "모델이 본 그림", answered: "{l}, {p}" },
 };
 const find = (id) => document.getElementById(id);
 const savedData = find("saved");
@@ -53,11 +53,12 @@ const ask = async (path, options = {}) => {
   const answer = await fetch(path, { ...options, headers });
   if (answer.ok) return answer;
   const problem = await answer.json().catch(() => ({}));
-  if (answer.status === 401) find("token").hidden = false;
+  if (answer.status === 401) { find("token").hidden = false; find("token-value").focus(); }
   throw new Refusal(problem.code ?? "failed", problem.detail ?? "");
 };
 const complain = (error) => {
-  if (error.name === "AbortError") return;
+  if (error.name === "AbortError" || (error.code === "no-token" && !state.token)) return;  // the page asks for a token first
+  state.refusal = error;
   const box = find("problem"), known = error.code && WORDS[state.lang][error.code];
   box.textContent = known ? known : error.code && error.code !== "failed" ? error.message : say("failed");
   box.hidden = false;
@@ -78,20 +79,19 @@ class Panel {
     this.stage.addEventListener("pointermove", (event) => {
       const before = state.at && String(this.cell(state.at));
       state.at = place(event);
-      if (state.brush && event.buttons) hide(this, state.at, true);
+      if (state.brush && event.buttons) hide(state.at, true);
       if (String(this.cell(state.at)) !== before) draw();
     });
     this.stage.addEventListener("pointerleave", () => { state.at = undefined; draw(); });
     this.stage.addEventListener("pointerdown", (event) => {
-      if (state.brush) hide(this, place(event), !this.isHidden(this.cell(place(event)))); else pin(place(event));
+      if (state.brush) hide(place(event)); else pin(place(event));
       draw();
     });
     this.stage.addEventListener("keydown", (event) => this.key(event));
   }
-  get grid() { return this.look ? this.look.grid : [1, 1]; }
+  get grid() { return this.look?.maps ? this.look.grid : [1, 1]; }
   cell([y, x]) { const [h, w] = this.grid; return [Math.min(h - 1, Math.floor(y * h)), Math.min(w - 1, Math.floor(x * w))]; }
   middle([r, c]) { const [h, w] = this.grid; return [(r + 0.5) / h, (c + 0.5) / w]; }
-  isHidden([r, c]) { return state.hidden.has(r + "," + c) && panels[0] === this; }
   key(event) {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key], [h, w] = this.grid;
     if (!step && !["Home", "Enter", " ", "Escape"].includes(event.key)) return;
@@ -100,7 +100,7 @@ class Panel {
       const from = state.spot ? this.cell(state.spot) : [Math.floor(h / 2) - step[0], Math.floor(w / 2) - step[1]];
       state.spot = this.middle([Math.min(h - 1, Math.max(0, from[0] + step[0])), Math.min(w - 1, Math.max(0, from[1] + step[1]))]);
     } else if (event.key === "Enter" && state.spot) pin(state.spot);
-    else if (event.key === " " && state.spot) hide(this, state.spot, !this.isHidden(this.cell(state.spot)));
+    else if (event.key === " " && state.spot) hide(state.spot);
     else if (event.key === "Home") state.spot = null;
     else if (event.key === "Escape") { state.spot = null; state.pins = []; }
     state.at = undefined;
@@ -143,7 +143,7 @@ class Panel {
   draw(speak) {
     const look = this.look;
     if (!look) return;
-    const place = state.at === undefined ? state.spot : state.at, [h, w] = look.grid;
+    const place = look.maps ? state.at === undefined ? state.spot : state.at : null, [h, w] = this.grid;
     this.stage.setAttribute("aria-label", say("stage", { m: this.model.name }));
     const mark = (one, where) => {
       one.hidden = !where;
@@ -152,7 +152,7 @@ class Panel {
       Object.assign(one.style, { top: 100 * r / h + "%", left: 100 * c / w + "%", height: 100 / h + "%", width: 100 / w + "%" });
     };
     const [here, ...pinned] = this.stage.querySelectorAll(".mark");
-    mark(here, place); pinned.forEach((one, k) => mark(one, state.pins[k]));
+    mark(here, place); pinned.forEach((one, k) => mark(one, look.maps && state.pins[k]));
     this.canvas.hidden = !look.maps;
     if (look.maps) paint(this.canvas, this.row(this.layer, this.head, place).map, look.grid, state.opacity);
     const said = this.sentence(place);
@@ -214,7 +214,7 @@ class Panel {
   }
   // the picture with hidden and shuffled patches, at the pixels the model saw
   async changed() {
-    const [h, w] = this.base.look.own_grid, [height, width] = this.base.look.seen.size, canvas = document.createElement("canvas");
+    const own = this.base.look.own_grid, [h, w] = own[0] ? own : panels[0].look.own_grid, [height, width] = this.base.look.seen.size, canvas = document.createElement("canvas");
     canvas.width = width; canvas.height = height;
     const context = canvas.getContext("2d"), high = height / h, wide = width / w, { mean } = this.model.preprocess;
     context.imageSmoothingEnabled = false;
@@ -272,14 +272,15 @@ const shuffle = (count, seed) => {
 };
 const edited = () => state.hidden.size > 0 || state.shuffled > 0 || !state.positions || state.size !== null;
 const pin = (place) => {
+  if (!panels[0].look?.maps) return;
   const [r, c] = panels[0].cell(place), same = (one) => { const [a, b] = panels[0].cell(one); return a === r && b === c; };
   state.pins = state.pins.some(same) ? state.pins.filter((one) => !same(one)) : [...state.pins, place].slice(-2);
 };
 let later;
 const rerun = (wait = 0) => { clearTimeout(later); later = setTimeout(() => panels.forEach((panel) => panel.run()), wait); };
-const hide = (panel, place, on) => {
-  const [r, c] = panels[0].cell(place), key = r + "," + c;
-  if (state.hidden.has(key) === on) return;
+const hide = (place, wanted) => {
+  const key = String(panels[0].cell(place)), there = state.hidden.has(key), on = wanted ?? !there;
+  if (there === on || !panels[0].look?.maps) return;
   if (on) state.hidden.set(key, true); else state.hidden.delete(key);
   find("live").textContent = say("hidden", { n: state.hidden.size });
   rerun(120);
@@ -312,12 +313,17 @@ const settle = () => {
   layer.min = 1; layer.max = count; layer.value = panel.layer + 1;
   find("layer-said").textContent = look.layers[panel.layer] ?? "";
   find("where").hidden = !look.maps;
-  find("from-first").textContent = say(look.first === "class token" ? "class" : "mean patch");
+  const token = look.first === "class token";
+  find("from-first").textContent = say(token ? "class" : "mean patch");
+  find("from-mean").hidden = !token;  // it is the first row then
   const size = find("size"), { multiple, preprocess } = panel.model, own = Math.max(...preprocess.size);
   size.min = 2 * multiple; size.max = Math.floor(2 * own / multiple) * multiple; size.step = multiple; size.value = state.size ?? own;
   find("size-said").textContent = say("thisSize", { h: look.seen.size[0], w: look.seen.size[1], n: look.own_grid[0], k: look.own_grid[1] });
   size.setAttribute("aria-valuetext", find("size-said").textContent);
+  size.parentElement.hidden = !multiple;
+  find("what-if").hidden = !multiple && !look.maps;
   find("positions").disabled = !panel.model.positions;
+  for (const name of ["brush", "shuffle"]) find(name).disabled = !look.maps;
   facts();
 };
 const facts = () => {
@@ -335,6 +341,7 @@ const translate = () => {
   document.title = "Vitrail: " + say("tagline");
   if (find("other").options.length) find("other").options[0].textContent = say("none");
   find("opacity-said").textContent = Math.round(100 * state.opacity) + " %";
+  if (!find("problem").hidden) complain(state.refusal);
   settle(); panels.forEach((panel) => panel.look && panel.bars()); draw();
 };
 const remember = () => {
@@ -344,7 +351,7 @@ const remember = () => {
 };
 const recall = () => {
   const words = new URLSearchParams(location.hash.slice(1)), lang = words.get("lang") ?? navigator.language.slice(0, 2);
-  state.lang = WORDS[lang] ? lang : "en";
+  state.lang = Object.hasOwn(WORDS, lang) ? lang : "en";
   state.layer = Math.min(1, Math.max(0, Number(words.get("layer") ?? 1) || 0)); state.head = Math.max(0, Number.parseInt(words.get("head") ?? "0", 10) || 0);
   if (["class", "mean", "rollout"].includes(words.get("from"))) state.from = words.get("from");
   state.pins = (words.get("pins") ?? "").split(";").map((pair) => pair.split(",").map(Number)).filter((pair) => pair.length === 2 && pair.every((one) => one >= 0 && one < 1)).slice(0, 2);
@@ -353,6 +360,7 @@ const recall = () => {
 const load = (blob) => {
   if (!blob) return;
   if (blob.size > 10 * 1024 * 1024) { complain(new Refusal("large", "")); return; }
+  if (state.camera) camera();
   state.picture = blob; reset(false); rerun();
 };
 const reset = (again = true) => {
@@ -372,20 +380,24 @@ const sample = async (name) => { try { load(await (await ask(`samples/${name}.pn
 const camera = async () => {
   const button = find("camera"), video = find("video");
   state.camera = !state.camera; button.setAttribute("aria-pressed", state.camera);
-  if (!state.camera) { video.srcObject?.getTracks().forEach((track) => track.stop()); rerun(); return; }
+  if (!state.camera) { video.srcObject = null; rerun(); return; }
+  let stream;
   try {
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: 480 }, audio: false });
+    video.srcObject = stream = await navigator.mediaDevices.getUserMedia({ video: { width: 480 }, audio: false });
     await video.play();
     reset(false);
     const canvas = document.createElement("canvas");
-    while (state.camera) {
+    while (state.camera && video.srcObject === stream) {
       canvas.width = video.videoWidth; canvas.height = video.videoHeight;
       canvas.getContext("2d").drawImage(video, 0, 0);
-      state.picture = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9));
+      const frame = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9));
+      if (!state.camera) break;
+      state.picture = frame;
       await Promise.all(panels.map((panel) => panel.run()));  // the next frame after the last answer
-      await new Promise(requestAnimationFrame);
+      await new Promise((resolve) => setTimeout(resolve, find("problem").hidden ? 0 : 1000));
     }
-  } catch { state.camera = false; button.setAttribute("aria-pressed", "false"); complain(new Refusal("noCamera", "")); }
+  } catch { if (state.camera) { state.camera = false; button.setAttribute("aria-pressed", "false"); complain(new Refusal("noCamera", "")); } }
+  stream?.getTracks().forEach((track) => track.stop());
 };
 const save = async () => {
   try {
@@ -405,7 +417,7 @@ const save = async () => {
 // --- events ---
 const on = (id, kind, act) => find(id).addEventListener(kind, act);
 on("language", "change", (event) => { state.lang = event.target.value; translate(); remember(); });
-on("layer", "input", (event) => { const count = panels[0].look.layers.length; state.layer = count < 2 ? 0 : (event.target.value - 1) / (count - 1); settle(); draw(); });
+on("layer", "input", (event) => { if (!panels[0]?.look) return; const count = panels[0].look.layers.length; state.layer = count < 2 ? 0 : (event.target.value - 1) / (count - 1); settle(); draw(); });
 on("layer", "change", () => { draw(true); remember(); });
 on("opacity", "input", (event) => { state.opacity = event.target.value / 100; find("opacity-said").textContent = event.target.value + " %"; draw(); });
 for (const one of document.querySelectorAll("[name=from]")) one.addEventListener("change", () => { state.from = one.value; state.spot = null; draw(true); remember(); });
