@@ -28,6 +28,8 @@ Views = Literal["one", "flip", "five", "ten"]
 EngineName = Literal["auto", "torch", "onnxruntime", "openvino"]
 Pool = Literal["auto", "cls", "mean", "cls+mean"]
 """Features of a block."""
+Say = Callable[[str], object]
+"""Hears sentences about the work."""
 
 _KINDS: dict[Any, tuple[Any, str]] = {
     int: (numbers.Integral, "a whole number"),

@@ -1,6 +1,6 @@
 """`vitrail.check_data`, `clean_data` and `pack_data`: what is wrong with images, doubtful labels, and shards of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import numpy as np
 from vitrail.api.audit_page import audit_sections, sizes
 from vitrail.api.evaluate import Measured, measure, table_doubts
 from vitrail.api.models import Model
-from vitrail.arguments import Precision
+from vitrail.arguments import Precision, Say
 from vitrail.batches.loader import most_unreadable
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import every_part
@@ -115,7 +115,7 @@ def check_data(
 def clean_data(
     model: Model, data: str | Path | Splits, *, most: int = 50, out: str | Path | None = None,
     html: str | Path | None = None, batch: int = 64, device: str = "auto", precision: Precision = "auto", workers: int = -1,
-    download: bool = False, follow_links: bool = False, say: Callable[[str], object] = lambda text: None,
+    download: bool = False, follow_links: bool = False, say: Say = lambda text: None,
 ) -> Table:  # fmt: skip
     """The `most` labels that a model doubts most, where it is surest of another class. Nothing is moved or changed.
 

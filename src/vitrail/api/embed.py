@@ -1,13 +1,13 @@
 """`vitrail.embed`: a model's features of images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from vitrail.api.models import Model, Size, open_model
-from vitrail.arguments import Pool, Precision
+from vitrail.arguments import Pool, Precision, Say
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import embedding
 from vitrail.evaluation.embedding import Extraction, every_part
@@ -20,7 +20,6 @@ from vitrail.prediction.parts import describe
 from vitrail.processes.world import World
 from vitrail.training.unseen import keep_unseen
 
-Say = Callable[[str], object]
 PIXELS = 32
 """Raw pixels are compared at this many a side, or at the images' own size where that is smaller."""
 

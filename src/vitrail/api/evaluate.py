@@ -1,6 +1,6 @@
 """`vitrail.evaluate`, `vitrail.compare` and `vitrail.robustness`: scores on images that were not trained on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vitrail.api.models import Classifier, Size, open_classifier
-from vitrail.arguments import EngineName, Precision, Split, Views
+from vitrail.arguments import EngineName, Precision, Say, Split, Views
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import robustness as corrupted
 from vitrail.evaluation.corruptions import CORRUPTIONS
@@ -28,8 +28,6 @@ from vitrail.scores.multilabel import MultiLabelScores
 from vitrail.scores.regression import NumberScores
 from vitrail.scores.statistics import McNemar, mcnemar
 from vitrail.training.unseen import Part, choose_part
-
-Say = Callable[[str], object]
 
 
 def evaluate(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitrail.api.models import Model, Size, open_model
-from vitrail.arguments import Precision
+from vitrail.arguments import Precision, Say
 from vitrail.errors import ConfigError
 from vitrail.exporting.layouts import export_browser, export_ovms, export_triton
 from vitrail.exporting.onnx_file import Wanted, Written, export_onnx
@@ -43,7 +43,7 @@ def export(
     int8: bool = False,
     merge: int = 0,
     within: float = 0.5,
-    say: Callable[[str], object] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> Written:
     """Writes a model for other programs, with a certificate; a wrong graph is not written.
 

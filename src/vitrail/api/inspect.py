@@ -76,7 +76,7 @@ def trace(model: Model, image: Any, *, size: Size = None) -> list[Step]:
     B × C × H × W that is normalised already.
     """
     if isinstance(image, Tensor) and image.is_floating_point():
-        return tracing.trace(open_or_build(model)[0], image)
+        return tracing.trace(open_or_build(model), image)
     module, preprocess = prepare(model, size)
     pixels = read_images(open_any(image)[0], preprocess)[:1]
     return tracing.trace(module, preprocess.normalise(pixels))
@@ -84,7 +84,7 @@ def trace(model: Model, image: Any, *, size: Size = None) -> list[Step]:
 
 def prepare(model: Model, size: Size = None, device: str | None = None) -> tuple[Backbone, Preprocess]:
     """The model on its device, and what brings an image to it."""
-    module, _ = open_or_build(model)
+    module = open_or_build(model)
     place(module, device)
     preprocess: Preprocess = module.record.preprocess
     if size is not None:

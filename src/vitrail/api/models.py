@@ -48,17 +48,17 @@ def open_classifier(
     return model
 
 
-def open_or_build(model: Model) -> tuple[Backbone, bool]:
-    """The model, and whether it is newly initialised: a name of the zoo is."""
+def open_or_build(model: Model) -> Backbone:
+    """The model; a name of the zoo is newly initialised."""
     if isinstance(model, nn.Module) or is_remote(model) or Path(model).exists():
-        return open_model(model), False
+        return open_model(model)
     name = str(model)
     if name not in zoo.list_models() and not name.startswith("vit-"):
         raise DataError(f"there is no file or folder {name!r}, and no model of this name", next_step="check the path")
     config = zoo.config(name)
     built = zoo.build(config).eval()
     built.record = Record(config=config, preprocess=Preprocess(size=config.image), source="newly initialised")
-    return built, True
+    return built
 
 
 def save(

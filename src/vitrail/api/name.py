@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitrail.api.models import save
 from vitrail.api.probe import probe
-from vitrail.arguments import Precision
+from vitrail.arguments import Precision, Say
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.evaluate import evaluate
 from vitrail.evaluation.probing import Row
@@ -26,7 +26,6 @@ from vitrail.weights.fit import fit
 from vitrail.weights.record import Told
 from vitrail.weights.texts import Pair, embed_names, read_pair
 
-Say = Callable[[str], object]
 PROMPTS = ("a photo of a {}",)
 MOST_NAMES, PRECISION, ENOUGH = 5_000, 0.95, 20
 _ID = re.compile(r"[a-z]?\d+|n\d{8}|(class|label|category)[ _-]?\d+", re.IGNORECASE)

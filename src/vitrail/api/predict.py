@@ -1,11 +1,11 @@
 """`vitrail.predict`: labels for images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitrail.api.images import Images, open_any
 from vitrail.api.models import Classifier, Size, open_classifier
-from vitrail.arguments import EngineName, Precision, Views
+from vitrail.arguments import EngineName, Precision, Say, Views
 from vitrail.images.sources import open_all
 from vitrail.prediction import predict as prediction
 from vitrail.prediction.bulk import predictions
@@ -20,7 +20,7 @@ def predict(
     model: Classifier, images: Images, *, top: int = 5, size: Size = None, views: Views = "one", batch: int = 64,
     calibrated: bool = False, least: Least = 0.0, engine: EngineName = "auto", device: str = "auto",
     precision: Precision = "auto", skip_unreadable: bool = False, follow_links: bool = False, quiet: bool = False,
-    say: Callable[[str], object] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> list[Prediction]:  # fmt: skip
     """The `top` likeliest classes of every image, in order.
 
@@ -59,7 +59,7 @@ def predict_in_parts(
     model: Classifier, images: Sequence[str | Path], out: str | Path, *, part: int = 1024, top: int = 5,
     size: Size = None, views: Views = "one", batch: int = 64, calibrated: bool = False, least: Least = 0.0,
     engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", follow_links: bool = False,
-    say: Callable[[str], object] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> str:  # fmt: skip
     """The same answers into a Parquet file or a folder of them, `part` images at a time; gives a sentence on the result.
 

@@ -1,6 +1,6 @@
 """`vitrail.probe`: few-shot, nearest neighbours, linear probes and logistic regression on frozen features."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 
 from vitrail.api.embed import open_features_model, open_split
 from vitrail.api.models import Model
-from vitrail.arguments import Pool, Precision
+from vitrail.arguments import Pool, Precision, Say
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import PIXELS as PIXELS_DIGEST
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
@@ -22,7 +22,6 @@ from vitrail.evaluation.store import is_features, read
 from vitrail.images.samples import Source, Splits
 from vitrail.reports.progress import progress
 
-Say = Callable[[str], object]
 PROTOCOLS = ("fewshot", "knn", "nearest-mean", "linear")
 
 

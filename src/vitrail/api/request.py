@@ -14,8 +14,9 @@ from vitrail.images.folders import LEAVES
 from vitrail.images.heldout import draw_again
 from vitrail.images.sources import Splits
 from vitrail.models import zoo
-from vitrail.recipes import Given, Pretrained, choose, read_pretrained, request_for
+from vitrail.recipes import Given, Pretrained, choose
 from vitrail.recipes import recipe as make_run
+from vitrail.recipes.request import read_pretrained, request_for
 from vitrail.training.run import Run, read_run
 from vitrail.training.run_data import choose_fold, open_for
 from vitrail.training.run_folder import RunFolder

@@ -1,9 +1,10 @@
 """`vitrail.tune`: speed against accuracy of the ways to run a model on this machine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitrail.api.models import Model, Size, open_model
+from vitrail.arguments import Say
 from vitrail.errors import ConfigError
 from vitrail.exporting import tune as trials
 from vitrail.exporting.subject import open_subject
@@ -19,7 +20,7 @@ def tune(
     merges: Sequence[int] | None = None,
     images: int = 2000,
     size: Size = None,
-    say: Callable[[str], object] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> list[Trial]:
     """Measures each runtime, number format and number of merged tokens: images a second, accuracy, and the loss with its interval.
 

@@ -1,12 +1,13 @@
 """`vitrail.show_weights`, `convert_weights` and `check_weights`: what is in a file, its formats, and whether two are the same."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vitrail import config as configs
+from vitrail.arguments import Say
 from vitrail.models import cost, zoo
 from vitrail.weights.bundle import read, refuse_nonfinite, resized
 from vitrail.weights.compare import Difference, compare
@@ -71,7 +72,7 @@ def find_name(record: Record) -> str:
 
 def convert_weights(
     file: str | Path, out: str | Path, *, to: str = "vitrail", config: Told = None, image: int = 0,
-    say: Callable[[str], object] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> Path:  # fmt: skip
     """Writes weights under another library's names, bit for bit, and gives `out`.
 

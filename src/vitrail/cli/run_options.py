@@ -19,7 +19,7 @@ from vitrail.api.request import (
 from vitrail.api.words import SHORT
 from vitrail.cli.arguments import Switch, parse
 from vitrail.errors import ConfigError
-from vitrail.recipes import read_pretrained
+from vitrail.recipes.request import read_pretrained
 from vitrail.training.run import Run
 
 HELP = ("-h", "--help")

@@ -1,6 +1,5 @@
 """The model to export, and the images that its graph is judged on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from vitrail.arguments import Say
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError, DataError, DoesNotApply
 from vitrail.evaluation.evaluate import evaluate, evaluate_classes
@@ -34,7 +34,6 @@ FEW, MANY = 64, 4000
 """Real images that an exact graph is compared on, and the most that a changed one is measured on."""
 AGREEMENT = 0.995
 """The least share of equal answers in bfloat16."""
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, eq=False)

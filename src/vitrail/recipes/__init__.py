@@ -24,23 +24,10 @@ from vitrail.recipes.paper import (
 )
 from vitrail.recipes.pretraining import SMALL, mae_small, masked_patches, moco, pretrain_small, simmim
 from vitrail.recipes.published import AUGREG, augreg, big_vision_s16, deit, deit3, torchvision_b16
-from vitrail.recipes.request import Given, Pretrained, read_pretrained, request_for
+from vitrail.recipes.request import Given, Pretrained
 from vitrail.recipes.small import digits, fashion_mnist_cpu, fashion_mnist_gpu, folder, folder_size
 from vitrail.registry import Registry
 from vitrail.training.run import Run
-
-__all__ = [
-    "RECIPES",
-    "Given",
-    "Pretrained",
-    "Recipe",
-    "about",
-    "choose",
-    "read_pretrained",
-    "recipe",
-    "recipe_without_weights",
-    "request_for",
-]
 
 
 @dataclass(frozen=True)

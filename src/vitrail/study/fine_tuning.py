@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from vitrail.models import zoo
-from vitrail.recipes import Given, choose, read_pretrained, recipe
-from vitrail.recipes.request import channels_of, in_channels
+from vitrail.recipes import Given, choose, recipe
+from vitrail.recipes.request import channels_of, in_channels, read_pretrained
 from vitrail.reports.charts import Chart
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled, run_cells
 from vitrail.study.published import TABLE_2
