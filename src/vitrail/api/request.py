@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vitrail.api.words import SHORT, full_name, translate_peer
+from vitrail.api.words import SHORT, translate_peer
 from vitrail.arguments import name_device
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError, suggest
@@ -141,7 +141,7 @@ def spell_out(changes: Mapping[str, Any]) -> dict[str, Any]:
                 f"there is no {name!r} to set",
                 next_step=suggest(name, [*known_names(), *SHORT, "epochs", "recipe", "weights"]),
             )
-    found = {full_name(name): name_device(value) for name, value in changes.items()}
+    found = {SHORT.get(name, name): name_device(value) for name, value in changes.items()}
     if isinstance(found.get("preprocess.size"), int):
         found["preprocess.size"] = [found["preprocess.size"]] * 2
     refuse_derived(found)

@@ -65,8 +65,3 @@ PEERS = {
 def translate_peer(word: str) -> str:
     """Our word for an option of another toolkit, or an empty string."""
     return PEERS.get(word.lstrip("-").replace("-", "_"), "")
-
-
-def full_name(name: str) -> str:
-    """The full name of a value of a Run: "optim.lr" for "lr"."""
-    return SHORT.get(name, name)

@@ -1,6 +1,6 @@
 """One job over many images, by one process or several: read, answered in batches, written part by part."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitrail.errors import ConfigError, DecodeError
+from vitrail.errors import ConfigError
 from vitrail.images.arrow import arrow
 from vitrail.images.sources import Source
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.parts import Done, Job, Part, Parts, check_file
-from vitrail.prediction.predict import Decision, Least, best_classes, by_shape, in_batches
+from vitrail.prediction.predict import Decision, Least, answer_each, best_classes, in_batches
 from vitrail.processes.world import World
 from vitrail.reports.progress import Progress, progress
 
@@ -76,18 +76,12 @@ class Bulk:
             answers: list[Any] = []
             errors: list[str | None] = []
             while len(answers) < len(part):
-                for answer, error in self._answer_batch(next(batches)):
+                for answer, error in answer_each(self.answer, next(batches)):
                     answers.append(answer)
                     errors.append(error)
                 bar.update(done + len(answers))
             parts.commit(part, self.table(part, source.keys[part.start : part.stop], answers, errors))
             done += len(part)
-
-    def _answer_batch(self, batch: Sequence[Tensor | DecodeError]) -> Iterator[tuple[Any, str | None]]:
-        images = [item for item in batch if isinstance(item, Tensor)]
-        found = iter(by_shape(self.answer, images))
-        for item in batch:
-            yield (None, str(item)) if isinstance(item, DecodeError) else (next(found), None)
 
 
 def job_of(

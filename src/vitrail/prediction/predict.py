@@ -176,24 +176,27 @@ def _predict(
             failed = next((item for item in read if isinstance(item, DecodeError)), None)
             if failed is not None and on_error == "stop":
                 raise failed
-            images = [item for item in read if isinstance(item, Tensor)]
-            found = iter(by_shape(lambda stack: best_classes(engine, stack, decision), images))
-            for index, item in enumerate(read, done):
-                error = str(item) if isinstance(item, DecodeError) else None
-                labels, numbers = ((), ()) if error else next(found)
+            answers = answer_each(lambda stack: best_classes(engine, stack, decision), read)
+            for index, (answer, error) in enumerate(answers, done):
+                labels, numbers = answer or ((), ())
                 value = numbers[0] if decision.numeric and numbers else None
                 yield Prediction(source.keys[index], labels, () if decision.numeric else numbers, error, value)
             done += len(read)
             bar.update(done)
 
 
-def by_shape(answer: Callable[[UInt8[Tensor, "B C H W"]], Sequence[Any]], images: Sequence[Tensor]) -> list[Any]:
-    """An answer to each image, in order; images of one shape are asked together."""
+def answer_each(
+    answer: Callable[[UInt8[Tensor, "B C H W"]], Sequence[Any]], batch: Sequence[Tensor | DecodeError]
+) -> Iterator[tuple[Any, str | None]]:
+    """(answer, error) of each image that was read, or could not be; images of one shape are asked together."""
+    images = [item for item in batch if isinstance(item, Tensor)]
     shapes = np.array([image.shape[1:] for image in images], np.int64).reshape(-1, 2)
     found: dict[int, Any] = {}
     for rows in map(np.ndarray.tolist, groups(shapes)):
         found |= dict(zip(rows, answer(torch.stack([images[row] for row in rows])), strict=True))
-    return [found[row] for row in range(len(images))]
+    answers = iter([found[row] for row in range(len(images))])
+    for item in batch:
+        yield (None, str(item)) if isinstance(item, DecodeError) else (next(answers), None)
 
 
 def in_batches(
