@@ -13,6 +13,7 @@ from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify
 from vitrail.study.noisy_student import Rounds, label_by_teacher
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
+from vitrail.weights.bundle import load
 
 pytestmark = pytest.mark.oracle
 
@@ -45,3 +46,19 @@ def test_a_student_learns_from_what_its_teacher_labelled(tmp_path: Path) -> None
     assert (taught.labels[:200].argmax(1) == few.labels).all()
     guessed = taught[len(taught) - 1]
     assert (guessed.content == rest[list(rest.keys).index(guessed.key)].content).all()
+
+
+def test_a_teacher_that_is_named_teaches_and_is_not_trained(tmp_path: Path) -> None:
+    splits = open_data("digits")
+    few = splits.train.subset(np.arange(200))
+    run = dataclasses.replace(TINY, objective=Classify(), length="8 steps", evaluate_every="8 steps")
+    parts = Splits(few, splits.test, "test")
+    trained = Rounds(run, parts, few, tmp_path / "own").train("teacher")
+    how = PseudoLabels(threshold=0.0)
+    given = Rounds(run, parts, few, tmp_path / "given", how, teacher=str(tmp_path / "own/teacher"))
+    (row,) = given.train("teacher")
+    assert row["accuracy"] == trained[0]["accuracy"] and row["taught by"].endswith("own/teacher")
+    assert not (tmp_path / "given/teacher/run.json").exists()
+    ours, theirs = load(tmp_path / "given/teacher").state_dict(), load(tmp_path / "own/teacher").state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert given.train("student-1")[0]["images"] >= len(few)

@@ -195,6 +195,7 @@ class SelfTrain(Studied, label_questions.SelfTrain):
     examples:
       vitrail study self-train ./photos --unlabelled ./more
       vitrail study self-train digits --labels 0.1 --rounds 2
+      vitrail study self-train ./photos --unlabelled ./more --teacher runs/photos-1
       vitrail study self-train ./photos --unlabelled ./more --threshold 0.5 --per-class 200 --no-soft
     """
 

@@ -62,6 +62,8 @@ class SelfTrain(Question):
     name: ClassVar[str] = "self-train"
     axes: ClassVar[tuple[str, ...]] = ("rounds",)
 
+    teacher: str = ""
+    """A run, bundle or weights file that is the first teacher; one is trained on the labelled images where none is named."""
     unlabelled: str = ""
     """Images without labels: a folder, or a named set. None: those of `data` whose labels are not used."""
     labels: float = 1.0

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int64
 
 from vitrail.batches.loader import eval_batches
 from vitrail.errors import DataError, DecodeError
+from vitrail.evaluation.evaluate import evaluate
 from vitrail.evaluation.features import extract
 from vitrail.images.chain import chain
 from vitrail.images.samples import Source, Splits
@@ -26,7 +27,7 @@ from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
 from vitrail.study.report import Answer, Shown, summary, write_answer
 from vitrail.study.subsets import take_share
 from vitrail.training.run import Run
-from vitrail.weights.bundle import load
+from vitrail.weights.bundle import load, save_bundle
 
 
 def answer(asked: SelfTrain) -> Answer:
@@ -37,8 +38,9 @@ def answer(asked: SelfTrain) -> Answer:
     per_class = None if asked.per_class < 0 else asked.per_class or -(-len(nameless) // len(few.classes))
     how = PseudoLabels(threshold=asked.threshold, per_class=per_class, soft=asked.soft)
     rounds = Rounds(
-        run_of(asked, few), dataclasses.replace(splits, train=few), nameless, asked.folder, how, asked.drop_path
-    )
+        run_of(asked, few), dataclasses.replace(splits, train=few), nameless, asked.folder, how, asked.drop_path,
+        asked.teacher,
+    )  # fmt: skip
     names = ["teacher", *(f"student-{number}" for number in range(1, asked.rounds + 1))]
     with open_study(asked.folder, asked.name, asked.settings, Row) as study:
         found = study.run(names, rounds.train, tell=lambda rows: f"{rows[0]['accuracy']:.2%}, taught by {rows[0]['taught by']}",
@@ -48,8 +50,10 @@ def answer(asked: SelfTrain) -> Answer:
 
 def show(asked: SelfTrain, rows: Sequence[Row]) -> Shown:
     """One row a model: the images it was trained on, and how good it is."""
+    known = f"{rows[0]['images']:,} labelled images of {asked.data}"
+    teacher = f"The teacher is {asked.teacher}, beside {known}" if asked.teacher else f"A teacher learns from {known}"
     question = (
-        f"A teacher learns from {rows[0]['images']:,} labelled images of {asked.data}. It labels images without labels. "
+        f"{teacher}. It labels images without labels. "
         f"Answers below a probability of {asked.threshold:g} are left out, and classes are balanced. A student learns from "
         "both, with noise, and is the next teacher. An image that counts more than once is a copy, of a rare class."
     )
@@ -116,10 +120,14 @@ class Rounds:
     folder: Path
     how: PseudoLabels = PseudoLabels()  # noqa: RUF009  # frozen
     drop_path: float = 0.0
+    teacher: str = ""
+    """Weights of a first teacher that exists already."""
 
     def train(self, name: str) -> list[Row]:
         """The model "teacher" or "student-1", …; a student needs the model before it."""
         number = int(name.partition("-")[2] or 0)
+        if self.teacher and not number:
+            return [self.take_teacher()]
         run, splits = self.run, self.splits
         if number:
             before = self.folder / ("teacher" if number == 1 else f"student-{number - 1}")
@@ -131,6 +139,14 @@ class Rounds:
         taught = "; ".join(splits.train.notes) if number else "labels"
         place: dict[str, str | int | float] = {"model": name, "taught by": taught}
         return [Row(place=place, numbers={"accuracy": result.scores.headline.value, "images": len(splits.train)})]
+
+    def take_teacher(self) -> Row:
+        """The teacher that was named, measured, and copied into the folder, where its labels will lie beside it."""
+        model = load(self.teacher)
+        scores, _ = evaluate(model, self.splits.test)
+        save_bundle(self.folder / "teacher", model, model.record)
+        numbers: dict[str, float | None] = {"accuracy": scores.headline.value, "images": len(self.splits.train)}
+        return Row(place={"model": "teacher", "taught by": self.teacher}, numbers=numbers)
 
 
 def _deeper(model: Any, drop_path: float) -> Any:
