@@ -14,13 +14,15 @@ from PIL import Image
 
 import vitrail
 from tests.support import shapes
-from tests.support.serving import CLASSES, Running, encode, picture, running
+from tests.support.serving import CLASSES, NUMBERS, Running, encode, picture, running, save_model
+from vitrail.errors import WeightsError
 from vitrail.images.decode import decode
 from vitrail.inspection.attention_hooks import watch
 from vitrail.inspection.explorer import pool_attention
 from vitrail.inspection.maps import rollout_of
 from vitrail.prediction.engines import open_engine
 from vitrail.serving.limits import Limits
+from vitrail.serving.served import open_served, write_golden
 from vitrail.weights.files.safe import sha256
 
 EXIF = Image.Exif()
@@ -166,6 +168,29 @@ def test_another_resolution_is_the_model_at_that_size(served: Running, bundle: P
         expected = model(model.record.preprocess.normalise(pixels)).softmax(1)[0]
     np.testing.assert_allclose(answer["answers"][0]["probabilities"], expected.sort(descending=True).values, atol=1e-6)
     assert served.post("/look?size=4000", picture(1)).status == 400
+
+
+@pytest.mark.oracle
+def test_a_model_of_numbers_answers_with_its_number(tmp_path: Path) -> None:
+    """The value of `vitrail predict`, on every route; golden answers tell other weights."""
+    folder = save_model(tmp_path / "numbers", config=NUMBERS, numeric=True, classes=())
+    write_golden(folder)
+    (tmp_path / "image.png").write_bytes(picture(1))
+    (expected,) = vitrail.predict(folder, tmp_path / "image.png", precision="fp32", batch=1, quiet=True)
+    asked = {
+        "inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(picture(1)).decode()]}]
+    }
+    with running({"numbers": folder}) as server:
+        for path in ("/predict", "/look"):
+            assert server.post(path, picture(1)).json["answers"] == [{"value": pytest.approx(expected.value, abs=1e-6)}]
+        found = server.post("/v2/models/numbers/infer", json.dumps(asked).encode(), "application/json").json
+        described = server.ask("GET", "/v2/models/numbers").json
+    (output,) = found["outputs"]
+    assert output["name"] == "logits" and output["data"] == [pytest.approx(expected.value, abs=1e-6)]
+    assert [one["name"] for one in described["outputs"]] == ["logits"]
+    save_model(folder, seed=9, config=NUMBERS, numeric=True, classes=())
+    with pytest.raises(WeightsError, match="golden"):
+        open_served("numbers", str(folder))
 
 
 def test_the_models_are_described(served: Running) -> None:

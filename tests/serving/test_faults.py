@@ -339,11 +339,23 @@ def damage(folder: Path, how: str) -> None:
         with torch.no_grad():
             model.head.weight[0, 0] = float("nan")
         save_bundle(folder, model, model.record)
+    elif how == "no golden answers":
+        (folder / "golden.json").write_text('{"bird": 3}')
     elif how == "other answers":
         save_model(folder, seed=99)  # whole and finite, but golden.json is another model's
 
 
-BAD = ["a flipped bit", "cut", "empty", "no record", "no JSON", "gone", "not finite", "other answers"]
+BAD = [
+    "a flipped bit",
+    "cut",
+    "empty",
+    "no record",
+    "no JSON",
+    "gone",
+    "not finite",
+    "other answers",
+    "no golden answers",
+]
 
 
 @pytest.mark.parametrize("how", BAD)

@@ -274,6 +274,7 @@ def test_row_15_metrics_hold_nothing_of_a_request(served: Running) -> None:
 def test_row_17_the_container_is_pinned_and_has_no_root() -> None:
     text = (Path(__file__).parents[2] / "deploy" / "Containerfile").read_text("utf-8")
     assert re.search(r"^USER [1-9]\d*", text, re.MULTILINE)
+    assert "--no-deps --no-build-isolation /source" in text  # else pip fetches what builds the package, without a hash
     assert "--require-hashes" in text and "BASE=python@sha256:" in text
     assert re.search(r"^ARG BASE$", text, re.MULTILINE)  # no default: who builds names an image by its digest
     assert all(

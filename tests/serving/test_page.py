@@ -11,7 +11,7 @@ import pytest
 
 import vitrail
 from tests.support.browser import drive
-from tests.support.serving import CLASSES, CONVOLUTIONS, Running, picture, running, save_model, until
+from tests.support.serving import CLASSES, CONVOLUTIONS, NUMBERS, Running, picture, running, save_model, until
 from vitrail.inspection.maps import attention
 from vitrail.serving import samples
 
@@ -230,6 +230,18 @@ def test_a_model_without_maps_answers_on_the_page(browser: Any, tmp_path: Path) 
         assert browser.find_element("css selector", ".caption").text.startswith("no maps: ")
         assert not browser.find_element("id", "shuffle").is_enabled()
         assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
+def test_a_number_is_the_answer_of_a_model_of_numbers(browser: Any, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "numbers", config=NUMBERS, numeric=True, classes=())
+    with running({"numbers": folder}) as server:
+        browser.get(f"{server.url}/#lang=en")
+        shown = browser.find_element
+        assert until(lambda: browser.execute_script("return !!document.querySelector('caption')?.textContent"))
+        value = server.post("/predict", samples.SAMPLES["bird"]).json["answers"][0]["value"]
+        assert float(shown("css selector", "caption").text.removeprefix("Answers: ")) == pytest.approx(value, rel=1e-3)
+        shown("id", "shuffle").click()
+        assert until(lambda: " ← " in shown("css selector", "caption").text)
 
 
 def test_two_models_stand_side_by_side_and_in_three_languages(page: Any, other: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vitrail.serving.service import Service
 from vitrail.weights.bundle import Record, save_bundle
 
 CONFIG = ViTConfig(width=32, depth=2, heads=2, mlp_width=48, patch=(8, 8), image=(32, 48), classes=4)
+NUMBERS = replace(CONFIG, classes=1)
 CONVOLUTIONS = ResNetConfig(depths=(1,), widths=(128,), root_width=32, image=(32, 48), classes=4)
 CLASSES = ("cat", "dog", "<img src=x onerror=alert(1)>", "überfisch")
 
@@ -39,7 +40,7 @@ def save_model(folder: Path, seed: int = 0, *, config: ModelConfig = CONFIG, **c
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=draws))
-    record = Record(config=config, preprocess=Preprocess(size=config.image), classes=CLASSES, **changes)
+    record = Record(config=config, preprocess=Preprocess(size=config.image), **{"classes": CLASSES, **changes})
     save_bundle(folder, model, record)
     return folder
 

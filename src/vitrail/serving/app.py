@@ -43,7 +43,7 @@ async def predict(service: Service, request: Request) -> Response:
     top = number(fields.get("top", request.query_params.get("top")), "top", 1, MOST_CLASSES, 5)
     work = service.classify(served, images, top, served.engine.preprocess)
     found, times = await service.answer_or_give_up(request, work)
-    answers = [{"labels": labels, "probabilities": shares} for labels, shares in found]
+    answers = [served.answer(*one) for one in found]
     return JSONResponse({"model": served.about, "answers": answers, "milliseconds": times.as_dict()})
 
 
@@ -68,10 +68,10 @@ async def look(service: Service, request: Request) -> Response:
     positions = query.get("positions", "on") != "off"
     work = service.look(served, images[0], preprocess, layers, "layer" in query, positions)
     found, seen, times = await service.answer_or_give_up(request, work)
-    ((labels, shares),) = decide(found.logits, served.engine.classes, replace(served.decision, top_k=top))
+    (decided,) = decide(found.logits, served.engine.classes, replace(served.decision, top_k=top))
     header = {
         "model": served.about,
-        "answers": [{"labels": labels, "probabilities": shares}],
+        "answers": [served.answer(*decided)],
         "milliseconds": times.as_dict(),
         "grid": found.grid,
         "own_grid": found.own_grid,

@@ -76,8 +76,8 @@ async def model(service: Service, request: Request) -> Response:
             "platform": f"vitrail: {served.engine.name}, {served.engine.precision}",
             "inputs": [{"name": "image", "datatype": kind, "shape": shape} for kind, shape in shapes.items()],
             "outputs": [
-                {"name": name, "datatype": kind, "shape": widths.get(name, [-1, served.outputs])}
-                for name, kind in OUTPUTS.items()
+                {"name": name, "datatype": OUTPUTS[name], "shape": widths.get(name, [-1, served.outputs])}
+                for name in outputs_of(served)
             ],
         }
     )
@@ -88,7 +88,7 @@ async def infer(service: Service, request: Request) -> Response:
     served = named(service, request)
     refuse_declared(request, service.limits)
     asked, rest = split(await service.bodies.read(request), request.headers.get(HEADER_LENGTH))
-    given, wanted = read_input(asked, rest, service.limits.images), read_outputs(asked)
+    given, wanted = read_input(asked, rest, service.limits.images), read_outputs(asked, outputs_of(served))
     logits = await service.answer_or_give_up(request, answer(service, served, given))
     decide(logits, served.engine.classes, served.decision)  # raises where they are not finite
     shares = probabilities_of(logits, served.decision)
@@ -217,13 +217,18 @@ def normalised(served: Served) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]
     return work
 
 
-def read_outputs(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+def outputs_of(served: Served) -> list[str]:
+    """A model of numbers has logits alone: they are its answer."""
+    return ["logits"] if served.decision.numeric else list(OUTPUTS)
+
+
+def read_outputs(asked: Mapping[str, Any], there: Sequence[str]) -> list[dict[str, Any]]:
     """The outputs asked for, each once. Raises Problem 400."""
-    wanted = asked.get("outputs") or [{"name": "probabilities"}, {"name": "labels"}]
-    few = isinstance(wanted, list) and len(wanted) <= len(OUTPUTS) and all(isinstance(one, dict) for one in wanted)
+    wanted = asked.get("outputs") or [{"name": name} for name in there if name != "logits" or len(there) == 1]
+    few = isinstance(wanted, list) and len(wanted) <= len(there) and all(isinstance(one, dict) for one in wanted)
     names = [one.get("name") for one in wanted] if few else [None]
-    if any(name not in list(OUTPUTS) or names.count(name) > 1 for name in names):
-        raise bad(f"the outputs are {', '.join(OUTPUTS)}, each once")
+    if any(name not in there or names.count(name) > 1 for name in names):
+        raise bad(f"the outputs are {', '.join(there)}, each once")
     return wanted
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from vitrail.errors import ConfigError, NonFiniteError, WeightsError
 from vitrail.images.decode import decode
 from vitrail.models.backbone import Backbone
-from vitrail.prediction.engine import Engine, TorchEngine
+from vitrail.prediction.engine import Engine, TorchEngine, ready_engine
 from vitrail.prediction.engines import is_exported, open_engine
-from vitrail.prediction.forward import check_head
 from vitrail.prediction.predict import Decision, decide, probabilities_of
 from vitrail.serving.problem import Problem
 from vitrail.serving.samples import SAMPLES
@@ -29,6 +30,7 @@ GOLDEN = "golden.json"
 """A file in a bundle: the probabilities that its model gives to the sample pictures."""
 TOLERANCE = 0.02
 """The most by which a probability may differ from the golden one: bf16 and other machines round otherwise."""
+Stamp = tuple[tuple[int, int, int], ...]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 log = logging.getLogger("vitrail")
@@ -42,7 +44,7 @@ class Served:
     path: str
     engine: Engine
     decision: Decision
-    stamp: tuple[Any, ...] = ()
+    stamp: Stamp = ()
     """Tells files that changed."""
 
     @cached_property
@@ -72,6 +74,10 @@ class Served:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.engine.classes or tuple(f"class {k}" for k in range(self.outputs))
+
+    def answer(self, labels: Sequence[str], numbers: Sequence[float]) -> dict[str, Any]:
+        """The answer to one image, as it is sent."""
+        return {"value": numbers[0]} if self.decision.numeric else {"labels": labels, "probabilities": numbers}
 
     @cached_property
     def outputs(self) -> int:
@@ -105,52 +111,51 @@ def open_served(name: str, path: str, *, engine: str = "auto", **how: Any) -> Se
     return served
 
 
-def serve_model(
-    name: str,
-    model: nn.Module | Engine,
-    *,
-    path: str = "",
-    stamp: tuple[Any, ...] = (),
-    device: str = "auto",
-    precision: str = "auto",
-) -> Served:
-    """A model in memory as it is served."""
-    check_head(model)
-    of = TorchEngine.of
-    engine = of(model, device=device, precision=precision) if isinstance(model, nn.Module) else model
+def serve_model(name: str, model: nn.Module | Engine, *, path: str = "", stamp: Stamp = (), **how: Any) -> Served:
+    """A model in memory as it is served; `how` is what `TorchEngine.of` takes."""
+    engine = ready_engine(model, **how)
     return Served(name, path, engine, Decision.of(engine, 5), stamp)
 
 
-def sample_probabilities(served: Served) -> dict[str, list[float]]:
-    """The probabilities of all classes for the sample pictures."""
+def sample_answers(served: Served) -> dict[str, list[float]]:
+    """The probabilities of all classes for the sample pictures, or the number. Raises NonFiniteError."""
     found = {}
     for name, content in SAMPLES.items():
-        image = served.engine.preprocess.resize_image(decode(content))
-        logits = served.engine.logits(image[None])
+        logits = served.engine.logits(served.engine.preprocess.resize_image(decode(content))[None])
         decide(logits, served.engine.classes, served.decision)  # raises for answers that are not finite
-        found[name] = probabilities_of(logits, served.decision)[0].tolist()
+        numeric = served.decision.numeric
+        found[name] = (logits if numeric else probabilities_of(logits, served.decision))[0].tolist()
     return found
 
 
 def check_answers(served: Served) -> None:
     """Raises WeightsError where the model's answers to the sample pictures are not finite or not the golden ones."""
     try:
-        found = sample_probabilities(served)
+        found = sample_answers(served)
     except NonFiniteError:
         raise WeightsError(f"the answers of {served.path or served.name} are not finite") from None
     _ = served.about  # computed here, not at the first request
-    folder = find_bundle(Path(served.path)) if served.path and Path(served.path).exists() else None
+    folder = find_bundle(Path(served.path)) if served.path else None
     if folder is None or not (folder / GOLDEN).is_file():
         return
-    golden: Mapping[str, Sequence[float]] = json.loads((folder / GOLDEN).read_text("utf-8"))
-    for name in found.keys() & golden.keys():
-        far = max((abs(a - b) for a, b in zip(found[name], golden[name], strict=False)), default=0.0)
-        if len(found[name]) != len(golden[name]) or far > TOLERANCE:
-            raise WeightsError(
-                f"{served.path} does not give its golden answers: a probability of {name} differs by {far:.3f}",
-                allowed=f"{TOLERANCE}",
-                next_step=f"these are other weights; remove {GOLDEN} if they are right",
-            )
+    try:
+        far = distance(found, json.loads((folder / GOLDEN).read_text("utf-8")))
+    except (ValueError, TypeError, AttributeError):
+        raise WeightsError(f"{folder / GOLDEN} holds no answers", next_step="write or remove it") from None
+    if not far <= TOLERANCE:
+        raise WeightsError(
+            f"{served.path} does not give its golden answers: one differs by {far:.3f}",
+            allowed=f"{TOLERANCE}",
+            next_step=f"these are other weights; remove {GOLDEN} if they are right",
+        )
+
+
+def distance(found: Mapping[str, Sequence[float]], golden: Mapping[str, Sequence[float]]) -> float:
+    """The largest difference, of numbers above 1 as a share of them."""
+    pairs = [(np.array(found[name]), np.array(golden[name], float)) for name in found.keys() & golden.keys()]
+    if any(ours.shape != theirs.shape for ours, theirs in pairs):
+        return math.inf
+    return max((np.abs(ours - theirs) / np.maximum(1, np.abs(theirs))).max() for ours, theirs in pairs)
 
 
 def write_golden(path: str | Path) -> Path:
@@ -161,11 +166,11 @@ def write_golden(path: str | Path) -> Path:
     if folder is None:
         raise ConfigError(f"{path} is no run and no bundle")
     served = serve_model("model", load(folder), precision="fp32")
-    write_whole(folder / GOLDEN, json.dumps(sample_probabilities(served)))
+    write_whole(folder / GOLDEN, json.dumps(sample_answers(served)))
     return folder / GOLDEN
 
 
-def stamp_of(path: str) -> tuple[Any, ...]:
+def stamp_of(path: str) -> Stamp:
     """A value that changes with the files of a model; empty for a name of the hub."""
     folder = find_bundle(Path(path))
     place = Path(path)
@@ -193,7 +198,7 @@ class Models:
                 )
         self._open, self._lock = open_, threading.Lock()
         self.swapped = self.refused = 0
-        self._refused_stamps: dict[str, tuple[Any, ...]] = {}
+        self._refused_stamps: dict[str, Stamp] = {}
         self.by_name = {name: open_(name, path) for name, path in paths.items()}
 
     def find(self, name: str | None) -> Served | None:

@@ -35,7 +35,8 @@ const paint = (canvas, map, [h, w], strength) => {
 const fromText = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const toText = (bytes) => { let text = ""; for (let k = 0; k < bytes.length; k += 32768) text += String.fromCharCode(...bytes.subarray(k, k + 32768)); return btoa(text); };
 const floats = (bytes) => new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
-const finish = (look) => { look.rows = look.maps ? look.maps.length / (look.layers.length * (look.heads + 1) * look.grid[0] * look.grid[1]) : 0; return look; };
+const rounded = (answer) => String(Number(answer.value.toPrecision(4)));
+const finish = (look) => { if ("value" in look.answers[0]) Object.assign(look.answers[0], { labels: [], probabilities: [] }); look.rows = look.maps ? look.maps.length / (look.layers.length * (look.heads + 1) * look.grid[0] * look.grid[1]) : 0; return look; };
 const unpackText = (look) => finish({ ...look, maps: look.maps && fromText(look.maps), peaks: look.peaks && floats(fromText(look.peaks)), rollout: look.rollout && fromText(look.rollout) });
 const unpackBytes = (buffer) => {
   const length = new DataView(buffer).getUint32(0, true), look = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
@@ -190,8 +191,9 @@ class Panel {
     draw();
   }
   bars() {
-    const { labels, probabilities } = this.look.answers[0], changed = edited() && this.baseline, table = this.box.querySelector("table");
-    table.caption.textContent = say("answer") + (changed ? " · " + say("before") : "");
+    const { labels, probabilities, value } = this.look.answers[0], changed = edited() && this.baseline, table = this.box.querySelector("table");
+    if (value === undefined) table.caption.textContent = say("answer") + (changed ? " · " + say("before") : "");
+    else table.caption.textContent = `${say("answer")}: ${rounded(this.look.answers[0])}` + (changed ? ` ← ${rounded(this.baseline)}` : "");
     const shown = labels.slice(0, 5).map((label, k) => [label, probabilities[k]]);
     const old = changed ? new Map(this.baseline.labels.map((label, k) => [label, this.baseline.probabilities[k]])) : null;
     const top = changed && this.baseline.labels[0];
@@ -250,7 +252,7 @@ class Panel {
       if (body === picture && state.positions) await this.keep(picture, quick);
       this.show(quick, performance.now() - began);
       find("problem").hidden = true;
-      if (this === panels[0]) find("live").textContent = say("answered", { l: quick.answers[0].labels[0] ?? "", p: percent(quick.answers[0].probabilities[0] ?? 0) });
+      if (this === panels[0]) find("live").textContent = "value" in quick.answers[0] ? rounded(quick.answers[0]) : say("answered", { l: quick.answers[0].labels[0] ?? "", p: percent(quick.answers[0].probabilities[0] ?? 0) });
       if (state.camera || !quick.maps) return;
       const whole = unpackBytes(await (await send(body, "&layer=all")).arrayBuffer());
       whole.milliseconds = { ...quick.milliseconds, maps: whole.milliseconds.model };
