@@ -79,6 +79,15 @@ def test_a_model_by_name_keeps_the_recipe_and_takes_overrides() -> None:
     assert {key for key in found if found[key] != plain[key] and not key.startswith("model.")} == set()
 
 
+@pytest.mark.parametrize("model", ["--model vit-ti/16", ""])
+def test_the_size_of_the_images_follows_from_the_patch_that_was_named(model: str) -> None:
+    """vit-ti/16 alone reads digits of 8×8 at 16×16; in patches of 4×4 they keep their own size."""
+    found = asked(f"digits {model} --model.patch 4")
+    assert (found["preprocess.size"], found["model.patch"]) == ((8, 8), (4, 4))
+    name = model.removeprefix("--model ") or None
+    assert choose_run("digits", model=name, changes={"model.patch": 4}).run.preprocess.size == (8, 8)
+
+
 def test_values_are_checked_together_and_once_known() -> None:
     """Width 64 fits the recipe's 4 heads, though not the 12 of ViT-B: only what would run is judged."""
     assert asked("digits --model.width 64")["model.heads"] == 4

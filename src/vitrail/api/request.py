@@ -1,6 +1,6 @@
 """From what a person names (images, a model, weights, some values) to the Run it asks for, and its opened images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,7 @@ def choose_run(
         name_leaves(data, classes), like=like, recipe=recipe, model=model,
         weights=read_pretrained(str(weights)) if weights else None, holdout=holdout, download=download,
         follow_links=bool(changes.get("follow_links")), device=str(changes.get("hardware.device", "auto")),
+        patch=changes.get("model.patch"),
     )  # fmt: skip
     return chosen.with_run(with_changes(chosen.run, {**changes, **shorthands(epochs, holdout)}, where="train"))
 
@@ -73,6 +74,7 @@ def choose_run(
 def open_run(
     data: Data, *, recipe: str | None, model: str | None, weights: Pretrained | None, like: str | Path | None,
     holdout: float | None, download: bool, follow_links: bool, device: str,
+    patch: Sequence[int] | None = None,
 ) -> Chosen:  # fmt: skip
     """A recipe's own Run, or the settings of another run, on these images; they are opened once."""
     if like and (recipe or model or weights):
@@ -87,7 +89,7 @@ def open_run(
     splits, opened = (data, None) if isinstance(data, Splits) else (open_for(first, download=download), first.holdout)
     if like:
         return Chosen(first, splits, f"the settings of another run (recipe {first.recipe or 'of its own'})", opened)
-    given = request_for(splits, model=model, weights=weights, device=device)
+    given = request_for(splits, model=model, patch=patch, weights=weights, device=device)
     name, why = (recipe, "chosen by name") if recipe else choose(given)
     run = replace(make_run(name, given), data=where, follow_links=follow_links)
     return Chosen(run, splits, f"recipe {name}: {why}", opened)
@@ -142,8 +144,9 @@ def spell_out(changes: Mapping[str, Any]) -> dict[str, Any]:
                 next_step=suggest(name, [*known_names(), *SHORT, "epochs", "recipe", "weights"]),
             )
     found = {SHORT.get(name, name): name_device(value) for name, value in changes.items()}
-    if isinstance(found.get("preprocess.size"), int):
-        found["preprocess.size"] = [found["preprocess.size"]] * 2
+    for name in ("preprocess.size", "model.patch"):
+        if isinstance(found.get(name), int):
+            found[name] = [found[name]] * 2
     refuse_derived(found)
     return found
 

@@ -77,6 +77,7 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
     chosen = open_run(
         name_leaves(first.data, first.classes), **early, holdout=first.run.holdout, download=first.download,
         follow_links=first.run.follow_links, device=first.run.hardware.device,
+        patch=getattr(first.run.model, "patch", None) if _value(plain, "--model.patch") else None,
     )  # fmt: skip
     asked = parse(kind, words, command=command, default=kind(data=chosen.run.data, run=settings(chosen.run)))
     return asked, chosen.with_run(finished(asked))
@@ -107,13 +108,13 @@ def _value(words: Sequence[str], option: str) -> str | None:
 
 
 def spell_out(words: Sequence[str]) -> list[str]:
-    """Short options as the values they stand for: `--lr` is `--optim.lr`; one number after `--size` is a square."""
+    """Short options as the values they stand for: `--lr` is `--optim.lr`; one number after `--size` or `--model.patch` is a square."""
     options = {f"--{short}": f"--{full.replace('_', '-')}" for short, full in SHORT.items()}
     found: list[str] = []
     for word in words:
         option, equals, value = word.partition("=")
         found += [options[option], *([value] if equals else [])] if option in options else [word]
-    for at in [at for at, word in enumerate(found) if word == "--preprocess.size"][::-1]:
+    for at in [at for at, word in enumerate(found) if word in ("--preprocess.size", "--model.patch")][::-1]:
         numbers = list(itertools.takewhile(str.isdigit, found[at + 1 : at + 3]))
         if len(numbers) == 1:
             found.insert(at + 2, numbers[0])

@@ -1,6 +1,6 @@
 """The facts that a recipe decides by (number and shape of the images, model, weights), and how they are found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,8 @@ class Given:
     """Of images that differ in height and width."""
     model: str | None = None
     """A name of the zoo, in place of the recipe's own model."""
+    patch: tuple[int, int] | None = None
+    """Height and width of a patch, in place of the model's own: the images' size follows from it."""
     variant: str = ""
     """The word after the colon in `--recipe finetune:cifar100`."""
     pretrained: Pretrained | None = None
@@ -51,7 +53,8 @@ class Given:
         """
         chosen = zoo.config(self.model or name)
         known = settings(chosen).keys()
-        return zoo.change(chosen, **{key: value for key, value in (optional or {}).items() if key in known}, **changes)
+        changes = {key: value for key, value in (optional or {}).items() if key in known} | changes
+        return zoo.change(chosen, **(changes | {"patch": self.patch} if self.patch else changes))
 
     def start(self, recipe: str) -> Pretrained:
         """The weights that were given. Raises ConfigError where there are none."""
@@ -78,8 +81,9 @@ def fit_side(side: int, model: ModelConfig) -> int:
 
 
 def request_for(
-    splits: Splits, *, model: str | None = None, weights: str | Pretrained | None = None, device: str = "auto"
-) -> Given:
+    splits: Splits, *, model: str | None = None, patch: Sequence[int] | None = None,
+    weights: str | Pretrained | None = None, device: str = "auto",
+) -> Given:  # fmt: skip
     """Makes a recipe's `Given` of images, model and weights. Only the first image is read."""
     start = read_pretrained(weights) if isinstance(weights, str) else weights
     channels = channels_of(splits.train)
@@ -91,6 +95,7 @@ def request_for(
         shape=splits.train.shape,
         channels=channels,
         model=model,
+        patch=(patch[0], patch[-1]) if patch else None,
         pretrained=start,
         accelerator=hardware.device(device).type != "cpu",
     )

@@ -49,7 +49,7 @@ def fashion_mnist_cpu(given: Given) -> Run:
     model = (
         given.config(given.model, optional={"drop_path": 0.05})
         if given.model
-        else _behind_a_root(width=96, depth=6, heads=3)
+        else _behind_a_root(given, width=96, depth=6, heads=3)
     )
     return Run(
         model=model,
@@ -111,7 +111,7 @@ def _tiny_folder(given: Given) -> Run:
     model = (
         given.config(given.model, optional=FOLDER)
         if given.model
-        else _behind_a_root(width=128, depth=4, heads=4, patch=(2, 2), image=(64, 64))
+        else _behind_a_root(given, width=128, depth=4, heads=4, patch=(2, 2), image=(64, 64))
     )
     side = fit_side(64, model)
     return Run(
@@ -170,7 +170,7 @@ def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_
     if given.model:
         return given.config(given.model, optional={"drop_path": drop_path})
     return ViTConfig(
-        patch=(patch, patch),
+        patch=given.patch or (patch, patch),
         width=width,
         depth=depth,
         heads=heads,
@@ -181,8 +181,9 @@ def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_
 
 
 def _behind_a_root(
-    *, width: int, depth: int, heads: int, patch: tuple[int, int] = (1, 1), image: tuple[int, int] = (28, 28)
-) -> HybridConfig:
+    given: Given, *, width: int, depth: int, heads: int, patch: tuple[int, int] = (1, 1),
+    image: tuple[int, int] = (28, 28),
+) -> HybridConfig:  # fmt: skip
     """A ViT whose tokens are patches of what a 7×7 convolution and a max-pool make, one pixel there for 4×4 of the image.
 
     Standardised as timm does it, so that timm reads the trained weights.
@@ -194,7 +195,7 @@ def _behind_a_root(
         standardise="variance",
         standardise_eps=1e-8,
         group_norm_eps=1e-5,
-        patch=patch,
+        patch=given.patch or patch,
         image=image,
         width=width,
         depth=depth,
