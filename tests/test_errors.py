@@ -10,7 +10,7 @@ import pytest
 
 import vitrail
 from vitrail import errors
-from vitrail.errors import MemoryRanOut, StorageError, VitrailError, recognise_error
+from vitrail.errors import ConfigError, MemoryRanOut, StorageError, VitrailError, recognise_error
 
 CONTROL_FLOW = {"Interrupted", "Stopped", "Problem", "Gone", "_Died"}
 """Caught inside the package, and never shown: a `Problem` becomes an HTTP answer."""
@@ -62,6 +62,13 @@ def test_an_error_keeps_its_three_parts_between_processes(kind: type[VitrailErro
     error = kind("found", allowed="this", next_step="do that")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind and str(again) == str(error) == "found; allowed: this; do that"
+
+
+def test_the_nearest_name_stands_before_a_long_list() -> None:
+    assert (
+        str(ConfigError("found", allowed="a, b", next_step="did you mean 'a'?"))
+        == "found; did you mean 'a'?; allowed: a, b"
+    )
 
 
 @pytest.mark.parametrize(

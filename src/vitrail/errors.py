@@ -28,13 +28,15 @@ from collections.abc import Iterable, Iterator
 
 
 class VitrailError(Exception):
-    """Base of the tree. `str(error)` is one short paragraph: found; allowed; next step."""
+    """Base of the tree. `str(error)` is one short paragraph: found; allowed; next step. "did you mean" comes before allowed."""
 
     exit_code = 70
 
     def __init__(self, found: str, *, allowed: str = "", next_step: str = "") -> None:
         self.found, self.allowed, self.next_step = found, allowed, next_step
         sentences = [found, f"allowed: {allowed}" if allowed else "", next_step]
+        if next_step.startswith("did you mean"):  # a long list would bury it
+            sentences = [found, next_step, *sentences[1:2]]
         super().__init__("; ".join(part for part in sentences if part))
 
 

@@ -16,11 +16,28 @@ import vitrail
 from vitrail import cli, errors
 from vitrail.api.words import PEERS, SHORT
 from vitrail.cli import COMMANDS, main, name_options
+from vitrail.cli.arguments import squared
 from vitrail.cli.study import STUDIES
 
 
 def fresh(*code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("a --size 64 b", "a --size 64 64 b"),
+        ("--size=64", "--size 64 64"),
+        ("--size 64x48 a", "--size 64 48 a"),
+        ("--size 64 48", "--size 64 48"),
+        ("--size", "--size"),
+        ("--size abc 64", "--size abc 64"),
+        ("--top 64", "--top 64"),
+    ],
+)
+def test_one_number_is_a_square(words: str, found: str) -> None:
+    assert " ".join(squared(words.split(), "--size")) == found
 
 
 def test_help_answers_without_torch() -> None:

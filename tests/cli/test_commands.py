@@ -80,6 +80,12 @@ def test_resume_of_a_finished_run_gives_its_scores_again(trained: Path, capsys) 
     assert json.loads(capsys.readouterr().out)["images"] == 359
 
 
+def test_resume_knows_the_short_options(trained: Path, capsys) -> None:
+    assert main(["train", "--resume", str(trained), "--workers", "0", "--json", "--quiet"]) == 0
+    assert main(["train", "--resume", str(trained), "--lr", "1"]) == 78
+    assert "optim.lr" in capsys.readouterr().err
+
+
 def test_resume_refuses_other_settings(trained: Path, capsys) -> None:
     assert main(["train", "--resume", str(trained), "--optim.lr", "1"]) == 78
     assert "optim.lr" in capsys.readouterr().err
@@ -154,6 +160,13 @@ def test_predict_answers_alike_in_every_format(trained: Path, files: Path, capsy
     assert [label for one in objects for label in one["labels"]] == [row["label"] for row in rows]
     assert all(one["probabilities"] == sorted(one["probabilities"], reverse=True) for one in objects)
     assert said["table"].count(".png") == 12
+
+
+def test_an_image_that_is_none_of_the_classes_has_its_line(trained: Path, files: Path, capsys) -> None:
+    assert main(["predict", str(trained), str(files), "--csv", "--least", "0.99999"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len({row["file"] for row in rows}) == 12
+    assert {row["probability"] for row in rows if row["label"] == "none of these"} == {""}
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])

@@ -91,6 +91,19 @@ def test_tune_measures_and_chooses(bundle: Path, photos: Path, monkeypatch: pyte
     assert f"{plain.accuracy.drop:+.2f}" == "+0.00"
 
 
+def test_tune_leaves_int8_out_where_images_are_too_few(
+    bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int8 takes its scales from images; without enough of them the other ways are measured all the same."""
+    monkeypatch.setattr(tune.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(tune, "race", partial(tune.race, seconds=0.0))
+    monkeypatch.setattr(tune, "read", lambda file: file)
+    monkeypatch.setattr(tune, "in_openvino", lambda graph, facts, precision: tune.open_onnx(graph, device="cpu"))
+    monkeypatch.setattr(tune, "quantise", lambda *words, **options: pytest.fail("int8 was tried"))
+    monkeypatch.setattr(tune, "LEAST", 21)
+    assert len(vitrail.tune(bundle, photos, merges=(), within=60)) >= 3
+
+
 def trial(speed: float, drop: float, high: float) -> Trial:
     facts = {"data": "photos", "images": 1000, "before": 0.9, "after": 0.9 - drop / 100, "drop": drop, "within": 0.5}
     accuracy = Accuracy(interval=(2 * drop - high, high), **facts)

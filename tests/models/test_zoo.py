@@ -124,6 +124,11 @@ def test_names() -> None:
         zoo.config("ViT-B/16")
     with pytest.raises(ConfigError, match="no model is called"):
         zoo.config("resnet")
+    for theirs in ("vit_base_patch16_224", "vit_b_16", "google/vit-base-patch16-224", "deit_base_patch16_224"):
+        with pytest.raises(ConfigError, match="did you mean 'vit-b/16'"):
+            zoo.config(theirs)
+    with pytest.raises(ConfigError, match="or 'timm:vit_base_patch16_224'"):
+        zoo.config("vit_base_patch16_224")
 
 
 COMPILED = """
@@ -151,18 +156,30 @@ def test_compiled_equals_eager(backend: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        ("build(12)", "a model 12; allowed: a name, such as 'vit-b/16'"),
-        ("build('vit-mu/16', classes='ten')", "classes = 'ten', a str; allowed: a whole number"),
-        ("build('vit-mu/16')([1, 2])", "images as a list; allowed: a tensor"),
-    ],
-)
-def test_arguments_of_another_kind_are_refused_in_words(call: str, said: str) -> None:
+REFUSED = {
+    "build(12)": "a model 12; allowed: a name, such as 'vit-b/16'",
+    "build('vit-mu/16', classes='ten')": "classes = 'ten', a str; allowed: a whole number",
+    "build('vit-mu/16', pretrained=True)": "a vit has no 'pretrained'; vitrail.load(name or path) gives a trained model",
+    "build('vit-mu/16')([1, 2])": "images as a list; allowed: a tensor",
+    "build('r+vit-ti/16', depth=1)('cat.jpg')": "images as a str; allowed: a tensor",
+    "build('r+vit-ti/16', depth=1)(torch.zeros(3, 32, 32))": "images of shape 3×32×32 for a model of 3 channels",
+    "build('vit-mu/16')(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))": "images of uint8; allowed: numbers with a point",
+}
+ASKS = """
+import sys, torch, vitrail
+for call in sys.argv[1:]:
+    try:
+        eval(f"vitrail.{call}")
+    except vitrail.errors.ConfigError as error:
+        print(error)
+"""
+
+
+def test_arguments_of_another_kind_are_refused_in_words() -> None:
     """In a process of its own: here the types are checked before Vitrail looks."""
-    answer = subprocess.run([sys.executable, "-c", f"import vitrail; vitrail.{call}"], capture_output=True, text=True)
-    assert said in answer.stderr.splitlines()[-1]
+    answer = subprocess.run([sys.executable, "-c", ASKS, *REFUSED], capture_output=True, text=True)
+    found = answer.stdout.splitlines()
+    assert [said in line for said, line in zip(REFUSED.values(), found, strict=True)] == [True] * len(REFUSED)
 
 
 def test_features_say_their_shape_and_not_their_numbers() -> None:

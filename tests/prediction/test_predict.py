@@ -128,7 +128,7 @@ def test_asking_changes_nothing_outside(model, folder):
 
 
 def test_mistakes_in_asking_are_said_at_once(model, folder):
-    with pytest.raises(ConfigError, match="top_k = 0"):
+    with pytest.raises(ConfigError, match="top = 0"):
         predict(model, folder, top_k=0)
     with pytest.raises(DataError, match="there is no file or folder"):
         predict(model, folder / "missing.png")

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +30,8 @@ from vitrail.reports.journal import Journal
 from vitrail.training import loop
 from vitrail.training.outcome import judge, write_report
 from vitrail.training.run import Run
-from vitrail.training.run_folder import RunFolder
-from vitrail.training.setup import prepare
+from vitrail.training.run_folder import RunFolder, next_free
+from vitrail.training.setup import Setup, prepare
 from vitrail.training.unseen import count_of, seen_by
 from vitrail.training.verify import verify_run
 from vitrail.weights.bundle import load
@@ -343,3 +345,19 @@ def test_data_with_its_own_split_has_no_folds(photos: Path, tmp_path: Path) -> N
         draw_folds(open_data(photos), 81)
     with pytest.raises(ConfigError, match="folds = 5 with seeds = 2"):
         vitrail.train(photos, folds=5, seeds=2, quiet=True, out=tmp_path / "x")
+
+
+@pytest.mark.parametrize("per_epoch", [1, 57 / 7, 8.5, 29.4])
+def test_epochs_that_were_asked_for_are_whole_numbers(per_epoch: float) -> None:
+    """57 images in batches of 7: 98 steps are 12 epochs, though 8 1/7 steps an epoch make them 12.04."""
+    setup: Any = SimpleNamespace(steps_per_epoch=per_epoch)
+    for epochs in range(1, 150):
+        assert Setup.epochs(setup, round(epochs * per_epoch)) == epochs
+    assert Setup.epochs(setup, 0) == 0
+    if per_epoch > 8:
+        assert Setup.epochs(setup, 4) == 4 / per_epoch
+
+
+def test_a_run_is_named_after_its_folder_in_any_script(tmp_path: Path) -> None:
+    assert next_free(tmp_path, Run(data="日本 語/写真")).name == "写真-1"
+    assert next_free(tmp_path, Run(data="été/Mes photos_2")).name == "mes-photos-2-1"

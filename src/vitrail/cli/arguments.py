@@ -3,10 +3,11 @@
 import dataclasses
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
@@ -19,6 +20,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 Subcommand = Callable[[Sequence[str]], int]
 
+PAIR = tuple[int, int] | None
+"""Height and width."""
 Switch = tyro.conf.FlagCreatePairsOff[bool]
 """An option that is on when it is typed."""
 
@@ -33,6 +36,8 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
     loose: Any = None if default is None else unchecked(default)
     options = {} if loose is None else {"default": loose}
     shape: Any = kind if loose is None else type(loose)
+    if any(part.name == "size" and PAIR in (part.type, *get_args(part.type)) for part in dataclasses.fields(shape)):
+        words = squared(words, "--size")
     try:
         with clean_streams(colours=True):
             found = tyro.cli(
@@ -53,6 +58,21 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
 
         threads(getattr(found, "threads", 0))
     return found if default is None or not check else checked(found, default)
+
+
+def squared(words: Sequence[str], *options: str) -> list[str]:
+    """One number after an option, the side of a square, twice; 64x48 as two numbers."""
+    found: list[str] = []
+    for at, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in options and equals:
+            return squared([*words[:at], option, value, *words[at + 1 :]], *options)
+        if at and words[at - 1] in options and (sides := re.fullmatch(r"(\d+)(?:[x×](\d+))?", word)):
+            second = sides[2] or ("" if words[at + 1 : at + 2] and words[at + 1].isdigit() else sides[1])
+            found += [sides[1], second] if second else [word]
+        else:
+            found.append(word)
+    return found
 
 
 def call(function: Callable[..., R], asked: Any, **more: Any) -> R:

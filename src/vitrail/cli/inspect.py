@@ -20,6 +20,7 @@ def main(words: Sequence[str]) -> int:
     asked = parse(options_of("inspect", __doc__), words, command="inspect")
 
     from vitrail.api.inspect import inspect
+    from vitrail.images.findings import counted
     from vitrail.weights.bundle import is_remote
 
     out = asked.out or Path("runs") / "inspection"
@@ -29,7 +30,7 @@ def main(words: Sequence[str]) -> int:
             say(f"{name} is newly initialised: its figures show chance")
     found = call(inspect, asked, out=None)
     page = found.write(out)
-    say(f"{len(found.subjects[0].images):,} images")
+    say(counted(len(found.subjects[0].images), "image"))
     for what, why in found.missing:
         say(f"not in the report: {what}: {why}")
     print(page)

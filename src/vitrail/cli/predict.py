@@ -39,6 +39,10 @@ class Out:
     """With --out, images of a part: what a kill can cost each process."""
 
 
+NONE = "none of these", None
+"""The answer to an image without a label, and its probability."""
+
+
 def main(words: Sequence[str]) -> int:
     asked = parse(options_of("predict", __doc__, Show, Threads, Out), words, command="predict")
 
@@ -48,7 +52,11 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("no images were named", next_step=f"try `vitrail predict {asked.model} photo.jpg`")
     if asked.out is not None:
         if asked.out.suffix not in (".parquet", ""):
-            raise ConfigError(f"--out {asked.out}", allowed="a name that ends with .parquet, or a folder")
+            raise ConfigError(
+                f"--out {asked.out}",
+                allowed="a name that ends with .parquet, or a folder",
+                next_step="for CSV or JSON use --csv or --json and send the output to a file",
+            )
         say(call(predict_in_parts, asked, say=say))
         return 0
     found = call(predict, asked, say=say)
@@ -79,17 +87,18 @@ def as_table(found: "Sequence[Prediction]") -> Table:
     for one in found:
         answers = [f"{label} {sure:.1%}" for label, sure in zip(one.labels, one.probabilities, strict=True)]
         if not one.error:
-            best = (one.labels[0], one.probabilities[0]) if answers else ("none of these", None)
+            best = (one.labels[0], one.probabilities[0]) if answers else NONE
             rows.append((one.key, *best, ", ".join(answers[1:])))
     return Table(columns, tuple(rows))
 
 
 def as_csv(found: "Sequence[Prediction]") -> Table:
-    """A line per answer, the likeliest first."""
+    """A line per answer, the likeliest first; a line for an image that is none of these."""
     rows = tuple(
         (one.key, rank, *answer)
         for one in found
-        for rank, answer in enumerate(zip(one.labels, one.probabilities, strict=True), start=1)
+        for rank, answer in enumerate(list(zip(one.labels, one.probabilities, strict=True)) or [NONE], start=1)
+        if not one.error
     )
     return Table(tuple(map(Column, ("file", "rank", "label", "probability"))), rows)
 

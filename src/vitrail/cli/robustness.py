@@ -21,6 +21,7 @@ def main(words: Sequence[str]) -> int:
 
     from vitrail.api.evaluate import robustness
     from vitrail.evaluation.robustness import mean_corrupted, sections
+    from vitrail.images.findings import counted
     from vitrail.reports.page import write_page
 
     check_writable(asked.html)
@@ -37,5 +38,7 @@ def main(words: Sequence[str]) -> int:
     if asked.html:
         page = write_page(asked.html, f"{asked.model} on corrupted images", sections(rows, table))
         say(f"page: {page}")
-    say(f"clean {rows[0].accuracy:.2%} · corrupted {mean_corrupted(rows):.2%}, the mean of {len(rows) - 1} settings")
+    say(
+        f"clean {rows[0].accuracy:.2%} · corrupted {mean_corrupted(rows):.2%}, the mean of {counted(len(rows) - 1, 'setting')}"
+    )
     return 0

@@ -17,7 +17,7 @@ from vitrail.api.request import (
     shorthands,
 )
 from vitrail.api.words import SHORT
-from vitrail.cli.arguments import Switch, parse
+from vitrail.cli.arguments import Switch, parse, squared
 from vitrail.errors import ConfigError
 from vitrail.recipes.request import read_pretrained
 from vitrail.training.run import Run
@@ -108,14 +108,10 @@ def _value(words: Sequence[str], option: str) -> str | None:
 
 
 def spell_out(words: Sequence[str]) -> list[str]:
-    """Short options as the values they stand for: `--lr` is `--optim.lr`; one number after `--size` or `--model.patch` is a square."""
+    """Short options as the values they stand for: `--lr` is `--optim.lr`; `--size 64` is a square."""
     options = {f"--{short}": f"--{full.replace('_', '-')}" for short, full in SHORT.items()}
     found: list[str] = []
     for word in words:
         option, equals, value = word.partition("=")
         found += [options[option], *([value] if equals else [])] if option in options else [word]
-    for at in [at for at, word in enumerate(found) if word in ("--preprocess.size", "--model.patch")][::-1]:
-        numbers = list(itertools.takewhile(str.isdigit, found[at + 1 : at + 3]))
-        if len(numbers) == 1:
-            found.insert(at + 2, numbers[0])
-    return found
+    return squared(found, "--preprocess.size", "--model.patch")

@@ -11,7 +11,7 @@ from vitrail.api.folds import Folds
 from vitrail.api.train import Trained, check_seeds, go_on, refuse_choices, start
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.options import Show
-from vitrail.cli.run_options import Asked, finished, settings, understand
+from vitrail.cli.run_options import Asked, finished, settings, spell_out, understand
 from vitrail.processes.world import World
 from vitrail.reports.tables import show
 from vitrail.scores.outcome import Headline
@@ -75,6 +75,7 @@ def main(words: Sequence[str]) -> int:
 
 def resumed(words: Sequence[str]) -> int:
     """Goes on with a run folder's own settings; words that change them are read on top of those."""
+    words = spell_out(words)
     first = parse(Train, words, command="train", default=Train(run=settings(Run())), check=False)
     folder = Path(str(first.resume))
     stored = RunFolder.read(folder)

@@ -142,7 +142,8 @@ def require_images(subject: Subject, what: str, least: int = 1) -> Source:
     """The images to measure a changed model on. Raises ConfigError where there are none."""
     if subject.source is None or len(subject.source) < least:
         raise ConfigError(
-            f"{what} changes answers, and there are no images to measure the loss on",
+            f"{what} changes answers, and there are {len(subject.source or ()) or 'no'} images to measure the loss on",
+            allowed=f"{least} or more",
             next_step="name labelled images that the model was not trained on, as the second argument",
         )
     if subject.source.multi_label or subject.source.numeric:

@@ -21,7 +21,7 @@ from torch import Tensor
 from vitrail import hardware
 from vitrail.exporting.graph import to_onnx
 from vitrail.exporting.onnx_file import Wanted, blank
-from vitrail.exporting.quantise import quantise
+from vitrail.exporting.quantise import LEAST, quantise
 from vitrail.exporting.subject import Say, Subject, measure_drop, require_images, score, spread_rows, with_merging
 from vitrail.prediction.artefact import Accuracy, Artefact, Exported, seal_onnx
 from vitrail.prediction.engine import Engine, TorchEngine
@@ -130,7 +130,7 @@ def exported(subject: Subject, file: Path, words: str, short: bool) -> Iterator[
         option = " --precision bf16" if precision == "bfloat16" else ""
         command = f"vitrail export RUN DATA --to openvino{option}{words}"
         yield Candidate(in_openvino(read(file), facts, precision), subject.merge, command)
-    if importlib.util.find_spec("nncf") is not None:
+    if importlib.util.find_spec("nncf") is not None and subject.source and len(subject.source) >= LEAST:
         quantised = quantise(read(file), subject, 0, control=False)
         command = f"vitrail export RUN DATA --to openvino --int8{words}"
         yield Candidate(in_openvino(quantised, facts, "int8"), subject.merge, command)

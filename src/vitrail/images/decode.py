@@ -159,7 +159,7 @@ def as_channels(image: UInt8[np.ndarray, "H W C"], channels: int) -> UInt8[np.nd
     raise ShapeError(
         f"an image of {found} channels where {channels} are wanted",
         allowed="grey for RGB, RGB for grey, or the same number",
-        next_step=f"give images of {channels} channels, or a model (Preprocess.mean and std) of {found}",
+        next_step=f"give images of {channels} channels, or take a model that was trained on {found}",
     )
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Float32, Int64
 
 from vitrail.errors import DataError, suggest
 from vitrail.images.files import Files, key_of, path_of
+from vitrail.images.findings import counted
 from vitrail.images.folders import SPLITS
 from vitrail.images.heldout import own_split, split
 from vitrail.images.samples import Source, Splits
@@ -57,7 +58,8 @@ def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(
-            f"{path} has {len(problems)} problems: " + "; ".join(problems[:_SHOWN]) + more, next_step="mend these lines"
+            f"{path} has {counted(len(problems), 'problem')}: " + "; ".join(problems[:_SHOWN]) + more,
+            next_step="mend these lines",
         )
     classes = tuple(sorted({label for row in rows for label in row.labels}, key=_natural))
     if numeric:

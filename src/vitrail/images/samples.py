@@ -84,6 +84,9 @@ class Source:
     def __post_init__(self) -> None:
         assert len(self.labels) == len(self.keys) == len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"Source({self.name!r}: {len(self):,} images, {len(self.classes):,} classes)"
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -41,16 +41,25 @@ def probabilities(config: object, *names: str) -> None:
 
 
 def check_images(images: Tensor, channels: int) -> None:
-    """ShapeError unless these are images of that many channels, and of a pixel at least."""
+    """ShapeError unless these are images of that many channels, of a pixel at least, and not of whole numbers."""
     if not hasattr(images, "ndim"):
         raise ShapeError(
-            f"images as a {type(images).__name__}", allowed=f"a tensor, batch × {channels} × height × width"
+            f"images as a {type(images).__name__}",
+            allowed=f"a tensor, batch × {channels} × height × width",
+            next_step="use vitrail.predict, which reads files too",
         )
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise ShapeError(
             f"images of shape {'×'.join(map(str, images.shape))} for a model of {channels} channels",
             allowed=f"batch × {channels} × height × width",
             next_step="choose images of these channels, or a model built with channels=…",
+        )
+
+    if not images.is_floating_point():
+        raise ShapeError(
+            f"images of {str(images.dtype).removeprefix('torch.')}",
+            allowed="numbers with a point, normalised as the model was trained",
+            next_step="use model.record.preprocess.normalise(images), or vitrail.predict, which reads files too",
         )
 
 

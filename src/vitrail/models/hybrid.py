@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ShapeError
 from vitrail.models.backbone import FAMILIES, Backbone, ModelConfig, Stage
-from vitrail.models.checks import Grid
+from vitrail.models.checks import Grid, check_images
 from vitrail.models.extras import PLAIN, Extras
 from vitrail.models.features import Features
 from vitrail.models.positions import PositionKind
@@ -137,6 +137,7 @@ class Hybrid(Backbone[HybridConfig]):
 
     def features(self, images: Float[Tensor, "B C H W"]) -> Features:
         """z_L after the final norm: all tokens."""
+        check_images(images, self.config.channels)
         self.config.grid_at((images.shape[2], images.shape[3]))
         return self.vit.features(self.resnet.map(images))
 

@@ -193,6 +193,7 @@ def change(config: C, **changes: Any) -> C:
     for name in changes:
         if name not in known and name != "extras":
             hint = suggest(name, known) or f"known: {', '.join(known)}"
+            hint = "vitrail.load(name or path) gives a trained model" if name in ("pretrained", "weights") else hint
             raise ConfigError(f"a {config.family} has no {name!r}", next_step=hint)
     for name in ("image", "patch"):
         if isinstance(changes.get(name), int):
@@ -217,5 +218,16 @@ def _named(name: str) -> ModelConfig:
     raise ConfigError(
         f"no model is called {name!r}",
         allowed=f"{', '.join(ZOO)}; or vit-SIZE/PATCH with a size of {', '.join(SIZES)}; or timm:NAME",
-        next_step=suggest(name.lower(), ZOO) or "`vitrail models` lists them",
+        next_step=_hint(name) or "`vitrail models` lists them",
     )
+
+
+_ELSEWHERE = re.compile(r"(?:vit|deit3?)[_-](ti|s|b|l|h)[a-z]*[_-](?:patch)?(\d+)")
+
+
+def _hint(name: str) -> str:
+    """Our name for a model that timm, torchvision or transformers call otherwise, or the nearest name."""
+    if found := _ELSEWHERE.search(name.lower()):
+        timm = f", or '{PREFIX}{name}'" if "_patch" in name else ""
+        return f"did you mean 'vit-{found[1]}/{found[2]}'{timm}?"
+    return suggest(name.lower(), ZOO)

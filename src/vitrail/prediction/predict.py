@@ -66,7 +66,7 @@ def predict(
     one is named; an Engine brings all of these itself. An unreadable image raises DecodeError that names it. With
     `on_error="skip"` it comes as a Prediction with its `error` and no labels: as many predictions as images.
     """
-    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+    for name, value in (("top", top_k), ("batch", batch_size)):
         if value < 1:
             raise ConfigError(f"{name} = {value}", allowed="1 or more")
     if isinstance(images, str | Path):
@@ -175,7 +175,8 @@ def _predict(
         for read in in_batches(engine.preprocess.read, source, ranges):
             failed = next((item for item in read if isinstance(item, DecodeError)), None)
             if failed is not None and on_error == "stop":
-                raise failed
+                hint = failed.next_step or "`skip_unreadable` goes on past such files"
+                raise DecodeError(failed.reason, key=failed.key, allowed=failed.allowed, next_step=hint)
             answers = answer_each(lambda stack: best_classes(engine, stack, decision), read)
             for index, (answer, error) in enumerate(answers, done):
                 labels, numbers = answer or ((), ())

@@ -70,6 +70,9 @@ class Scores(Outcome):
     worst: Int[np.ndarray, "M"]
     """Indices of the mistakes, the most confident first."""
 
+    def __repr__(self) -> str:
+        return f"Scores({', '.join(f'{name}={value:.4g}' for name, value in self.numbers.items())})"
+
     @property
     def balanced(self) -> float:
         """Mean recall of the classes that have images: what top1 would be with as many images of each."""

@@ -189,7 +189,7 @@ def weights_facts(setup: Setup, rows: Sequence[Mapping[str, Any]], outcome: Outc
         return
     yield "weights measured", "last/, after the last step"
     key = f"held_out_{outcome.headline_key}"
-    scored = [(row[key], row.get("epoch", 0)) for row in rows if row.get(key) is not None]
+    scored = [(row[key], setup.epochs(row["step"])) for row in rows if row.get(key) is not None]
     if scored and outcome.chooses_best:
         best, epoch = (max if outcome.headline.higher_is_better else min)(scored)
         yield "best/", f"{outcome.headline.write(best)} at epoch {epoch:.4g}, chosen by these images, so it flatters"
@@ -211,7 +211,7 @@ def _short(value: Any) -> str:
 
 def run_facts(setup: Setup) -> Iterator[tuple[str, str]]:
     """The settings that a reader needs to judge the numbers or to run them again."""
-    run, epochs = setup.run, setup.total_steps / setup.steps_per_epoch
+    run, epochs = setup.run, setup.epochs(setup.total_steps)
     exaflops = setup.flops_per_step * setup.total_steps / 1e18
     size = f"{cost.count_parameters(setup.model):,} parameters, {setup.macs / 1e9:.3g} GMAC an image"
     rate = f"learning rate {setup.schedule.peak:.3g}, {run.optim.schedule}, decay {run.optim.weight_decay:g}"

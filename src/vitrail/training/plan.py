@@ -107,7 +107,7 @@ def plan_of(setup: Setup) -> Plan:
         held_out=len(setup.splits.val or setup.splits.test),
         classes=len(setup.classes),
         steps=setup.total_steps,
-        epochs=setup.total_steps / setup.steps_per_epoch,
+        epochs=setup.epochs(setup.total_steps),
         peak_lr=setup.schedule.peak,
         parameters=cost.count_parameters(setup.model),
         macs_per_image=setup.macs,

@@ -164,9 +164,6 @@ class RunFolder:
 
 def next_free(parent: Path, run: Run) -> Path:
     """runs/digits-1, runs/digits-2, …: the first that is free."""
-    stem = (
-        re.sub(r"[^A-Za-z0-9]+", "-", Path(run.data.removesuffix(LEAVES)).name or run.recipe).strip("-").lower()
-        or "run"
-    )
+    stem = re.sub(r"[\W_]+", "-", Path(run.data.removesuffix(LEAVES)).name or run.recipe).strip("-").lower() or "run"
     places = (parent / f"{stem}-{number}" for number in itertools.count(1))
     return next(place for place in places if not place.exists())

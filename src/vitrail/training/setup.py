@@ -89,6 +89,12 @@ class Setup:
         """Whether validation images may choose the fitted head of the frozen model, before the first step."""
         return self.run.head == "logistic" and self.splits.val is not None
 
+    def epochs(self, step: int) -> float:
+        """Epochs up to this step: a whole number where no other step is nearer to it."""
+        exact = step / self.steps_per_epoch
+        whole = round(exact)
+        return whole if abs(exact - whole) * self.steps_per_epoch < 0.501 else exact
+
     def steps(self, length: str) -> int:
         return max(1, steps(length, steps_per_epoch=self.steps_per_epoch, total=self.total_steps))
 

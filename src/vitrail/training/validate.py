@@ -38,7 +38,7 @@ def best_of(setup: Setup, state: State, folder: RunFolder, scores: Outcome) -> B
     if state.best_step < 0:
         return None
     headline = replace(scores.headline, value=state.best, interval=None)
-    return Best(headline, state.best_step / setup.steps_per_epoch, folder.best, setup.splits.val is not None)
+    return Best(headline, setup.epochs(state.best_step), folder.best, setup.splits.val is not None)
 
 
 def is_out_of_patience(setup: Setup, state: State) -> bool:
@@ -79,7 +79,7 @@ def say_scores(setup: Setup, state: State, bar: Progress, headline: Headline, *,
     """A line that stays: epoch, loss, and the score with the name of the images it was measured on."""
     images = "validation" if setup.splits.val else "held_out"
     bar.update(state.step, **{images if headline.percent else f"{images}_{headline.name}": headline.value})
-    epochs, total = (step / setup.steps_per_epoch for step in (state.step, setup.total_steps))
+    epochs, total = map(setup.epochs, (state.step, setup.total_steps))
     loss = {name: value for name, value in bar.numbers.items() if name == "loss"}
     measured = f"{images.replace('_', '-')} {headline.name} {headline}"
     parts = [f"epoch {epochs:.4g} of {total:.4g}", show(loss), measured, "the best so far" if better else ""]
