@@ -259,3 +259,10 @@ def test_a_reader_that_leaves_a_table_is_no_error() -> None:
     script = f"{sys.executable} -m vitrail recipes | true; echo ${{PIPESTATUS[0]}}"
     answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (answer.stdout, answer.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "inspect", "look", "export", "tune", "predict"])
+def test_size_takes_one_number_or_two(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the one number was not understood, tyro would say so and exit with 2, before any file is looked at."""
+    for size in ("32", "32x16", "32 16"):
+        assert main([command, "nowhere", "nowhere.png", "--size", *size.split()]) != 2, capsys.readouterr().err
