@@ -30,7 +30,9 @@ def test_as_a_decorator_it_leaves_the_function_as_it_is():
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
     table = Registry("model family", {"hybrid": 1, "resnet": 2})
-    with pytest.raises(ConfigError, match=r"no model family is called 'resnett'; .*'resnet'.*; allowed: hybrid, resnet"):
+    with pytest.raises(
+        ConfigError, match=r"no model family is called 'resnett'; .*'resnet'.*; allowed: hybrid, resnet"
+    ):
         table["resnett"]
 
 
