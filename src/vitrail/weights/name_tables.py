@@ -7,7 +7,7 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -47,9 +47,33 @@ def pair(
     return weight, bias
 
 
-def pairs(ours: str, theirs: str, parts: Mapping[str, str], **how: Any) -> tuple[Row, ...]:
-    """The pairs of several parts of a block: our name of each, and theirs."""
-    return tuple(row for our, their in parts.items() for row in pair(ours + our, theirs + their, **how))
+def pairs(ours: str, theirs: str, parts: Mapping[str, str] | Sequence[str], **how: Any) -> tuple[Row, ...]:
+    """The pairs of several parts of a block: our name of each, and theirs; or the names that both have."""
+    return tuple(row for our, their in _named(parts) for row in pair(ours + our, theirs + their, **how))
+
+
+def tensors(ours: str, theirs: str, parts: Mapping[str, str] | Sequence[str], **how: Any) -> tuple[Row, ...]:
+    """The rows of several tensors that are no weight and bias."""
+    return tuple(Row(ours + our, (theirs + their,), **how) for our, their in _named(parts))
+
+
+def _named(parts: Mapping[str, str] | Sequence[str]) -> Iterable[tuple[str, str]]:
+    return parts.items() if isinstance(parts, Mapping) else zip(parts, parts, strict=True)
+
+
+def joined(ours: str, *theirs: str, **how: Any) -> tuple[Row, ...]:
+    """The pair of one linear map here that is several there, such as q, k and v."""
+    return pair(ours, *theirs, layouts=("joined", "joined"), **how)
+
+
+def joined_pool(theirs: str) -> tuple[Row, ...]:
+    """The rows of q, and of k and v, of an attention pool; torch has all three in one: `in_proj_weight`."""
+    layouts = {"q": "q of three", "kv": "k and v of three"}
+    return tuple(
+        Row(f"attention_pool.{part}.{end}", (f"{theirs}in_proj_{end}",), layout)
+        for end in ("weight", "bias")
+        for part, layout in layouts.items()
+    )
 
 
 def prefixed(rows: Sequence[Row], ours: str, theirs: str = "") -> tuple[Row, ...]:

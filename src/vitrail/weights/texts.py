@@ -17,30 +17,25 @@ from vitrail.weights.files.hub import fetch, is_hub_name
 from vitrail.weights.files.index import INDEX, read_shards
 from vitrail.weights.files.readers import read_any
 from vitrail.weights.fit import fit
-from vitrail.weights.name_tables import Row, count, pair, pairs, rows_of, to_ours
+from vitrail.weights.name_tables import Row, count, pair, rows_of, tensors, to_ours
+from vitrail.weights.origins.open_clip import resblocks
 from vitrail.weights.origins.transformers_config import ACTIVATIONS
+from vitrail.weights.origins.transformers_names import tower_layers
 from vitrail.weights.published import find_published
 from vitrail.weights.published_file import only_file
 from vitrail.weights.record import Told
 
-_LAYER, _BLOCK = "text_model.encoder.layers.{i}.", "transformer.resblocks.{i}."
-_QKV = tuple(f"{_LAYER}self_attn.{part}_proj" for part in "qkv")
+_EMBEDDED = {"tokens.weight": "token_embedding.weight", "positions": "position_embedding.weight"}
 TRANSFORMERS = (
-    Row("tokens.weight", ("text_model.embeddings.token_embedding.weight",)),
-    Row("positions", ("text_model.embeddings.position_embedding.weight",)),
-    *pairs("blocks.{i}.", _LAYER, {"norm1": "layer_norm1", "norm2": "layer_norm2"}),
-    *pair("blocks.{i}.attn.qkv", *_QKV, layouts=("joined", "joined")),
-    *pairs("blocks.{i}.", _LAYER, {"attn.proj": "self_attn.out_proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}),
+    *tensors("", "text_model.embeddings.", _EMBEDDED),
+    *tower_layers("text_model."),
     *pair("norm", "text_model.final_layer_norm"),
     Row("projection.weight", ("text_projection.weight",), when=("projection_bias", False)),
     *pair("projection", "text_model.head", when=("projection_bias", True)),
 )
 OPEN_CLIP = (
-    Row("tokens.weight", ("token_embedding.weight",)),
-    Row("positions", ("positional_embedding",)),
-    *pairs("blocks.{i}.", _BLOCK, {"norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj"}),
-    *(Row(f"blocks.{{i}}.attn.qkv.{end}", (f"{_BLOCK}attn.in_proj_{end}",)) for end in ("weight", "bias")),
-    *pairs("blocks.{i}.", _BLOCK, {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}),
+    *tensors("", "", {"tokens.weight": "token_embedding.weight", "positions": "positional_embedding"}),
+    *resblocks(""),
     *pair("norm", "ln_final"),
     Row("projection.weight", ("text_projection",), "dense", when=("projection_bias", False)),
     *pair("projection", "text_projection", when=("projection_bias", True)),

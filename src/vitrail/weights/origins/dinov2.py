@@ -8,25 +8,23 @@ exact size and antialiased.
 
 import re
 
-from vitrail.weights.name_tables import Row, pair, pairs
+from vitrail.weights.name_tables import pairs, tensors
 from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Origin, Style
 
-_PLAIN, _GATED = ("gated", False), ("gated", True)
+PLAIN, GATED = ("gated", False), ("gated", True)
 _BLOCK = "blocks.{i}."
-_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2")
-
+# also dinov3.py's
+BODY = (
+    *pairs("", "", {"patch_embed": "patch_embed.proj", "norm": "norm"}),
+    *tensors("", "", ["cls_token", "mask_token"]),
+    *pairs(_BLOCK, _BLOCK, ["norm{n}", "attn.qkv", "attn.proj"]),
+    *pairs(_BLOCK, _BLOCK, ["mlp.fc{n}"], when=PLAIN),
+    *tensors(_BLOCK, _BLOCK, ["ls{n}.gamma"]),
+)
 TABLE = (
-    *pair("patch_embed", "patch_embed.proj"),
-    Row("cls_token", ("cls_token",)),
-    Row("mask_token", ("mask_token",)),
-    Row("registers", ("register_tokens",)),
-    Row("positions.table", ("pos_embed",)),
-    *pairs(_BLOCK, _BLOCK, {part: part for part in _PARTS}),
-    *pairs(_BLOCK, _BLOCK, {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}, when=_PLAIN),
-    *pairs(_BLOCK, _BLOCK, {"mlp.fc1": "mlp.w12", "mlp.fc2": "mlp.w3"}, when=_GATED),
-    Row("blocks.{i}.ls1.gamma", ("blocks.{i}.ls1.gamma",)),
-    Row("blocks.{i}.ls2.gamma", ("blocks.{i}.ls2.gamma",)),
-    *pair("norm", "norm"),
+    *BODY,
+    *tensors("", "", {"registers": "register_tokens", "positions.table": "pos_embed"}),
+    *pairs(_BLOCK, _BLOCK, {"mlp.fc1": "mlp.w12", "mlp.fc2": "mlp.w3"}, when=GATED),
 )
 
 

@@ -13,26 +13,19 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.models.positions import Rotation
-from vitrail.weights.name_tables import Row, pair, pairs
+from vitrail.weights.name_tables import joined, pair, tensors
 from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Facts, Fields, Origin, Style
+from vitrail.weights.origins import dinov2
 from vitrail.weights.shapes.vit import USE_TIMM
 
 LICENCE = "DINOv3 License"
 KINDS = ("dinov3-rounded", "dinov3")
 _BLOCK, _PERIODS, _MASK = "blocks.{i}.", "rope_embed.periods", "attn.qkv.bias_mask"
-_PLAIN, _GATED = ("gated", False), ("gated", True)
 TABLE = (
-    *pair("patch_embed", "patch_embed.proj"),
-    Row("cls_token", ("cls_token",)),
-    Row("mask_token", ("mask_token",)),
-    Row("registers", ("storage_tokens",)),
-    *pairs(_BLOCK, _BLOCK, {part: part for part in ("norm1", "attn.qkv", "attn.proj", "norm2")}),
-    *pairs(_BLOCK, _BLOCK, {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}, when=_PLAIN),
-    *pair(f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.w1", f"{_BLOCK}mlp.w2", layouts=("joined", "joined"), when=_GATED),
-    *pair(f"{_BLOCK}mlp.fc2", f"{_BLOCK}mlp.w3", when=_GATED),
-    Row(f"{_BLOCK}ls1.gamma", (f"{_BLOCK}ls1.gamma",)),
-    Row(f"{_BLOCK}ls2.gamma", (f"{_BLOCK}ls2.gamma",)),
-    *pair("norm", "norm"),
+    *dinov2.BODY,
+    *tensors("", "", {"registers": "storage_tokens"}),
+    *joined(f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.w1", f"{_BLOCK}mlp.w2", when=dinov2.GATED),
+    *pair(f"{_BLOCK}mlp.fc2", f"{_BLOCK}mlp.w3", when=dinov2.GATED),
 )
 
 

@@ -9,12 +9,12 @@ from vitrail.weights.name_tables import Row, pairs
 from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Origin, Style
 
 LICENCE = "CC-BY-NC-4.0"
-_PARTS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+_PARTS = ("norm{n}", "attn.qkv", "attn.proj", "mlp.fc{n}")
 
 
 def _half(ours: str, theirs: str, layers: dict[str, str]) -> Iterator[Row]:
     yield from pairs(f"{ours}.", theirs, layers)
-    yield from pairs(f"{ours}.blocks.{{i}}.", f"{theirs}blocks.{{i}}.", {part: part for part in _PARTS})
+    yield from pairs(f"{ours}.blocks.{{i}}.", f"{theirs}blocks.{{i}}.", _PARTS)
     yield Row(f"{ours}.positions.table", (f"{theirs}pos_embed",))
 
 

@@ -13,32 +13,34 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import CLIP
-from vitrail.weights.name_tables import Row, pair, pairs
+from vitrail.weights.name_tables import Row, joined_pool, pair, pairs, tensors
 from vitrail.weights.origin import CROP, ORIGINS, Facts, Fields, Origin, Style
 from vitrail.weights.origins.timm_config import read_architecture
 from vitrail.weights.shapes.vit import USE_TIMM
 
-_BLOCK = "visual.transformer.resblocks.{i}."
 _POOL = "visual.attn_pool."
+_MLP = {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+
+
+def resblocks(start: str) -> tuple[Row, ...]:
+    """The blocks of an image tower, or of a text tower."""
+    block = f"{start}transformer.resblocks.{{i}}."
+    return (
+        *pairs("blocks.{i}.", block, {"norm{n}": "ln_{n}", "attn.proj": "attn.out_proj", **_MLP}),
+        *pair("blocks.{i}.attn.qkv", f"{block}attn.in_proj", ends=("_weight", "_bias")),
+    )
+
+
 TABLE = (
     Row("patch_embed.weight", ("visual.conv1.weight",)),
     Row("cls_token", ("visual.class_embedding",), "vector"),
     Row("positions.table", ("visual.positional_embedding",), "table"),
-    *pair("pre_norm", "visual.ln_pre"),
-    *pairs("blocks.{i}.", _BLOCK, {"norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj"}),
-    *(Row(f"blocks.{{i}}.attn.qkv.{end}", (f"{_BLOCK}attn.in_proj_{end}",)) for end in ("weight", "bias")),
-    *pairs("blocks.{i}.", _BLOCK, {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}),
-    Row("blocks.{i}.ls1.gamma", (f"{_BLOCK}ls_1.gamma",)),
-    Row("blocks.{i}.ls2.gamma", (f"{_BLOCK}ls_2.gamma",)),
-    *pair("norm", "visual.ln_post"),
-    Row("attention_pool.probe", (f"{_POOL}probe",)),
-    *(
-        Row(f"attention_pool.{ours}.{end}", (f"{_POOL}attn.in_proj_{end}",), layout)
-        for end in ("weight", "bias")
-        for ours, layout in (("q", "q of three"), ("kv", "k and v of three"))
-    ),
-    *pairs("attention_pool.", _POOL, {"proj": "attn.out_proj", "norm": "layernorm"}),
-    *pairs("attention_pool.", _POOL, {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}),
+    *pairs("", "visual.", {"pre_norm": "ln_pre", "norm": "ln_post"}),
+    *resblocks("visual."),
+    *tensors("blocks.{i}.", "visual.transformer.resblocks.{i}.", {"ls{n}.gamma": "ls_{n}.gamma"}),
+    *tensors("attention_pool.", _POOL, ["probe"]),
+    *joined_pool(f"{_POOL}attn."),
+    *pairs("attention_pool.", _POOL, {"proj": "attn.out_proj", "norm": "layernorm", **_MLP}),
     Row("projection.weight", ("visual.proj",), "dense"),
 )
 TEXT = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "text.", "logit_")

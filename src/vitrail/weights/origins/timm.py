@@ -15,43 +15,46 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import INCEPTION
-from vitrail.weights.name_tables import Row, pair, pairs, prefixed
+from vitrail.weights.name_tables import Row, joined, pair, pairs, prefixed, tensors
 from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Fields, Origin, Style
 from vitrail.weights.origins.timm_config import describe, read_json, read_name
 from vitrail.weights.shapes.vit import USE_TIMM
 
 _VIT, _STUDENT = ("family", "vit"), ("family", "deit")
 _BLOCK = "blocks.{i}."
-_PARTS = ("norm1", "attn.qkv", "attn.q_norm", "attn.k_norm", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-_NORMS = pairs(_BLOCK, _BLOCK, {"attn.norm": "attn.norm", "mlp.norm": "mlp.norm"})
-_POOL = ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
+_PARTS = (
+    "norm{n}",
+    "attn.qkv",
+    "attn.q_norm",
+    "attn.k_norm",
+    "attn.norm",
+    "attn.proj",
+    "mlp.fc1",
+    "mlp.fc2",
+    "mlp.norm",
+)
+_SINGLE = {"cls_token": "cls_token", "positions.table": "pos_embed", "attention_pool.probe": "attn_pool.latent"}
 
 TABLE = (
-    *pair("patch_embed", "patch_embed.proj"),
-    Row("cls_token", ("cls_token",)),
-    Row("registers", ("reg_token",), when=_VIT),
-    Row("registers", ("dist_token",), when=_STUDENT),
-    Row("positions.table", ("pos_embed",)),
-    *pair("pre_norm", "norm_pre"),
+    *pairs("", "", {"patch_embed": "patch_embed.proj", "pre_norm": "norm_pre", "pre_logits": "pre_logits.fc"}),
+    *tensors("", "", {**_SINGLE, "projection.weight": "projection.weight"}),  # the last: see _open
+    *tensors("", "", {"registers": "reg_token"}, when=_VIT),
+    *tensors("", "", {"registers": "dist_token"}, when=_STUDENT),
     *pair("norm", "norm", when=("final_norm", "tokens")),
     *pair("norm", "fc_norm", when=("final_norm", "pooled")),
-    *pairs(_BLOCK, _BLOCK, {part: part for part in _PARTS}),
-    *_NORMS,
-    Row("blocks.{i}.ls1.gamma", ("blocks.{i}.ls1.gamma",)),
-    Row("blocks.{i}.ls2.gamma", ("blocks.{i}.ls2.gamma",)),
-    Row("attention_pool.probe", ("attn_pool.latent",)),
-    *pairs("attention_pool.", "attn_pool.", {part: part for part in _POOL}),
-    *pair("pre_logits", "pre_logits.fc"),
-    Row("projection.weight", ("projection.weight",)),  # see _open
+    *pairs(_BLOCK, _BLOCK, _PARTS),
+    *tensors(_BLOCK, _BLOCK, ["ls{n}.gamma"]),
+    *pairs("attention_pool.", "attn_pool.", ["q", "kv", "proj", "norm", "mlp.fc{n}"]),
     *pair("head", "head", when=_VIT),
     *pair("head.label", "head", when=_STUDENT),
     *pair("head.teacher", "head_dist", when=_STUDENT),
 )
 DEIT_3 = tuple(
-    dataclasses.replace(row, theirs=tuple(re.sub(r"ls(\d).gamma", r"gamma_\1", name) for name in row.theirs))
+    dataclasses.replace(row, theirs=tuple(name.replace("ls{n}.gamma", "gamma_{n}") for name in row.theirs))
     for row in TABLE
 )
-_GATED, _UNGATED = ("gated", True), ("gated", False)
+_FC1 = f"{_BLOCK}mlp.fc1"
+_SPLIT_MLP = joined(_FC1, f"{_FC1}_g", f"{_FC1}_x", when=("gated", True))
 
 
 def _without(table: tuple[Row, ...], *ours: str) -> tuple[Row, ...]:
@@ -62,27 +65,18 @@ def _biases(*theirs: str) -> Row:
     return Row(f"{_BLOCK}attn.qkv.bias", tuple(f"{_BLOCK}attn.{name}" for name in theirs), "q v")
 
 
-_SPLIT_MLP = pair(
-    f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.fc1_g", f"{_BLOCK}mlp.fc1_x", layouts=("joined", "joined"), when=_GATED
-)
 # biases of q and v alone
 EVA = (*_without(DEIT_3, "attn.qkv.bias"), _biases("q_bias", "v_bias"))
 # the same, with three matrices for q, k and v, and two for the gated MLP
 _QKV = Row(f"{_BLOCK}attn.qkv.weight", tuple(f"{_BLOCK}attn.{part}_proj.weight" for part in "qkv"), "joined")
-EVA_02 = (
-    *_without(DEIT_3, "attn.qkv", "mlp.fc1"),
-    _QKV,
-    _biases("q_proj.bias", "v_proj.bias"),
-    *_SPLIT_MLP,
-)
+EVA_02 = (*_without(DEIT_3, "attn.qkv", "mlp.fc1"), _QKV, _biases("q_proj.bias", "v_proj.bias"), *_SPLIT_MLP)
 # one matrix for q, k and v, without biases or with those of q and v
-_MLP = pair(f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.fc1", when=_UNGATED)
-DINOV3 = (*_without(DEIT_3, "attn.qkv.bias", "mlp.fc1"), _biases("q_bias", "v_bias"), *_MLP, *_SPLIT_MLP)
+DINOV3 = (*_without(EVA, "mlp.fc1"), *pair(_FC1, _FC1, when=("gated", False)), *_SPLIT_MLP)
 _UNIT, _THEIRS = "blocks.{b}.{u}.", "stages.{b}.blocks.{u}."
 BIT = (
     Row("root.weight", ("stem.conv.weight",)),
     *pair("root_norm", "stem.norm"),
-    *pairs(_UNIT, _THEIRS, {"conv{n}": "conv{n}", "norm{n}": "norm{n}"}),
+    *pairs(_UNIT, _THEIRS, ["conv{n}", "norm{n}"]),
     *pairs(_UNIT, _THEIRS, {"shortcut": "downsample.conv", "shortcut_norm": "downsample.norm"}),
     *pair("norm", "norm"),
     Row("head.weight", ("head.fc.weight",), "pixel conv"),
@@ -91,27 +85,23 @@ BIT = (
 _CONVS = {"pre_norm": "pre_norm", "expand": "conv1_1x1", "norm1": "norm1", "depthwise": "conv2_kxk", "norm2": "norm2"}
 _CONVS |= {"shrink": "conv3_1x1", "shortcut.conv": "shortcut.expand"}
 _CONVS |= {"squeeze.reduce": "se.fc1", "squeeze.expand": "se.fc2"}
-_LAYERS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "norm1", "norm2")
+_LAYERS = ("attn.qkv", "attn.proj", "mlp.fc{n}", "norm{n}")
 
 
 def _batch_norms(ours: str, theirs: str, parts: Mapping[str, str]) -> tuple[Row, ...]:
-    rows = [
-        Row(f"{ours}{our}.{name}", (f"{theirs}{their}.{name}",))
-        for our, their in parts.items()
-        for name in ("running_mean", "running_var")
-    ]
-    return (*pairs(ours, theirs, parts), *rows)
+    moments = {f"{our}.{of}": f"{their}.{of}" for our, their in parts.items() for of in ("running_mean", "running_var")}
+    return (*pairs(ours, theirs, parts), *tensors(ours, theirs, moments))
 
 
 MAXVIT = (
-    *pairs("", "", {"stem.conv1": "stem.conv1", "stem.conv2": "stem.conv2"}),
+    *pairs("", "", ["stem.conv{n}"]),
     *_batch_norms("", "", {"stem.norm": "stem.norm1"}),
     *_batch_norms(_UNIT + "conv.", _THEIRS + "conv.", _CONVS),
     *(
         row
         for ours, theirs in (("attn_window.", "attn_block."), ("attn_grid.", "attn_grid."))
         for row in (
-            *pairs(_UNIT + ours, _THEIRS + theirs, {layer: layer for layer in _LAYERS}),
+            *pairs(_UNIT + ours, _THEIRS + theirs, _LAYERS),
             Row(f"{_UNIT}{ours}attn.table", (f"{_THEIRS}{theirs}attn.rel_pos.relative_position_bias_table",)),
         )
     ),

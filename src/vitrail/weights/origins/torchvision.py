@@ -3,33 +3,31 @@
 A file does not say its heads. Its published files are found by name in its table of weights.
 """
 
-import dataclasses
 import re
+from dataclasses import replace
 from typing import Any
 
-from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.weights.imagenet import imagenet_classes
-from vitrail.weights.name_tables import Row, pair, pairs
-from vitrail.weights.origin import ORIGINS, Checkpoint, Facts, Origin, Style
+from vitrail.weights.name_tables import pair, pairs, tensors
+from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Facts, Origin, Style
 
 _LAYER = "encoder.layers.encoder_layer_{i}."
-_PARTS = {"norm1": "ln_1", "attn.proj": "self_attention.out_proj", "norm2": "ln_2"}
+_PARTS = {"norm{n}": "ln_{n}", "attn.proj": "self_attention.out_proj"}
 _OWN, _SWAG = "BSD-3-Clause", "CC-BY-NC-4.0"
 """Of torchvision's own weights, and of Meta's SWAG weights that it serves, too."""
 
 
 def _style(*mlp: str) -> Style:
     table = (
-        *pair("patch_embed", "conv_proj"),
-        Row("cls_token", ("class_token",)),
-        Row("positions.table", ("encoder.pos_embedding",)),
+        *tensors("", "", {"cls_token": "class_token", "positions.table": "encoder.pos_embedding"}),
         *pair("blocks.{i}.attn.qkv", _LAYER + "self_attention.in_proj", ends=("_weight", "_bias")),
         *pairs("blocks.{i}.", _LAYER, {**_PARTS, "mlp.fc1": f"mlp.{mlp[0]}", "mlp.fc2": f"mlp.{mlp[1]}"}),
-        *pairs("", "", {"norm": "encoder.ln", "pre_logits": "heads.pre_logits", "head": "heads.head"}),
+        *pairs("", "", {"patch_embed": "conv_proj", "norm": "encoder.ln"}),
+        *pairs("", "heads.", ["pre_logits", "head"]),
     )
     always = {"class_token", "conv_proj.weight", "encoder.pos_embedding", "encoder.ln.weight"}
     habits = {"activation": "gelu", "norm_eps": 1e-6, "pool": "cls", "position_resize": "bicubic-corners"}
-    preprocess = Preprocess(resize="crop", crop_fraction=0.875, mean=IMAGENET[0], std=IMAGENET[1])
+    preprocess = replace(CROP, interpolation="bilinear")
     return Style(table, always | {f"encoder.layers.encoder_layer_0.mlp.{mlp[0]}.weight"}, habits, preprocess, _OWN)
 
 
@@ -44,7 +42,7 @@ def read_name(name: str) -> Facts:
         for weights in get_model_weights(model):
             if weights.url.endswith(f"/{name}"):
                 licence = _SWAG if "_swag-" in name else _OWN
-                return dataclasses.replace(facts, preprocess=_fields(weights.transforms()), licence=licence)
+                return replace(facts, preprocess=_fields(weights.transforms()), licence=licence)
     return facts
 
 
