@@ -17,7 +17,7 @@ from vitrail.weights.files.hub import fetch, is_hub_name
 from vitrail.weights.files.index import INDEX, read_shards
 from vitrail.weights.files.readers import read_any
 from vitrail.weights.fit import fit
-from vitrail.weights.name_tables import Row, count, pair, rows_of, tensors, to_ours
+from vitrail.weights.name_tables import Row, count, pair, rows_of, tensors, to_ours, to_shapes
 from vitrail.weights.origins.open_clip import resblocks
 from vitrail.weights.origins.transformers_config import ACTIVATIONS
 from vitrail.weights.origins.transformers_names import tower_layers
@@ -82,13 +82,14 @@ def read_text(tensors: Mapping[str, Tensor], about: Mapping[str, Any], where: st
     """The text tower among the tensors of a file. WeightsError where there is none."""
     plain = {name.removeprefix("text."): tensor for name, tensor in tensors.items() if "visual." not in name}
     if "text_model.embeddings.token_embedding.weight" in plain:
-        table, config = TRANSFORMERS, _of_transformers(plain, about)
+        table, said = TRANSFORMERS, _said_by_transformers(plain, about)
     elif "token_embedding.weight" in plain:
-        table, config = OPEN_CLIP, _of_open_clip(plain, about)
+        table, said = OPEN_CLIP, _said_by_open_clip(plain, about)
     else:
         raise WeightsError(
             f"{where} has no text tower", next_step="take both towers, such as clip-b/16-openai or siglip2-b/16"
         )
+    config = TextConfig(**_sizes(to_shapes(table, plain, where)), **said)
     with torch.device("meta"):
         tower = TextTower(config)
     rows = rows_of(table, tower.state_dict().keys(), config)
@@ -105,46 +106,40 @@ def _about(file: Path) -> dict[str, Any]:
     return read_object(beside, WeightsError) if beside.is_file() else {}
 
 
-def _of_transformers(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> TextConfig:
-    start = "text_model."
-    said, siglip = about.get("text_config") or {}, f"{start}head.weight" in tensors
-    vocabulary, width = tensors[f"{start}embeddings.token_embedding.weight"].shape
-    end = said.get("eos_token_id", 49_407)
-    projection = tensors[f"{start}head.weight" if siglip else "text_projection.weight"]
-    return TextConfig(
-        vocabulary=vocabulary,
-        length=len(tensors[f"{start}embeddings.position_embedding.weight"]),
-        width=width,
-        depth=count(tensors, f"{start}encoder.layers."),
-        heads=said.get("num_attention_heads", 12 if siglip else 8),
-        mlp_width=len(tensors[f"{start}encoder.layers.0.mlp.fc1.weight"]),
-        projection=len(projection),
-        activation=ACTIVATIONS[said.get("hidden_act", "gelu_pytorch_tanh" if siglip else "quick_gelu")],
-        norm_eps=said.get("layer_norm_eps", 1e-6 if siglip else 1e-5),
-        end=None if siglip else vocabulary - 1 if end == 2 else end,  # old files say 2 and mean the last of all
-        projection_bias=siglip,
-    )
+def _sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
+    vocabulary, width = ours["tokens.weight"].shape
+    return {
+        "vocabulary": vocabulary,
+        "length": len(ours["positions"]),
+        "width": width,
+        "depth": count(ours, "blocks."),
+        "mlp_width": len(ours["blocks.0.mlp.fc1.weight"]),
+        "projection": len(ours["projection.weight"]),
+        "projection_bias": "projection.bias" in ours,
+    }
 
 
-def _of_open_clip(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> TextConfig:
+def _said_by_transformers(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Any]:
+    said, siglip = about.get("text_config") or {}, "text_model.head.weight" in tensors
+    last, end = len(tensors["text_model.embeddings.token_embedding.weight"]) - 1, said.get("eos_token_id", 49_407)
+    return {
+        "heads": said.get("num_attention_heads", 12 if siglip else 8),
+        "activation": ACTIVATIONS[said.get("hidden_act", "gelu_pytorch_tanh" if siglip else "quick_gelu")],
+        "norm_eps": said.get("layer_norm_eps", 1e-6 if siglip else 1e-5),
+        "end": None if siglip else last if end == 2 else end,  # old files say 2 and mean the last of all
+    }
+
+
+def _said_by_open_clip(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Any]:
     model = about.get("model_cfg") or {}
-    said, siglip = model.get("text_cfg") or {}, "text_projection.weight" in tensors
-    vocabulary, width = tensors["token_embedding.weight"].shape
+    said, (vocabulary, width) = model.get("text_cfg") or {}, tensors["token_embedding.weight"].shape
     tanh = (said.get("act_kwargs") or {}).get("approximate") == "tanh"
-    exact = "gelu-quick" if model.get("quick_gelu") else "gelu-tanh" if tanh else "gelu"
-    return TextConfig(
-        vocabulary=vocabulary,
-        length=len(tensors["positional_embedding"]),
-        width=width,
-        depth=count(tensors, "transformer.resblocks."),
-        heads=said.get("heads", width // 64),
-        mlp_width=len(tensors["transformer.resblocks.0.mlp.c_fc.weight"]),
-        projection=len(tensors["text_projection.weight"]) if siglip else tensors["text_projection"].shape[1],
-        activation=exact,
-        norm_eps=(said.get("norm_kwargs") or {}).get("eps", 1e-5),
-        end=None if said.get("no_causal_mask") else vocabulary - 1,
-        projection_bias=siglip,
-    )
+    return {
+        "heads": said.get("heads", width // 64),
+        "activation": "gelu-quick" if model.get("quick_gelu") else "gelu-tanh" if tanh else "gelu",
+        "norm_eps": (said.get("norm_kwargs") or {}).get("eps", 1e-5),
+        "end": None if said.get("no_causal_mask") else vocabulary - 1,
+    }
 
 
 def encode(path: Path, texts: Sequence[str], config: TextConfig) -> Int[Tensor, "B T"]:

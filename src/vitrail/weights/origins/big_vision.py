@@ -6,7 +6,7 @@ Its code adds positions to the patches only, and fixes the rest: tanh GELU, 1e-6
 import re
 
 from vitrail.images.preprocess import Preprocess
-from vitrail.weights.name_tables import Row, pair, pairs
+from vitrail.weights.name_tables import Row, pair, pairs, tensors
 from vitrail.weights.origin import ORIGINS, Origin, Style
 
 _BLOCK = "Transformer/encoderblock_{i}/"
@@ -16,7 +16,7 @@ _QKV = ("qkv", "qkv bias")
 _DENSE = {"ends": JAX, "layouts": ("dense", "same")}
 
 
-# also google.py's: both name the parts of a flax module
+# vit_rows and what it is made of are google.py's too: both name the parts of a flax module
 def attention(ours: str, theirs: str) -> tuple[Row, ...]:
     return (
         *pair(f"{ours}.qkv", *(theirs + part for part in ("query", "key", "value")), ends=JAX, layouts=_QKV),
@@ -28,33 +28,31 @@ def mlp(ours: str, theirs: str) -> tuple[Row, ...]:
     return pairs(f"{ours}.", theirs, {"fc1": "Dense_0", "fc2": "Dense_1"}, **_DENSE)
 
 
+def vit_rows(positions: str, attn: str, norm2: str, dense: str) -> tuple[Row, ...]:
+    """A ViT of flax, whose versions number the modules of a block in two ways."""
+    return (
+        *pair("patch_embed", "embedding", ends=JAX, layouts=("conv", "same")),
+        *tensors("", "", {"cls_token": "cls", "positions.table": positions}),
+        *pairs("blocks.{i}.", _BLOCK, {"norm1": "LayerNorm_0", "norm2": norm2}, ends=NORM),
+        *attention("blocks.{i}.attn", f"{_BLOCK}{attn}/"),
+        *mlp("blocks.{i}.mlp", f"{_BLOCK}{dense}/"),
+        *pair("norm", "Transformer/encoder_norm", ends=NORM),
+        *pairs("", "", ["pre_logits", "head"], **_DENSE),
+    )
+
+
+LINEN = ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
 _POOL = "MAPHead_0/MultiHeadDotProductAttention_0/"
 TABLE = (
-    *pair("patch_embed", "embedding", ends=JAX, layouts=("conv", "same")),
-    Row("cls_token", ("cls",)),
-    Row("positions.table", ("pos_embedding",)),
-    *pair("blocks.{i}.norm1", _BLOCK + "LayerNorm_0", ends=NORM),
-    *attention("blocks.{i}.attn", _BLOCK + "MultiHeadDotProductAttention_0/"),
-    *pair("blocks.{i}.norm2", _BLOCK + "LayerNorm_1", ends=NORM),
-    *mlp("blocks.{i}.mlp", _BLOCK + "MlpBlock_0/"),
-    *pair("norm", "Transformer/encoder_norm", ends=NORM),
-    Row("attention_pool.probe", ("MAPHead_0/probe",)),
+    *vit_rows("pos_embedding", *LINEN),
+    *tensors("attention_pool.", "MAPHead_0/", ["probe"]),
     *pair("attention_pool.q", f"{_POOL}query", ends=JAX, layouts=_QKV),
     *pair("attention_pool.kv", f"{_POOL}key", f"{_POOL}value", ends=JAX, layouts=_QKV),
     *pair("attention_pool.proj", f"{_POOL}out", ends=JAX, layouts=("out", "same")),
     *pair("attention_pool.norm", "MAPHead_0/LayerNorm_0", ends=NORM),
     *mlp("attention_pool.mlp", "MAPHead_0/MlpBlock_0/"),
-    *pair("pre_logits", "pre_logits", **_DENSE),
-    *pair("head", "head", **_DENSE),
 )
-_HABITS = {
-    "activation": "gelu-tanh",
-    "norm_eps": 1e-6,
-    "positions": "sincos",
-    "positions_on": "patches",
-    "position_resize": "bilinear",
-    "pool": "cls",
-}
+HABITS = {"activation": "gelu-tanh", "norm_eps": 1e-6, "position_resize": "bilinear", "pool": "cls"}
 _UNIT, _V2, _V1 = "blocks.{b}.{u}.", "block{B}/unit{U:02}/", "block{B}/unit{U}/"
 BIT = (
     Row("root.weight", ("root_block/conv_root/kernel",), "conv"),
@@ -87,7 +85,7 @@ def _vit(block: str, stack: str = "") -> Style:
     return Style(
         TABLE,
         always,
-        _HABITS,
+        {**HABITS, "positions": "sincos", "positions_on": "patches"},
         preprocess,
         "Apache-2.0",
         never=never,

@@ -8,49 +8,26 @@ import re
 from typing import Any
 
 from vitrail.weights.imagenet import imagenet_classes
-from vitrail.weights.name_tables import Row, pair, pairs, prefixed
+from vitrail.weights.name_tables import Row, pair, pairs, prefixed, tensors
 from vitrail.weights.origin import ORIGINS, Checkpoint, Facts, Origin, Style
-from vitrail.weights.origins.big_vision import JAX, NORM, attention, hybrid_resnet, mlp
+from vitrail.weights.origins.big_vision import HABITS, JAX, LINEN, hybrid_resnet, vit_rows
 
-_BLOCK = "Transformer/encoderblock_{i}/"
-
-
-def _table(attn: str, norm2: str, dense: str) -> tuple[Row, ...]:
-    return (
-        *pair("patch_embed", "embedding", ends=JAX, layouts=("conv", "same")),
-        Row("cls_token", ("cls",)),
-        Row("positions.table", ("Transformer/posembed_input/pos_embedding",)),
-        *pair("blocks.{i}.norm1", _BLOCK + "LayerNorm_0", ends=NORM),
-        *attention("blocks.{i}.attn", f"{_BLOCK}{attn}/"),
-        *pair("blocks.{i}.norm2", _BLOCK + norm2, ends=NORM),
-        *mlp("blocks.{i}.mlp", f"{_BLOCK}{dense}/"),
-        *pair("norm", "Transformer/encoder_norm", ends=NORM),
-        *pair("pre_logits", "pre_logits", ends=JAX, layouts=("dense", "same")),
-        *pair("head", "head", ends=JAX, layouts=("dense", "same")),
-    )
-
-
+_POSITIONS = "Transformer/posembed_input/pos_embedding"
 # flax numbered a module's children over all kinds until "linen", since then by kind
 _PUBLISHED = ("MultiHeadDotProductAttention_1", "LayerNorm_2", "MlpBlock_3")
-_LINEN = ("MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
-_VIT = {
-    "activation": "gelu-tanh",
-    "norm_eps": 1e-6,
-    "pool": "cls",
-    "positions_on": "all",
-    "position_resize": "bilinear",
-}
+_VIT = {**HABITS, "positions_on": "all"}
 _RESNET = {"standardise": "deviation", "standardise_eps": 1e-5, "group_norm_eps": 1e-6}
 _ROOT = {"conv_root/kernel"}
 
 
 def _vit(names: tuple[str, str, str], layout: str = "") -> Style:
     """A style of ViTs; of hybrids where a layout of their GroupNorms is given."""
-    always = {"embedding/kernel", "Transformer/encoder_norm/scale", "Transformer/posembed_input/pos_embedding"}
+    always = {"embedding/kernel", "Transformer/encoder_norm/scale", _POSITIONS}
     signature = always | {f"Transformer/encoderblock_0/{names[2]}/Dense_0/kernel"}
+    table = vit_rows(_POSITIONS, *names)
     if not layout:
-        return Style(_table(*names), signature, _VIT, licence="Apache-2.0", never=_ROOT)
-    table = prefixed(hybrid_resnet(layout), "resnet.") + prefixed(_table(*names), "vit.")
+        return Style(table, signature, _VIT, licence="Apache-2.0", never=_ROOT)
+    table = prefixed(hybrid_resnet(layout), "resnet.") + prefixed(table, "vit.")
     habits = {**_VIT, **_RESNET}
     return Style(table, signature | _ROOT, habits, licence="Apache-2.0", shapes="hybrid")
 
@@ -76,10 +53,10 @@ _DENSE = {"ends": ("/weight", "/bias"), "layouts": ("dense", "same")}
 _FLAT = {"ends": JAX, "layouts": ("conv", "same")}
 
 
-def _batch_norm(ours: str, theirs: str) -> tuple[Row, ...]:
-    statistics = {"running_mean": "moving_mean", "running_var": "moving_variance"}
-    rows = tuple(Row(f"{ours}.{our}", (f"{theirs}/{their}",)) for our, their in statistics.items())
-    return (*pair(ours, theirs, ends=_GAMMA), *rows)
+def _batch_norms(ours: str, theirs: str, parts: dict[str, str]) -> tuple[Row, ...]:
+    means = {f"{our}.running_mean": f"{their}/moving_mean" for our, their in parts.items()}
+    variances = {f"{our}.running_var": f"{their}/moving_variance" for our, their in parts.items()}
+    return (*pairs(ours, theirs, parts, ends=_GAMMA), *tensors(ours, theirs, means | variances))
 
 
 def _transformer(ours: str, number: str) -> tuple[Row, ...]:
@@ -97,10 +74,8 @@ def _transformer(ours: str, number: str) -> tuple[Row, ...]:
 
 MAXVIT = (
     *pairs("stem.", "maxvit/stem/", {"conv1": "conv_0", "conv2": "conv_1"}, **_FLAT),
-    *_batch_norm("stem.norm", "maxvit/stem/norm_0"),
-    *_batch_norm(_CONV + "pre_norm", _MB + "pre_norm"),
-    *_batch_norm(_CONV + "norm1", _MB + "expand_norm"),
-    *_batch_norm(_CONV + "norm2", _MB + "depthwise_norm"),
+    *_batch_norms("stem.", "maxvit/stem/", {"norm": "norm_0"}),
+    *_batch_norms(_CONV, _MB, {"pre_norm": "pre_norm", "norm1": "expand_norm", "norm2": "depthwise_norm"}),
     Row(_CONV + "depthwise.weight", (_MB + "depthwise_conv/depthwise_kernel",), "depthwise"),
     *pairs(_CONV, _MB, _CONVS, **_FLAT),
     *_transformer("blocks.{b}.{u}.attn_window.", ""),
@@ -180,10 +155,10 @@ ORIGIN = ORIGINS.register(
         "google",
         {
             "published": _vit(_PUBLISHED),
-            "linen": _vit(_LINEN),
+            "linen": _vit(LINEN),
             # published were the GroupNorms of an older flax, 1 1 1 C
             "hybrid": _vit(_PUBLISHED, "spread"),
-            "hybrid, linen": _vit(_LINEN, "flat"),
+            "hybrid, linen": _vit(LINEN, "flat"),
             "BiT": Style(
                 BIT,
                 {BIT[0].theirs[0], "resnet/block1/unit01/a/standardized_conv2d/kernel"},

@@ -15,44 +15,25 @@ from vitrail.models.resnet import GROUPS, ResNetConfig
 from vitrail.weights.origin import Facts
 from vitrail.weights.origins.transformers_processor import describe_processor, read_processor, read_size, write_size
 
-_Table = Mapping[str, tuple[str, Any]]
-"""Their name: ours, and the value that transformers takes where a file is silent."""
-_ENCODER = {
-    "hidden_size": ("width", 768),
-    "num_hidden_layers": ("depth", 12),
-    "num_attention_heads": ("heads", 12),
-    "num_channels": ("channels", 3),
+_Table = Mapping[str, str]
+"""Their name of a field, and ours."""
+_SIZES = {
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "num_channels": "channels",
 }
-_MLP = {"intermediate_size": ("mlp_width", 3072)}
-_VIT: _Table = {**_ENCODER, **_MLP, "layer_norm_eps": ("norm_eps", 1e-12), "qkv_bias": ("qkv_bias", True)}
-_MSN: _Table = {**_VIT, "layer_norm_eps": ("norm_eps", 1e-6)}
-_DINOV2: _Table = {
-    **_ENCODER,
-    "layer_norm_eps": ("norm_eps", 1e-6),
-    "qkv_bias": ("qkv_bias", True),
-    "layerscale_value": ("layer_scale", 1.0),
-}
-_DINOV3: _Table = {
-    **_ENCODER,
-    "hidden_size": ("width", 384),
-    "num_attention_heads": ("heads", 6),
-    "intermediate_size": ("mlp_width", 1536),
-    "layer_norm_eps": ("norm_eps", 1e-5),
-    "layerscale_value": ("layer_scale", 1.0),
-    "num_register_tokens": ("registers", 0),
-    "query_bias": ("qkv_bias", True),
-}
-_CLIP: _Table = {**_ENCODER, **_MLP, "layer_norm_eps": ("norm_eps", 1e-5)}
-_SIGLIP: _Table = {**_ENCODER, **_MLP, "layer_norm_eps": ("norm_eps", 1e-6)}
-_PIXIO: _Table = {
-    **_ENCODER, "layer_norm_eps": ("norm_eps", 1e-6), "qkv_bias": ("qkv_bias", True),
-    "hidden_size": ("width", 1280), "num_hidden_layers": ("depth", 32), "num_attention_heads": ("heads", 16),
-}  # fmt: skip
+_PIXIO: _Table = {**_SIZES, "layer_norm_eps": "norm_eps", "qkv_bias": "qkv_bias"}
+_DINOV2: _Table = {**_PIXIO, "layerscale_value": "layer_scale"}
+_TOWER: _Table = {**_SIZES, "layer_norm_eps": "norm_eps", "intermediate_size": "mlp_width"}
+_VIT: _Table = {**_TOWER, "qkv_bias": "qkv_bias"}
+_OF_DINOV3 = {"num_register_tokens": "registers", "query_bias": "qkv_bias", "layerscale_value": "layer_scale"}
+_DINOV3: _Table = {**_TOWER, **_OF_DINOV3}
 _DECODER: _Table = {
-    "decoder_hidden_size": ("decoder_width", 512),
-    "decoder_num_hidden_layers": ("decoder_depth", 8),
-    "decoder_num_attention_heads": ("decoder_heads", 16),
-    "decoder_intermediate_size": ("decoder_mlp_width", 2048),
+    "decoder_hidden_size": "decoder_width",
+    "decoder_num_hidden_layers": "decoder_depth",
+    "decoder_num_attention_heads": "decoder_heads",
+    "decoder_intermediate_size": "decoder_mlp_width",
 }
 ACTIVATIONS = dict.fromkeys(("gelu", "gelu_python"), "gelu") | {"quick_gelu": "gelu-quick"}
 ACTIVATIONS |= dict.fromkeys(
@@ -64,11 +45,11 @@ _FIXED_OF_BIT = {"layer_type": "preactivation", "hidden_act": "relu", "num_group
 
 
 def _read(table: _Table, data: dict[str, Any]) -> dict[str, Any]:
-    return {ours: data.get(theirs, silent) for theirs, (ours, silent) in table.items()}
+    return {ours: data[theirs] for theirs, ours in table.items() if theirs in data}
 
 
 def _write(table: _Table, config: Any) -> dict[str, Any]:
-    return {theirs: value_of(config, ours) for theirs, (ours, _) in table.items()}
+    return {theirs: value_of(config, ours) for theirs, ours in table.items()}
 
 
 def _check(data: dict[str, Any], **allowed: Any) -> None:
@@ -78,26 +59,33 @@ def _check(data: dict[str, Any], **allowed: Any) -> None:
             raise WeightsError(f"{name} {data[name]!r} in a {data['model_type']}", allowed=repr(value))
 
 
-def _vit(
-    table: _Table, data: dict[str, Any], act: str = "gelu", *, patch: int = 16, image: int | None = 224
-) -> dict[str, Any]:
-    """The fields of all ViTs: sizes, activation, patch, and the image of the position table."""
-    named = data.get("hidden_act", act)
-    if named not in ACTIVATIONS:
-        raise WeightsError(f"hidden_act {named!r}", allowed=", ".join(ACTIVATIONS))
-    found = {**_read(table, data), "activation": ACTIVATIONS[named], "patch": read_size(data.get("patch_size", patch))}
-    return found | ({"image": read_size(data.get("image_size", image))} if image else {})
+def _vit(table: _Table, data: dict[str, Any], eps: float, **silent: Any) -> dict[str, Any]:
+    """The fields of all ViTs: sizes, activation, patch, and the image of the position table.
+
+    `silent` and `eps` are what transformers takes where a file is silent and the tensors do not tell.
+    """
+    usual = {
+        "num_attention_heads": 12,
+        "layer_norm_eps": eps,
+        "hidden_act": "gelu",
+        "patch_size": 16,
+        "image_size": 224,
+    }
+    data = {**usual, **silent, **data}
+    if data["hidden_act"] not in ACTIVATIONS:
+        raise WeightsError(f"hidden_act {data['hidden_act']!r}", allowed=", ".join(ACTIVATIONS))
+    sides = {"patch": read_size(data["patch_size"]), "image": read_size(data["image_size"])}
+    return {**_read(table, data), **sides, "activation": ACTIVATIONS[data["hidden_act"]]}
 
 
 def _read_vit(data: dict[str, Any]) -> dict[str, Any]:
     _check(data, pooler_act="tanh")
-    return _vit(_VIT, data)
+    return _vit(_VIT, data, 1e-12)
 
 
 def _read_dinov2(data: dict[str, Any]) -> dict[str, Any]:
-    found, gated = _vit(_DINOV2, data), data.get("use_swiglu_ffn", False)
-    found["mlp_width"] = _dinov2_hidden(found["width"], data.get("mlp_ratio", 4), gated)
-    return found | ({"activation": "swiglu"} if gated else {})
+    gated = {"activation": "swiglu"} if data.get("use_swiglu_ffn", False) else {}
+    return _vit(_DINOV2, data, 1e-6) | gated
 
 
 def _read_tipsv2(data: dict[str, Any]) -> dict[str, Any]:
@@ -113,28 +101,30 @@ def _read_dinov3(data: dict[str, Any]) -> dict[str, Any]:
     if gated:
         _check(data, hidden_act="silu")
         data = {**data, "hidden_act": "gelu"}
-    return {**_vit(_DINOV3, data), "positions": "rotary", "rotary": "dinov3", **gated}
+    return {**_vit(_DINOV3, data, 1e-5, num_attention_heads=6), "positions": "rotary", "rotary": "dinov3", **gated}
 
 
 def _read_clip(data: dict[str, Any]) -> dict[str, Any]:
-    return _vit(_CLIP, data, "quick_gelu", patch=32)
+    return _vit(_TOWER, data, 1e-5, hidden_act="quick_gelu", patch_size=32)
+
+
+def _read_siglip(data: dict[str, Any]) -> dict[str, Any]:
+    return _vit(_TOWER, data, 1e-6, hidden_act=TANH)
 
 
 def _read_naflex(data: dict[str, Any]) -> dict[str, Any]:
-    found = _vit(_SIGLIP, data, TANH, image=None)
-    side = math.isqrt(data.get("num_patches", 256))
+    found, side = _read_siglip(data), math.isqrt(data.get("num_patches", 256))
     return {**found, "image": tuple(side * p for p in found["patch"]), "position_resize": "bilinear-antialias"}
 
 
 def _read_pixio(data: dict[str, Any]) -> dict[str, Any]:
-    found = _vit(_PIXIO, data, image=256)
-    return {**found, "mlp_width": int(found["width"] * data.get("mlp_ratio", 4))}
+    return _vit(_PIXIO, data, 1e-6, image_size=256, num_attention_heads=16)
 
 
 def _read_mae(data: dict[str, Any]) -> dict[str, Any]:
     _check(data, hidden_act="gelu")  # of the decoder, too
     target = "normalised" if data.get("norm_pix_loss", False) else "pixels"
-    return {"encoder": _read_vit(data), **_read(_DECODER, data), "target": target}
+    return {"encoder": _read_vit(data), "decoder_heads": 16, **_read(_DECODER, data), "target": target}
 
 
 def _read_bit(data: dict[str, Any]) -> dict[str, Any]:
@@ -186,15 +176,15 @@ def _describe_dinov3(config: Any) -> dict[str, Any]:
 
 def _describe_clip(config: Any) -> dict[str, Any]:
     projection = {"projection_dim": config.extras.projection} if config.extras.projection else {}
-    return _describe(_CLIP, config, **projection)
+    return _describe(_TOWER, config, **projection)
 
 
 def _describe_siglip(config: Any) -> dict[str, Any]:
-    return _describe(_SIGLIP, config, vision_use_head=config.pool == "map")
+    return _describe(_TOWER, config, vision_use_head=config.pool == "map")
 
 
 def _describe_naflex(config: Any) -> dict[str, Any]:
-    about = _describe(_SIGLIP, config, vision_use_head=True, num_patches=math.prod(config.grid))
+    about = _describe(_TOWER, config, vision_use_head=True, num_patches=math.prod(config.grid))
     del about["image_size"]
     return about
 
@@ -234,15 +224,13 @@ KINDS = {
     "ViT": Kind("vit", "ViT", _read_vit, _describe_vit),
     "DeiT": Kind("deit", "DeiT", _read_vit, _describe_vit),
     "I-JEPA": Kind("ijepa", "IJepa", _read_vit, _describe_vit),
-    "MSN": Kind("vit_msn", "ViTMSN", lambda data: _vit(_MSN, data), lambda config: _describe(_MSN, config)),
+    "MSN": Kind("vit_msn", "ViTMSN", lambda data: _vit(_VIT, data, 1e-6), lambda config: _describe(_VIT, config)),
     "DINOv2": Kind("dinov2", "Dinov2", _read_dinov2, _describe_dinov2),
     "DINOv2 with registers": Kind("dinov2_with_registers", "Dinov2WithRegisters", _read_dinov2, _describe_dinov2),
     "DINOv3": Kind("dinov3_vit", "DINOv3ViT", _read_dinov3, _describe_dinov3),
     "TIPSv2": Kind("tipsv2_vision_model", "Tipsv2Vision", _read_tipsv2, _describe_dinov2, whole="tipsv2"),
     "Pixio": Kind("pixio", "Pixio", _read_pixio, _describe_pixio),
-    "SigLIP": Kind(
-        "siglip_vision_model", "SiglipVision", lambda data: _vit(_SIGLIP, data, TANH), _describe_siglip, whole="siglip"
-    ),
+    "SigLIP": Kind("siglip_vision_model", "SiglipVision", _read_siglip, _describe_siglip, whole="siglip"),
     "SigLIP NaFlex": Kind("siglip2_vision_model", "Siglip2Vision", _read_naflex, _describe_naflex, whole="siglip2"),
     "CLIP": Kind("clip_vision_model", "CLIPVision", _read_clip, _describe_clip, whole="clip"),
     "ViTMAE": Kind("vit_mae", "ViTMAE", _read_mae, _describe_mae),
