@@ -42,10 +42,10 @@ def keys_of(source: Source, tick: Callable[[int], object] = lambda done: None) -
 
     Every image is read once, by threads; hashing takes about a second for each gigabyte. `tick` hears how many are done.
     """
-    starts = range(0, len(source), _CHUNK)
+    chunks = (range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK))
     rows: list[tuple[bytes, bytes]] = []
     with ThreadPoolExecutor(machine.cores()) as pool:
-        for found in pool.map(lambda start: _keys_in(source, range(start, min(start + _CHUNK, len(source)))), starts):
+        for found in pool.map(lambda chunk: [_keys_of_one(source, index) for index in chunk], chunks):
             rows += found
             tick(len(rows))
     return np.array(rows, "S16").reshape(-1, 2)
@@ -76,10 +76,6 @@ def read_keys(path: Path) -> Keys:
 def write_keys(path: Path, keys: Keys) -> None:
     """The keys as a file of 16 bytes each; whole or not at all."""
     write_whole(path, keys.tobytes())
-
-
-def _keys_in(source: Source, indices: range) -> list[tuple[bytes, bytes]]:
-    return [_keys_of_one(source, index) for index in indices]
 
 
 def _keys_of_one(source: Source, index: int) -> tuple[bytes, bytes]:

@@ -26,6 +26,7 @@ import contextlib
 import io
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -91,18 +92,22 @@ def decode(
     if isinstance(content, np.ndarray):
         return content
     with _decoding(key):
-        array = arrays.load(content, limit)
-        if array is not None:
-            return array
-        image = _open(content, limit)
-        image.load()
-        return _pixels(_turn(image, _orientation(image)), background)
+        return _whole(content, background, limit)
+
+
+def _whole(content: bytes, background: Background, limit: int) -> UInt8[np.ndarray, "H W C"]:
+    array = arrays.load(content, limit)
+    if array is not None:
+        return array
+    image = _open(content, limit)
+    image.load()
+    return _pixels(_turn(image, _orientation(image)), background)
 
 
 def check_header(content: bytes, *, key: str = "", limit: int = LIMIT) -> None:
     """Raises the DecodeError that `decode` would, as far as the header tells; a file's beginning may be enough to pass."""
     with _decoding(key):
-        if not arrays.check(content, limit):
+        if arrays.check(content, limit) is None:
             _open(content, limit)
 
 
@@ -124,13 +129,9 @@ def decode_region(
     if isinstance(content, np.ndarray):
         return _cut(content, region)
     with _decoding(key):
-        array = arrays.load(content, limit)
-        if array is not None:
-            return _cut(array, region)
-        image = _open(content, limit)
-        if not isinstance(image, JpegImagePlugin.JpegImageFile):
-            image.load()
-            return _cut(_pixels(_turn(image, _orientation(image)), background), region)
+        if sniff(content[:16]) != "JPEG":
+            return _cut(_whole(content, background, limit), region)
+        image: Any = _open(content, limit)
         turn = _orientation(image)
         height, width = (image.width, image.height) if turn in _ON_ITS_SIDE else (image.height, image.width)
         box = region(height, width)

@@ -117,20 +117,24 @@ class Files:
 
 @dataclass
 class Listing:
-    """The image files under a folder, in the order of their keys, and what was skipped."""
+    """The image files under a folder with their sizes, and what was skipped."""
 
-    keys: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    images: list[tuple[str, int]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    """Those that are not followed yet."""
 
     def skip(self, reason: str, path: str) -> None:
         self.skipped.append((key_of(path), reason))
 
     def add(self, other: "Listing") -> None:
         """Takes what another folder holds, after what is here."""
-        self.keys += other.keys
-        self.sizes += other.sizes
+        self.images += other.images
         self.skipped += other.skipped
+
+    def files(self, root: Path) -> Files:
+        """The images, whose keys are paths from `root`."""
+        return Files(root, [key for key, _ in self.images], np.array([size for _, size in self.images], np.int64))
 
     @property
     def note(self) -> tuple[str, ...]:
@@ -142,15 +146,6 @@ class Listing:
         kinds = [f"{count:,} {kind} ({first[kind]}{', …' if count > 1 else ''})" for kind, count in counts]
         more = f", and {len(kinds) - 6} other kinds" if len(kinds) > 6 else ""
         return (f"{len(self.skipped):,} files skipped: {', '.join(kinds[:6])}{more}",)
-
-
-@dataclass
-class _Found:
-    """Found in one folder: key and size of each image, links that are not followed yet, and what was skipped."""
-
-    images: list[tuple[str, int]] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
-    skipped: Listing = field(default_factory=Listing)
 
 
 class Walk:
@@ -181,21 +176,23 @@ class Walk:
     def list(self, unders: Sequence[str] = ("",)) -> list[Listing]:
         """Every image below each `root`/`under`, at any depth, keyed by its path from the root; hidden ones are skipped."""
         self.claim(*unders)
-        listed = [_Found() for _ in unders]
+        listed = [Listing() for _ in unders]
         for under, found in zip(unders, listed, strict=True):
             self._walk(under, found)
         for found in listed:
             self._follow(found)
-        return [_sorted(found) for found in listed]
+            found.images.sort()
+            found.skipped.sort()
+        return listed
 
-    def _follow(self, found: _Found) -> None:
+    def _follow(self, found: Listing) -> None:
         """Follows the links, each target once; links below a target are followed like any other."""
         found.links.sort(reverse=True)
         while found.links:
             path = found.links.pop()
             target = os.path.realpath(os.path.join(self.root, path))
             if reason := self.refuse(target):
-                found.skipped.skip(reason, path)
+                found.skip(reason, path)
                 continue
             self._known.add(target)
             if os.path.isdir(target):
@@ -203,31 +200,26 @@ class Walk:
             elif (reason := kind_of_file(target)) == "image":
                 found.images.append((key_of(path), os.path.getsize(target)))
             else:
-                found.skipped.skip(reason, path)
+                found.skip(reason, path)
 
-    def _walk(self, under: str, found: _Found) -> None:
+    def _walk(self, under: str, found: Listing) -> None:
         folders = [under]
         while folders:
             folder = folders.pop()
             for entry in _entries(os.path.join(self.root, folder)):
                 path = os.path.join(folder, entry.name)
                 if entry.name.startswith("."):
-                    found.skipped.skip("hidden", path)
+                    found.skip("hidden", path)
                 elif entry.is_symlink():
                     found.links.append(path)
                 elif entry.is_dir():
                     folders.append(path)
                 elif not entry.is_file():
-                    found.skipped.skip("pipes, sockets or devices", path)
+                    found.skip("pipes, sockets or devices", path)
                 elif (reason := kind_of_file(entry.path)) == "image":
                     found.images.append((key_of(path), entry.stat().st_size))
                 else:
-                    found.skipped.skip(reason, path)
-
-
-def _sorted(found: _Found) -> Listing:
-    images = sorted(found.images)
-    return Listing([key for key, _ in images], [size for _, size in images], sorted(found.skipped.skipped))
+                    found.skip(reason, path)
 
 
 def inside(path: str, folder: str) -> bool:

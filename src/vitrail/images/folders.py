@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.errors import DataError
-from vitrail.images.files import LEADS_OUT, Files, Listing, Walk, key_of
+from vitrail.images.files import LEADS_OUT, Listing, Walk, key_of
 from vitrail.images.heldout import own_split, split
 from vitrail.images.samples import Source, Splits
 
@@ -117,11 +117,10 @@ def by_leaf(listings: Sequence[Listing], skipped: Listing) -> dict[str, Listing]
     """The images of each folder that holds any, by the folder's name: folders of one name are one class."""
     found: dict[str, Listing] = {}
     for listing in listings:
-        skipped.add(replace(listing, keys=[], sizes=[]))
-        for key, size in zip(listing.keys, listing.sizes, strict=True):
+        skipped.skipped += listing.skipped
+        for key, size in listing.images:
             leaf = found.setdefault(_class_name(os.path.basename(os.path.dirname(key))), Listing())
-            leaf.keys.append(key)
-            leaf.sizes.append(size)
+            leaf.images.append((key, size))
     return dict(sorted(found.items()))
 
 
@@ -150,7 +149,7 @@ def _collect(
 ) -> Source:
     labels, notes = [], []
     for name, listing in listings.items():
-        if not listing.keys:
+        if not listing.images:
             if not allow_empty:
                 raise DataError(
                     f"class {name!r} has no images: {root / part / name} holds {', '.join(listing.note) or 'no files'}",
@@ -158,15 +157,12 @@ def _collect(
                 )
             notes.append(f"class {name!r} has no images")
         every.add(listing)
-        labels += [classes.index(name)] * len(listing.keys)
+        labels += [classes.index(name)] * len(listing.images)
     if missing := [name for name in classes if name not in listings]:
         notes.append(f"{root / part} has no images of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}")
-    contents = Files(root, every.keys, np.array(every.sizes, np.int64))
-    rows = np.arange(len(every.keys))
-    notes = (*every.note, *notes)
-    return Source(
-        root.name, classes, np.array(labels, np.int64), every.keys, contents, rows, notes, tuple(every.skipped)
-    )
+    files, notes = every.files(root), (*every.note, *notes)
+    rows, targets = np.arange(len(labels)), np.array(labels, np.int64)
+    return Source(root.name, classes, targets, files.keys, files, rows, notes, tuple(every.skipped))
 
 
 def _check_names(where: Path, names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from vitrail.errors import ConfigError, DataError
 from vitrail.images.exact_duplicates import candidates, same_bytes
@@ -45,7 +45,7 @@ def split(source: Source, holdout: float, seed: int) -> Splits:
     how = f"{held.sum():,} of {len(source):,} images held out, {holdout:.0%} of every class, chosen by seed {seed}"
     if len(copies):
         how += f"; not among them: {len(copies):,} that equal a training image, byte for byte"
-    return Splits(source.subset(_where(~held)), source.subset(_where(held)), how, drawn=True)
+    return Splits(source.subset(np.flatnonzero(~held)), source.subset(np.flatnonzero(held)), how, drawn=True)
 
 
 def _no_holdout(source: Source, copies: int) -> DataError:
@@ -81,10 +81,6 @@ def _shuffle_classes(source: Source, seed: int) -> list[Int64[np.ndarray, "M"]]:
         return [np.argsort(rank, kind="stable")]
     order = np.lexsort((rank, source.labels))
     return np.split(order, np.flatnonzero(np.diff(source.labels[order])) + 1)
-
-
-def _where(mask: Bool[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
-    return np.flatnonzero(mask)
 
 
 def _rank(seed: int, key: str) -> int:

@@ -63,9 +63,10 @@ def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
         )
     classes = tuple(sorted({label for row in rows for label in row.labels}, key=_natural))
     if numeric:
-        targets, classes = _numbers(rows), ("value" if "value" in columns else "label",)
+        targets = np.array([[float(row.labels[0])] for row in rows], np.float32)
+        classes = ("value" if "value" in columns else "label",)
     else:
-        targets = _several(rows, classes) if "labels" in columns else _single(rows, classes)
+        targets = _targets(rows, classes, several="labels" in columns)
     keys = [row.key for row in rows]
     files = Files(path.parent, keys, sizes)
     notes = () if numeric else tuple(_perhaps_numbers(classes, rows))
@@ -214,18 +215,13 @@ def _natural(label: str) -> tuple[int, int, str]:
     return (0, int(label), "") if label.isdecimal() and label.isascii() else (1, 0, label)
 
 
-def _single(rows: list[Row], classes: tuple[str, ...]) -> Int64[np.ndarray, "N"]:
+def _targets(
+    rows: list[Row], classes: tuple[str, ...], *, several: bool
+) -> Int64[np.ndarray, "N"] | Float32[np.ndarray, "N K"]:
     index = {name: k for k, name in enumerate(classes)}
-    return np.array([index[row.labels[0]] for row in rows], np.int64)
-
-
-def _several(rows: list[Row], classes: tuple[str, ...]) -> Float32[np.ndarray, "N K"]:
-    index = {name: k for k, name in enumerate(classes)}
+    if not several:
+        return np.array([index[row.labels[0]] for row in rows], np.int64)
     targets = np.zeros((len(rows), len(classes)), np.float32)
     for at, row in enumerate(rows):
         targets[at, [index[label] for label in row.labels]] = 1
     return targets
-
-
-def _numbers(rows: list[Row]) -> Float32[np.ndarray, "N 1"]:
-    return np.array([[float(row.labels[0])] for row in rows], np.float32)

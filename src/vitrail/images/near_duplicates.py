@@ -60,9 +60,10 @@ def find_near(prints: Sequence[Print], read: Callable[[int], UInt8[np.ndarray, "
 
     An image is in one group: what is near to one of its members is near to all.
     """
-    joined = Joined(_pairs(prints))
+    hashes = np.array([one.whole for one in prints] + [one.mirrored for one in prints], np.uint64)
+    joined = Joined(_pairs(prints, hashes))
     if len(prints) <= CROPPED:
-        for first, box, second, mirrored in _cropped(prints):
+        for first, box, second, mirrored in _cropped(prints, hashes):
             apart = joined.root(first) != joined.root(second)
             if apart and _is_crop(read(first), BOXES[box], prints[second].thumbnail, mirrored):
                 joined.join(first, second)
@@ -86,13 +87,12 @@ def _difference(one: UInt8[np.ndarray, "3 16 16"], other: UInt8[np.ndarray, "3 1
     return float(np.abs(np.clip(gain, 1 / GAIN, GAIN) * first - second).mean())
 
 
-def _pairs(prints: Sequence[Print]) -> Iterator[tuple[int, int]]:
+def _pairs(prints: Sequence[Print], hashes: UInt64[np.ndarray, "N"]) -> Iterator[tuple[int, int]]:
     """Images whose hashes are within NEAR_BITS and whose thumbnails are within NEAR_LEVELS, mirrored or not.
 
     Hashes that differ in at most 3 bits agree in at least one of their four 16-bit quarters: only those are compared.
     """
     count = len(prints)
-    hashes = np.array([one.whole for one in prints] + [one.mirrored for one in prints], np.uint64)
 
     def thumbnail(at: int) -> np.ndarray:
         return prints[at].thumbnail if at < count else prints[at - count].thumbnail[..., ::-1]
@@ -113,12 +113,9 @@ def _candidates(hashes: UInt64[np.ndarray, "N"]) -> Iterator[Int64[np.ndarray, "
         yield from (b for b in np.split(order, np.flatnonzero(np.diff(values[order])) + 1) if len(b) > 1)
 
 
-def _cropped(prints: Sequence[Print]) -> Iterator[tuple[int, int, int, bool]]:
+def _cropped(prints: Sequence[Print], hashes: UInt64[np.ndarray, "N"]) -> Iterator[tuple[int, int, int, bool]]:
     """(image, number of its box, the image that looks like that crop by its hash, whether it is mirrored)."""
     count = len(prints)
-    if not count:
-        return
-    hashes = np.array([one.whole for one in prints] + [one.mirrored for one in prints], np.uint64)
     for first, one in enumerate(prints):
         near = np.bitwise_count(one.crops[:, None] ^ hashes[None]) <= NEAR_BITS
         near[:, [first, first + count]] = False

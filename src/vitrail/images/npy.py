@@ -46,65 +46,49 @@ def check_size(width: int, height: int, limit: int) -> None:
         raise DecodeError(f"{width}×{height} pixels declared")
 
 
-def check_values(width: int, height: int, channels: int, limit: int) -> None:
-    """Raises DecodeError for no channels, or more than four times `limit` values in all."""
+def check(content: bytes, limit: int) -> Any:
+    """The header of a file that this module reads, None for others. DecodeError for one that declares too much.
+
+    More than `limit` pixels, or four times as many values in all, are too much.
+    """
+    header: Any = None
+    if content.startswith(NPY):
+        header, dtype = _read_header(io.BytesIO(content))
+        if dtype not in (np.uint8, np.uint16, np.bool_) or len(header) not in (2, 3):
+            raise DecodeError(
+                f"an array of {dtype} and shape {header}", allowed="uint8, uint16 or bool of H W or H W C"
+            )
+        height, width, channels = *header[:2], math.prod(header[2:])
+    elif content[:4] in (b"II*\0", b"MM\0*") and (header := tiff.channels_tags(content)) is not None:
+        height, width, channels = header[tiff.HEIGHT], header[tiff.WIDTH], header[tiff.SAMPLES]
+    else:
+        return None
+    check_size(width, height, limit)
     if not 0 < width * height * channels <= 4 * limit:
         raise DecodeError(
             f"{width:,}×{height:,} pixels of {channels:,} channels", allowed=f"1 to {4 * limit:,} values in all"
         )
-
-
-def check(content: bytes, limit: int) -> bool:
-    """Whether this module reads it; raises DecodeError for a header that `load` would refuse."""
-    if content.startswith(NPY):
-        _npy_header(io.BytesIO(content), limit)
-        return True
-    tags = _channels_tags(content)
-    if tags is not None:
-        _check_tags(tags, limit)
-    return tags is not None
+    return header
 
 
 def load(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"] | None:
     """Pixels of formats that Pillow does not read: .npy, and TIFFs of any number of channels. None for others."""
-    if content.startswith(NPY):
-        return _load_npy(content, limit)
-    tags = _channels_tags(content)
-    if tags is None:
-        return None
-    _check_tags(tags, limit)
-    array, turn = tiff.read_channels(content, tags), tags.get(0x0112, 1)
+    header = check(content, limit)
+    if header is None or content.startswith(NPY):
+        return None if header is None else _load_npy(content)
+    array, turn = tiff.read_channels(content, header), header.get(0x0112, 1)
     if turn not in UPRIGHT:
         return array
     return np.stack([np.asarray(Image.fromarray(c).transpose(UPRIGHT[turn])) for c in np.moveaxis(array, 2, 0)], 2)
 
 
-def _check_tags(tags: Any, limit: int) -> None:
-    width, height, samples = tags[tiff.WIDTH], tags[tiff.HEIGHT], tags[tiff.SAMPLES]
-    check_size(width, height, limit)
-    check_values(width, height, samples, limit)
-
-
-def _channels_tags(content: bytes) -> Any:
-    return tiff.channels_tags(content) if content[:4] in (b"II*\0", b"MM\0*") else None
-
-
-def _load_npy(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"]:
-    """An array as numpy saves it; its header is checked first, and an array of objects (a pickle) is never read."""
-    _npy_header(io.BytesIO(content), limit)
+def _load_npy(content: bytes) -> UInt8[np.ndarray, "H W C"]:
+    """An array as numpy saves it; an array of objects (a pickle) is never read."""
     array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     if array.dtype == np.uint16:
         array = np.rint(array / 257).astype(np.uint8)
     array = array.astype(np.uint8) * np.uint8(255) if array.dtype == np.bool_ else array
     return array if array.ndim == 3 else array[..., None]
-
-
-def _npy_header(file: io.BytesIO, limit: int) -> None:
-    shape, dtype = _read_header(file)
-    if dtype not in (np.uint8, np.uint16, np.bool_) or len(shape) not in (2, 3):
-        raise DecodeError(f"an array of {dtype} and shape {shape}", allowed="uint8, uint16 or bool of H W or H W C")
-    check_size(shape[1], shape[0], limit)
-    check_values(shape[1], shape[0], math.prod(shape[2:]), limit)
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], Any]:

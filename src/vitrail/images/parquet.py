@@ -18,7 +18,7 @@ from vitrail.errors import DataError, DecodeError
 from vitrail.images.arrow import arrow, plain_errors
 from vitrail.images.folders import SPLITS
 from vitrail.images.heldout import own_split, split
-from vitrail.images.samples import Numbered, Source, Splits
+from vitrail.images.samples import Source, Splits, number_keys
 from vitrail.storage import open_regular
 
 _HASHED, _SAMPLE = 1 << 30, 64 << 10  # bytes that a fingerprint reads
@@ -28,14 +28,10 @@ _IMAGES = ("image", "img", "picture", "photo")
 _LABELS = ("label", "labels", "fine_label", "class", "target")
 
 
-def find_parquet(root: Path) -> list[Path]:
-    return sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
-
-
 def open_parquet(root: Path, *, holdout: float, seed: int) -> Splits:
     """One file, or a folder of them whose names or folders say train, val or test. Raises DataError."""
     parts: dict[str, list[Path]] = {}
-    for path in find_parquet(root):
+    for path in sorted(root.rglob("*.parquet")) if root.is_dir() else [root]:
         parts.setdefault(_part(path.relative_to(root.parent)), []).append(path)
     if "train" not in parts or len(parts) == 1:
         return split(_read([path for part in parts.values() for path in part], root.stem), holdout, seed)
@@ -68,8 +64,8 @@ def _read(paths: list[Path], name: str) -> Source:
             raise
         raise DataError(f"{paths[0]} is not a readable Parquet file ({error})") from None
     labels, classes = _labels(cells, names, paths[0])
-    rows = np.arange(len(cells))
-    return Source(name, classes, labels, Numbered(name, rows), Rows(tuple(paths), image, tuple(groups), counts), rows)
+    rows, keys = Rows(tuple(paths), image, tuple(groups), counts), number_keys(name, len(cells))
+    return Source(name, classes, labels, keys, rows, np.arange(len(cells)))
 
 
 def _columns(schema: Any, path: Path) -> tuple[str, str]:

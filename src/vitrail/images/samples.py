@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, overload, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -26,9 +26,12 @@ class Sample:
         return decode(self.content, key=self.key, background=background)
 
 
-@runtime_checkable
 class Contents(Protocol):
-    """Where the bytes are. One small class for each kind of storage; picklable, so that workers can open their own."""
+    """Where the bytes are. One small class for each kind of storage; picklable, so that workers can open their own.
+
+    Some have more: `shape` (H, W, C) where all images share it; `head(index, size)`, a beginning that costs less than the
+    whole; `expect(indices)`, which reads ahead; `digest(rows)` over what is stored, where sizes do not tell a change.
+    """
 
     def read(self, index: int) -> bytes | np.ndarray: ...
 
@@ -36,27 +39,6 @@ class Contents(Protocol):
     def sizes(self) -> Int64[np.ndarray, "N"]:
         """Bytes of each sample as stored."""
         ...
-
-
-@runtime_checkable
-class ReadsHeads(Contents, Protocol):
-    """Contents of which a beginning costs less than the whole."""
-
-    def head(self, index: int, size: int) -> bytes: ...
-
-
-@runtime_checkable
-class ReadsAhead(Protocol):
-    """Contents that read ahead where they are told what will be read."""
-
-    def expect(self, indices: Int64[np.ndarray, "M"]) -> None: ...
-
-
-@runtime_checkable
-class Hashing(Protocol):
-    """Contents whose sizes do not tell a change: they hash what is stored."""
-
-    def digest(self, rows: Int64[np.ndarray, "M"]) -> bytes: ...
 
 
 Labels = Int64[np.ndarray, "N"] | Float32[np.ndarray, "N K"]
@@ -102,9 +84,9 @@ class Source:
 
     def head(self, index: int, size: int) -> bytes | np.ndarray:
         """The first `size` bytes of a sample as it is stored, or more; an image in memory whole."""
-        row = int(self.rows[index])
+        row, head = int(self.rows[index]), getattr(self.contents, "head", None)
         with naming(self.keys[index]):
-            return self.contents.head(row, size) if isinstance(self.contents, ReadsHeads) else self.contents.read(row)
+            return head(row, size) if head else self.contents.read(row)
 
     def picture(self, index: int) -> UInt8[np.ndarray, "H W c"]:
         """One image to show: grey or RGB; the first three of more channels. Raises DecodeError."""
@@ -114,13 +96,13 @@ class Source:
 
     def expect(self, indices: Int64[np.ndarray, "M"]) -> None:
         """Says that these samples will be read next, to storage that can make use of it."""
-        if isinstance(self.contents, ReadsAhead):
-            self.contents.expect(self.rows[indices])
+        if expect := getattr(self.contents, "expect", None):
+            expect(self.rows[indices])
 
     def subset(self, indices: Sequence[int] | Int64[np.ndarray, "M"]) -> "Source":
         """These samples in this order, with the same classes."""
         indices = np.asarray(indices, dtype=np.int64)
-        keys = self.keys.pick(indices) if isinstance(self.keys, Numbered) else [self.keys[i] for i in indices]
+        keys = [self.keys[index] for index in indices.tolist()]
         return replace(self, labels=self.labels[indices], keys=keys, rows=self.rows[indices])
 
     @property
@@ -162,8 +144,8 @@ class Source:
         digest.update(np.ascontiguousarray(self.labels).tobytes())
         if self.in_memory is not None:
             digest.update(np.ascontiguousarray(self.in_memory).tobytes())
-        elif isinstance(self.contents, Hashing):
-            digest.update(self.contents.digest(self.rows))
+        elif stored := getattr(self.contents, "digest", None):
+            digest.update(stored(self.rows))
         return digest.hexdigest()
 
     def label_text(self, index: int) -> str:
@@ -220,31 +202,13 @@ class Arrays:
         return np.full(len(self.array), self.array[:1].nbytes, np.int64)
 
 
-class Numbered(Sequence[str]):
-    """Keys such as "digits/00042", made when they are asked for."""
-
-    def __init__(self, prefix: str, numbers: Int64[np.ndarray, "N"]) -> None:
-        self.prefix, self.numbers = prefix, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return Numbered(self.prefix, self.numbers[index])
-        return f"{self.prefix}/{self.numbers[index]:05d}"
-
-    def pick(self, indices: Int64[np.ndarray, "M"]) -> "Numbered":
-        return Numbered(self.prefix, self.numbers[indices])
+def number_keys(prefix: str, count: int) -> list[str]:
+    """Keys such as "digits/00042"."""
+    return [f"{prefix}/{number:05d}" for number in range(count)]
 
 
 def from_arrays(
     name: str, images: UInt8[np.ndarray, "N H W C"], labels: Int64[np.ndarray, "N"], classes: tuple[str, ...]
 ) -> Source:
     """A source of images in memory, keyed by number."""
-    rows = np.arange(len(images))
-    return Source(name, classes, labels, Numbered(name, rows), Arrays(images), rows)
+    return Source(name, classes, labels, number_keys(name, len(images)), Arrays(images), np.arange(len(images)))

@@ -10,7 +10,7 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,10 +245,3 @@ class Shards:
     def __del__(self) -> None:
         for file in getattr(self, "_open", {}).values():  # nothing, where __init__ did not get that far
             os.close(file)
-
-
-def keys_of(root: Path) -> Iterator[str]:
-    """The members of all shards, as tar itself lists them."""
-    for path in sorted(root.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            yield from tar.getnames()

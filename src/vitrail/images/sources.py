@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.errors import DataError, suggest
-from vitrail.images.files import Files, Skipped, Walk, key_of
+from vitrail.images.files import Listing, Walk, key_of
 from vitrail.images.folders import LEAVES, open_folder
 from vitrail.images.hub import open_hub
 from vitrail.images.idx import find_idx, open_idx
@@ -56,8 +56,13 @@ class DataKind:
     open: Callable[[Asked], Splits]
 
 
-def _is_file(*suffixes: str) -> Callable[[Asked], bool]:
-    return lambda asked: asked.path.is_file() and asked.path.suffix.lower() in suffixes
+def _is_file(asked: Asked, *suffixes: str) -> bool:
+    return asked.path.is_file() and asked.path.suffix.lower() in suffixes
+
+
+def _by_path(opener: Callable[..., Splits]) -> Callable[[Asked], Splits]:
+    """The opener of a file or folder that has no split, or its own."""
+    return lambda asked: opener(asked.path, holdout=asked.holdout, seed=asked.seed)
 
 
 def _open_named(asked: Asked) -> Splits:
@@ -81,18 +86,9 @@ SOURCES = Registry[DataKind](
             ),
         ),
         "shards": DataKind(lambda asked: is_packed(asked.path), lambda asked: open_shards(asked.path)),
-        "idx": DataKind(
-            lambda asked: asked.path.is_dir() and bool(find_idx(asked.path)),
-            lambda asked: open_idx(asked.path, holdout=asked.holdout, seed=asked.seed),
-        ),
-        "parquet": DataKind(
-            lambda asked: _has_parquet(asked) or _is_file(".parquet")(asked),
-            lambda asked: open_parquet(asked.path, holdout=asked.holdout, seed=asked.seed),
-        ),
-        "list": DataKind(
-            _is_file(".csv", ".tsv"),
-            lambda asked: open_manifest(asked.path, holdout=asked.holdout, seed=asked.seed),
-        ),
+        "idx": DataKind(lambda asked: asked.path.is_dir() and bool(find_idx(asked.path)), _by_path(open_idx)),
+        "parquet": DataKind(lambda asked: _has_parquet(asked) or _is_file(asked, ".parquet"), _by_path(open_parquet)),
+        "list": DataKind(lambda asked: _is_file(asked, ".csv", ".tsv"), _by_path(open_manifest)),
     },
 )
 """Kinds of data in the order they are tried; a folder that is none of them holds class folders."""
@@ -194,10 +190,7 @@ def open_all(paths: Sequence[str | Path], *, follow_links: bool = False) -> dict
 
 def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> Source:
     """Unlabelled images to predict: files as named, folders searched at any depth. A missing path is an error."""
-    keys: list[str] = []
-    sizes: list[int] = []
-    notes: list[str] = []
-    skipped: list[Skipped] = []
+    every, notes = Listing(), []
     for path in paths:
         name = key_of(str(path))
         if is_address(str(path)):
@@ -206,23 +199,20 @@ def open_images(paths: Sequence[str | Path], *, follow_links: bool = False) -> S
             raise DataError(f"there is no file or folder {name!r}", next_step="check the path")
         if os.path.isdir(path):
             (listing,) = Walk(Path(path), follow_links=follow_links).list()
-            keys += [os.path.join(name, key) for key in listing.keys]
-            sizes += listing.sizes
+            every.images += [(os.path.join(name, key), size) for key, size in listing.images]
+            every.skipped += [(os.path.join(name, key), reason) for key, reason in listing.skipped]
             notes += [f"{name}: {note}" for note in listing.note]
-            skipped += [(os.path.join(name, key), reason) for key, reason in listing.skipped]
         elif os.path.isfile(path):
-            keys.append(name)
-            sizes.append(os.path.getsize(path))
+            every.images.append((name, os.path.getsize(path)))
         else:
             raise DataError(f"{name!r} is a pipe or a device", allowed="image files and folders of them")
-    if not keys:
+    if not every.images:
         raise DataError(
             f"no images in {', '.join(key_of(str(path)) for path in paths) or 'nothing'}",
             next_step="; ".join(notes) or "name image files, or folders of them",
         )
-    labels, rows = np.full(len(keys), -1, np.int64), np.arange(len(keys))
-    contents = Files(Path(), keys, np.array(sizes, np.int64))
-    return Source("images", (), labels, keys, contents, rows, tuple(notes), tuple(skipped))
+    files, rows = every.files(Path()), np.arange(len(every.images))
+    return Source("images", (), np.full(len(rows), -1), files.keys, files, rows, tuple(notes), tuple(every.skipped))
 
 
 def open_unlabelled(path: str | Path, *, follow_links: bool = False) -> Splits:
