@@ -7,6 +7,7 @@ Needs pyarrow (`pip install vitrail[parquet]`). A row group is read whole, so a 
 import hashlib
 import re
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _read(paths: list[Path], name: str) -> Source:
             raise
         raise DataError(f"{paths[0]} is not a readable Parquet file ({error})") from None
     labels, classes = _labels(cells, names, paths[0])
-    rows, keys = Rows(tuple(paths), image, tuple(groups), counts), number_keys(name, len(cells))
+    rows, keys = Rows(tuple(paths), image, tuple(groups), np.cumsum(counts)), number_keys(name, len(cells))
     return Source(name, classes, labels, keys, rows, np.arange(len(cells)))
 
 
@@ -109,15 +110,17 @@ def _labels(cells: list[Any], names: tuple[str, ...], path: Path) -> tuple[Int64
     return labels.astype(np.int64), names
 
 
+@dataclass(eq=False)
 class Rows:
     """The image column of some Parquet files; the row groups read last are kept."""
 
-    def __init__(
-        self, paths: tuple[Path, ...], column: str, groups: tuple[tuple[int, int], ...], counts: list[int]
-    ) -> None:
-        self._paths, self._column, self._groups = paths, column, groups
-        self._ends = np.cumsum(counts)
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+    _paths: tuple[Path, ...]
+    _column: str
+    _groups: tuple[tuple[int, int], ...]
+    """Of each row group its file, and its number there."""
+    _ends: Int64[np.ndarray, "G"]
+    """Where it ends, counted in rows of all."""
+    _kept: OrderedDict[int, Any] = field(default_factory=OrderedDict)
 
     @property
     def sizes(self) -> Int64[np.ndarray, "N"]:

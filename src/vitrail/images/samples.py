@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -26,6 +26,7 @@ class Sample:
         return decode(self.content, key=self.key, background=background)
 
 
+@runtime_checkable
 class Contents(Protocol):
     """Where the bytes are. One small class for each kind of storage; picklable, so that workers can open their own.
 

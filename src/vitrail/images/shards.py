@@ -11,7 +11,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def open_shards(root: Path) -> Splits:
         _check(index, columns, len(keys), root)
     except (ConfigError, DataError, ValueError, KeyError) as error:
         raise DataError(f"the shards in {root} are not whole ({error})", next_step="copy or pack them again") from None
-    contents = Shards(root, tuple(index.shards), *(columns[name] for name in COLUMNS), shape=index.shape)
+    contents = Shards(root, tuple(index.shards), index.shape, *(columns[name] for name in COLUMNS))
     first, parts = 0, {}
     for part, count in index.parts.items():
         rows = np.arange(first, first + count)
@@ -186,37 +186,27 @@ def _are_places(columns: dict[str, np.ndarray], sizes: list[int]) -> bool:
     return bool((offsets.astype(np.int64) + lengths <= np.array(sizes)[shards]).all())
 
 
+@dataclass(eq=False)
 class Shards:
     """Encoded images in tar files, each read by one call; a checksum tells bytes that rotted."""
 
-    def __init__(
-        self,
-        root: Path,
-        names: tuple[str, ...],
-        shards: Int32[np.ndarray, "N"],
-        offsets: Int64[np.ndarray, "N"],
-        sizes: Int64[np.ndarray, "N"],
-        sums: UInt32[np.ndarray, "N"],
-        *,
-        shape: tuple[int, int, int] | None = None,
-    ) -> None:
-        self._root, self._names = root, names
-        self._shards, self._offsets, self._sizes, self._sums = shards, offsets, sizes, sums
-        self._open: dict[int, int] = {}
-        self.shape = shape
-
-    @property
-    def sizes(self) -> Int64[np.ndarray, "N"]:
-        return self._sizes
+    root: Path
+    names: tuple[str, ...]
+    shape: tuple[int, int, int] | None
+    shards: Int32[np.ndarray, "N"]
+    offsets: Int64[np.ndarray, "N"]
+    sizes: Int64[np.ndarray, "N"]
+    sums: UInt32[np.ndarray, "N"]
+    _open: dict[int, int] = field(default_factory=dict)
 
     def read(self, index: int) -> bytes:
-        shard = int(self._shards[index])
-        where = f"{self._names[shard]} at byte {self._offsets[index]}"
+        shard = int(self.shards[index])
+        where = f"{self.names[shard]} at byte {self.offsets[index]}"
         try:
-            content = os.pread(self._file(shard), int(self._sizes[index]), int(self._offsets[index]))
+            content = os.pread(self._file(shard), int(self.sizes[index]), int(self.offsets[index]))
         except OSError as error:
             raise DecodeError(f"{where} cannot be read ({error.strerror})") from None
-        if zlib.crc32(content) != self._sums[index]:
+        if zlib.crc32(content) != self.sums[index]:
             raise DecodeError(f"{where}: the bytes are not those that were packed", next_step="copy the shard again")
         return content
 
@@ -226,7 +216,7 @@ class Shards:
             OSError, AttributeError
         ):  # of a file that is gone, `read` says so; macOS has no such call
             for index in indices.tolist():
-                where = self._file(int(self._shards[index])), int(self._offsets[index]), int(self._sizes[index])
+                where = self._file(int(self.shards[index])), int(self.offsets[index]), int(self.sizes[index])
                 os.posix_fadvise(*where, os.POSIX_FADV_WILLNEED)
 
     def _file(self, shard: int) -> int:
@@ -236,12 +226,12 @@ class Shards:
         else:
             if len(self._open) >= _HANDLES:
                 os.close(self._open.pop(next(iter(self._open))))
-            self._open[shard] = os.open(self._root / self._names[shard], os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            self._open[shard] = os.open(self.root / self.names[shard], os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         return self._open[shard]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # a process opens its own files
 
     def __del__(self) -> None:
-        for file in getattr(self, "_open", {}).values():  # nothing, where __init__ did not get that far
+        for file in self.__dict__.get("_open", {}).values():  # nothing, where __init__ did not get that far
             os.close(file)

@@ -236,9 +236,9 @@ def _scored(folder: Path) -> bool:
 def _read_bundle(folder: Path, config: Told) -> Weights:
     """The bundle, every byte checked against the record that was written with it."""
     digest = sha256(refuse_link(folder / TENSORS))
-    found = [refuse_link(folder / name) for name in (RECORD, NEXT) if (folder / name).is_file()]
-    records = [configs.read_json(Record, file) for file in found]
-    for record, file in zip(records, found, strict=True):
+    files = [refuse_link(folder / name) for name in (RECORD, NEXT) if (folder / name).is_file()]
+    records = {file: configs.read_json(Record, file) for file in files}
+    for file, record in records.items():
         if record.sha256 == digest:
             _check_record(file)
             if isinstance(config, Mapping):
@@ -249,7 +249,7 @@ def _read_bundle(folder: Path, config: Told) -> Weights:
                 )
             return Weights(read_safetensors(folder / TENSORS), record)
     raise WeightsError(
-        f"{folder / TENSORS} is damaged: its sha256 is {digest[:12]}…, its record says {records[0].sha256[:12]}…",
+        f"{folder / TENSORS} is damaged: its sha256 is {digest[:12]}…, its record says {records[files[0]].sha256[:12]}…",
         next_step="copy the bundle again, or take another checkpoint of the run",
     )
 

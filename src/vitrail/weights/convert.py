@@ -104,11 +104,8 @@ def _told(config: Any) -> dict[str, Any]:
     words = ("heads", "activation", "norm_eps", "pool", *(("positions",) if config.positions == "none" else ()))
     told = {name: value_of(config, name) for name in words} | {"image": list(config.image)}
     extras = settings(config)
-    return told | {name: extras[name] for name in LATER if extras.get(name)} | _without_norm(extras)
-
-
-def _without_norm(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"final_norm": "none"} if values.get("final_norm") == "none" else {}
+    normless = {"final_norm": "none"} if extras.get("final_norm") == "none" else {}
+    return told | {name: extras[name] for name in LATER if extras.get(name)} | normless
 
 
 def _sayable(config: Any, to: Origin, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +131,7 @@ def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, about: Ma
             f"a file of {to.name} means {name}={theirs!r}, this model has {name}={ours!r}",
             next_step="nothing was written"
             if name in LATER
-            else f"if it may be read so, load it with config={json.dumps({name: _plain(theirs)})}",
+            else f"if it may be read so, load it with config={json.dumps({name: theirs}, default=configs.to_dict)}",
         )
     one, two = (getattr(getattr(it, "extras", None), "final_norm", "") for it in (config, back.config))
     if one != two:
@@ -152,28 +149,21 @@ def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, about: Ma
 
 def _differing(one: Any, other: Any) -> list[tuple[str, Any, Any]]:
     ours, theirs = ({**settings(it), **_rotary(it)} for it in (one, other))
-    both_cls = _norms_its_class_token(ours) and _norms_its_class_token(theirs)
-    harmless = HARMLESS | ({"final_norm"} if both_cls else set())
+    # the head reads a normed class token: before or after pooling makes no difference to that
+    normed = all(it.get("pool") == "cls" and it.get("final_norm") != "none" for it in (ours, theirs))
+    harmless = HARMLESS | ({"final_norm"} if normed else set())
     pairs = [(name, ours[name], theirs.get(name)) for name in ours if name not in harmless]
-    return [pair for pair in pairs if pair[1] != pair[2] and not _differ_harmlessly(pair[1], pair[2])]
+    return [(name, here, there) for name, here, there in pairs if not _alike(here, there)]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    nested = dataclasses.is_dataclass(one) and dataclasses.is_dataclass(other)
+    return not _differing(one, other) if nested else one == other
 
 
 def _rotary(config: Any) -> dict[str, Any]:
     """The kind of rotary positions, which positions="rotary" alone implies."""
     return {"rotary": config.extras.rotary or "dinov3"} if getattr(config, "positions", "") == "rotary" else {}
-
-
-def _norms_its_class_token(values: Mapping[str, Any]) -> bool:
-    """Whether the head reads a normed class token: before or after pooling makes no difference to that."""
-    return values.get("pool") == "cls" and values.get("final_norm") != "none"
-
-
-def _plain(value: Any) -> Any:
-    return configs.to_dict(value) if dataclasses.is_dataclass(value) else value
-
-
-def _differ_harmlessly(one: Any, other: Any) -> bool:
-    return dataclasses.is_dataclass(one) and dataclasses.is_dataclass(other) and not _differing(one, other)
 
 
 def _npz(tensors: Mapping[str, Tensor]) -> bytes:

@@ -77,24 +77,22 @@ def adapt(
     channels. WeightsError where the bodies differ.
     """
     _same_body(old, new, where)
-    state = dict(fresh)
-    given = {name: tensor for name, tensor in tensors.items() if not _plain(name, new).startswith("head.")}
-    kept, resized, fresh_ones = [], [], []
-    for name, want in state.items():
-        if name not in given:
-            fresh_ones.append(name)
+    state, kept, resized = dict(fresh), [], {}
+    for name, want in fresh.items():
+        plain = _plain(name, new)
+        if name not in tensors or plain.startswith("head."):
             continue
-        tensor = given[name]
+        tensor = tensors[name]
         fitted = _spread(_resized(name, tensor, old, new), want, old.channels, new.channels)
-        if fitted.shape != want.shape and _plain(name, new).startswith(TASK):
-            fresh_ones.append(name)
+        if fitted.shape != want.shape and plain.startswith(TASK):
             continue
         state[name] = fitted
         if fitted is tensor:
             kept.append(name)
         else:
-            resized.append(f"{name} {shape(tensor)} → {shape(fitted)}")
-    used = {*kept, *(line.split(" ")[0] for line in resized)}
+            resized[name] = f"{name} {shape(tensor)} → {shape(fitted)}"
+    used = {*kept, *resized}
+    fresh_ones = [name for name in fresh if name not in used]
     dropped = [name for name in tensors if name not in used]
     strange = [name for name in {*fresh_ones, *dropped} if not _plain(name, new).startswith(TASK)]
     if strange:
@@ -103,7 +101,7 @@ def adapt(
             next_step="leave the model out, to take the one of the weights",
         )
     of_words = settings(old).get("normalise", False)
-    return state, Report(tuple(kept), tuple(resized), tuple(dropped), tuple(fresh_ones), of_words)
+    return state, Report(tuple(kept), tuple(resized.values()), tuple(dropped), tuple(fresh_ones), of_words)
 
 
 def at_size(tensors: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -> dict[str, Tensor]:

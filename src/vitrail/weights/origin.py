@@ -119,12 +119,12 @@ class Style:
     """Whether its files hold the tensors under "model"; None: either."""
     leaves: tuple[str, ...] = ()
     """Beginnings of names that are left out, with a note: parts that no model here has, such as a text tower."""
-    opens: Callable[[dict[str, Tensor], str], tuple[dict[str, Tensor], Fields]] | None = None
+    opens: Callable[[dict[str, Tensor], str], tuple[dict[str, Tensor], Fields]] = lambda tensors, where: (tensors, {})
     """(tensors, where) to the tensors that have rows, and the fields of the config that the others show."""
-    closes: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] | None = None
+    closes: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] = lambda tensors, config: tensors
     """(tensors, config) to a whole file: with those that `opens` takes away."""
-    writes: Callable[[Any], bool] | None = None
-    """Whether it has models of such a config of its family; None: of any."""
+    writes: Callable[[Any], bool] = lambda config: True
+    """Whether it has models of such a config of its family."""
 
     @property
     def families(self) -> set[str]:
@@ -174,7 +174,7 @@ class Origin:
     def style_for(self, config: ModelConfig) -> str | None:
         """The name of the style that `convert` writes such a model in."""
         for name, style in self.styles.items():
-            if config.family in style.families and (style.writes is None or style.writes(config)):
+            if config.family in style.families and style.writes(config):
                 return name
         return None
 
@@ -199,15 +199,14 @@ class Origin:
         shapes = SHAPES[style.shapes]
         theirs = unstacked({style.plain(key): tensor for key, tensor in tensors.items()}, style.stack)
         said = [f"names: {self.name}, {name}"]
-        if style.opens:
-            theirs, shown = style.opens(theirs, where)
-            told = {**shown, **(told or {})}
-        if left := [name for name in theirs if name.startswith(style.leaves)] if style.leaves else []:
+        theirs, shown = style.opens(theirs, where)
+        told = {**shown, **(told or {})}
+        if left := [name for name in theirs if name.startswith(style.leaves)]:
             parts = sorted({part.rstrip(".") for part in style.leaves if any(name.startswith(part) for name in left)})
             said.append(f"left out: {len(left)} tensors of {', '.join(parts)}")
             theirs = {name: tensor for name, tensor in theirs.items() if name not in left}
         if config is None:
-            config, silent = self._read_config(style, theirs, told or {}, where)
+            config, silent = self._read_config(style, theirs, told, where)
             if silent:
                 said.append(f"not in the file, the default of {self.name}: {', '.join(silent)}")
         ours = to_ours(shapes.rows(style, config), shapes.strip(style, theirs, config, where), where=where)
@@ -233,7 +232,7 @@ class Origin:
             raise WeightsError(f"{self.name} has no names for {', '.join(nameless)}", next_step="nothing was written")
         theirs = to_theirs(rows, state, lambda name: shapes.heads(config, name))
         theirs = shapes.complete(chosen, stacked(theirs, chosen.stack, getattr(config, "depth", 0)), config)
-        return chosen.closes(theirs, config) if chosen.closes else theirs
+        return chosen.closes(theirs, config)
 
 
 ORIGINS = Registry[Origin]("origin of weights")

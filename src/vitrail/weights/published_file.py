@@ -8,8 +8,8 @@ from typing import Any
 from vitrail.config import read_object
 from vitrail.errors import VitrailError, WeightsError
 from vitrail.weights.files.hub import check_blob
-from vitrail.weights.files.index import INDEX, digest, read_shards
-from vitrail.weights.files.readers import READERS, Content, read_any
+from vitrail.weights.files.index import INDEX, digest, read_content
+from vitrail.weights.files.readers import READERS
 from vitrail.weights.imagenet import imagenet_classes
 from vitrail.weights.origin import ORIGINS, Checkpoint, Facts, Foreign, Origin
 from vitrail.weights.recognise import find_origin
@@ -19,7 +19,7 @@ from vitrail.weights.record import Record, Told, Weights
 def read_file(path: Path, config: Told = None) -> Weights:
     """Tensors and record of a published file, or of a folder with one. `config` goes before the JSON file next to it."""
     path = only_file(path)
-    content = Content(read_shards(path)) if path.name.endswith(INDEX) else read_any(path)
+    content = read_content(path)
     sidecar = read_sidecar(path)  # first: it may name a model that is none here, and say why
     origin = find_origin(content.tensors.keys(), str(path))
     named = read_name(origin, path.name)

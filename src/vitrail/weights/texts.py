@@ -13,15 +13,13 @@ from vitrail.config import read_object
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.models.text import TextConfig, TextTower
 from vitrail.weights.bundle import Weights, missing, read
-from vitrail.weights.files.hub import fetch, is_hub_name
-from vitrail.weights.files.index import INDEX, read_shards
-from vitrail.weights.files.readers import read_any
+from vitrail.weights.files.hub import locate
+from vitrail.weights.files.index import read_content
 from vitrail.weights.fit import fit
 from vitrail.weights.name_tables import Row, count, pair, rows_of, tensors, to_ours, to_shapes
 from vitrail.weights.origins.open_clip import resblocks
 from vitrail.weights.origins.transformers_config import ACTIVATIONS
 from vitrail.weights.origins.transformers_names import tower_layers
-from vitrail.weights.published import find_published
 from vitrail.weights.published_file import only_file
 from vitrail.weights.record import Told
 
@@ -56,13 +54,11 @@ class Pair:
 
 def read_pair(path: str | Path, *, config: Told = None) -> Pair:
     """The towers in a file, a folder or under a name. WeightsError where one of them, or the tokenizer, is not there."""
-    known = find_published(path)
-    place = known.address if known else path
-    local = fetch(str(place), (TOKENIZER,)) if is_hub_name(place) else Path(place)
+    local = locate(path, (TOKENIZER,))
     if not local.exists():
         raise missing(path)
     file = only_file(local)
-    tensors = read_shards(file) if file.name.endswith(INDEX) else read_any(file).tensors
+    tensors = read_content(file).tensors
     text = read_text(tensors, _about(file), str(path))
     tokenizer = file.with_name(TOKENIZER)
     if not tokenizer.is_file():

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from vitrail.images.content_keys import Keys, read_keys
 from vitrail.storage import write_whole
-from vitrail.weights.files.hub import fetch, is_hub_name
-from vitrail.weights.published import find_published
+from vitrail.weights.files.hub import locate
 
 TRAINED_KEYS = "trained.keys"
 
@@ -21,9 +20,7 @@ def read_trained_keys(path: str | Path) -> Keys | None:
     """
     if str(path).startswith("timm:"):
         return None
-    if known := find_published(path):
-        path = known.address
-    folder = fetch(str(path)) if is_hub_name(path) else Path(path)
+    folder = locate(path)
     folder = folder if folder.is_dir() else folder.parent
     file = folder / TRAINED_KEYS
     return read_keys(file) if file.is_file() else None

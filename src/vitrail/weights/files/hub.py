@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import WeightsError
+from vitrail.weights.published import find_published
 
 PREFIX = "hf:"
 _NAME = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(/(?P<file>[\w./-]+?))?(@(?P<revision>[\w./-]+))?")
@@ -72,6 +73,13 @@ def fetch(name: str, more: Sequence[str] = ()) -> Path:
             f"{name} has no {file or _TENSORS[0]}", next_step="name one of its files: hf:owner/name/file"
         )
     return path
+
+
+def locate(path: str | Path, more: Sequence[str] = ()) -> Path:
+    """The file or folder on this machine of a path, or of a name of the table or the hub. What `fetch` raises."""
+    known = find_published(path)
+    place = known.address if known else str(path)
+    return fetch(place, more) if is_hub_name(place) else Path(path)
 
 
 def _parse(name: str) -> re.Match[str]:

@@ -10,11 +10,16 @@ from torch import Tensor
 from vitrail.config import read_object
 from vitrail.errors import WeightsError
 from vitrail.weights.files.hub import refuse_link
-from vitrail.weights.files.readers import READERS, read_any
+from vitrail.weights.files.readers import READERS, Content, read_any
 from vitrail.weights.files.safe import sha256
 
 INDEX = ".index.json"
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def read_content(path: Path) -> Content:
+    """The tensors of a weights file, or of all files that an index lists."""
+    return Content(read_shards(path)) if path.name.endswith(INDEX) else read_any(path)
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:

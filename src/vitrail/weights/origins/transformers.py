@@ -7,6 +7,7 @@ which lie next to the tensors, say what these do not.
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -51,6 +52,7 @@ def _tower(table: tuple[Row, ...], preprocess: Preprocess, *more: str, **rest: A
     )
 
 
+_siglip = partial(_tower, SIGLIP, Preprocess(interpolation="bicubic"), licence="Apache-2.0")
 _BEFORE, _SCALE = "encoder.layer.0.layernorm_before.weight", "encoder.layer.0.layer_scale1.lambda1"
 _CLASS, _DISTILLED = "embeddings.cls_token", "embeddings.distillation_token"
 _REGISTERS, _DECODED = "embeddings.register_tokens", "decoder.decoder_embed.weight"
@@ -67,8 +69,7 @@ def _is_rotary(config: Any) -> bool:
 def _is_later(config: Any) -> bool:
     """Whether a ViT has a part that transformers' plain ViT lacks."""
     extras = config.extras
-    parts = extras.layer_scale, extras.registers, extras.pre_norm, extras.rotary, extras.projection
-    return any(parts) or config.positions == "rotary"
+    return _is_rotary(config) or any((extras.layer_scale, extras.registers, extras.pre_norm, extras.projection))
 
 
 _HABITS = {"activation": "gelu", "pool": "cls", "positions_on": "all", "position_resize": "bicubic", "norm_eps": 1e-12}
@@ -133,22 +134,16 @@ STYLES = {
             config.extras.registers > 1 and config.positioned_prefix == config.prefix and _has_table(config)
         ),
     ),
-    "SigLIP": _tower(
-        SIGLIP,
-        Preprocess(interpolation="bicubic"),
+    "SigLIP": _siglip(
         "head.probe",
         habits=_OF_SIGLIP,
         never={"classifier.weight"},
-        licence="Apache-2.0",
         writes=lambda config: config.pool == "map" and not config.prefix and not config.classes,
     ),
-    "SigLIP classifier": _tower(
-        SIGLIP,
-        Preprocess(interpolation="bicubic"),
+    "SigLIP classifier": _siglip(
         "classifier.weight",
         habits={**_OF_SIGLIP, "pool": "mean"},
         leaves=("head.",),
-        licence="Apache-2.0",
         writes=lambda config: config.pool == "mean" and not config.prefix and config.extras.activation == "gelu-tanh",
     ),
     "CLIP": _tower(

@@ -37,9 +37,6 @@ class MAEShapes(Shapes):
         config = configs.from_dict(MAEConfig, found, where=where)
         return config, silent if config.target == "unknown" else []
 
-    def heads(self, config: Any, name: str) -> int:
-        return 1
-
     def strip(self, style: Style, tensors: dict[str, Tensor], config: MAEConfig, where: str) -> dict[str, Tensor]:
         """Without the tables of positions. WeightsError where they are not the paper's sines and cosines."""
         for name, table in _positions(style, config).items():
