@@ -120,7 +120,7 @@ class Rows:
     """Of each row group its file, and its number there."""
     _ends: Int64[np.ndarray, "G"]
     """Where it ends, counted in rows of all."""
-    _kept: OrderedDict[int, Any] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[int, Any] = field(default_factory=OrderedDict, init=False)
 
     @property
     def sizes(self) -> Int64[np.ndarray, "N"]:

@@ -197,7 +197,7 @@ class Shards:
     offsets: Int64[np.ndarray, "N"]
     sizes: Int64[np.ndarray, "N"]
     sums: UInt32[np.ndarray, "N"]
-    _open: dict[int, int] = field(default_factory=dict)
+    _open: dict[int, int] = field(default_factory=dict, init=False)
 
     def read(self, index: int) -> bytes:
         shard = int(self.shards[index])
