@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
+from vitrail import config as configs
 from vitrail.errors import VitrailError, WeightsError
 from vitrail.images.preprocess import IMAGENET, Preprocess
 from vitrail.models.zoo import ModelConfig, skeleton
 from vitrail.registry import Registry
-from vitrail.weights.name_tables import Row, rows_of, stacked, to_ours, to_theirs, unstacked
+from vitrail.weights.name_tables import Row, rows_of, stacked, to_ours, to_shapes, to_theirs, unstacked
 
 Tensors = Mapping[str, Tensor]
 Fields = Mapping[str, Any]
@@ -67,12 +68,25 @@ class Checkpoint:
     """Fields of our config that only the file's name says."""
 
 
+def in_lists(values: Fields) -> dict[str, Any]:
+    """The values as JSON has them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 class Shapes:
     """How the models of one family show in the names and shapes of tensors: one file in `weights/shapes/` each."""
 
+    kind: type
+    """The family's config."""
+
+    def sizes(self, ours: Tensors) -> dict[str, Any]:
+        """The config's fields that the shapes of tensors under our names give."""
+        raise NotImplementedError
+
     def read_config(self, style: "Style", tensors: Tensors, told: Fields, where: str) -> tuple[Any, list[str]]:
         """The config, and in words the settings that neither the file nor `told` says."""
-        raise NotImplementedError
+        found = {**style.habits, **self.sizes(to_shapes(style.table, tensors, where)), **told}
+        return configs.from_dict(self.kind, in_lists(found), where=where), []
 
     def rows(self, style: "Style", config: Any) -> list[Row]:
         """The rows of one model."""

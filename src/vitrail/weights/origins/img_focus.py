@@ -9,10 +9,9 @@ from vitrail.models.extras import Extras
 from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import skeleton
 from vitrail.weights.name_tables import Row, prefixed, rows_of
-from vitrail.weights.origin import CROP, ORIGINS, SHAPES, Checkpoint, Fields, Origin, Shapes, Style, Tensors
+from vitrail.weights.origin import CROP, ORIGINS, SHAPES, Checkpoint, Fields, Origin, Shapes, Style, Tensors, in_lists
 from vitrail.weights.origins import dinov2
 from vitrail.weights.origins.transformers_names import DINOV2
-from vitrail.weights.shapes.vit import in_lists
 
 _NUMBERS = {"key": 1966, "value": 1969, "query": 1972, "out": 1980, "fc1": 1981, "fc2": 1982}
 _NAMELESS = ("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight", "positions.table")

@@ -12,7 +12,7 @@ from vitrail.errors import WeightsError
 from vitrail.models.mae import MAEConfig
 from vitrail.models.positions import sincos
 from vitrail.weights.name_tables import count, to_shapes
-from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors
+from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors, in_lists
 from vitrail.weights.shapes import vit
 
 DECODER_HEADS = {512: 16}
@@ -26,7 +26,7 @@ class MAEShapes(Shapes):
         decoder = _decoder(ours)
         inside = {n.removeprefix("encoder."): tensor for n, tensor in ours.items() if n.startswith("encoder.")}
         encoder = {**style.habits, **_encoder(inside), **told.get("encoder", {})}
-        found: dict[str, Any] = {"target": "unknown", **decoder, **told, "encoder": vit.in_lists(encoder)}
+        found: dict[str, Any] = {"target": "unknown", **decoder, **told, "encoder": in_lists(encoder)}
         if None in (encoder["heads"], encoder["image"], found["decoder_heads"]):
             raise WeightsError(
                 f"{where}: of widths {encoder['width']} and {found['decoder_width']}, or a grid that is not square: "

@@ -14,7 +14,7 @@ from vitrail.models.extras import settings
 from vitrail.models.positions import ROTARIES
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.name_tables import Row, count, one_of_ours, rows_there
-from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors
+from vitrail.weights.origin import SHAPES, Fields, Shapes, Style, Tensors, in_lists
 
 USE_TIMM = 'load it by its name in timm: vitrail.load("timm:NAME")'
 KINDS: dict[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
@@ -39,7 +39,7 @@ class ViTShapes(Shapes):
             seen["qkv_bias"] = True
         if seen.get("final_norm") == "pooled":  # a norm behind the pooling is there for the mean
             seen.setdefault("pool", "mean")
-        seen |= _positions_of(tensors, style, seen, {**style.habits, **seen, **told}, where)
+        seen |= positions_of(tensors, style.table, seen, {**style.habits, **seen, **told}, where)
         found = with_heads({**style.habits, **seen, **told}, where)
         assumed = {name: found[name] for name in SILENT if name in found and name not in {*seen, *told}}
         if (
@@ -51,11 +51,6 @@ class ViTShapes(Shapes):
 
 
 SHAPES.register("vit", ViTShapes())
-
-
-def in_lists(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as JSON has them."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def in_words(values: Mapping[str, Any]) -> list[str]:
@@ -125,8 +120,8 @@ def sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def _positions_of(
-    tensors: Mapping[str, Tensor], style: Style, seen: Mapping[str, Any], found: Mapping[str, Any], where: str
+def positions_of(
+    tensors: Mapping[str, Tensor], table: Sequence[Row], seen: Mapping[str, Any], found: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     """Kind of positions, image size, and which prefix tokens the table has rows for.
 
@@ -134,7 +129,7 @@ def _positions_of(
     fits, or the one that the image size (if that was told) leaves.
     """
     p, q = found["patch"]
-    tables = [(row.theirs[0], row.layout) for row in style.table if row.ours == "positions.table"]
+    tables = [(row.theirs[0], row.layout) for row in table if row.ours == "positions.table"]
     name, layout = tables[0] if tables else ("positions", "")
     if name not in tensors:
         kind = found.get("positions", "rotary" if found.get("rotary") else "learned")
