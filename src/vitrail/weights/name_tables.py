@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vitrail.errors import WeightsError
@@ -38,13 +39,10 @@ def pair(
     ends: tuple[str, str] = (".weight", ".bias"),
     layouts: tuple[str, str] = ("same", "same"),
     when: tuple[str, Any] | None = None,
-) -> tuple[Row, Row]:
+) -> tuple[Row, ...]:
     """The rows of a weight and its bias."""
-    weight, bias = (
-        Row(ours + our, tuple(name + end for name in theirs), layout, when)
-        for our, end, layout in zip((".weight", ".bias"), ends, layouts, strict=True)
-    )
-    return weight, bias
+    kinds = zip((".weight", ".bias"), ends, layouts, strict=True)
+    return tuple(Row(ours + our, tuple(name + end for name in theirs), layout, when) for our, end, layout in kinds)
 
 
 def pairs(ours: str, theirs: str, parts: Mapping[str, str] | Sequence[str], **how: Any) -> tuple[Row, ...]:
@@ -59,11 +57,6 @@ def tensors(ours: str, theirs: str, parts: Mapping[str, str] | Sequence[str], **
 
 def _named(parts: Mapping[str, str] | Sequence[str]) -> Iterable[tuple[str, str]]:
     return parts.items() if isinstance(parts, Mapping) else zip(parts, parts, strict=True)
-
-
-def joined(ours: str, *theirs: str, **how: Any) -> tuple[Row, ...]:
-    """The pair of one linear map here that is several there, such as q, k and v."""
-    return pair(ours, *theirs, layouts=("joined", "joined"), **how)
 
 
 def joined_pool(theirs: str) -> tuple[Row, ...]:
@@ -105,39 +98,46 @@ def _from_patch_rows(weight: Tensor) -> Tensor:
     """D (p q C) of a linear map on square patches, channels last, as D C p q; a convolution's kernel stays."""
     if weight.ndim == 4:
         return weight
-    channels = next(
-        c
-        for c in (3, 1, 4)
-        if weight.shape[1] % c == 0 and math.isqrt(weight.shape[1] // c) ** 2 * c == weight.shape[1]
-    )
-    side = math.isqrt(weight.shape[1] // channels)
-    return weight.unflatten(1, (side, side, channels)).permute(0, 3, 1, 2)
+    values = weight.shape[1]
+    channels = next((c for c in (3, 1, 4) if math.isqrt(values // c) ** 2 * c == values), 1)
+    side = math.isqrt(values // channels)
+    return rearrange(weight, "d (p q c) -> d c p q", p=side, q=side)
+
+
+def _regrouped(theirs: str, ours: str) -> Layout:
+    """Axes in einops' words. Several tensors there, such as q, k and v, lie one above the other here."""
+
+    def read(tensors: Sequence[Tensor]) -> Tensor:
+        parts = [rearrange(tensor, f"{theirs} -> {ours}") for tensor in tensors]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def write(tensor: Tensor, heads: int, parts: int) -> list[Tensor]:
+        sizes = {"heads": heads} if "heads" in ours else {}
+        chunks = tensor.chunk(parts) if parts > 1 else [tensor]
+        return [rearrange(part, f"{ours} -> {theirs}", **sizes) for part in chunks]
+
+    return Layout(read, write)
 
 
 LAYOUTS: dict[str, Layout] = {
-    "same": Layout(lambda t: t[0], lambda o, heads, parts: [o]),
-    # dense kernels: D_in D_out
-    "dense": Layout(lambda t: t[0].mT, lambda o, heads, parts: [o.mT]),
-    # convolution kernels: p q C D
-    "conv": Layout(lambda t: t[0].permute(3, 2, 0, 1), lambda o, heads, parts: [o.permute(2, 3, 1, 0)]),
-    # a depthwise convolution's: p q C 1
-    "depthwise": Layout(lambda t: t[0].permute(2, 3, 0, 1), lambda o, heads, parts: [o.permute(2, 3, 0, 1)]),
-    # a convolution of one pixel: 1 1 C D, and D C 1 1
-    "pixel": Layout(lambda t: t[0][0, 0].mT, lambda o, heads, parts: [o.mT[None, None]]),
-    "pixel conv": Layout(lambda t: t[0].flatten(1), lambda o, heads, parts: [o[:, :, None, None]]),
-    # a vector, in some files spread over B p q: 1 1 1 C
+    "same": _regrouped("...", "..."),
+    "dense": _regrouped("i o", "o i"),
+    "conv": _regrouped("p q c d", "d c p q"),
+    "depthwise": _regrouped("p q c one", "c one p q"),
+    # a convolution of one pixel
+    "pixel": _regrouped("1 1 c d", "d c"),
+    "pixel conv": _regrouped("d c 1 1", "d c"),
+    # the kernels and biases of q, k, v, head by head, and the kernel behind them
+    "qkv": _regrouped("i heads d", "(heads d) i"),
+    "qkv bias": _regrouped("heads d", "(heads d)"),
+    "out": _regrouped("heads d o", "o (heads d)"),
+    # a vector for a token; a table without a batch axis; a token for a row
+    "vector": _regrouped("d", "1 1 d"),
+    "table": _regrouped("n d", "1 n d"),
+    "row": _regrouped("1 1 d", "1 d"),
+    # a vector, in some files spread over B p q
     "flat": Layout(lambda t: t[0].flatten(), lambda o, heads, parts: [o]),
     "spread": Layout(lambda t: t[0].flatten(), lambda o, heads, parts: [o.reshape(1, 1, 1, -1)]),
-    # kernels D A d (q, k, v; or k, v; or q), in one matrix 3D D
-    "qkv": Layout(
-        lambda t: torch.cat([k.flatten(1).mT for k in t]),
-        lambda o, heads, parts: [k.mT.unflatten(1, (heads, -1)) for k in o.chunk(parts)],
-    ),
-    # matrices D D, or biases D, one above the other
-    "joined": Layout(lambda t: torch.cat(list(t)), lambda o, heads, parts: list(o.chunk(parts))),
-    "dense joined": Layout(
-        lambda t: torch.cat([k.mT for k in t]), lambda o, heads, parts: [k.mT for k in o.chunk(parts)]
-    ),
     # biases of q and of v alone: k has none
     "q v": Layout(lambda t: torch.cat([t[0], torch.zeros_like(t[0]), t[1]]), lambda o, heads, parts: _q_and_v(o)),
     # one tensor of q, k and v, of which ours are two
@@ -146,28 +146,14 @@ LAYOUTS: dict[str, Layout] = {
     # several class tokens: the first, the others
     "first token": Layout(lambda t: t[0][:, :1], lambda o, heads, parts: [o], join=1),
     "other tokens": Layout(lambda t: t[0][:, 1:], lambda o, heads, parts: [o], join=1),
-    # a vector D for a token 1 1 D; a table N D; a token 1 1 D for a row 1 D
-    "vector": Layout(lambda t: t[0][None, None], lambda o, heads, parts: [o[0, 0]]),
-    "table": Layout(lambda t: t[0][None], lambda o, heads, parts: [o[0]]),
-    "row": Layout(lambda t: t[0][0], lambda o, heads, parts: [o[None]]),
-    # a linear map on patches: D p·q·C; both are read, so that one name serves both
-    "patch conv": Layout(lambda t: _from_patch_rows(t[0]), lambda o, heads, parts: [o]),
-    "patch rows": Layout(lambda t: _from_patch_rows(t[0]), lambda o, heads, parts: [o.permute(0, 2, 3, 1).flatten(1)]),
     # rows of a table, in two pieces: the first row, the others
     "rows": Layout(lambda t: torch.cat(list(t), dim=1), lambda o, heads, parts: [o[:, :1], o[:, 1:]]),
-    # biases A d
-    "qkv bias": Layout(
-        lambda t: torch.cat([b.flatten() for b in t]),
-        lambda o, heads, parts: [b.unflatten(0, (heads, -1)) for b in o.chunk(parts)],
+    # a linear map on patches: D p·q·C; both are read, so that one name serves both
+    "patch conv": Layout(lambda t: _from_patch_rows(t[0]), lambda o, heads, parts: [o]),
+    "patch rows": Layout(
+        lambda t: _from_patch_rows(t[0]), lambda o, heads, parts: [rearrange(o, "d c p q -> d (p q c)")]
     ),
-    # a kernel A d D
-    "out": Layout(lambda t: t[0].flatten(0, 1).mT, lambda o, heads, parts: [o.mT.unflatten(0, (heads, -1))]),
 }
-
-
-_COUNTERS = {"i": r"(?P<i>\d+)", "b": r"(?P<b>\d+)", "u": r"(?P<u>\d+)", "n": r"(?P<n>\d)"}
-_COUNTERS |= {"B": r"(?P<B>\d+)", "U:02": r"(?P<U>\d+)", "U": r"(?P<U>\d+)", "abc": r"(?P<abc>[abc])"}
-_COUNTERS |= {"b:02": r"(?P<b>\d+)", "u:02": r"(?P<u>\d+)"}
 
 
 @cache
@@ -175,10 +161,16 @@ def _pattern(name: str) -> re.Pattern[str]:
     """The expression for a name of a table."""
     parts = re.split(r"\{([^}]+)\}", name)
     seen: set[str] = set()
-    for index in range(1, len(parts), 2):
-        parts[index] = _COUNTERS[parts[index]] if parts[index] not in seen else f"(?P={parts[index]})"
-        seen.add(parts[index])
-    return re.compile("".join(part if index % 2 else re.escape(part) for index, part in enumerate(parts)))
+    for index, part in enumerate(parts):
+        counter = part.partition(":")[0]
+        if index % 2 == 0:
+            parts[index] = re.escape(part)
+        elif counter in seen:
+            parts[index] = f"(?P={counter})"
+        else:
+            parts[index] = f"(?P<{counter}>{'[abc]' if counter == 'abc' else '[0-9]+'})"
+            seen.add(counter)
+    return re.compile("".join(parts))
 
 
 def _counted(row: Row, match: re.Match[str]) -> Row:

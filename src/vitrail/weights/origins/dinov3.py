@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.models.positions import Rotation
-from vitrail.weights.name_tables import joined, pair, tensors
+from vitrail.weights.name_tables import pair, tensors
 from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Facts, Fields, Origin, Style
 from vitrail.weights.origins import dinov2
 from vitrail.weights.shapes.vit import USE_TIMM
@@ -24,7 +24,7 @@ _BLOCK, _PERIODS, _MASK = "blocks.{i}.", "rope_embed.periods", "attn.qkv.bias_ma
 TABLE = (
     *dinov2.BODY,
     *tensors("", "", {"registers": "storage_tokens"}),
-    *joined(f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.w1", f"{_BLOCK}mlp.w2", when=dinov2.GATED),
+    *pair(f"{_BLOCK}mlp.fc1", f"{_BLOCK}mlp.w1", f"{_BLOCK}mlp.w2", when=dinov2.GATED),
     *pair(f"{_BLOCK}mlp.fc2", f"{_BLOCK}mlp.w3", when=dinov2.GATED),
 )
 

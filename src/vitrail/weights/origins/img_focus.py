@@ -43,7 +43,7 @@ def _rows() -> list[Row]:
     for i in range(CONFIG.depth):
         number = {part: f"onnx::MatMul_{first + 17 * i}" for part, first in _NUMBERS.items()}
         qkv = tuple(number[part] for part in ("query", "key", "value"))
-        table.append(Row(f"blocks.{i}.attn.qkv.weight", qkv, "dense joined"))
+        table.append(Row(f"blocks.{i}.attn.qkv.weight", qkv, "dense"))
         matrices = {"attn.proj": "out", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
         table += [Row(f"blocks.{i}.{ours}.weight", (number[part],), "dense") for ours, part in matrices.items()]
     return table

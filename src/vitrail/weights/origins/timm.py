@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import INCEPTION
-from vitrail.weights.name_tables import Row, joined, pair, pairs, prefixed, tensors
+from vitrail.weights.name_tables import Row, pair, pairs, prefixed, tensors
 from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Fields, Origin, Style
 from vitrail.weights.origins.timm_config import describe, read_json, read_name
 from vitrail.weights.shapes.vit import USE_TIMM
@@ -54,7 +54,7 @@ DEIT_3 = tuple(
     for row in TABLE
 )
 _FC1 = f"{_BLOCK}mlp.fc1"
-_SPLIT_MLP = joined(_FC1, f"{_FC1}_g", f"{_FC1}_x", when=("gated", True))
+_SPLIT_MLP = pair(_FC1, f"{_FC1}_g", f"{_FC1}_x", when=("gated", True))
 
 
 def _without(table: tuple[Row, ...], *ours: str) -> tuple[Row, ...]:
@@ -68,7 +68,7 @@ def _biases(*theirs: str) -> Row:
 # biases of q and v alone
 EVA = (*_without(DEIT_3, "attn.qkv.bias"), _biases("q_bias", "v_bias"))
 # the same, with three matrices for q, k and v, and two for the gated MLP
-_QKV = Row(f"{_BLOCK}attn.qkv.weight", tuple(f"{_BLOCK}attn.{part}_proj.weight" for part in "qkv"), "joined")
+_QKV = Row(f"{_BLOCK}attn.qkv.weight", tuple(f"{_BLOCK}attn.{part}_proj.weight" for part in "qkv"))
 EVA_02 = (*_without(DEIT_3, "attn.qkv", "mlp.fc1"), _QKV, _biases("q_proj.bias", "v_proj.bias"), *_SPLIT_MLP)
 # one matrix for q, k and v, without biases or with those of q and v
 DINOV3 = (*_without(EVA, "mlp.fc1"), *pair(_FC1, _FC1, when=("gated", False)), *_SPLIT_MLP)

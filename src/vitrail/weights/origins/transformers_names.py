@@ -2,7 +2,7 @@
 
 import re
 
-from vitrail.weights.name_tables import Row, joined, joined_pool, pair, pairs, prefixed, tensors
+from vitrail.weights.name_tables import Row, joined_pool, pair, pairs, prefixed, tensors
 
 _OURS, _LAYER = "blocks.{i}.", "encoder.layer.{i}."
 _UNGATED, _GATED = ("gated", False), ("gated", True)
@@ -12,7 +12,7 @@ _SCALES = {"ls{n}.gamma": "layer_scale{n}.lambda1"}
 
 def _attention(ours: str, theirs: str) -> tuple[Row, ...]:
     qkv = (f"{theirs}attention.attention.{part}" for part in ("query", "key", "value"))
-    return (*joined(f"{ours}attn.qkv", *qkv), *pair(f"{ours}attn.proj", f"{theirs}attention.output.dense"))
+    return (*pair(f"{ours}attn.qkv", *qkv), *pair(f"{ours}attn.proj", f"{theirs}attention.output.dense"))
 
 
 _PATCHES = pair("patch_embed", "embeddings.patch_embeddings.projection")
@@ -58,11 +58,11 @@ DINOV3 = (
     *tensors("", "embeddings.", {"cls_token": "cls_token", "registers": "register_tokens"}),
     *tensors("", "embeddings.", ["mask_token"], layout="row"),
     *pairs(_OURS, _DINO3, {"norm{n}": "norm{n}", "attn.proj": "attention.o_proj", "mlp.fc2": "mlp.down_proj"}),
-    Row("blocks.{i}.attn.qkv.weight", tuple(f"{_DINO3}attention.{part}_proj.weight" for part in "qkv"), "joined"),
+    Row("blocks.{i}.attn.qkv.weight", tuple(f"{_DINO3}attention.{part}_proj.weight" for part in "qkv")),
     Row("blocks.{i}.attn.qkv.bias", tuple(f"{_DINO3}attention.{part}_proj.bias" for part in "qv"), "q v"),
     *tensors(_OURS, _DINO3, _SCALES),
     *pair("blocks.{i}.mlp.fc1", f"{_DINO3}mlp.up_proj", when=_UNGATED),
-    *joined("blocks.{i}.mlp.fc1", f"{_DINO3}mlp.gate_proj", f"{_DINO3}mlp.up_proj", when=_GATED),
+    *pair("blocks.{i}.mlp.fc1", f"{_DINO3}mlp.gate_proj", f"{_DINO3}mlp.up_proj", when=_GATED),
 )
 
 
@@ -72,7 +72,7 @@ def tower_layers(start: str) -> tuple[Row, ...]:
     parts = {"norm{n}": "layer_norm{n}", "attn.proj": "self_attn.out_proj", "mlp.fc{n}": "mlp.fc{n}"}
     return (
         *pairs(_OURS, layer, parts),
-        *joined(f"{_OURS}attn.qkv", *(f"{layer}self_attn.{part}_proj" for part in "qkv")),
+        *pair(f"{_OURS}attn.qkv", *(f"{layer}self_attn.{part}_proj" for part in "qkv")),
     )
 
 
