@@ -160,16 +160,10 @@ LAYOUTS: dict[str, Layout] = {
 def _pattern(name: str) -> re.Pattern[str]:
     """The expression for a name of a table."""
     parts = re.split(r"\{([^}]+)\}", name)
-    seen: set[str] = set()
     for index, part in enumerate(parts):
         counter = part.partition(":")[0]
-        if index % 2 == 0:
-            parts[index] = re.escape(part)
-        elif counter in seen:
-            parts[index] = f"(?P={counter})"
-        else:
-            parts[index] = f"(?P<{counter}>{'[abc]' if counter == 'abc' else '[0-9]+'})"
-            seen.add(counter)
+        digits = "[abc]" if counter == "abc" else "[0-9]+"
+        parts[index] = f"(?P<{counter}>{digits})" if index % 2 else re.escape(part)
     return re.compile("".join(parts))
 
 
