@@ -60,13 +60,14 @@ def find_near(prints: Sequence[Print], read: Callable[[int], UInt8[np.ndarray, "
 
     An image is in one group: what is near to one of its members is near to all.
     """
+    count = len(prints)
     hashes = np.array([one.whole for one in prints] + [one.mirrored for one in prints], np.uint64)
-    joined = Joined(_pairs(prints, hashes))
-    if len(prints) <= CROPPED:
-        for first, box, second, mirrored in _cropped(prints, hashes):
-            apart = joined.root(first) != joined.root(second)
-            if apart and _is_crop(read(first), BOXES[box], prints[second].thumbnail, mirrored):
-                joined.join(first, second)
+    thumbnails = [one.thumbnail for one in prints] + [one.thumbnail[..., ::-1] for one in prints]
+    joined = Joined((first % count, second % count) for first, second in _pairs(hashes, thumbnails))
+    for first, box, second in _cropped(prints, hashes) if count <= CROPPED else ():
+        apart = joined.root(first) != joined.root(second % count)
+        if apart and _is_crop(read(first), BOXES[box], thumbnails[second]):
+            joined.join(first, second % count)
     return joined.groups()
 
 
@@ -87,23 +88,21 @@ def _difference(one: UInt8[np.ndarray, "3 16 16"], other: UInt8[np.ndarray, "3 1
     return float(np.abs(np.clip(gain, 1 / GAIN, GAIN) * first - second).mean())
 
 
-def _pairs(prints: Sequence[Print], hashes: UInt64[np.ndarray, "N"]) -> Iterator[tuple[int, int]]:
-    """Images whose hashes are within NEAR_BITS and whose thumbnails are within NEAR_LEVELS, mirrored or not.
+def _pairs(
+    hashes: UInt64[np.ndarray, "two_N"], thumbnails: Sequence[UInt8[np.ndarray, "3 16 16"]]
+) -> Iterator[tuple[int, int]]:
+    """Images, or mirrored ones, whose hashes are within NEAR_BITS and whose thumbnails are within NEAR_LEVELS.
 
     Hashes that differ in at most 3 bits agree in at least one of their four 16-bit quarters: only those are compared.
     """
-    count = len(prints)
-
-    def thumbnail(at: int) -> np.ndarray:
-        return prints[at].thumbnail if at < count else prints[at - count].thumbnail[..., ::-1]
-
+    count = len(hashes) // 2
     for block in _candidates(hashes):
         for at, first in enumerate(block[:-1].tolist()):
             rest = block[at + 1 :]
             close = np.bitwise_count(hashes[rest] ^ hashes[first]) <= NEAR_BITS
             for other in rest[close].tolist():
-                if first % count != other % count and _difference(thumbnail(first), thumbnail(other)) <= NEAR_LEVELS:
-                    yield first % count, other % count
+                if first % count != other % count and _difference(thumbnails[first], thumbnails[other]) <= NEAR_LEVELS:
+                    yield first, other
 
 
 def _candidates(hashes: UInt64[np.ndarray, "N"]) -> Iterator[Int64[np.ndarray, "M"]]:
@@ -113,22 +112,18 @@ def _candidates(hashes: UInt64[np.ndarray, "N"]) -> Iterator[Int64[np.ndarray, "
         yield from (b for b in np.split(order, np.flatnonzero(np.diff(values[order])) + 1) if len(b) > 1)
 
 
-def _cropped(prints: Sequence[Print], hashes: UInt64[np.ndarray, "N"]) -> Iterator[tuple[int, int, int, bool]]:
-    """(image, number of its box, the image that looks like that crop by its hash, whether it is mirrored)."""
-    count = len(prints)
+def _cropped(prints: Sequence[Print], hashes: UInt64[np.ndarray, "two_N"]) -> Iterator[tuple[int, int, int]]:
+    """(image, number of its box, the image, or mirrored one, that looks like that crop by its hash)."""
     for first, one in enumerate(prints):
         near = np.bitwise_count(one.crops[:, None] ^ hashes[None]) <= NEAR_BITS
-        near[:, [first, first + count]] = False
+        near[:, [first, first + len(prints)]] = False
         for box, at in np.argwhere(near).tolist():
-            yield first, box, at % count, at >= count
+            yield first, box, at
 
 
-def _is_crop(
-    image: UInt8[np.ndarray, "H W 3"], box: tuple[int, int, int], other: UInt8[np.ndarray, "3 16 16"], mirrored: bool
-) -> bool:
+def _is_crop(image: UInt8[np.ndarray, "H W 3"], box: tuple[int, int, int], other: UInt8[np.ndarray, "3 16 16"]) -> bool:
     height, width = image.shape[:2]
     top, left, kept = (value / _SIDE for value in box)
     rows = slice(round(top * height), round((top + kept) * height))
     columns = slice(round(left * width), round((left + kept) * width))
-    thumbnail = _thumbnail(np.ascontiguousarray(image[rows, columns]))
-    return _difference(thumbnail, other[..., ::-1] if mirrored else other) <= CROP_LEVELS
+    return _difference(_thumbnail(np.ascontiguousarray(image[rows, columns])), other) <= CROP_LEVELS
