@@ -61,12 +61,16 @@ def only_file(path: Path) -> Path:
 
 def read_sidecar(path: Path) -> Facts:
     """Reads config.json or NAME.json next to the weights: an origin's, or fields of our config. Empty without one."""
+    file = find_sidecar(path)
+    return _understand(read_object(file, WeightsError), file) if file else Facts()
+
+
+def find_sidecar(path: Path) -> Path | None:
+    """The JSON file next to the weights that describes them: NAME.json, open_clip_config.json or config.json."""
     of_open_clip = ["open_clip_config.json"] if path.name.startswith("open_clip") else []
     names = [path.with_suffix(".json").name, *of_open_clip, "config.json"]
-    for file in map(path.with_name, names):
-        if file.is_file() and file != path:  # an index of shards is JSON itself
-            return _understand(read_object(file, WeightsError), file)
-    return Facts()
+    # an index of shards is JSON itself
+    return next((file for file in map(path.with_name, names) if file.is_file() and file != path), None)
 
 
 def _understand(data: dict[str, Any], path: Path) -> Facts:

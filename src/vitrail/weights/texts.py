@@ -20,7 +20,7 @@ from vitrail.weights.name_tables import Row, count, pair, rows_of, tensors, to_o
 from vitrail.weights.origins.open_clip import resblocks
 from vitrail.weights.origins.transformers_config import ACTIVATIONS
 from vitrail.weights.origins.transformers_names import tower_layers
-from vitrail.weights.published_file import only_file
+from vitrail.weights.published_file import find_sidecar, only_file
 from vitrail.weights.record import Told
 
 _EMBEDDED = {"tokens.weight": "token_embedding.weight", "positions": "position_embedding.weight"}
@@ -59,7 +59,8 @@ def read_pair(path: str | Path, *, config: Told = None) -> Pair:
         raise missing(path)
     file = only_file(local)
     tensors = read_content(file).tensors
-    text = read_text(tensors, _about(file), str(path))
+    sidecar = find_sidecar(file)
+    text = read_text(tensors, read_object(sidecar, WeightsError) if sidecar else {}, str(path))
     tokenizer = file.with_name(TOKENIZER)
     if not tokenizer.is_file():
         raise WeightsError(f"{path} has no {TOKENIZER} next to it", next_step="copy it from where the weights are from")
@@ -92,14 +93,6 @@ def read_text(tensors: Mapping[str, Tensor], about: Mapping[str, Any], where: st
     wanted = {name for row in rows for name in row.theirs}
     fit(tower, to_ours(rows, {name: t for name, t in plain.items() if name in wanted}, where=where), where=where)
     return tower.eval().float()
-
-
-def _about(file: Path) -> dict[str, Any]:
-    of_open_clip = file.with_name("open_clip_config.json")
-    beside = (
-        of_open_clip if file.name.startswith("open_clip") and of_open_clip.is_file() else file.with_name("config.json")
-    )
-    return read_object(beside, WeightsError) if beside.is_file() else {}
 
 
 def _sizes(ours: Mapping[str, Tensor]) -> dict[str, Any]:
