@@ -42,15 +42,32 @@ def pack(
     """
     if out.exists():
         raise StorageError(f"{out} is there already", next_step="name a folder that is not")
-    with whole_folder(out) as aside:
-        with contextlib.closing(_Writer(aside, shard_bytes)) as writer:
-            for name, source in splits.parts.items():
-                for index in range(len(source)):
-                    sample = source[index]
-                    writer.add(f"{name}/{sample.key}", _encoded(sample.content))
-                    tick(len(writer.places))
-        _write_index(aside, writer, splits)
+    names: list[str] = []
+    places: list[tuple[int, int, int, int]] = []
+    with whole_folder(out) as aside, contextlib.ExitStack() as opened:
+        tar: tarfile.TarFile | None = None
+        for part, source in splits.parts.items():
+            for index in range(len(source)):
+                if tar is None or tar.offset > shard_bytes:
+                    opened.close()
+                    names.append(f"shard-{len(names):05d}.tar")
+                    tar = opened.enter_context(tarfile.open(aside / names[-1], "w", format=tarfile.PAX_FORMAT))
+                content = _encoded(source[index].content)
+                offset = _append(tar, f"{part}/{source.keys[index]}", content)
+                places.append((len(names) - 1, offset, len(content), zlib.crc32(content)))
+                tick(len(places))
+        opened.close()
+        _write_index(aside, names, places, splits)
     return out
+
+
+def _append(tar: tarfile.TarFile, key: str, content: bytes) -> int:
+    """The offset of the contents in the file."""
+    entry = tarfile.TarInfo(path_of(key))
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
+    padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return tar.offset - padded
 
 
 def _encoded(content: bytes | np.ndarray) -> bytes:
@@ -84,35 +101,9 @@ class Index:
     """The tar files and their sizes in bytes."""
 
 
-class _Writer:
-    """Tar files one after the other, and where everything in them lies."""
-
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
-        self._folder, self._most = folder, shard_bytes
-        self._tar: tarfile.TarFile | None = None
-        self.names: list[str] = []
-        self.places: list[tuple[int, int, int, int]] = []
-        """Of each image its shard, offset, size and checksum."""
-
-    def add(self, name: str, content: bytes) -> None:
-        if self._tar is None or self._tar.offset > self._most:
-            self.close()
-            self.names.append(f"shard-{len(self.names):05d}.tar")
-            self._tar = tarfile.open(self._folder / self.names[-1], "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # closed by close()
-        entry = tarfile.TarInfo(path_of(name))
-        entry.size = len(content)
-        self._tar.addfile(entry, io.BytesIO(content))
-        padded = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        self.places.append((len(self.names) - 1, self._tar.offset - padded, len(content), zlib.crc32(content)))
-
-    def close(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-
-
-def _write_index(folder: Path, writer: _Writer, splits: Splits) -> None:
+def _write_index(folder: Path, names: list[str], places: list[tuple[int, int, int, int]], splits: Splits) -> None:
     first, parts = splits.train, splits.parts
-    columns = zip(COLUMNS.items(), np.array(writer.places, np.int64).reshape(-1, 4).T, strict=True)
+    columns = zip(COLUMNS.items(), np.array(places, np.int64).reshape(-1, 4).T, strict=True)
     np.savez(
         folder / ARRAYS,
         labels=np.concatenate([source.labels for source in parts.values()]),
@@ -122,7 +113,7 @@ def _write_index(folder: Path, writer: _Writer, splits: Splits) -> None:
     index = Index(
         name=first.name, classes=first.classes, parts={name: len(source) for name, source in parts.items()},
         how=splits.how, drawn=splits.drawn, published=splits.published, notes=first.notes, shape=first.shape,
-        shards={name: os.path.getsize(folder / name) for name in writer.names},
+        shards={name: os.path.getsize(folder / name) for name in names},
     )  # fmt: skip
     (folder / INDEX).write_text(json.dumps(to_dict(index), ensure_ascii=False, indent=1), "utf-8")
 
