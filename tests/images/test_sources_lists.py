@@ -59,6 +59,11 @@ def test_several_labels_an_image(root: Path) -> None:
         assert isinstance(sample.label, np.ndarray) and sample.label.tolist() == expected
 
 
+def test_a_split_column_without_words_is_no_split(root: Path) -> None:
+    text = "path,label,split\n" + "".join(f"{key},{k % 2},\n" for k, key in enumerate(lines(root)))
+    assert open_data(write(root, text), holdout=0.25).drawn
+
+
 def test_everything_wrong_with_a_list_is_said_at_once(root: Path) -> None:
     one, two, three, *_ = lines(root)
     text = f"path,label,split\n{one},a,train\n{one},b,train\nnone.jpg,a,train\n{two},,train\n{three},c,tset\n{three},c,tset\n"

@@ -2,13 +2,16 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 
 from vitrail.errors import DecodeError
 from vitrail.images.content_keys import content_key
+
+T = TypeVar("T")
 
 
 def candidates(sizes: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
@@ -17,15 +20,25 @@ def candidates(sizes: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "M"]:
     return np.flatnonzero(counts[inverse] > 1)
 
 
+def group_alike(keyed: Iterable[tuple[Hashable, T]]) -> list[list[T]]:
+    """The groups of two items or more that have one key, in the order of their first."""
+    groups: defaultdict[Hashable, list[T]] = defaultdict(list)
+    for key, item in keyed:
+        groups[key].append(item)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def same_bytes(
     read: Callable[[int], bytes | np.ndarray], among: Sequence[int] | Int64[np.ndarray, "M"]
 ) -> list[list[int]]:
     """Groups of images with the same content, in the order of their first; what cannot be read is in none."""
-    groups: defaultdict[bytes, list[int]] = defaultdict(list)
-    for index in map(int, among):
-        with contextlib.suppress(DecodeError):  # whoever decodes it says so
-            groups[content_key(read(index))].append(index)
-    return [group for group in groups.values() if len(group) > 1]
+
+    def keyed() -> Iterator[tuple[bytes, int]]:
+        for index in map(int, among):
+            with contextlib.suppress(DecodeError):  # whoever decodes it says so
+                yield content_key(read(index)), index
+
+    return group_alike(keyed())
 
 
 class Joined:
@@ -48,7 +61,4 @@ class Joined:
 
     def groups(self) -> list[list[int]]:
         """Those of two images or more: each sorted, in the order of their first."""
-        members: defaultdict[int, list[int]] = defaultdict(list)
-        for image in sorted(self._parent):
-            members[self.root(image)].append(image)
-        return [group for group in members.values() if len(group) > 1]
+        return group_alike((self.root(image), image) for image in sorted(self._parent))

@@ -5,7 +5,6 @@ With `leaves` the folder that an image lies in names its class, at whatever dept
 
 import os
 import unicodedata
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.errors import DataError
+from vitrail.images.exact_duplicates import group_alike
 from vitrail.images.files import LEADS_OUT, Listing, Walk, key_of
 from vitrail.images.heldout import own_split, split
 from vitrail.images.samples import Source, Splits
@@ -167,16 +167,12 @@ def _collect(
 
 def _check_names(where: Path, names: Sequence[str]) -> None:
     """Two folders that some file system, or some reader, would take for one class."""
-    twins: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        twins[name.casefold()].append(name)
-    for group in twins.values():
-        if len(group) > 1:
-            raise DataError(
-                f"{where} has {len(group)} folders for one class: {', '.join(map(repr, group))} (they differ in case "
-                "or in how an accent is written)",
-                next_step="merge or rename them",
-            )
+    for group in group_alike((name.casefold(), name) for name in names):
+        raise DataError(
+            f"{where} has {len(group)} folders for one class: {', '.join(map(repr, group))} (they differ in case "
+            "or in how an accent is written)",
+            next_step="merge or rename them",
+        )
 
 
 def _subfolders(where: Path, walk: Walk) -> tuple[list[str], Listing]:

@@ -5,7 +5,6 @@ class, `labels` (or `classes`) several, separated by | or ;. `value` (or `target
 a `label` whose every cell is a number and not all are whole. A column `split` may say train, val or test.
 """
 
-import contextlib
 import csv
 import io
 import math
@@ -13,7 +12,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vitrail.errors import DataError, suggest
+from vitrail.images.exact_duplicates import group_alike
 from vitrail.images.files import Files, key_of, path_of
 from vitrail.images.findings import counted
 from vitrail.images.folders import SPLITS
@@ -71,7 +71,7 @@ def open_manifest(path: Path, *, holdout: float, seed: int) -> Splits:
     files = Files(path.parent, keys, sizes)
     notes = () if numeric else tuple(_perhaps_numbers(classes, rows))
     whole = Source(path.stem, classes, targets, keys, files, np.arange(len(rows)), notes=notes, numeric=numeric)
-    if "split" not in columns:
+    if not any(row.split for row in rows):
         return split(whole, holdout, seed)
     parts = {part: [at for at, row in enumerate(rows) if row.split == part] for part in SPLITS}
     return own_split({part: whole.subset(members) for part, members in parts.items() if members}, "list's")
@@ -121,19 +121,20 @@ def _row(number: int, line: list[str], columns: dict[str, int]) -> Row:
 
 def _check(path: Path, rows: list[Row]) -> tuple[Int64[np.ndarray, "N"], list[str]]:
     """Sizes of the files, and every problem in the words of an error."""
-    sizes, problems = np.zeros(len(rows), np.int64), []
+    sizes, problems, found = np.zeros(len(rows), np.int64), [], []
     for at, row in enumerate(rows):
         try:
-            state = os.stat(path.parent / path_of(row.key))
+            state = os.stat(file := path.parent / path_of(row.key))
         except (OSError, ValueError):
             problems.append(f"line {row.line}: there is no file {row.key!r}")
             continue
         sizes[at] = state.st_size
+        found.append((os.path.realpath(file), row))
         if not stat.S_ISREG(state.st_mode):
             problems.append(f"line {row.line}: {row.key!r} is a folder, a pipe or a device, not a file")
         if "" in row.labels:
             problems.append(f"line {row.line}: no label for {row.key!r}")
-    return sizes, [*problems, *_repeated(path.parent, rows), *_wrong_splits(rows)]
+    return sizes, [*problems, *_repeated(found), *_wrong_splits(rows)]
 
 
 def _are_measured(rows: list[Row]) -> bool:
@@ -164,29 +165,20 @@ def _no_numbers(rows: list[Row]) -> list[str]:
 
 def _alike(rows: list[Row]) -> Iterator[str]:
     """Labels that differ in case or in how an accent is written, as folders of two classes may not."""
-    spellings: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for row in rows:
-        for label in row.labels:
-            spellings[unicodedata.normalize("NFC", label).casefold()].setdefault(label, row.line)
-    for same in spellings.values():
-        if len(same) > 1:
-            at = ", ".join(map(str, same.values()))
-            yield f"lines {at}: one label in {len(same)} spellings, {', '.join(map(repr, same))}"
+    first = {label: row.line for row in reversed(rows) for label in reversed(row.labels)}
+    spelt = sorted(first, key=first.__getitem__)
+    for same in group_alike((unicodedata.normalize("NFC", label).casefold(), label) for label in spelt):
+        at = ", ".join(str(first[label]) for label in same)
+        yield f"lines {at}: one label in {len(same)} spellings, {', '.join(map(repr, same))}"
 
 
-def _repeated(folder: Path, rows: list[Row]) -> Iterator[str]:
+def _repeated(found: list[tuple[str, Row]]) -> Iterator[str]:
     """One file on several lines, by whatever path: `a.png`, `./a.png`, absolute, through a link."""
-    lines: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        with contextlib.suppress(OSError, ValueError):
-            lines[os.path.realpath(folder / path_of(row.key))].append(row)
-    for same in lines.values():
-        if len(same) > 1:
-            key = same[0].key
-            at = ", ".join(str(row.line) for row in same)
-            labels = {row.labels for row in same}
-            kind = "with different labels" if len(labels) > 1 else "twice" if len(same) == 2 else f"{len(same)} times"
-            yield f"lines {at}: {key!r} is listed {kind}"
+    for same in group_alike(found):
+        at = ", ".join(str(row.line) for row in same)
+        labels = {row.labels for row in same}
+        kind = "with different labels" if len(labels) > 1 else "twice" if len(same) == 2 else f"{len(same)} times"
+        yield f"lines {at}: {same[0].key!r} is listed {kind}"
 
 
 def _wrong_splits(rows: list[Row]) -> list[str]:
