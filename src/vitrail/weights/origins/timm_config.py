@@ -12,6 +12,7 @@ from typing import Any
 
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
+from vitrail.models.extras import value_of
 from vitrail.models.hybrid import HybridConfig
 from vitrail.models.vit import ViTConfig
 from vitrail.weights.imagenet import imagenet_classes
@@ -176,22 +177,16 @@ def describe(style: str, config: Any, preprocess: Preprocess, names: tuple[str, 
 
 def _model_args(config: ViTConfig) -> dict[str, Any]:
     extras, distilled = config.extras, config.family == "deit"
-    return {
+    return {theirs: value_of(config, ours) for theirs, ours in _ARGUMENTS.items()} | {
         "patch_size": config.patch[0] if config.patch[0] == config.patch[1] else list(config.patch),
-        "embed_dim": config.width,
-        "depth": config.depth,
-        "num_heads": config.heads,
         "mlp_ratio": _ratio(config.width, config.mlp_width),
-        "qkv_bias": extras.qkv_bias,
         "global_pool": _POOLS[config.pool],
         "class_token": config.has_class_token,
         "fc_norm": extras.final_norm == "pooled",
         "pos_embed": "none" if config.positions == "none" else "learn",
         "no_embed_class": config.prefix > 0 and config.positioned_prefix == 0,
-        "qk_norm": extras.qk_norm,
         "init_values": extras.layer_scale or None,
         "act_layer": {"gelu-tanh": "gelu_tanh", "gelu-quick": "quick_gelu"}.get(extras.activation, "gelu"),
-        "pre_norm": extras.pre_norm,
         "final_norm": extras.final_norm != "none",
         "reg_tokens": None if distilled else extras.registers,
     }
@@ -213,6 +208,8 @@ def _describe_images(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any
     }
 
 
+_ARGUMENTS = {"embed_dim": "width", "depth": "depth", "num_heads": "heads"}
+_ARGUMENTS |= {name: name for name in ("qkv_bias", "qk_norm", "pre_norm")}
 _POOLS = {"cls": "token", "mean": "avg", "map": "map"}
 
 
