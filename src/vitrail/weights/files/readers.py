@@ -112,7 +112,8 @@ def _content(path: Path, found: Any) -> Content:
     tensors = found["model"] if wrapped else found
     if not isinstance(tensors, dict) or not tensors:
         raise damaged(path, f"it holds a {type(tensors).__name__}, not tensors by name")
-    inside = [str(name)[:50] for name, part in tensors.items() if _has_tensors(part)]
+    parts = {name: part for name, part in tensors.items() if isinstance(part, dict)}
+    inside = [str(name)[:50] for name, part in parts.items() if any(map(_is_plain, part.values()))]
     if inside:
         raise WeightsError(
             f"{path} holds tensors under {', '.join(inside[:5])}",
@@ -126,10 +127,6 @@ def _content(path: Path, found: Any) -> Content:
         raise damaged(path, "its tensors claim more bytes than it has")
     left = tuple(str(name) for name in found if name != "model") if wrapped else ()
     return Content({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, wrapped, left)
-
-
-def _has_tensors(part: Any) -> bool:
-    return isinstance(part, dict) and any(map(_is_plain, part.values()))
 
 
 def _is_plain(tensor: Any) -> bool:

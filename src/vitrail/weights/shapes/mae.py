@@ -40,7 +40,8 @@ class MAEShapes(Shapes):
     def strip(self, style: Style, tensors: dict[str, Tensor], config: MAEConfig, where: str) -> dict[str, Tensor]:
         """Without the tables of positions. WeightsError where they are not the paper's sines and cosines."""
         for name, table in _positions(style, config).items():
-            if name in tensors and not _same(tensors[name], table):
+            stored = tensors.get(name, table)
+            if stored.shape != table.shape or not torch.allclose(stored.float(), table, atol=1e-5):
                 raise WeightsError(
                     f"{where}: {name} is not the sin-cos table", next_step="its positions were trained or moved"
                 )
@@ -80,7 +81,3 @@ def _positions(style: Style, config: MAEConfig) -> dict[str, Tensor]:
         name: torch.cat([torch.zeros(1, 1, width), sincos(config.grid, width, "sincos-mae")], dim=1)
         for name, width in zip(names, widths, strict=True)
     }
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one.float(), other, atol=1e-5)
