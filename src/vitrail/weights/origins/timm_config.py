@@ -90,7 +90,8 @@ def _read_config(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not architecture.startswith(FAMILIES):
         return named
     about, made = data.get("pretrained_cfg") or {}, data.get("model_args") or {}
-    config = named | ({"heads": made["num_heads"]} if "num_heads" in made else {})
+    found = {"heads": "num_heads", "depth": "depth", "width": "embed_dim"}
+    config = named | {ours: made[theirs] for ours, theirs in found.items() if theirs in made}
     size = about.get("input_size")
     if "img_size" in made:
         side = made["img_size"]

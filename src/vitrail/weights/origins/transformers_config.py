@@ -44,6 +44,22 @@ TANH = "gelu_pytorch_tanh"
 _FIXED_OF_BIT = {"layer_type": "preactivation", "hidden_act": "relu", "num_groups": GROUPS}
 
 
+USUAL = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+USUAL |= {
+    "num_channels": 3,
+    "patch_size": 16,
+    "image_size": 224,
+    "qkv_bias": True,
+    "layerscale_value": 1.0,
+    "hidden_act": "gelu",
+}
+"""What transformers takes where a file is silent: a layer that was lost is then missed."""
+_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
+_SMALL |= {"query_bias": True, "num_register_tokens": 0}
+_OF_PIXIO = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "image_size": 256}
+_OF_MAE = {"decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16, "decoder_mlp_width": 2048}
+
+
 def _read(table: _Table, data: dict[str, Any]) -> dict[str, Any]:
     return {ours: data[theirs] for theirs, ours in table.items() if theirs in data}
 
@@ -62,16 +78,9 @@ def _check(data: dict[str, Any], **allowed: Any) -> None:
 def _vit(table: _Table, data: dict[str, Any], eps: float, **silent: Any) -> dict[str, Any]:
     """The fields of all ViTs: sizes, activation, patch, and the image of the position table.
 
-    `silent` and `eps` are what transformers takes where a file is silent and the tensors do not tell.
+    `silent` and `eps` are what transformers takes where a file is silent, if that is not USUAL.
     """
-    usual = {
-        "num_attention_heads": 12,
-        "layer_norm_eps": eps,
-        "hidden_act": "gelu",
-        "patch_size": 16,
-        "image_size": 224,
-    }
-    data = {**usual, **silent, **data}
+    data = {**USUAL, "layer_norm_eps": eps, **silent, **data}
     if data["hidden_act"] not in ACTIVATIONS:
         raise WeightsError(f"hidden_act {data['hidden_act']!r}", allowed=", ".join(ACTIVATIONS))
     sides = {"patch": read_size(data["patch_size"]), "image": read_size(data["image_size"])}
@@ -101,7 +110,7 @@ def _read_dinov3(data: dict[str, Any]) -> dict[str, Any]:
     if gated:
         _check(data, hidden_act="silu")
         data = {**data, "hidden_act": "gelu"}
-    return {**_vit(_DINOV3, data, 1e-5, num_attention_heads=6), "positions": "rotary", "rotary": "dinov3", **gated}
+    return {**_vit(_DINOV3, data, 1e-5, **_SMALL), "positions": "rotary", "rotary": "dinov3", **gated}
 
 
 def _read_clip(data: dict[str, Any]) -> dict[str, Any]:
@@ -118,13 +127,13 @@ def _read_naflex(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_pixio(data: dict[str, Any]) -> dict[str, Any]:
-    return _vit(_PIXIO, data, 1e-6, image_size=256, num_attention_heads=16)
+    return _vit(_PIXIO, data, 1e-6, **_OF_PIXIO)
 
 
 def _read_mae(data: dict[str, Any]) -> dict[str, Any]:
     _check(data, hidden_act="gelu")  # of the decoder, too
     target = "normalised" if data.get("norm_pix_loss", False) else "pixels"
-    return {"encoder": _read_vit(data), "decoder_heads": 16, **_read(_DECODER, data), "target": target}
+    return {"encoder": _read_vit(data), **_OF_MAE, **_read(_DECODER, data), "target": target}
 
 
 def _read_bit(data: dict[str, Any]) -> dict[str, Any]:
