@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from vitrail.config import COUNT, Range, check_ranges
 from vitrail.errors import ConfigError
 from vitrail.images.decode import LIMIT, as_channels, naming
 from vitrail.images.samples import Sample
 
+_CUT: Range = (lambda share: 0 < share <= 1, "0 < crop_fraction ≤ 1")
 _MOST = 1e5  # a mean or a std, in parts of 255; and one over the least std
 _CACHED = 2**17  # float32 numbers: half a MiB
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the original ViT weights: (x - 127.5) / 127.5
@@ -47,10 +49,7 @@ class Preprocess:
         if min(self.size) < 1 or math.prod(self.size) > LIMIT:
             allowed = f"a height and a width of 1 pixel or more, of {LIMIT:,} pixels at most"
             raise ConfigError(f"size = {self.size}", allowed=allowed)
-        if not 0 < self.crop_fraction <= 1:
-            raise ConfigError(f"crop_fraction = {self.crop_fraction}", allowed="0 < crop_fraction ≤ 1")
-        if self.multiple < 1:
-            raise ConfigError(f"multiple = {self.multiple}", allowed="1 or more")
+        check_ranges(self, crop_fraction=_CUT, multiple=COUNT)
         small = all(-_MOST <= mean <= _MOST for mean in self.mean) and all(
             1 / _MOST <= std <= _MOST for std in self.std
         )

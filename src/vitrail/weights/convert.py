@@ -21,7 +21,7 @@ from vitrail.weights.bundle import save_bundle
 from vitrail.weights.encoder import store_positions
 from vitrail.weights.files.safe import to_bytes
 from vitrail.weights.fit import fit
-from vitrail.weights.origin import ORIGINS, Origin
+from vitrail.weights.origin import LATER, ORIGINS, Origin
 from vitrail.weights.recognise import read_foreign
 from vitrail.weights.record import Record, Weights
 
@@ -30,10 +30,6 @@ HARMLESS = {
     "image",
 }  # fmt: skip
 """Starts and training's own, or what a file says in another way: no other outputs at the trained size."""
-
-
-LATER = ("rotary", "rotary_grid", "pool_heads", "pool_prefix")
-"""Settings of later weights that only the name of an architecture says."""
 
 
 def list_targets() -> tuple[str, ...]:

@@ -26,6 +26,9 @@ SQUASH = Preprocess()
 CROP = Preprocess(resize="crop", interpolation="bicubic", crop_fraction=0.875, mean=IMAGENET[0], std=IMAGENET[1])
 """How most code for ImageNet prepares images."""
 
+LATER = ("rotary", "rotary_grid", "pool_heads", "pool_prefix")
+"""Settings of later weights that only the name of an architecture says."""
+
 
 @dataclass(frozen=True)
 class Foreign:

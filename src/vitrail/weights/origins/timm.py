@@ -16,7 +16,7 @@ from torch import Tensor
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import INCEPTION
 from vitrail.weights.name_tables import Row, pair, pairs, prefixed, tensors
-from vitrail.weights.origin import CROP, ORIGINS, Checkpoint, Fields, Origin, Style
+from vitrail.weights.origin import CROP, LATER, ORIGINS, Checkpoint, Fields, Origin, Style
 from vitrail.weights.origins.timm_config import describe, read_json, read_name
 from vitrail.weights.shapes.vit import USE_TIMM
 
@@ -249,18 +249,7 @@ ORIGIN = ORIGINS.register(
         read_name=read_name,
         read_json=read_json,
         describe=describe,
-        tellable=(
-            "heads",
-            "activation",
-            "norm_eps",
-            "pool",
-            "positions",
-            "final_norm",
-            "rotary",
-            "rotary_grid",
-            "pool_heads",
-            "pool_prefix",
-        ),
+        tellable=("heads", "activation", "norm_eps", "pool", "positions", "final_norm", *LATER),
         untold={"norm_eps": 1e-6},
         drops=("mask_token",),
     ),

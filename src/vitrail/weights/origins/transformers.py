@@ -16,24 +16,16 @@ from vitrail.images.preprocess import CLIP, Preprocess
 from vitrail.weights.name_tables import Row
 from vitrail.weights.origin import CROP, ORIGINS, Origin, Style
 from vitrail.weights.origins import dinov2
+from vitrail.weights.origins import transformers_names as names
 from vitrail.weights.origins.dinov3 import LICENCE as LICENCE_OF_DINOV3
 from vitrail.weights.origins.transformers_config import KINDS, describe, read_json
-from vitrail.weights.origins.transformers_names import (
-    BIT,
-    CLIP_TOWER,
-    DINOV2,
-    DINOV3,
-    MAE,
-    PIXIO,
-    SIGLIP,
-    VIT,
-    plain,
-)
 
 
 def _style(table: tuple[Row, ...], habits: Mapping[str, Any], preprocess: Preprocess, *more: str, **rest: Any) -> Style:
     always = {"embeddings.patch_embeddings.projection.weight", "encoder.layer.0.attention.attention.query.weight"}
-    return Style(table, always | set(more), habits, preprocess, "Apache-2.0", plain=plain, biases_free=True, **rest)
+    return Style(
+        table, always | set(more), habits, preprocess, "Apache-2.0", plain=names.plain, biases_free=True, **rest
+    )
 
 
 TEXT = ("text_model.", "text_projection.", "logit_scale", "logit_bias", "embeddings.position_ids")
@@ -52,7 +44,7 @@ def _tower(table: tuple[Row, ...], preprocess: Preprocess, *more: str, **rest: A
     )
 
 
-_siglip = partial(_tower, SIGLIP, Preprocess(interpolation="bicubic"), licence="Apache-2.0")
+_siglip = partial(_tower, names.SIGLIP, Preprocess(interpolation="bicubic"), licence="Apache-2.0")
 _BEFORE, _SCALE = "encoder.layer.0.layernorm_before.weight", "encoder.layer.0.layer_scale1.lambda1"
 _CLASS, _DISTILLED = "embeddings.cls_token", "embeddings.distillation_token"
 _REGISTERS, _DECODED = "embeddings.register_tokens", "decoder.decoder_embed.weight"
@@ -77,7 +69,7 @@ _OF_SIGLIP = {"activation": "gelu-tanh", "norm_eps": 1e-6, "position_resize": "b
 _OF_CLIP = {"activation": "gelu-quick", "norm_eps": 1e-5, "pool": "cls", "positions_on": "all"}
 STYLES = {
     "ViT": _style(
-        VIT,
+        names.VIT,
         _HABITS,
         Preprocess(),  # ViTImageProcessor: straight to size, bilinear, 0.5
         _BEFORE,
@@ -86,7 +78,7 @@ STYLES = {
         writes=lambda config: config.has_class_token and not _is_later(config),
     ),
     "DeiT": _style(
-        VIT,
+        names.VIT,
         _HABITS,
         CROP,
         _BEFORE,
@@ -94,7 +86,7 @@ STYLES = {
         writes=lambda config: config.extras.registers == 1 and not config.extras.layer_scale and not _is_rotary(config),
     ),
     "DINOv2": _style(
-        DINOV2,
+        names.DINOV2,
         {**dinov2.HABITS, "position_resize": "dinov2-size"},
         CROP,
         _SCALE,
@@ -103,7 +95,7 @@ STYLES = {
         writes=lambda config: config.extras.layer_scale and not config.extras.registers and not _is_rotary(config),
     ),
     "DINOv2 with registers": _style(
-        DINOV2,
+        names.DINOV2,
         {**dinov2.HABITS, "position_resize": "bicubic-antialias"},
         CROP,
         _SCALE,
@@ -112,7 +104,7 @@ STYLES = {
         writes=lambda config: config.extras.layer_scale and _has_table(config),
     ),
     "DINOv3": Style(
-        DINOV3,
+        names.DINOV3,
         {"embeddings.register_tokens", "layer.0.layer_scale1.lambda1", "layer.0.attention.q_proj.weight"},
         {"activation": "gelu", "norm_eps": 1e-5, "pool": "cls", "positions": "rotary", "rotary": "dinov3"},
         replace(CROP, resize="squash", crop_fraction=1.0, interpolation="bilinear"),
@@ -122,12 +114,12 @@ STYLES = {
         writes=lambda config: config.positions == "rotary" and (config.extras.rotary or "dinov3") == "dinov3",
     ),
     "Pixio": Style(
-        PIXIO,
+        names.PIXIO,
         {"encoder.layer.0.norm1.weight", "encoder.layer.0.intermediate.dense.weight", _CLASS},
         {**_HABITS, "norm_eps": 1e-6, "position_resize": "dinov2-size"},
         replace(CROP, crop_fraction=1.0),
         LICENCE_OF_DINOV3,
-        plain=plain,
+        plain=names.plain,
         biases_free=True,
         never={_SCALE, _REGISTERS},
         writes=lambda config: (
@@ -147,7 +139,7 @@ STYLES = {
         writes=lambda config: config.pool == "mean" and not config.prefix and config.extras.activation == "gelu-tanh",
     ),
     "CLIP": _tower(
-        CLIP_TOWER,
+        names.CLIP_TOWER,
         replace(CROP, crop_fraction=1.0, mean=CLIP[0], std=CLIP[1]),
         "pre_layrnorm.weight",
         habits={**_OF_CLIP, "position_resize": "bicubic", "final_norm": "pooled"},
@@ -157,7 +149,7 @@ STYLES = {
         ),
     ),
     "I-JEPA": _style(
-        VIT,
+        names.VIT,
         {**_HABITS, "pool": "mean"},
         Preprocess(),
         _BEFORE,
@@ -165,7 +157,7 @@ STYLES = {
         writes=lambda config: config.pool == "mean" and not _is_later(config),
     ),
     "ViTMAE": Style(
-        MAE,
+        names.MAE,
         {"decoder.mask_token", "decoder.decoder_embed.weight", "vit.embeddings.cls_token"},
         {"norm_eps": 1e-12},
         CROP,
@@ -175,7 +167,7 @@ STYLES = {
         plain=lambda name: name.replace("decoder.decoder_encoder.layer.", "decoder.decoder_layers."),
     ),
     "BiT": Style(
-        BIT,
+        names.BIT,
         {"embedder.convolution.weight", "encoder.stages.0.layers.0.conv1.weight"},
         {"standardise_eps": 1e-8},
         licence="Apache-2.0",
