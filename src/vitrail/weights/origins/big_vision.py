@@ -94,31 +94,29 @@ def _vit(block: str, stack: str = "") -> Style:
     )
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "big_vision",
-    Origin(
-        "big_vision",
-        {
-            "a block an array": _vit("encoderblock_0"),
-            "scanned": _vit("encoderblock", "Transformer/encoderblock/"),
-            "BiT": Style(
-                BIT,
-                {"root_block/conv_root/kernel", "block1/unit01/conv1/kernel"},
-                {"padding": "symmetric"},
-                licence="Apache-2.0",
-                shapes="resnet",
-                writes=lambda config: config.order == "pre",
-            ),
-            "BiT v1": Style(
-                (*hybrid_resnet("flat"), *pair("head", "head", **_DENSE)),
-                {"conv_root/kernel", "block1/unit1/conv1/kernel"},
-                V1,
-                licence="Apache-2.0",
-                shapes="resnet",
-                never={"Transformer/encoder_norm/scale"},
-            ),
-        },
-        suffixes=(".npz",),
-        keeps_sincos=True,
-    ),
+    {
+        "a block an array": _vit("encoderblock_0"),
+        "scanned": _vit("encoderblock", "Transformer/encoderblock/"),
+        "BiT": Style(
+            BIT,
+            {"root_block/conv_root/kernel", "block1/unit01/conv1/kernel"},
+            {"padding": "symmetric"},
+            licence="Apache-2.0",
+            shapes="resnet",
+            writes=lambda config: config.order == "pre",
+        ),
+        "BiT v1": Style(
+            (*hybrid_resnet("flat"), *pair("head", "head", **_DENSE)),
+            {"conv_root/kernel", "block1/unit1/conv1/kernel"},
+            V1,
+            licence="Apache-2.0",
+            shapes="resnet",
+            never={"Transformer/encoder_norm/scale"},
+        ),
+    },
+    suffixes=(".npz",),
+    keeps_sincos=True,
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

@@ -54,21 +54,19 @@ def _style(resize: str, more: set[str], never: set[str]) -> Style:
     )
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "dinov2",
-    Origin(
-        "dinov2",
-        {
-            "plain": _style("dinov2", set(), {"register_tokens"}),
-            "registers": _style("bicubic-antialias", {"register_tokens"}, set()),
-        },
-        suffixes=(".safetensors",),
-        tellable=("heads",),
-        positions_on="class",
-        published=tuple(
-            Checkpoint(f"dinov2_vit{size}14{more}_pretrain.pth", f"vit-{size}/14", "LVD-142M", "Apache-2.0", image=518)
-            for more in ("", "_reg4")
-            for size in "sbl"
-        ),
+    {
+        "plain": _style("dinov2", set(), {"register_tokens"}),
+        "registers": _style("bicubic-antialias", {"register_tokens"}, set()),
+    },
+    suffixes=(".safetensors",),
+    tellable=("heads",),
+    positions_on="class",
+    published=tuple(
+        Checkpoint(f"dinov2_vit{size}14{more}_pretrain.pth", f"vit-{size}/14", "LVD-142M", "Apache-2.0", image=518)
+        for more in ("", "_reg4")
+        for size in "sbl"
     ),
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

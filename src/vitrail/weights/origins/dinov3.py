@@ -70,31 +70,29 @@ def _published(name: str, model: str, data: str = "LVD-1689M") -> Checkpoint:
     return Checkpoint(f"dinov3_{name}.pth", model, data, LICENCE)
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "dinov3",
-    Origin(
-        "dinov3",
-        {
-            "registers": Style(
-                TABLE,
-                {"storage_tokens", _PERIODS, "patch_embed.proj.weight", "blocks.0.ls1.gamma"},
-                {"activation": "gelu", "norm_eps": 1e-5, "pool": "cls", "positions": "rotary"},
-                replace(CROP, resize="squash", crop_fraction=1.0, interpolation="bilinear"),
-                LICENCE,
-                biases_free=True,
-                leaves=("local_cls_norm.", "projectors."),
-                opens=_open,
-                closes=_close,
-                writes=lambda config: config.positions == "rotary" and config.extras.rotary in ("", *KINDS),
-            )
-        },
-        suffixes=(".safetensors",),
-        read_name=read_name,
-        published=(
-            _published("vits16_pretrain_lvd1689m-08c60483", "vit-s/16"),
-            _published("vitb16_pretrain_lvd1689m-73cec8be", "vit-b/16"),
-            _published("vitl16_pretrain_lvd1689m-8aa4cbdd", "vit-l/16"),
-            _published("vitl16_pretrain_sat493m-eadcf0ff", "vit-l/16", "SAT-493M"),
-        ),
+    {
+        "registers": Style(
+            TABLE,
+            {"storage_tokens", _PERIODS, "patch_embed.proj.weight", "blocks.0.ls1.gamma"},
+            {"activation": "gelu", "norm_eps": 1e-5, "pool": "cls", "positions": "rotary"},
+            replace(CROP, resize="squash", crop_fraction=1.0, interpolation="bilinear"),
+            LICENCE,
+            biases_free=True,
+            leaves=("local_cls_norm.", "projectors."),
+            opens=_open,
+            closes=_close,
+            writes=lambda config: config.positions == "rotary" and config.extras.rotary in ("", *KINDS),
+        )
+    },
+    suffixes=(".safetensors",),
+    read_name=read_name,
+    published=(
+        _published("vits16_pretrain_lvd1689m-08c60483", "vit-s/16"),
+        _published("vitb16_pretrain_lvd1689m-73cec8be", "vit-b/16"),
+        _published("vitl16_pretrain_lvd1689m-8aa4cbdd", "vit-l/16"),
+        _published("vitl16_pretrain_sat493m-eadcf0ff", "vit-l/16", "SAT-493M"),
     ),
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

@@ -149,33 +149,31 @@ def read_name(name: str) -> Facts:
     return Facts(training=read_training(name), classes=imagenet_classes() if "imagenet2012" in name else ())
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "google",
-    Origin(
-        "google",
-        {
-            "published": _vit(_PUBLISHED),
-            "linen": _vit(LINEN),
-            # published were the GroupNorms of an older flax, 1 1 1 C
-            "hybrid": _vit(_PUBLISHED, "spread"),
-            "hybrid, linen": _vit(LINEN, "flat"),
-            "BiT": Style(
-                BIT,
-                {BIT[0].theirs[0], "resnet/block1/unit01/a/standardized_conv2d/kernel"},
-                licence="Apache-2.0",
-                shapes="resnet",
-                # some published files number one layer more
-                plain=lambda name: re.sub(r"standardized_conv2d_\d+/", "standardized_conv2d/", name),
-            ),
-            "MaxViT": Style(
-                MAXVIT,
-                {"maxvit/stem/conv_0/kernel", "maxvit/block_00_00/mbconv/pre_norm/gamma"},
-                licence="Apache-2.0",
-                shapes="maxvit",
-            ),
-        },
-        suffixes=(".npz",),
-        published=PUBLISHED,
-        read_name=read_name,
-    ),
+    {
+        "published": _vit(_PUBLISHED),
+        "linen": _vit(LINEN),
+        # published were the GroupNorms of an older flax, 1 1 1 C
+        "hybrid": _vit(_PUBLISHED, "spread"),
+        "hybrid, linen": _vit(LINEN, "flat"),
+        "BiT": Style(
+            BIT,
+            {BIT[0].theirs[0], "resnet/block1/unit01/a/standardized_conv2d/kernel"},
+            licence="Apache-2.0",
+            shapes="resnet",
+            # some published files number one layer more
+            plain=lambda name: re.sub(r"standardized_conv2d_\d+/", "standardized_conv2d/", name),
+        ),
+        "MaxViT": Style(
+            MAXVIT,
+            {"maxvit/stem/conv_0/kernel", "maxvit/block_00_00/mbconv/pre_norm/gamma"},
+            licence="Apache-2.0",
+            shapes="maxvit",
+        ),
+    },
+    suffixes=(".npz",),
+    published=PUBLISHED,
+    read_name=read_name,
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

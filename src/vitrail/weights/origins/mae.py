@@ -32,25 +32,23 @@ def _published(name: str, target: str) -> Checkpoint:
     return Checkpoint(name, model, "ImageNet-1k", LICENCE, config={"target": target})
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "mae",
-    Origin(
-        "mae",
-        {
-            "original": Style(
-                TABLE,
-                {"mask_token", "decoder_embed.weight", "decoder_pred.weight", "blocks.0.attn.qkv.weight"},
-                {"norm_eps": 1e-6},
-                CROP,
-                f"{LICENCE} (facebookresearch/mae)",
-                shapes="mae",
-            )
-        },
-        suffixes=(".safetensors",),
-        tellable=("encoder", "decoder_heads", "target"),
-        published=(
-            *(_published(f"mae_pretrain_vit_{size}_full.pth", "normalised") for size in ("base", "large", "huge")),
-            *(_published(f"mae_visualize_vit_{size}.pth", "pixels") for size in ("base", "large", "large_ganloss")),
-        ),
+    {
+        "original": Style(
+            TABLE,
+            {"mask_token", "decoder_embed.weight", "decoder_pred.weight", "blocks.0.attn.qkv.weight"},
+            {"norm_eps": 1e-6},
+            CROP,
+            f"{LICENCE} (facebookresearch/mae)",
+            shapes="mae",
+        )
+    },
+    suffixes=(".safetensors",),
+    tellable=("encoder", "decoder_heads", "target"),
+    published=(
+        *(_published(f"mae_pretrain_vit_{size}_full.pth", "normalised") for size in ("base", "large", "huge")),
+        *(_published(f"mae_visualize_vit_{size}.pth", "pixels") for size in ("base", "large", "large_ganloss")),
     ),
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

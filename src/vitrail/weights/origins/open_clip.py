@@ -102,16 +102,14 @@ def _style(more: set[str], never: set[str], **rest: Any) -> Style:
     )
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "open_clip",
-    Origin(
-        "open_clip",
-        {
-            "CLIP": _style({"visual.proj"}, {f"{_POOL}probe"}, activation="gelu", pool="cls"),
-            "Perception Encoder": _style({f"{_POOL}probe"}, set(), pool="map"),
-        },
-        suffixes=(".safetensors",),
-        read_json=read_json,
-        tellable=("heads", "activation"),
-    ),
+    {
+        "CLIP": _style({"visual.proj"}, {f"{_POOL}probe"}, activation="gelu", pool="cls"),
+        "Perception Encoder": _style({f"{_POOL}probe"}, set(), pool="map"),
+    },
+    suffixes=(".safetensors",),
+    read_json=read_json,
+    tellable=("heads", "activation"),
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

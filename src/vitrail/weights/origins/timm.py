@@ -208,49 +208,47 @@ def _facebook(table: tuple[Row, ...], fraction: float, *, scales: bool, licence:
     )
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "timm",
-    Origin(
-        "timm",
-        {
-            "timm": _timm("timm", TABLE, {_QKV_WEIGHT}, {*_SCALES, _Q_BIAS}),
-            "EVA-02": _timm("EVA-02", EVA_02, {"blocks.0.attn.q_proj.weight"}, set()),
-            "EVA": _timm("EVA", EVA, {_QKV_WEIGHT, _Q_BIAS, "pos_embed"}, set()),
-            "DINOv3": _timm("DINOv3", DINOV3, {_QKV_WEIGHT, *_SCALES}, {"pos_embed", "blocks.0.attn.qkv.bias"}),
-            "RoPE": _timm("RoPE", DEIT_3, {_QKV_WEIGHT, *_SCALES}, {_Q_BIAS}),
-            "DeiT and MAE": _facebook(TABLE, 0.875, scales=False),
-            "DeiT III": _facebook(DEIT_3, 1.0, scales=True, licence="Apache-2.0"),
-            "hybrid": Style(
-                prefixed(BIT[:-4], "resnet.", _STEM) + prefixed(TABLE, "vit."),
-                {f"{_STEM}stem.conv.weight", f"{_STEM}stem.norm.weight", "pos_embed"},
-                {**_TIMM, "standardise": "variance", "standardise_eps": 1e-8, "group_norm_eps": 1e-5},
-                licence="Apache-2.0",
-                shapes="hybrid",
-                # a ResNet that is its root alone (R+ViT-Ti) is no part of anything called a stem
-                plain=lambda name: re.sub(r"^patch_embed\.backbone\.(conv|norm)\.", rf"{_STEM}stem.\1.", name),
-            ),
-            "BiT": Style(
-                BIT,
-                {"stem.conv.weight", "stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.conv3.weight"},
-                {"standardise_eps": 1e-8},
-                licence="Apache-2.0",
-                shapes="resnet",
-            ),
-            "MaxViT": Style(
-                MAXVIT,
-                {"stem.conv1.weight", "stem.norm1.running_mean", "stem.conv2.weight", "head.fc.weight"},
-                preprocess=dataclasses.replace(_AUGREG, crop_fraction=0.95),
-                licence="Apache-2.0",
-                shapes="maxvit",
-            ),
-        },
-        suffixes=("", ".safetensors"),
-        published=PUBLISHED,
-        read_name=read_name,
-        read_json=read_json,
-        describe=describe,
-        tellable=("heads", "activation", "norm_eps", "pool", "positions", "final_norm", *LATER),
-        untold={"norm_eps": 1e-6},
-        drops=("mask_token",),
-    ),
+    {
+        "timm": _timm("timm", TABLE, {_QKV_WEIGHT}, {*_SCALES, _Q_BIAS}),
+        "EVA-02": _timm("EVA-02", EVA_02, {"blocks.0.attn.q_proj.weight"}, set()),
+        "EVA": _timm("EVA", EVA, {_QKV_WEIGHT, _Q_BIAS, "pos_embed"}, set()),
+        "DINOv3": _timm("DINOv3", DINOV3, {_QKV_WEIGHT, *_SCALES}, {"pos_embed", "blocks.0.attn.qkv.bias"}),
+        "RoPE": _timm("RoPE", DEIT_3, {_QKV_WEIGHT, *_SCALES}, {_Q_BIAS}),
+        "DeiT and MAE": _facebook(TABLE, 0.875, scales=False),
+        "DeiT III": _facebook(DEIT_3, 1.0, scales=True, licence="Apache-2.0"),
+        "hybrid": Style(
+            prefixed(BIT[:-4], "resnet.", _STEM) + prefixed(TABLE, "vit."),
+            {f"{_STEM}stem.conv.weight", f"{_STEM}stem.norm.weight", "pos_embed"},
+            {**_TIMM, "standardise": "variance", "standardise_eps": 1e-8, "group_norm_eps": 1e-5},
+            licence="Apache-2.0",
+            shapes="hybrid",
+            # a ResNet that is its root alone (R+ViT-Ti) is no part of anything called a stem
+            plain=lambda name: re.sub(r"^patch_embed\.backbone\.(conv|norm)\.", rf"{_STEM}stem.\1.", name),
+        ),
+        "BiT": Style(
+            BIT,
+            {"stem.conv.weight", "stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.conv3.weight"},
+            {"standardise_eps": 1e-8},
+            licence="Apache-2.0",
+            shapes="resnet",
+        ),
+        "MaxViT": Style(
+            MAXVIT,
+            {"stem.conv1.weight", "stem.norm1.running_mean", "stem.conv2.weight", "head.fc.weight"},
+            preprocess=dataclasses.replace(_AUGREG, crop_fraction=0.95),
+            licence="Apache-2.0",
+            shapes="maxvit",
+        ),
+    },
+    suffixes=("", ".safetensors"),
+    published=PUBLISHED,
+    read_name=read_name,
+    read_json=read_json,
+    describe=describe,
+    tellable=("heads", "activation", "norm_eps", "pool", "positions", "final_norm", *LATER),
+    untold={"norm_eps": 1e-6},
+    drops=("mask_token",),
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

@@ -59,14 +59,12 @@ def _fields(made: Any) -> dict[str, Any]:
     }
 
 
-ORIGIN = ORIGINS.register(
+ORIGIN = Origin(
     "torchvision",
-    Origin(
-        "torchvision",
-        {"today's": _style("0", "3"), "published": _style("linear_1", "linear_2")},
-        suffixes=(".safetensors",),
-        tellable=("heads", "norm_eps"),
-        published=(Checkpoint("vit_b_16-c867db91.pth", "vit-b/16", "ImageNet-1k", _OWN, 81.07),),
-        read_name=read_name,
-    ),
+    {"today's": _style("0", "3"), "published": _style("linear_1", "linear_2")},
+    suffixes=(".safetensors",),
+    tellable=("heads", "norm_eps"),
+    published=(Checkpoint("vit_b_16-c867db91.pth", "vit-b/16", "ImageNet-1k", _OWN, 81.07),),
+    read_name=read_name,
 )
+ORIGINS.register(ORIGIN.name, ORIGIN)

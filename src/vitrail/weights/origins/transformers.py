@@ -186,7 +186,5 @@ def add_prefix(style: str, tensors: dict[str, Tensor], config: Any) -> dict[str,
     return {name if name.startswith(_HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
 
 
-ORIGIN = ORIGINS.register(
-    "transformers",
-    Origin("transformers", STYLES, suffixes=("",), read_json=read_json, describe=describe, finish=add_prefix),
-)
+ORIGIN = Origin("transformers", STYLES, suffixes=("",), read_json=read_json, describe=describe, finish=add_prefix)
+ORIGINS.register(ORIGIN.name, ORIGIN)
