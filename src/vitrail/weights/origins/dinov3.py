@@ -19,6 +19,8 @@ from vitrail.weights.origins import dinov2
 from vitrail.weights.shapes.vit import USE_TIMM
 
 LICENCE = "DINOv3 License"
+HABITS = {"activation": "gelu", "norm_eps": 1e-5, "pool": "cls", "positions": "rotary"}
+PREPROCESS = replace(CROP, resize="squash", crop_fraction=1.0, interpolation="bilinear")
 KINDS = ("dinov3-rounded", "dinov3")
 _BLOCK, _PERIODS, _MASK = "blocks.{i}.", "rope_embed.periods", "attn.qkv.bias_mask"
 TABLE = (
@@ -76,8 +78,8 @@ ORIGIN = Origin(
         "registers": Style(
             TABLE,
             {"storage_tokens", _PERIODS, "patch_embed.proj.weight", "blocks.0.ls1.gamma"},
-            {"activation": "gelu", "norm_eps": 1e-5, "pool": "cls", "positions": "rotary"},
-            replace(CROP, resize="squash", crop_fraction=1.0, interpolation="bilinear"),
+            HABITS,
+            PREPROCESS,
             LICENCE,
             biases_free=True,
             leaves=("local_cls_norm.", "projectors."),

@@ -15,9 +15,8 @@ from torch import Tensor
 from vitrail.images.preprocess import CLIP, Preprocess
 from vitrail.weights.name_tables import Row
 from vitrail.weights.origin import CROP, ORIGINS, Origin, Style
-from vitrail.weights.origins import dinov2
+from vitrail.weights.origins import dinov2, dinov3
 from vitrail.weights.origins import transformers_names as names
-from vitrail.weights.origins.dinov3 import LICENCE as LICENCE_OF_DINOV3
 from vitrail.weights.origins.transformers_config import KINDS, describe, read_json
 
 
@@ -46,6 +45,13 @@ def _tower(table: tuple[Row, ...], preprocess: Preprocess, *more: str, **rest: A
 
 _siglip = partial(_tower, names.SIGLIP, Preprocess(interpolation="bicubic"), licence="Apache-2.0")
 _BEFORE, _SCALE = "encoder.layer.0.layernorm_before.weight", "encoder.layer.0.layer_scale1.lambda1"
+
+
+def _dinov2(resize: str, *more: str, **rest: Any) -> Style:
+    habits = {**dinov2.HABITS, "position_resize": resize}
+    return _style(names.DINOV2, habits, CROP, _SCALE, *more, native=dinov2.NATIVE, **rest)
+
+
 _CLASS, _DISTILLED = "embeddings.cls_token", "embeddings.distillation_token"
 _REGISTERS, _DECODED = "embeddings.register_tokens", "decoder.decoder_embed.weight"
 
@@ -85,30 +91,22 @@ STYLES = {
         _DISTILLED,
         writes=lambda config: config.extras.registers == 1 and not config.extras.layer_scale and not _is_rotary(config),
     ),
-    "DINOv2": _style(
-        names.DINOV2,
-        {**dinov2.HABITS, "position_resize": "dinov2-size"},
-        CROP,
-        _SCALE,
-        native=dinov2.NATIVE,
+    "DINOv2": _dinov2(
+        "dinov2-size",
         never={_REGISTERS},
         writes=lambda config: config.extras.layer_scale and not config.extras.registers and not _is_rotary(config),
     ),
-    "DINOv2 with registers": _style(
-        names.DINOV2,
-        {**dinov2.HABITS, "position_resize": "bicubic-antialias"},
-        CROP,
-        _SCALE,
+    "DINOv2 with registers": _dinov2(
+        "bicubic-antialias",
         _REGISTERS,
-        native=dinov2.NATIVE,
         writes=lambda config: config.extras.layer_scale and _has_table(config),
     ),
     "DINOv3": Style(
         names.DINOV3,
         {"embeddings.register_tokens", "layer.0.layer_scale1.lambda1", "layer.0.attention.q_proj.weight"},
-        {"activation": "gelu", "norm_eps": 1e-5, "pool": "cls", "positions": "rotary", "rotary": "dinov3"},
-        replace(CROP, resize="squash", crop_fraction=1.0, interpolation="bilinear"),
-        LICENCE_OF_DINOV3,
+        {**dinov3.HABITS, "rotary": "dinov3"},
+        dinov3.PREPROCESS,
+        dinov3.LICENCE,
         plain=lambda name: re.sub(r"^(dinov3_vit\.)?(model\.(?=layer\.))?", "", name),
         biases_free=True,
         writes=lambda config: config.positions == "rotary" and (config.extras.rotary or "dinov3") == "dinov3",
@@ -118,7 +116,7 @@ STYLES = {
         {"encoder.layer.0.norm1.weight", "encoder.layer.0.intermediate.dense.weight", _CLASS},
         {**_HABITS, "norm_eps": 1e-6, "position_resize": "dinov2-size"},
         replace(CROP, crop_fraction=1.0),
-        LICENCE_OF_DINOV3,
+        dinov3.LICENCE,
         plain=names.plain,
         biases_free=True,
         never={_SCALE, _REGISTERS},
