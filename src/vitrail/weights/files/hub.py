@@ -76,7 +76,7 @@ def fetch(name: str, more: Sequence[str] = ()) -> Path:
 
 
 def locate(path: str | Path, more: Sequence[str] = ()) -> Path:
-    """The file or folder on this machine of a path, or of a name of the table or the hub. What `fetch` raises."""
+    """The file or folder on this machine of a path, or of a name of the table or the hub. Raises what `fetch` raises."""
     known = find_published(path)
     place = known.address if known else str(path)
     return fetch(place, more) if is_hub_name(place) else Path(path)

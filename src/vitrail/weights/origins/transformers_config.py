@@ -53,7 +53,7 @@ USUAL |= {
     "layerscale_value": 1.0,
     "hidden_act": "gelu",
 }
-"""What transformers takes where a file is silent: a layer that was lost is then missed."""
+"""Values that transformers takes where a file is silent. So a layer that was lost is missed."""
 _SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 _SMALL |= {"query_bias": True, "num_register_tokens": 0}
 _OF_PIXIO = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "image_size": 256}
