@@ -19,7 +19,7 @@ from vitrail.errors import DataError, DecodeError
 from vitrail.images.arrow import arrow, plain_errors
 from vitrail.images.folders import SPLITS
 from vitrail.images.heldout import own_split, split
-from vitrail.images.samples import Source, Splits, number_keys
+from vitrail.images.samples import Numbered, Source, Splits
 from vitrail.storage import open_regular
 
 _HASHED, _SAMPLE = 1 << 30, 64 << 10  # bytes that a fingerprint reads
@@ -65,8 +65,8 @@ def _read(paths: list[Path], name: str) -> Source:
             raise
         raise DataError(f"{paths[0]} is not a readable Parquet file ({error})") from None
     labels, classes = _labels(cells, names, paths[0])
-    rows, keys = Rows(tuple(paths), image, tuple(groups), np.cumsum(counts)), number_keys(name, len(cells))
-    return Source(name, classes, labels, keys, rows, np.arange(len(cells)))
+    contents, rows = Rows(tuple(paths), image, tuple(groups), np.cumsum(counts)), np.arange(len(cells))
+    return Source(name, classes, labels, Numbered(name, rows), contents, rows)
 
 
 def _columns(schema: Any, path: Path) -> tuple[str, str]:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -103,7 +103,7 @@ class Source:
     def subset(self, indices: Sequence[int] | Int64[np.ndarray, "M"]) -> "Source":
         """These samples in this order, with the same classes."""
         indices = np.asarray(indices, dtype=np.int64)
-        keys = [self.keys[index] for index in indices.tolist()]
+        keys = self.keys[indices] if isinstance(self.keys, Numbered) else [self.keys[index] for index in indices]
         return replace(self, labels=self.labels[indices], keys=keys, rows=self.rows[indices])
 
     @property
@@ -203,13 +203,25 @@ class Arrays:
         return np.full(len(self.array), self.array[:1].nbytes, np.int64)
 
 
-def number_keys(prefix: str, count: int) -> list[str]:
-    """Keys such as "digits/00042"."""
-    return [f"{prefix}/{number:05d}" for number in range(count)]
+@dataclass(frozen=True, eq=False)
+class Numbered(Sequence[str]):
+    """Keys such as "digits/00042", made when they are asked for: a list of a million would go to every worker."""
+
+    prefix: str
+    numbers: Int64[np.ndarray, "N"]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice | np.ndarray):
+            return Numbered(self.prefix, self.numbers[index])
+        return f"{self.prefix}/{self.numbers[index]:05d}"
 
 
 def from_arrays(
     name: str, images: UInt8[np.ndarray, "N H W C"], labels: Int64[np.ndarray, "N"], classes: tuple[str, ...]
 ) -> Source:
     """A source of images in memory, keyed by number."""
-    return Source(name, classes, labels, number_keys(name, len(images)), Arrays(images), np.arange(len(images)))
+    rows = np.arange(len(images))
+    return Source(name, classes, labels, Numbered(name, rows), Arrays(images), rows)
