@@ -448,6 +448,9 @@ def start(command: list[str]) -> tuple[subprocess.Popen[str], int]:
     """The command in a process, and its port."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr
+    status = Path(f"/proc/{process.pid}/status")
+    assert until(lambda: int(status.read_text().partition("SigIgn:")[2].split()[0], 16) & 1, 60)
+    process.send_signal(signal.SIGHUP)  # while it reads the models
     line = process.stderr.readline()
     assert line.startswith("http://127.0.0.1:"), line
     return process, int(line.split(":")[2].split("/")[0])

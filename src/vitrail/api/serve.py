@@ -43,11 +43,13 @@ def serve(
     refuse_open_door(host, local, token)
     paths = named(models)
     from vitrail import machine
+    from vitrail.processes.signals import ignored
     from vitrail.serving.app import build
     from vitrail.serving.guard import LOCAL
     from vitrail.serving.server import build_server, listen
 
-    with listen(host, port) as listening, machine.threads_for_model():
+    # "reload" while the models are read would end the process, and systemd takes that for a wish
+    with listen(host, port) as listening, machine.threads_for_model(), ignored("SIGHUP"):
         service, app = build(
             paths, limits=Limits(queue=queue), engine=engine, device=device, precision=precision, batch=batch,
             watch=watch, hosts=[*LOCAL, host, *names], addresses=not local, token=token,

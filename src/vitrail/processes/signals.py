@@ -27,6 +27,18 @@ AGAIN = 1.0
 """A repeated signal within so many seconds is ignored: schedulers, torchrun and studies send it twice."""
 
 
+@contextlib.contextmanager
+def ignored(*names: str) -> Generator[None]:
+    """Inside, the process takes no notice of these signals; in another thread than the main one this does nothing."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in known(*names) if main}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Interrupted(Exception):
     """Raised between batches: an evaluation ends at once, and the loop writes its checkpoint."""
 

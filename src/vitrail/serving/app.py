@@ -81,19 +81,15 @@ async def look(service: Service, request: Request) -> Response:
         "missing": found.missing,
         "seen": {"size": seen.shape[1:], "png": png(seen.permute(1, 2, 0).numpy())},
     }
-    return as_bytes(header, found) if "layer" in query else JSONResponse({**header, **as_text(found)})
-
-
-def as_text(found: Looked) -> dict[str, Any]:
-    """The maps as base64, for JSON."""
-    arrays = {"maps": found.maps, "peaks": found.peaks, "rollout": found.rollout}
-    return {name: text_of(array) for name, array in arrays.items()}
+    if "layer" in query:
+        return as_bytes(header, found)
+    maps = {name: None if array is None else as_text(array.tobytes()) for name, array in found.arrays.items()}
+    return JSONResponse({**header, **maps})
 
 
 def as_bytes(header: Mapping[str, Any], found: Looked) -> Response:
     """The length of a JSON text (4 bytes, little-endian), the text, and the arrays that it describes."""
-    arrays = {"maps": found.maps, "rollout": found.rollout, "peaks": found.peaks}
-    there = {name: array for name, array in arrays.items() if array is not None}
+    there = {name: array for name, array in found.arrays.items() if array is not None}
     described = [{"name": name, "type": array.dtype.name, "shape": array.shape} for name, array in there.items()]
     text = json.dumps({**header, "arrays": described}).encode()
     text += b" " * (-len(text) % 4)
@@ -101,8 +97,8 @@ def as_bytes(header: Mapping[str, Any], found: Looked) -> Response:
     return Response(body, media_type="application/octet-stream")
 
 
-def text_of(array: np.ndarray | None) -> str | None:
-    return None if array is None else base64.b64encode(array.tobytes()).decode()
+def as_text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def png(image: np.ndarray) -> str:
@@ -110,7 +106,7 @@ def png(image: np.ndarray) -> str:
     image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(file, "png", compress_level=0)
-    return base64.b64encode(file.getvalue()).decode()
+    return as_text(file.getvalue())
 
 
 def at_size(served: Served, asked: str | None, enlarge: float) -> Preprocess:
@@ -170,14 +166,6 @@ def page_file(name: str, kind: str) -> Handler:
     return page
 
 
-def sample(name: str) -> Handler:
-    async def drawing(service: Service, request: Request) -> Response:
-        """A sample picture."""
-        return Response(SAMPLES[name], media_type="image/png")
-
-    return drawing
-
-
 def routes() -> dict[tuple[str, str], Handler]:
     """(method, path) -> what answers."""
     return {
@@ -190,7 +178,7 @@ def routes() -> dict[tuple[str, str], Handler]:
         ("GET", "/"): page_file("index.html", "text/html; charset=utf-8"),
         ("GET", "/page.css"): page_file("page.css", "text/css; charset=utf-8"),
         ("GET", "/page.js"): page_file("page.js", "text/javascript; charset=utf-8"),
-        **{("GET", f"/samples/{name}.png"): sample(name) for name in SAMPLES},
+        **{("GET", f"/samples/{name}.png"): page_file(f"{name}.png", "image/png") for name in SAMPLES},
         **inference_protocol.ROUTES,
     }
 

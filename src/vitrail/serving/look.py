@@ -41,6 +41,10 @@ class Looked:
     missing: str = ""
     """Why there are no maps, or no rollout."""
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray | None]:
+        return {"maps": self.maps, "rollout": self.rollout, "peaks": self.peaks}
+
 
 def look(
     engine: Engine,
