@@ -82,7 +82,8 @@ def device(name: str = "auto") -> torch.device:
         found = torch.device(name)
         torch.empty(1, device=found).cpu()  # torch's "meta" holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        reason = reason if len(reason) < 60 else "torch does not find it"  # torch's own list is a paragraph
         raise ConfigError(
             f"device {name!r} cannot be used here ({reason})",
             allowed="'auto', 'cpu', 'cuda', 'cuda:1' … 'mps'",

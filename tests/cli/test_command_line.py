@@ -195,6 +195,8 @@ def test_every_option_and_command_that_a_text_names_exists(capsys: pytest.Captur
     wrong = [(name, option) for name, text in sentences() for option in OPTION.findall(text) if option not in known]
     assert not wrong
     assert {f"--{ours.replace('_', '-')}" for ours in PEERS.values() if " " not in ours} <= known
+    main(["train", "digits", "--help-all"])
+    assert not {f"--{theirs.replace('_', '-')}" for theirs in PEERS} & set(OPTION.findall(capsys.readouterr().out))
     parameters = [(name, option) for name, text in advice() for option in OPTION.findall(name_options(text))]
     assert parameters and not [pair for pair in parameters if pair[1] not in known]
     commands = [(name, one) for name, text in sentences() for one in re.findall(r"`vitrail ([a-z][a-z-]*)", text)]
@@ -266,3 +268,10 @@ def test_size_takes_one_number_or_two(command: str, capsys: pytest.CaptureFixtur
     """Where the one number was not understood, tyro would say so and exit with 2, before any file is looked at."""
     for size in ("32", "32x16", "32 16"):
         assert main([command, "nowhere", "nowhere.png", "--size", *size.split()]) != 2, capsys.readouterr().err
+
+
+def test_an_option_of_another_toolkit_is_answered_before_torch_is_imported() -> None:
+    said = "import sys; from vitrail.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    done = fresh("-c", said, "train", "photos", "--imgsz=64", "--num-classes", "3")
+    assert done.stdout.split() == ["2", "False"]
+    assert done.stderr.splitlines() == ["--imgsz is --size here", "--num-classes: classes are counted from the images"]

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from vitrail.api.words import hints_at_peers
 from vitrail.cli.short_help import SHORT_HELP, short_help
 from vitrail.errors import ConfigError, VitrailError, recognise_error, suggest
 from vitrail.processes.signals import Stopped, StopSignals
@@ -94,6 +95,9 @@ def dispatch(words: list[str]) -> int:
     if short and {"-h", "--help"} & set(words):
         print(short_help(short[0]))
         return 0
+    if short and (hints := hints_at_peers(words)):  # before torch is imported
+        print("\n".join(hints), file=sys.stderr)
+        return 2
     command = main_of(words[0])
     try:
         return command(["--help" if word == "--help-all" else word for word in words[1:]])

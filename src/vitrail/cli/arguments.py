@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import tyro
 
-from vitrail.api.words import translate_peer
+from vitrail.api.words import hints_at_peers
 from vitrail.errors import ConfigError, StorageError, suggest
 from vitrail.reports.tables import Column, Table
 from vitrail.reports.terminal import clean, clean_streams, console
@@ -51,7 +51,8 @@ def parse(kind: type[T], words: Sequence[str], *, command: str, default: T | Non
             )
     except SystemExit as exit_:
         if exit_.code:
-            hint_at_peers(words)
+            for hint in hints_at_peers(words):
+                print(hint, file=sys.stderr)
         raise
     if getattr(found, "threads", 0):
         from vitrail.hardware import threads
@@ -80,15 +81,6 @@ def call(function: Callable[..., R], asked: Any, **more: Any) -> R:
     known = inspect.signature(function).parameters
     values = {part.name: getattr(asked, part.name) for part in dataclasses.fields(asked) if part.name in known}
     return function(**{**values, **more})
-
-
-def hint_at_peers(words: Sequence[str]) -> None:
-    """Says our word for an option of another toolkit."""
-    for word in words:
-        option = word.partition("=")[0]
-        if option.startswith("--") and (ours := translate_peer(option)):
-            said = f"{option}: {ours}" if " " in ours else f"{option} is --{ours.replace('_', '-')} here"
-            print(said, file=sys.stderr)
 
 
 def check_writable(path: Path | None) -> None:

@@ -159,14 +159,12 @@ def _beside(headline: Headline, baselines: Mapping[str, float]) -> Iterator[tupl
     if not baselines:
         return
     yield "cheap answers", ", ".join(f"{name} {headline.write(value)}" for name, value in baselines.items())
-    best = (max if headline.higher_is_better else min)(baselines, key=lambda name: baselines[name])
-    rounding = 1e-6 if headline.higher_is_better else -1e-6 * abs(headline.value)  # float32 beside float64
-    if replace(headline, value=baselines[best]).is_better_than(headline.value + rounding):
-        yield "warning", f"the model is worse than {best} ({headline} against {headline.write(baselines[best])})"
+    if warning := headline.warn(baselines):
+        yield "warning", warning
 
 
 def _spread(results: Sequence[Result]) -> tuple[str, str]:
-    name = f"held out, mean of {len(results)} seeds"
+    name = f"held out, mean of {len(results)} seeds, one split"
     headlines = [result.scores.headline for result in results]
     values = [100 * one.value if one.percent else one.value for one in headlines]
     mean, spread = statistics.mean(values), statistics.stdev(values)

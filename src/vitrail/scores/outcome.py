@@ -6,7 +6,7 @@ image (`multilabel.MultiLabelScores`) and pre-training (`measured.Measured`) are
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +43,14 @@ class Headline:
     def is_better_than(self, other: float) -> bool:
         """Whether this number is better than another of the same kind."""
         return self.value > other if self.higher_is_better else self.value < other
+
+    def warn(self, cheap: Mapping[str, float]) -> str:
+        """A sentence where one of the cheap answers is better; else nothing."""
+        best = (max if self.higher_is_better else min)(cheap, key=lambda name: cheap[name], default="")
+        rounding = 1e-6 if self.higher_is_better else -1e-6 * abs(self.value)  # float32 beside float64
+        if not cheap or not replace(self, value=cheap[best]).is_better_than(self.value + rounding):
+            return ""
+        return f"the model is worse than {best} ({self} against {self.write(cheap[best])})"
 
 
 @dataclass(frozen=True, eq=False)

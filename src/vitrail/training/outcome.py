@@ -159,6 +159,8 @@ def write_report(setup: Setup, learner: nn.Module, judged: Judged, folder: RunFo
     """report.html: how good the model is, where it is wrong, how training went, what ran. And predictions.png."""
     outcome, image_of = judged.outcome, judged.source.picture
     baselines = [(name, outcome.headline.write(value)) for name, value in folder.baselines.items()]
+    warning = outcome.headline.warn(folder.baselines)
+    baselines += [("warning", warning)] if warning else []
     rows = read(journal.path)
     sections = [
         *outcome.sections(image_of),
