@@ -71,6 +71,11 @@ def test_only_an_earlier_export_is_replaced(to: str, photos: Path) -> None:
     assert sorted(out.rglob("*")) == before
 
 
+def test_a_name_for_the_export_in_the_place_of_images_is_explained(in_folder: Path, capsys) -> None:
+    assert main(["export", "nowhere", "model.onnx"]) == 78
+    assert "name the new file so: --out model.onnx" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("to", "file"), [("openvino", "export.json"), ("triton", "a/1/model.onnx")])
 def test_an_earlier_export_may_be_replaced(to: str, file: str, tmp_path: Path) -> None:
     check_out(tmp_path, to)  # an empty folder

@@ -151,9 +151,9 @@ def check_seeds(seeds: int, folds: int) -> None:
     """Raises ConfigError for numbers of trainings that cannot be."""
     if seeds < 1:
         raise ConfigError(f"seeds = {seeds}", allowed="1 or more", next_step="seed chooses a single one")
-    if folds and (folds < 2 or seeds != 1):
+    if folds and folds < 2:
+        raise ConfigError(f"folds = {folds}", allowed="2 or more; 0 holds out a share")
+    if folds and seeds != 1:
         raise ConfigError(
-            f"folds = {folds} with seeds = {seeds}",
-            allowed="2 folds or more, of one seed; 0 folds to hold out a share",
-            next_step="train the folds of another seed apart, with seed=1",
+            f"folds = {folds} with seeds = {seeds}", next_step="train the folds of another seed apart, with `seed=1`"
         )
