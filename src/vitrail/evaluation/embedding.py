@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vitrail import config as configs
 from vitrail import hardware
 from vitrail.batches.loader import Batch, eval_batches
-from vitrail.errors import ConfigError, NonFiniteError
+from vitrail.errors import ConfigError
 from vitrail.evaluation import store
 from vitrail.evaluation.feature_table import SPLITS, About, FeatureTable, join
 from vitrail.evaluation.features import extract
@@ -29,6 +29,7 @@ from vitrail.prediction.engine import TorchEngine
 from vitrail.prediction.forward import answering, as_input, model_digest, place, preprocess_of
 from vitrail.prediction.parts import Part
 from vitrail.reports.progress import Progress, progress
+from vitrail.scores.finite import check_finite
 
 PIXELS = "pixels"
 """The digest of no model at all."""
@@ -115,8 +116,7 @@ def bulk(
     def answer(images: UInt8[Tensor, "B C H W"]) -> Any:  # features, one row an image
         with answering(reader, where, engine.dtype):
             features = reader.pool(reader.features(as_input(reader, images, where, about.preprocess)))
-        if not torch.isfinite(features).all():
-            raise NonFiniteError("the model's features are not finite", next_step="check its weights, or use fp32")
+        check_finite(features, what="the features of")
         return features.float().cpu()
 
     width = answer(torch.zeros(1, about.preprocess.channels, *about.preprocess.size, dtype=torch.uint8)).shape[1]
