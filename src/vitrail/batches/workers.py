@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,13 +35,9 @@ PATIENCE = 60.0
 _DEATHS = 2  # of workers on one task, before the task is blamed
 
 
-@runtime_checkable
-class Job(Protocol):
-    """Work of a worker: an array for a task, and something small with it."""
-
-    def __call__(self, task: Any, out: UInt8[np.ndarray, "M"] | None) -> tuple[UInt8[np.ndarray, "..."], Any]:
-        """The array may be written at the beginning of `out`, shared memory, which saves a copy."""
-        ...
+Job = Callable[[Any, UInt8[np.ndarray, "M"] | None], tuple[UInt8[np.ndarray, "..."], Any]]
+"""Work of a worker: an array for a task, and something small with it. The array may be written at the beginning of the second
+argument, shared memory, which saves a copy."""
 
 
 def in_order(

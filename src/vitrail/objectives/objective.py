@@ -200,14 +200,6 @@ class Learner(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    @property
-    def checkpoint_activations(self) -> bool:
-        return self.backbone.checkpoint_activations
-
-    @checkpoint_activations.setter
-    def checkpoint_activations(self, on: bool) -> None:
-        self.backbone.checkpoint_activations = on
-
     def stages(self) -> Sequence[tuple[str, Sequence[nn.Module | nn.Parameter]]]:
         """The backbone's, with all else beside its head."""
         *body, (name, head) = self.backbone.stages()

@@ -98,14 +98,6 @@ class Reconstructing(Learner):
         super().__init__(model)
         self.notes = notes
 
-    @property
-    def checkpoint_activations(self) -> bool:
-        return self.backbone.encoder.checkpoint_activations
-
-    @checkpoint_activations.setter
-    def checkpoint_activations(self, on: bool) -> None:
-        self.backbone.encoder.checkpoint_activations = on
-
     def forward(
         self, images: Float[Tensor, "B C H W"], masking: Masking
     ) -> tuple[Float[Tensor, "B m P"], Float[Tensor, "B m P"]]:

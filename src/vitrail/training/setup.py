@@ -21,6 +21,7 @@ from vitrail.batches.mixing import Mixing, pairs_block
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits
 from vitrail.models import cost, zoo
+from vitrail.models.backbone import Backbone
 from vitrail.models.layers import DropPath
 from vitrail.objectives.classify import balanced_weights
 from vitrail.objectives.objective import Learner, Task
@@ -146,7 +147,8 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     model, notes = build_model(run, splits.train.classes)  # an nn.Module and a Backbone: Python has no name for both
     device = torch.device(run.hardware.device)
     model.to(device)
-    model.checkpoint_activations = run.hardware.checkpoint_activations
+    for backbone in (module for module in model.modules() if isinstance(module, Backbone)):
+        backbone.checkpoint_activations = run.hardware.checkpoint_activations
     if run.optim.freeze == "backbone":
         optim.freeze_backbone(model, run.optim.last_blocks)
     unsharded = copy.deepcopy(model).cpu() if run.hardware.parallel == "fsdp" else None
