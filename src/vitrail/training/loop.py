@@ -87,8 +87,9 @@ def train(
         if resume:
             start = resume_run(run, folder, ranks, splits, override=override, accept_data_change=accept_data_change)
         else:
-            checks = {"check_images": check_images, "allow_leaks": allow_leaks}
-            start = start_run(asked, folder, ranks, splits, **checks, quiet=quiet)
+            start = start_run(
+                asked, folder, ranks, splits, check_images=check_images, allow_leaks=allow_leaks, quiet=quiet
+            )
         with StopSignals() as stop:  # until now there was nothing to lose
             write_start(start, folder, new_images=accept_data_change, quiet=quiet)
             board = [log_to_tensorboard(folder.path / "tensorboard")] if tensorboard and ranks.leads else []

@@ -28,20 +28,21 @@ LONGEST = 1e12
 _LENGTH = re.compile(r"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*(epochs?|steps?|%)\s*")
 
 
-def check_length(text: str, name: str, *, some: bool = False) -> str:
-    """A length of training is text with its unit: "90 epochs", "10000 steps" or "5 %" (of the whole run); `some` is more than 0."""
+def check_length(text: str, name: str, *, some: bool = False) -> tuple[float, str]:
+    """(number, first letter of its unit) of a length of training: "90 epochs", "10000 steps" or "5 %" of the whole run.
+
+    Raises ConfigError for other text, and with `some` for a length of 0.
+    """
     found = _LENGTH.fullmatch(text)
     if not found or float(found[1]) > LONGEST or (some and float(found[1]) == 0):
         more = ", more than 0" if some else ""
         raise ConfigError(f"{name} = {text!r} is no length", allowed=f"'90 epochs', '10000 steps' or '5 %'{more}")
-    return text
+    return float(found[1]), found[2][0]
 
 
 def steps(length: str, *, steps_per_epoch: float, total: int = 0) -> int:
     """A length in optimiser steps; `%` is of `total`."""
-    match = _LENGTH.fullmatch(check_length(length, "length"))
-    assert match is not None
-    number, unit = float(match[1]), match[2][0]
+    number, unit = check_length(length, "length")
     return round(number * {"e": steps_per_epoch, "s": 1.0, "%": total / 100}[unit])
 
 
@@ -168,4 +169,4 @@ class Run:
     @property
     def head_only(self) -> bool:
         """Whether nothing is trained after the head's start: "0 steps" of a logistic head."""
-        return steps(self.length, steps_per_epoch=1e9) == 0
+        return check_length(self.length, "length")[0] == 0
