@@ -177,16 +177,16 @@ class Maker:
         return Draws(self.seed, numbers.epochs, numbers.samples)
 
     def _read(self, numbers: Numbers, out: UInt8[np.ndarray, "M"] | None) -> tuple[UInt8[Tensor, "B C H W"], "Remarks"]:
-        if self.whole and (numbers.epochs is None or self.augment.crop_area is None):
-            assert self.source.in_memory is not None
-            return torch.from_numpy(self.source.in_memory[numbers.samples].transpose(0, 3, 1, 2).copy()), Remarks()
+        draws = None if numbers.epochs is None or self.augment.crop_area is None else self._draws(numbers)
+        as_read = self.source.shape == (*self.preprocess.size, self.preprocess.channels)
+        if draws is None and as_read and (whole := self.source.in_memory) is not None:
+            return torch.from_numpy(whole[numbers.samples].transpose(0, 3, 1, 2).copy()), Remarks()
         size = (len(numbers.samples), self.preprocess.channels, *self.preprocess.frame)
         out = np.empty(math.prod(size), np.uint8) if out is None else out[: math.prod(size)]
         images, remarks = torch.from_numpy(out.reshape(size)), Remarks()
         if self.preprocess.resize == "native":
             images.zero_()
             remarks.shapes = np.tile(np.array(self.preprocess.size, np.int64), (len(images), 1))
-        draws = None if numbers.epochs is None or self.augment.crop_area is None else self._draws(numbers)
         self.source.expect(numbers.samples)
         for row, sample in enumerate(numbers.samples.tolist()):
             try:
@@ -200,12 +200,6 @@ class Maker:
             if remarks.shapes is not None:
                 remarks.shapes[row] = image.shape[1:]
         return images, remarks
-
-    @property
-    def whole(self) -> bool:
-        """Whether the images lie in memory just as the model reads them."""
-        size = (*self.preprocess.size, self.preprocess.channels)
-        return self.source.shape == size and self.source.in_memory is not None
 
     def _read_crop(self, found: Sample, draw: Callable[[str], float]) -> UInt8[Tensor, "C H W"]:
         background = self.preprocess.background
