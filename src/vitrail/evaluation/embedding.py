@@ -21,12 +21,12 @@ from vitrail.batches.loader import Batch, eval_batches
 from vitrail.errors import ConfigError
 from vitrail.evaluation import store
 from vitrail.evaluation.feature_table import SPLITS, About, FeatureTable, join
-from vitrail.evaluation.features import extract
+from vitrail.evaluation.features import extract, make_answer
 from vitrail.evaluation.layers import AtLayers, Pixels, Pool
 from vitrail.images.samples import Source, Splits
 from vitrail.prediction.bulk import ROWS, Bulk, job_of
 from vitrail.prediction.engine import TorchEngine
-from vitrail.prediction.forward import answering, as_input, model_digest, place, preprocess_of
+from vitrail.prediction.forward import model_digest, place, preprocess_of
 from vitrail.prediction.parts import Part
 from vitrail.reports.progress import Progress, progress
 from vitrail.scores.finite import check_finite
@@ -111,13 +111,13 @@ def bulk(
     reader: Any = how.reader(model)
     about = about_of(model, reader, parts, name, how)
     where = place(reader, how.device)
+    read = make_answer(reader, "features", about.preprocess, how.device, how.precision)
     engine = TorchEngine(reader, about.preprocess, about.classes, where, hardware.precision(how.precision, where))
 
     def answer(images: UInt8[Tensor, "B C H W"]) -> Any:  # features, one row an image
-        with answering(reader, where, engine.dtype):
-            features = reader.pool(reader.features(as_input(reader, images, where, about.preprocess)))
+        features = read(images).float().cpu()
         check_finite(features, what="the features of")
-        return features.float().cpu()
+        return features
 
     width = answer(torch.zeros(1, about.preprocess.channels, *about.preprocess.size, dtype=torch.uint8)).shape[1]
     job = job_of(engine, about.digest, parts, "features", about.layer, how.batch_size, part)

@@ -32,7 +32,7 @@ def extract(
     its device unless one is named; an engine brings all of these itself. Raises NonFiniteError that names the first image
     whose answer is not finite, DoesNotApply for features of an engine.
     """
-    answer = _answer(model, what, preprocess, device, precision)
+    answer = make_answer(model, what, preprocess, device, precision)
     targets, keys = list[Tensor](), list[str]()
 
     def noted() -> Iterator[Batch]:
@@ -65,7 +65,7 @@ def collect(batches: Iterable[Batch], answer: Callable[[Batch], Mapping[str, Ten
     return {name: torch.cat([part.cpu() for part in parts]) for name, parts in found.items()}
 
 
-def _answer(
+def make_answer(
     model: nn.Module | Engine, what: str, preprocess: Preprocess | None, device: Any, precision: str
 ) -> Callable[[Tensor], Tensor]:
     """The function from images of one shape to logits or features."""
