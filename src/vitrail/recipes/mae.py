@@ -12,6 +12,7 @@ from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
 from vitrail.objectives.probe import Probe
 from vitrail.objectives.reconstruct import Reconstruct
+from vitrail.recipes.paper import STRONG
 from vitrail.recipes.request import Given, fit_side
 from vitrail.training.run import Optim, Run
 
@@ -73,7 +74,7 @@ def mae_finetune(given: Given) -> Run:
         ),
         weights=start.path,
         preprocess=start.preprocess,
-        augment=_STRONG if big else Augment(flip=max(config.image) > 16, shift=0.08, scale=0.1),
+        augment=STRONG if big else Augment(flip=max(config.image) > 16, shift=0.08, scale=0.1),
         mixing=Mixing(mixup=0.8, cutmix=1.0) if big else Mixing(),
         objective=Classify(label_smoothing=0.1),
         optim=Optim(
@@ -145,9 +146,6 @@ def mae_partial(given: Given) -> Run:
     return replace(base, optim=replace(base.optim, freeze="backbone", last_blocks=blocks))
 
 
-_STRONG = Augment(crop_area=(0.08, 1.0), flip=True, interpolation="bicubic", randaugment=(2, 9), erase=0.25)
-
-
 def encoder(given: Given, name: str) -> ViTConfig:
     """The encoder: fixed sin-cos positions of MAE's kind, no head; a body that weights say is the weights'."""
     if given.pretrained:
@@ -163,17 +161,8 @@ def small_encoder(given: Given, **changes: Any) -> ViTConfig:
     else:
         tiny = max(height, width) <= 16
         patch, wide, depth = (2, 96, 4) if tiny else (4, 128, 6)
-        base = ViTConfig(
-            patch=(patch, patch),
-            image=(patch, patch),
-            width=wide,
-            depth=depth,
-            heads=4,
-            mlp_width=4 * wide,
-            positions="sincos-mae",
-            pool="mean",
-            classes=0,
-        )
+        sizes = {"patch": patch, "width": wide, "depth": depth, "heads": 4, "image": given.patch or (patch, patch)}
+        base = as_vit(given.small_vit(**sizes, positions="sincos-mae", classes=0))
     (p, q) = base.patch
     return replace(base, image=(max(1, round(height / p)) * p, max(1, round(width / q)) * q), **changes)
 

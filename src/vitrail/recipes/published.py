@@ -1,13 +1,12 @@
 """Recipes that others published after the paper, with their numbers: AugReg, big_vision, DeiT, DeiT III, torchvision."""
 
 from dataclasses import replace
-from typing import Any
 
 from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
 from vitrail.images.transforms import Augment
 from vitrail.objectives.classify import Classify
-from vitrail.recipes.paper import CROP
+from vitrail.recipes.paper import CROP, STRONG
 from vitrail.recipes.request import Given
 from vitrail.training.run import Optim, Run
 
@@ -37,9 +36,7 @@ def augreg(given: Given) -> Run:
     name = given.model or "vit-b/16"
     level, numbers = _augreg_words(given.variant or {"vit-ti/16": "light1", "vit-s/32": "medium1"}.get(name, "medium2"))
     layers, magnitude, mixup = AUGREG[level]
-    noise: dict[str, Any] = {
-        name: value for name, value in (("dropout", numbers["do"]), ("drop_path", numbers["sd"])) if value
-    }
+    noise = {name: value for name, value in (("dropout", numbers["do"]), ("drop_path", numbers["sd"])) if value}
     return Run(
         model=given.config(name, **noise),
         preprocess=given.preprocess((224, 224), resize="crop", crop_fraction=0.875),
@@ -99,9 +96,7 @@ def deit(given: Given) -> Run:
     return Run(
         model=given.config("vit-b/16", optional={"drop_path": 0.1}),
         preprocess=given.imagenet(224, 0.875),
-        augment=Augment(
-            crop_area=(0.08, 1.0), flip=True, interpolation="bicubic", randaugment=(2, 9), erase=0.25, repeats=3
-        ),
+        augment=replace(STRONG, repeats=3),
         mixing=Mixing(mixup=0.8, cutmix=1.0),
         objective=Classify(label_smoothing=0.1),
         optim=Optim(lr=5e-4, lr_batch=512, weight_decay=0.05, clip=None, warmup="5 epochs", final_lr=1e-5),

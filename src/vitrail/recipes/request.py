@@ -56,6 +56,11 @@ class Given:
         changes = {key: value for key, value in (optional or {}).items() if key in known} | changes
         return zoo.change(chosen, **(changes | {"patch": self.patch} if self.patch else changes))
 
+    def small_vit(self, *, patch: int, width: int, depth: int, heads: int, **changes: Any) -> ModelConfig:
+        """A ViT below the paper's Table 1, mean-pooled: with few tokens a class token is one more thing to learn."""
+        sizes = {"patch": (patch, patch), "width": width, "depth": depth, "heads": heads, "mlp_width": 4 * width}
+        return self.config("vit-ti/16", **sizes, pool="mean", **changes)
+
     def start(self, recipe: str) -> Pretrained:
         """The weights that were given. Raises ConfigError where there are none."""
         if not self.pretrained:

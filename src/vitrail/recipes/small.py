@@ -1,10 +1,10 @@
 """Runs for one machine: digits, Fashion-MNIST, and a folder of your own photographs."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from vitrail.batches.mixing import Mixing
 from vitrail.images.transforms import Augment
-from vitrail.models.extras import Extras
-from vitrail.models.hybrid import HybridConfig
-from vitrail.models.vit import ViTConfig
 from vitrail.models.zoo import ModelConfig
 from vitrail.objectives.classify import Classify
 from vitrail.recipes.request import Given, fit_side
@@ -46,11 +46,7 @@ def fashion_mnist_cpu(given: Given) -> Run:
     result     92.93 % (one seed; torchrun with two processes: 30 minutes on two cores of a Zen 4 EPYC); 92.77 % with
                patches of 4×4 pixels in place of the root. AdamW, 22 epochs: 91.90 and 91.23 %
     """
-    model = (
-        given.config(given.model, optional={"drop_path": 0.05})
-        if given.model
-        else _behind_a_root(given, width=96, depth=6, heads=3)
-    )
+    model = _behind_a_root(given, {"drop_path": 0.05}, width=96, depth=6, heads=3)
     return Run(
         model=model,
         preprocess=given.preprocess(_size(given, model, default=28)),
@@ -108,11 +104,7 @@ def folder_size(images: int) -> str:
 
 def _tiny_folder(given: Given) -> Run:
     """A convolution learns from fewer images than a patch projection does, and small batches give more steps."""
-    model = (
-        given.config(given.model, optional=FOLDER)
-        if given.model
-        else _behind_a_root(given, width=128, depth=4, heads=4, patch=(2, 2), image=(64, 64))
-    )
+    model = _behind_a_root(given, FOLDER, width=128, depth=4, heads=4, patch=(2, 2), image=(64, 64))
     side = fit_side(64, model)
     return Run(
         model=model,
@@ -165,45 +157,25 @@ def _medium_folder(given: Given) -> Run:
     )
 
 
-def _tiny(given: Given, *, patch: int, width: int, depth: int, heads: int, drop_path: float = 0.0) -> ModelConfig:
-    """A ViT below the paper's Table 1, mean-pooled: with few tokens a class token is one more thing to learn."""
+def _tiny(given: Given, *, drop_path: float = 0.0, **sizes: int) -> ModelConfig:
     if given.model:
         return given.config(given.model, optional={"drop_path": drop_path})
-    return ViTConfig(
-        patch=given.patch or (patch, patch),
-        width=width,
-        depth=depth,
-        heads=heads,
-        mlp_width=4 * width,
-        pool="mean",
-        extras=Extras(drop_path=drop_path),
-    )
+    return given.small_vit(**sizes, drop_path=drop_path)
 
 
-def _behind_a_root(
-    given: Given, *, width: int, depth: int, heads: int, patch: tuple[int, int] = (1, 1),
-    image: tuple[int, int] = (28, 28),
-) -> HybridConfig:  # fmt: skip
+TIMMS = {"standardise": "variance", "standardise_eps": 1e-8, "group_norm_eps": 1e-5}
+"""Weights of convolutions are standardised as timm does it, so that timm reads the trained weights."""
+
+
+def _behind_a_root(given: Given, optional: Mapping[str, Any], *, width: int, **changes: Any) -> ModelConfig:
     """A ViT whose tokens are patches of what a 7×7 convolution and a max-pool make, one pixel there for 4×4 of the image.
 
-    Standardised as timm does it, so that timm reads the trained weights.
+    A model that is asked for by name takes its place, with the `optional` changes.
     """
-    return HybridConfig(
-        depths=(),
-        widths=(),
-        root_width=64,
-        standardise="variance",
-        standardise_eps=1e-8,
-        group_norm_eps=1e-5,
-        patch=given.patch or patch,
-        image=image,
-        width=width,
-        depth=depth,
-        heads=heads,
-        mlp_width=4 * width,
-        pool="mean",
-        extras=Extras(drop_path=0.05),
-    )
+    if given.model:
+        return given.config(given.model, optional=optional)
+    sizes = {"patch": (1, 1), "image": (28, 28), "width": width, "mlp_width": 4 * width, **changes}
+    return given.config("r+vit-ti/16", **TIMMS, **sizes, pool="mean", drop_path=0.05)
 
 
 def _size(given: Given, model: ModelConfig, *, default: int) -> tuple[int, int]:
