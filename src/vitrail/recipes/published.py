@@ -36,9 +36,9 @@ def augreg(given: Given) -> Run:
     name = given.model or "vit-b/16"
     level, numbers = _augreg_words(given.variant or {"vit-ti/16": "light1", "vit-s/32": "medium1"}.get(name, "medium2"))
     layers, magnitude, mixup = AUGREG[level]
-    noise = {name: value for name, value in (("dropout", numbers["do"]), ("drop_path", numbers["sd"])) if value}
+    noise: dict[str, Any] = {"dropout": numbers["do"], "drop_path": numbers["sd"]}
     return Run(
-        model=given.config(name, **noise),
+        model=given.config(name, **{key: value for key, value in noise.items() if value}),
         preprocess=given.preprocess((224, 224), resize="crop", crop_fraction=0.875),
         augment=replace(CROP, randaugment=(layers, magnitude) if layers else None),
         mixing=Mixing(mixup=mixup),
