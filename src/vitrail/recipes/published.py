@@ -1,6 +1,7 @@
 """Recipes that others published after the paper, with their numbers: AugReg, big_vision, DeiT, DeiT III, torchvision."""
 
 from dataclasses import replace
+from typing import Any
 
 from vitrail.batches.mixing import Mixing
 from vitrail.errors import ConfigError
