@@ -42,7 +42,8 @@ def embed(
             them. Without it, what the model's head reads.
         size: Side of square images in pixels, in place of the model's own.
     """
-    splits = open_parts(data, model, holdout, unlabelled, say, download=download, follow_links=follow_links)
+    opening = {"holdout": holdout, "download": download, "follow_links": follow_links}
+    splits = open_parts(data, model, unlabelled, say, **opening)
     how = Extraction(
         layers=tuple(layer), pool=pool, batch_size=batch, device=device, precision=precision, workers=workers
     )
@@ -62,22 +63,21 @@ def embed_in_parts(
 
     For any number of images: a job that was stopped goes on, and the processes of torchrun share the work.
     """
-    splits = open_parts(data, model, holdout, unlabelled, say, download=download, follow_links=follow_links)
+    opening = {"holdout": holdout, "download": download, "follow_links": follow_links}
+    splits = open_parts(data, model, unlabelled, say, **opening)
     how = Extraction(layers=tuple(layer), pool=pool, batch_size=batch, device=device, precision=precision)
     module = open_features_model(model, splits, size)
     job = embedding.bulk(module, every_part(splits), name=str(model), how=how, part=part)
     return describe(job.write(Path(out), World.from_environment()), Path(out))
 
 
-def open_parts(
-    data: str | Path | Splits, model: Model, holdout: float, unlabelled: bool, say: Say, **opening: bool
-) -> Splits:
+def open_parts(data: str | Path | Splits, model: Model, unlabelled: bool, say: Say, **opening: Any) -> Splits:
     """The images to take features of, by the parts they have; or all of a folder without classes."""
     if unlabelled:
         splits, notes = open_unlabelled(str(data), follow_links=opening["follow_links"]), ()
     else:
         try:
-            splits, notes = open_split(data, [model], holdout, **opening)
+            splits, notes = open_split(data, [model], **opening)
         except DataError as error:
             hint = "or take all pictures without classes: `unlabelled=True`"
             raise DataError(error.found, allowed=error.allowed, next_step=hint) from None
@@ -86,20 +86,12 @@ def open_parts(
     return splits
 
 
-def open_split(
-    data: str | Path | Splits,
-    models: Sequence[Any],
-    holdout: float = 0.2,
-    *,
-    download: bool = False,
-    follow_links: bool = False,
-) -> tuple[Splits, tuple[str, ...]]:
+def open_split(data: str | Path | Splits, models: Sequence[Any], **opening: Any) -> tuple[Splits, tuple[str, ...]]:
     """The images, with a test part that no model was trained on; and sentences about that."""
-    if not isinstance(data, Splits):
-        data = open_data(data, holdout=holdout, download=download, follow_links=follow_links)
-    if not len(data.test):
+    splits = data if isinstance(data, Splits) else open_data(data, **opening)
+    if not len(splits.test):
         raise ConfigError("no image is held out to measure on", allowed="holdout above 0")
-    return keep_unseen(data, *(model for model in models if model != "pixels"))
+    return keep_unseen(splits, *(model for model in models if model != "pixels"))
 
 
 def open_features_model(model: Model, splits: Splits, size: Size = None) -> nn.Module:

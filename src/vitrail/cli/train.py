@@ -1,7 +1,6 @@
 """`vitrail train`."""
 
 import json
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +98,7 @@ def report(found: Trained, asked: Show) -> int:
     if not found.results[0].setup.world.leads:
         return 0
     if asked.format != "json":
-        show(pairs(list(rows_of_folds(found.folds) if found.folds else rows_of(found.results))), asked.format)
+        show(pairs(list(rows_of_folds(found.folds) if found.folds else rows_of(found))), asked.format)
         return 0
     each: Any = [_facts(result) for result in found.results]
     if found.folds:
@@ -122,14 +121,14 @@ def rows_of_folds(found: Folds) -> Iterator[tuple[str, str]]:
     yield "next", f"vitrail train --like {found.folder / 'fold-1'} --holdout 0: one model of all images"
 
 
-def rows_of(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
+def rows_of(found: Trained) -> Iterator[tuple[str, str]]:
     """The scores of a run; or of each seed, and their spread, before the rest of the first."""
-    if len(results) == 1:
-        yield _measured(results[0])
+    if len(found.results) == 1:
+        yield _measured(found.results[0])
     else:
-        yield from ((f"seed {result.setup.run.seed}", str(result.scores.headline)) for result in results)
-        yield _spread(results)
-    yield from _rest(results[0])
+        yield from ((f"seed {result.setup.run.seed}", str(result.scores.headline)) for result in found.results)
+        yield _spread(found)
+    yield from _rest(found.results[0])
 
 
 def _rest(result: Result) -> Iterator[tuple[str, str]]:
@@ -163,14 +162,12 @@ def _beside(headline: Headline, baselines: Mapping[str, float]) -> Iterator[tupl
         yield "warning", warning
 
 
-def _spread(results: Sequence[Result]) -> tuple[str, str]:
-    name = f"held out, mean of {len(results)} seeds, one split"
-    headlines = [result.scores.headline for result in results]
-    values = [100 * one.value if one.percent else one.value for one in headlines]
-    mean, spread = statistics.mean(values), statistics.stdev(values)
-    if headlines[0].percent:
-        return name, f"{mean:.2f} ± {spread:.2f} %"
-    return name, f"{headlines[0].name} {mean:.4g} ± {spread:.2g}"
+def _spread(found: Trained) -> tuple[str, str]:
+    name, headline = f"held out, mean of {len(found.results)} seeds, one split", found.scores.headline
+    mean, spread = found.spread
+    if headline.percent:
+        return name, f"{100 * mean:.2f} ± {100 * spread:.2f} %"
+    return name, f"{headline.name} {mean:.4g} ± {spread:.2g}"
 
 
 def _facts(result: Result) -> dict[str, Any]:

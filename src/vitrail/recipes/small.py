@@ -174,7 +174,7 @@ def _behind_a_root(given: Given, optional: Mapping[str, Any], *, width: int, **c
     """
     if given.model:
         return given.config(given.model, optional=optional)
-    sizes = {"patch": (1, 1), "image": (28, 28), "width": width, "mlp_width": 4 * width, **changes}
+    sizes: dict[str, Any] = {"patch": (1, 1), "image": (28, 28), "width": width, "mlp_width": 4 * width, **changes}
     return given.config("r+vit-ti/16", **TIMMS, **sizes, pool="mean", drop_path=0.05)
 
 
