@@ -47,6 +47,9 @@ def test_three_kinds_of_input_have_one_answer(served: Running, bundle: Path, exp
     ):
         found = ask(served, **given)
         assert found["status"] == 200 and found["model_name"] == "small" and found["id"] == "7"
+        facts = served.service.models.find("small").about
+        assert found["parameters"]["sha256"] == facts["sha256"] and found["parameters"]["precision"] == "float32"
+        assert json.loads(found["parameters"]["preprocess"])["size"] == list(facts["preprocess"]["size"])
         outputs = {one["name"]: one for one in found["outputs"]}
         np.testing.assert_allclose(outputs["logits"]["data"], expected, atol=1e-5)
         assert outputs["probabilities"]["shape"] == [1, 4] and outputs["probabilities"]["datatype"] == "FP32"

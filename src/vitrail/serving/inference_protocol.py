@@ -247,7 +247,8 @@ def respond(
         else:
             found["data"] = [text.decode() for text in array] if isinstance(array, list) else array.ravel().tolist()
         outputs.append(found)
-    text = {"model_name": served.name, "model_version": served.version, "outputs": outputs}
+    facts = {name: json.dumps(fact) if isinstance(fact, dict) else fact for name, fact in served.about.items()}
+    text = {"model_name": served.name, "model_version": served.version, "parameters": facts, "outputs": outputs}
     if isinstance(asked.get("id"), str):
         text["id"] = asked["id"][:200]
     content = json.dumps(text).encode()
