@@ -50,7 +50,7 @@ def test_relevance_is_the_papers_rule(changes):
     config = zoo.change(VIT, **changes)
     model, images = lively(config).double(), noise(2, 3, 224, 160).double()
     flow = written_out(model, images, [3, 5])[:, :, config.prefix :]
-    expected = flow[:, 0] if config.pool == "cls" else flow[:, config.prefix :].mean(1)
+    expected = flow[:, 0] if config.pool == "cls" else flow[:, config.prefix :].mean(1) - 1 / flow.shape[2]
     found = relevance(model, images, classes=[3, 5])
     torch.testing.assert_close(found, expected.unflatten(1, (14, 10)))
 

@@ -17,11 +17,11 @@ import vitrail
 from tests.support.runs import no_report
 from vitrail.cli import main
 from vitrail.errors import DataError
-from vitrail.images.content_keys import contained, keys_of, read_keys, write_keys
+from vitrail.images.content_keys import NO_KEYS, contained, keys_of, read_keys, write_keys
 from vitrail.images.samples import Source
 from vitrail.images.shards import pack
 from vitrail.images.sources import open_data
-from vitrail.training.unseen import choose_part, keep_unseen
+from vitrail.training.unseen import choose_part, keep_unseen, seen_by
 from vitrail.weights.trained_on import TRAINED_KEYS
 
 EACH = 50
@@ -225,3 +225,12 @@ def test_unreadable_images_have_no_twin(tmp_path: Path) -> None:
     source: Source = open_data(write_noise(tmp_path / "d", seed=3, each=4)).train
     Path(tmp_path / "d" / source.keys[0]).unlink()
     assert len(np.unique(keys_of(source))) >= len(source)
+
+
+def test_the_best_weights_are_said_to_flatter(tmp_path: Path) -> None:
+    for folder in (tmp_path / "run" / "best", tmp_path / "run" / "last"):
+        folder.mkdir(parents=True)
+        write_keys(folder / TRAINED_KEYS, NO_KEYS)
+        (folder.parent / "run.json").touch()
+    assert "the score flatters" in seen_by(tmp_path / "run" / "best").note
+    assert seen_by(tmp_path / "run" / "last").note == ""

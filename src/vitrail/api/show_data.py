@@ -88,14 +88,16 @@ def first(batch: Batch) -> Tensor:
 
 
 def mixture(run: Run, source: Source, most: int) -> Row | None:
-    """The first step's images as mixup and CutMix leave them; None where nothing is mixed."""
+    """The first step's images as mixup and CutMix leave them, if they are drawn; None where nothing is mixed."""
     if run.mixing.mixup == run.mixing.cutmix == 0:
         return None
     size = min(run.hardware.micro_batch or run.batch_size, len(source))
     batch = read_batch(run, source, 0, size).split(size)[0]
     ready = replace(batch, images=run.preprocess.normalise(batch.images))
-    mixed = mix(ready, run.mixing, generator(run.seed, 0, 0), len(source.classes))
-    return "first step, mixed", [shown(image) for image in run.preprocess.denormalise(mixed.images[:most])]
+    mixed = mix(ready, replace(run.mixing, probability=1.0), generator(run.seed, 0, 0), len(source.classes))
+    return f"mixed ({run.mixing.probability:.0%})", [
+        shown(image) for image in run.preprocess.denormalise(mixed.images[:most])
+    ]
 
 
 def shown(image: Tensor) -> np.ndarray:

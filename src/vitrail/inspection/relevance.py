@@ -28,6 +28,7 @@ def relevance(
     """Relevance of each patch for one class of each image (Chefer, Gur & Wolf, ICCV 2021; equations 5 and 6 of it).
 
     R ← R + Ā R over the layers, Ā the mean over heads of (∇A ⊙ A)⁺; what the head reads of R is given, on the patches.
+    A head that reads the mean of the patches begins with the same share of each, which tells nothing: it is taken off.
     `classes` are the answers to explain, by default the likeliest. ∇A follows from the fused path's own output O = A V,
     as ∇O Vᵀ. Blocks are run again one at a time, last first, so one block's activations are held at most.
     """
@@ -40,11 +41,12 @@ def relevance(
         entered, turns, features, logits = _cut(model, blocks, pixels)
         (gradient,) = torch.autograd.grad(_answer(logits, classes), features.tokens, retain_graph=True)
         (gradient,) = torch.autograd.grad(features.tokens, entered[-1], gradient)
-        flow = readout(model, features).detach()
+        flow = begin = readout(model, features).detach()
         for block, tokens in zip(reversed(blocks), reversed(entered[:-1]), strict=True):
             gradient, flow = _back(block, tokens, turns, gradient, flow)
     layout = layout_of(model, pixels)
-    return flow[:, layout.prefix :].unflatten(1, layout.grid).cpu()
+    alike = begin[:, layout.prefix :].amin(1, keepdim=True)
+    return (flow[:, layout.prefix :] - alike).clamp_min(0).unflatten(1, layout.grid).cpu()
 
 
 def grad_cam(

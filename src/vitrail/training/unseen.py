@@ -29,6 +29,7 @@ from vitrail.weights.trained_on import TRAINED_KEYS, read_trained_keys
 
 SHOWN = 20_000
 """Images from which on hashing has a line of progress."""
+CHOSEN = "best/ was chosen by held-out or validation images of its run: if they are among these, the score flatters"
 Model = str | Path | nn.Module | Engine
 
 
@@ -165,7 +166,8 @@ def _seen_by(model: Model) -> Seen:
         return Seen()
     keys = read_trained_keys(path)
     if keys is not None:
-        return Seen(keys)
+        is_best = Path(path).name == "best" and _run_folder(Path(path)) is not None
+        return Seen(keys, CHOSEN if is_best else "")
     folder = _run_folder(Path(path))
     return _seen_before_keys(folder) if folder else _seen_by_bundle(path)
 
