@@ -354,6 +354,7 @@ def test_epochs_that_were_asked_for_are_whole_numbers(per_epoch: float) -> None:
     for epochs in range(1, 150):
         assert Setup.epochs(setup, round(epochs * per_epoch)) == epochs
     assert Setup.epochs(setup, 0) == 0
+    assert Setup.epochs(setup, 486) in (486, 59.7, 57.2, 16.5)
     if per_epoch > 8:
         assert Setup.epochs(setup, 4) == 4 / per_epoch
 

@@ -91,10 +91,11 @@ class Setup:
         return self.run.head == "logistic" and self.splits.val is not None
 
     def epochs(self, step: int) -> float:
-        """Epochs up to this step: a whole number where no other step is nearer to it."""
+        """Epochs up to this step, for people: a whole number where no other step is nearer to it; tenths from 10 on."""
         exact = step / self.steps_per_epoch
         whole = round(exact)
-        return whole if abs(exact - whole) * self.steps_per_epoch < 0.501 else exact
+        is_whole = abs(exact - whole) * self.steps_per_epoch < 0.501
+        return whole if is_whole else round(exact, 1) if exact > 10 else exact
 
     def steps(self, length: str) -> int:
         return max(1, steps(length, steps_per_epoch=self.steps_per_epoch, total=self.total_steps))
