@@ -45,7 +45,9 @@ def test_three_kinds_of_input_have_one_answer(served: Running, bundle: Path, exp
         {"datatype": "UINT8", "shape": [1, *image.shape], "data": image[None].tolist()},
         {"datatype": "FP32", "shape": list(ready.shape), "data": ready.ravel().tolist()},
     ):
-        found = ask(served, **given)
+        images = served.service.metrics.images.labels("small")._value
+        before, found = images.get(), ask(served, **given)
+        assert images.get() == before + 1
         assert found["status"] == 200 and found["model_name"] == "small" and found["id"] == "7"
         facts = served.service.models.find("small").about
         assert found["parameters"]["sha256"] == facts["sha256"] and found["parameters"]["precision"] == "float32"

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
+from vitrail.images.preprocess import Preprocess
 from vitrail.prediction.predict import decide, probabilities_of
+from vitrail.serving.batching import Work
 from vitrail.serving.bodies import from_base64, read_json, refuse_declared
 from vitrail.serving.decoder import resize_picture
 from vitrail.serving.problem import Problem
 from vitrail.serving.served import Served, find_model
-from vitrail.serving.service import Service, Times, together
+from vitrail.serving.service import Service
 
 TYPES = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 OUTPUTS = {"probabilities": "FP32", "logits": "FP32", "labels": "BYTES"}
@@ -178,33 +181,33 @@ def bad(sentence: str) -> Problem:
 
 async def answer(service: Service, served: Served, given: Given) -> Tensor:
     """Logits N K."""
-    engine = served.engine
+    preprocess = served.engine.preprocess
+    prepare: Callable[[Any], Tensor]
 
     def work(stack: Sequence[Tensor]) -> Sequence[Tensor]:
-        return list(engine.logits(torch.stack(list(stack))))
+        return list(served.engine.logits(torch.stack(list(stack))))
 
     if given.type == "BYTES":
-        rows, _ = await service.ask(served, given.data, engine.preprocess, ("logits",), work)
-        return torch.stack(rows)
-    with service.batcher.admit(len(given.data)):
-        images = await together([service.in_thread(prepare, served, given, row) for row in range(len(given.data))])
-        job = work if given.type == "UINT8" else normalised(served)
-        return torch.stack(await service.compute(served, images, given.type, job, Times()))
+        prepare, job = service.decoding(preprocess), work
+    elif given.type == "UINT8":
+        prepare, job = partial(resize_picture, preprocess=preprocess), work
+    else:
+        prepare, job = partial(read_normalised, preprocess=preprocess), normalised(served)
+    rows, _ = await service.ask(served, given.data, prepare, ("logits", job is work), job)
+    return torch.stack(rows)
 
 
-def prepare(served: Served, given: Given, row: int) -> Tensor:
-    """One image of an array, as the engine reads it. Raises Problem."""
-    if given.type == "UINT8":
-        return resize_picture(given.data[row], served.engine.preprocess)
-    image = torch.from_numpy(given.data[row].copy())
-    if image.shape != (served.engine.preprocess.channels, *served.engine.preprocess.size):
-        raise bad(f"a normalised image of this model is {served.engine.preprocess.channels} × its height × its width")
+def read_normalised(given: np.ndarray, preprocess: Preprocess) -> Tensor:
+    """An image that the client has made ready. Raises Problem 400."""
+    image = torch.from_numpy(given.copy())
+    if image.shape != (preprocess.channels, *preprocess.size):
+        raise bad(f"a normalised image of this model is {preprocess.channels} × its height × its width")
     if not torch.isfinite(image).all():
         raise bad("the input has numbers that are not finite")
     return image
 
 
-def normalised(served: Served) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+def normalised(served: Served) -> Work:
     """The model's answers to images that are normalised already. Raises Problem for another engine."""
     engine = served.torch
     if engine is None:

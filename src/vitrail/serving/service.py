@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -129,7 +130,7 @@ class Service:
         def work(stack: Sequence[Tensor]) -> Sequence[Answer]:
             return decide(served.engine.logits(torch.stack(list(stack))), served.engine.classes, decision)
 
-        return await self.ask(served, images, preprocess, ("classify", top), work)
+        return await self.ask(served, images, self.decoding(preprocess), ("classify", top), work)
 
     async def embed(self, served: Served, images: Sequence[bytes]) -> tuple[list[list[float]], Times]:
         """The features that the head reads."""
@@ -144,7 +145,7 @@ class Service:
 
             return engine.run(features)
 
-        return await self.ask(served, images, engine.preprocess, ("embed",), work)
+        return await self.ask(served, images, self.decoding(engine.preprocess), "embed", work)
 
     async def look(
         self,
@@ -165,39 +166,31 @@ class Service:
             except DoesNotApply as reason:
                 return [Problem(422, "does-not-apply", reason.found)]
 
-        (found,), times = await self.ask(served, [image], preprocess, object(), work)
+        (found,), times = await self.ask(served, [image], self.decoding(preprocess), object(), work)
         return found, seen[0], times
 
     async def ask(
-        self, served: Served, images: Sequence[bytes], preprocess: Preprocess, what: Hashable, work: Work
+        self, served: Served, images: Sequence[T], prepare: Callable[[T], Tensor], what: Hashable, work: Work
     ) -> tuple[list[Any], Times]:
-        """The answers of the model's thread to encoded images."""
+        """The answers of the model's thread to images, each prepared beside the loop. Equal `what` is computed together."""
+        loop, began = asyncio.get_running_loop(), time.perf_counter()
         with self.batcher.admit(len(images)):
-            began = time.perf_counter()
-            prepared = await together([self.in_thread(self.decoders.prepare, one, preprocess) for one in images])
+            ready = await together([loop.run_in_executor(self.threads, prepare, one) for one in images])
             times = Times(decode=time.perf_counter() - began)
-            found = await self.compute(served, prepared, what, work, times)
+            jobs = [self.batcher.submit((id(served), what, image.shape), image, work) for image in ready]
+            try:
+                rows = await together(jobs)
+            except VitrailError as error:
+                raise Problem(500, "not-finite", error.found) from None
+        times.wait, times.model = max(row[1] for row in rows), max(row[2] for row in rows)
         self.metrics.images.labels(served.name).inc(len(images))
         for stage, seconds in vars(times).items():
             self.metrics.seconds.labels(stage).observe(seconds)
-        return found, times
+        return [row[0] for row in rows], times
 
-    def in_thread(self, function: Callable[..., T], *words: Any) -> "asyncio.Future[T]":
-        """The result of a function that runs beside the loop."""
-        return asyncio.get_running_loop().run_in_executor(self.threads, function, *words)
-
-    async def compute(
-        self, served: Served, images: Sequence[Tensor], what: Hashable, work: Work, times: Times
-    ) -> list[Any]:
-        """The answers to images that are decoded. The caller has admitted them."""
-        key = (id(served), what)
-        jobs = [self.batcher.submit((*key, image.shape), image, work) for image in images]
-        try:
-            rows = await together(jobs)
-        except VitrailError as error:
-            raise Problem(500, "not-finite", error.found) from None
-        times.wait, times.model = max(row[1] for row in rows), max(row[2] for row in rows)
-        return [row[0] for row in rows]
+    def decoding(self, preprocess: Preprocess) -> Callable[[bytes], Tensor]:
+        """What makes encoded images ready for a model."""
+        return partial(self.decoders.prepare, preprocess=preprocess)
 
 
 async def together(work: Sequence[Awaitable[T]]) -> list[T]:
