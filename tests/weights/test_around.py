@@ -44,6 +44,19 @@ def write(path: Path, **data) -> None:
 # --- beside
 
 
+def test_a_lost_last_layer_is_missed_where_config_json_leaves_the_usual_depth_out(tmp_path: Path) -> None:
+    convert(weights(depth=12, activation="gelu"), tmp_path / "vit", "transformers")
+    config, file = tmp_path / "vit/config.json", tmp_path / "vit/model.safetensors"
+    write(
+        config, **{name: value for name, value in json.loads(config.read_text()).items() if name != "num_hidden_layers"}
+    )
+    assert bundle.load(tmp_path / "vit").config.depth == 12
+    tensors = safetensors.torch.load_file(file)
+    safetensors.torch.save_file({name: t for name, t in tensors.items() if ".layer.11." not in name}, file)
+    with pytest.raises(WeightsError, match=r"missing .*layer\.11"):
+        bundle.load(tmp_path / "vit")
+
+
 def test_timm_s_own_config_gives_preprocessing_names_and_heads(timm_file: Path) -> None:
     about = {
         "input_size": [3, 32, 32],
