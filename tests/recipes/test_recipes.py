@@ -219,3 +219,9 @@ def test_variants_are_data() -> None:
         for variant in entry.variants:
             run = recipe(f"{name}:{variant}", Given(pretrained=WEIGHTS, images=5000))
             assert run.recipe == f"{name}:{variant}"
+
+
+@pytest.mark.parametrize("name", ["mae_small", "pretrain_small", "digits", "fashion_mnist_gpu"])
+def test_the_size_of_small_models_follows_from_a_named_patch(name: str) -> None:
+    run = recipe(name, Given(images=500, shape=(28, 28, 1), patch=(7, 7)))
+    assert run.model.patch == (7, 7) and run.preprocess.size == (28, 28)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.serving import CLASSES, Answer, Running, parse, picture, running, until
-from vitrail.api.serve import serve
+from vitrail.api.serve import named, serve
 from vitrail.errors import ConfigError
 from vitrail.serving import guard
 from vitrail.serving.limits import Limits
@@ -61,6 +61,12 @@ def test_what_is_missing_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["serve", str(bundle)]) == 78
     assert "pip install 'vitrail[serve]'" in capsys.readouterr().err
+
+
+def test_a_model_is_named_by_its_place_or_before_an_equals_sign(tmp_path: Path) -> None:
+    (folder := tmp_path / "lr=1").mkdir()
+    assert named(["cats=runs/a", "runs/b", folder]) == {"cats": "runs/a", "b": "runs/b", "lr-1": str(folder)}
+    assert named({"cats": folder}) == {"cats": str(folder)}
 
 
 HOSTS = {

@@ -33,18 +33,10 @@ MADE = {"openvino": "export.json", "browser": "onnx/model.onnx", "triton": "*/1/
 
 
 def export(
-    model: Model,
-    data: str | Path | Splits | None = None,
-    *,
-    to: Target = "onnx",
-    out: str | Path | None = None,
-    size: Size = None,
-    precision: Precision = "auto",
-    int8: bool = False,
-    merge: int = 0,
-    within: float = 0.5,
+    model: Model, data: str | Path | Splits | None = None, *, to: Target = "onnx", out: str | Path | None = None,
+    size: Size = None, precision: Precision = "auto", int8: bool = False, merge: int = 0, within: float = 0.5,
     say: Say = lambda text: None,
-) -> Written:
+) -> Written:  # fmt: skip
     """Writes a model for other programs, with a certificate; a wrong graph is not written.
 
         vitrail.export("runs/photos-1").path      # photos-1.onnx: 8-bit pixels in, logits out

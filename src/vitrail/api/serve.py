@@ -54,10 +54,9 @@ def serve(
             paths, limits=Limits(queue=queue), engine=engine, device=device, precision=precision, batch=batch,
             watch=watch, hosts=[*LOCAL, host, *names], addresses=not local, token=token,
         )  # fmt: skip
-        started = functools.partial(
-            say_started, service.models.by_name, listening, machine.model_threads(), bool(token)
-        )
-        build_server(app, service, (lambda: None) if quiet else started).run(sockets=[listening])
+        said = service.models.by_name, listening, machine.model_threads(), bool(token)
+        started = (lambda: None) if quiet else functools.partial(say_started, *said)
+        build_server(app, service, started).run(sockets=[listening])
 
 
 def named(models: Models) -> dict[str, str]:
