@@ -57,10 +57,10 @@ def export(
     """
     if within <= 0 or merge < 0:
         raise ConfigError(f"within = {within}, merge = {merge}", allowed="points above 0; 0 patches or more")
-    if isinstance(data, str | Path) and Path(data).suffix in ENDINGS.values():
-        raise ConfigError(f"{data} stands where images are named", next_step=f"name the new file so: `out='{data}'`")
     if out is not None:
         check_out(Path(out), to)
+    if isinstance(data, str | Path) and Path(data).suffix in ENDINGS.values():
+        raise ConfigError(f"{data} stands where images are named", next_step=f"name the new file so: `out='{data}'`")
     subject = with_merging(open_subject(open_model(model, size), data, say), merge)
     wanted = Wanted(precision="bf16" if precision == "bf16" else "fp32", int8=int8, within=within)
     path = default_name(subject, to) if out is None else Path(out)
