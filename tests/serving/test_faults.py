@@ -414,12 +414,15 @@ def test_models_are_swapped_under_load(tmp_path: Path, sweep: int) -> None:
     assert all(expected[digest] == answer for digest, answer in answers)
 
 
-def test_a_watched_folder_is_taken_in_by_itself(tmp_path: Path) -> None:
+def test_a_watched_folder_is_taken_in_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_model(tmp_path / "model")
     with running({"model": folder}, watch=0.1) as server:
         before = server.ask("GET", "/models").json["models"][0]["sha256"]
         save_model(folder, seed=5)
         assert until(lambda: server.ask("GET", "/models").json["models"][0]["sha256"] != before)
+        assert until(lambda: "answer from now on" in caplog.text)
+        save_model(folder, seed=5, classes=("a", "b", "c", "d"))  # the same weights, other names
+        assert until(lambda: server.ask("GET", "/models").json["models"][0]["labels"] == ["a", "b", "c", "d"])
         damage(folder, "a flipped bit")
         assert until(lambda: server.service.models.refused == 1)
         time.sleep(0.5)

@@ -222,10 +222,11 @@ class Models:
                 return
             self._refused_stamps[name] = stamp
             new = self._open(name, old.path)
-            if new.sha256 != old.sha256:
+            if (new.sha256, new.record) != (old.sha256, old.record):
                 self.by_name[name] = new
                 self.swapped += 1
-                log.info("%s: new weights %s answer from now on", name, new.version)
+                # of a program's logs, who starts it sees warnings alone
+                log.warning("%s: new weights %s answer from now on", name, new.version)
             else:
                 self.by_name[name] = dataclasses.replace(old, stamp=new.stamp)
         except Exception as error:  # whatever is wrong with new weights, the old ones go on
