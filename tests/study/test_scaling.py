@@ -13,9 +13,10 @@ from vitrail.recipes.request import Given
 from vitrail.study.ablations import Claim, judge
 from vitrail.study.cells import Row
 from vitrail.study.compute_scaling import equal_accuracy, paper_chart
-from vitrail.study.data_sizes import chosen, cross_of, sizes_of
+from vitrail.study.data_sizes import cross_of, sizes_of
 from vitrail.study.families import FAMILIES, climb, model_of, side_of
 from vitrail.study.questions import DataSize
+from vitrail.study.report import choose
 from vitrail.study.scaling import (
     PowerLaw,
     find_crossing,
@@ -89,9 +90,8 @@ def row(model: str, images: int, seed: int, accuracy: float, **more: float) -> R
 
 
 def test_validation_images_choose_the_regularisation_and_never_the_test_images() -> None:
-    asked = DataSize(data="digits", reading="regularised")
     rows = [row("vit", 100, 0, 0.9, strength=1, validation=0.5), row("vit", 100, 0, 0.6, strength=2, validation=0.7)]
-    assert [one["accuracy"] for one in chosen(asked, rows)] == [0.6]
+    assert [one["accuracy"] for one in choose(rows, ("model", "images", "seed")).values()] == [0.6]
 
 
 def test_sizes_span_the_set_and_curves_cross() -> None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Literal
 
-from vitrail.models import zoo
-from vitrail.objectives.classify import Classify
+from vitrail.config import with_changes
 from vitrail.recipes.request import Given
-from vitrail.reports.charts import Chart, Series
+from vitrail.reports.charts import Chart
 from vitrail.reports.page import TableSection
 from vitrail.scores.statistics import spread
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, open_labelled
@@ -29,9 +28,12 @@ from vitrail.study.report import (
     values_of,
     weigh,
 )
-from vitrail.training.run import Optim, Run
+from vitrail.training.run import Run
 
-Planned = Iterator[tuple[dict[str, Value], tuple[Stage, ...]]]
+Change = dict[str, Any]
+"""Values of a run by dotted name; `family` is a model of the ladder in place of the ViT."""
+Planned = Iterator[tuple[dict[str, Value], *tuple[Change, ...]]]
+"""Places, each with what changes in its training, or in one after the other."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One ablation: what it asks, its cells for one seed, and how it is read."""
+    """One ablation: what it asks, what it changes in the run that all are compared with, and how it is read."""
 
     asks: str
-    plan: Callable[[Ablation, Given, int], Planned]
+    plan: Callable[[Run, Given], Planned]
     axes: tuple[str, ...]
     claims: tuple[Claim, ...]
     numbers: tuple[str, ...] = ("accuracy",)
     published: TableSection | None = None
+    readouts: tuple[str, ...] = ()
 
 
 def answer(asked: Ablation) -> Answer:
@@ -65,107 +68,89 @@ def answer(asked: Ablation) -> Answer:
 def plan(asked: Ablation) -> Iterator[Cell]:
     """The cells of the ablation, seed by seed."""
     _, given = open_labelled(asked.data)
+    lesson = LESSONS[asked.which]
     for seed in range(asked.seeds):
-        for place, stages in LESSONS[asked.which].plan(asked, given, seed):
-            worth = sum(flops_of(stage.run, given) for stage in stages)
-            yield Cell(place={**place, "seed": seed}, stages=stages, worth=worth)
+        for place, *changes in lesson.plan(base(asked, given, seed), given):
+            runs = [with_changes(base(asked, given, seed, one.pop("family", "vit")), one) for one in changes]
+            stages = [Stage(run=run, accuracy="") for run in runs[:-1]]
+            stages.append(Stage(run=runs[-1], readouts=lesson.readouts))
+            yield Cell(place={**place, "seed": seed}, stages=tuple(stages), worth=sum(flops_of(r, given) for r in runs))
 
 
-def base(asked: Ablation, given: Given, seed: int, name: str = "vit", **changes: Any) -> Run:
-    """The run that everything is compared with; `changes` are of its model."""
-    model = model_of(name, given, side_of(given), asked.macs * 1e6)
-    return plain_run(asked, given, zoo.change(model, **changes), seed)
+def base(asked: Ablation, given: Given, seed: int, family: str = "vit") -> Run:
+    """The run that everything is compared with."""
+    return plain_run(asked, given, model_of(family, given, side_of(given), asked.macs * 1e6), seed)
 
 
-def positions(asked: Ablation, given: Given, seed: int) -> Planned:
+def positions(run: Run, given: Given) -> Planned:
     for kind in ("none", "learned", "learned-2d", "relative", "rotary"):
         for at in ("stem", "layers", "shared") if kind.startswith("learned") else ("stem",):
-            run = base(asked, given, seed, positions=kind, positions_at=at)
-            yield {"positions": kind, "at": at}, (Stage(run=run, readouts=("5-shot",)),)
+            yield {"positions": kind, "at": at}, {"model.positions": kind, "model.extras.positions_at": at}
 
 
-def head(asked: Ablation, given: Given, seed: int) -> Planned:
+def head(run: Run, given: Given) -> Planned:
     for pool in ("cls", "mean"):
         for factor in (0.3, 1.0, 3.0):
-            run = base(asked, given, seed, pool=pool)
-            rate = float(f"{factor * asked.lr:.2g}")
-            yield (
-                {"pool": pool, "lr": rate},
-                (Stage(run=dataclasses.replace(run, optim=dataclasses.replace(run.optim, lr=rate))),),
-            )
+            rate = float(f"{factor * run.optim.lr:.2g}")
+            yield {"pool": pool, "lr": rate}, {"model.pool": pool, "optim.lr": rate}
 
 
-def optimiser(asked: Ablation, given: Given, seed: int) -> Planned:
+def optimiser(run: Run, given: Given) -> Planned:
     for name in ("resnet", "resnet*4"):
-        for rule, rate in (("adam", asked.lr), ("sgd", 10 * asked.lr), ("sgd", 50 * asked.lr)):
-            run = base(asked, given, seed, name)
-            optim = Optim(name=rule, lr=rate, weight_decay=1e-4, warmup="10 %")  # pyrefly: ignore[bad-argument-type]
-            place: dict[str, Value] = {"model": name, "optimiser": f"{rule}, lr {rate:g}"}
-            yield place, (Stage(run=dataclasses.replace(run, optim=optim), readouts=("5-shot",)),)
+        for rule, factor in (("adam", 1), ("sgd", 10), ("sgd", 50)):
+            optim = {"name": rule, "lr": factor * run.optim.lr, "weight_decay": 1e-4}
+            place: dict[str, Value] = {"model": name, "optimiser": f"{rule}, lr {optim['lr']:g}"}
+            yield place, {"family": name, "optim": optim}
 
 
-def shape(asked: Ablation, given: Given, seed: int) -> Planned:
-    run = base(asked, given, seed)
+def shape(run: Run, given: Given) -> Planned:
     model: Any = run.model
-    yield {"changed": "nothing", "to": "base"}, (Stage(run=run),)
-    side, patch = model.image[0], model.patch[0]
-    changes: list[tuple[str, dict[str, Any]]] = []
+    yield {"changed": "nothing", "to": "base"}, {}
     for factor in (0.5, 2):
         wide = max(8, round(factor * model.width / model.heads / 4) * 4) * model.heads
-        changes += [
-            ("depth", {"depth": max(1, round(factor * model.depth))}),
-            ("width", {"width": wide, "mlp_width": 4 * wide}),
-            ("mlp_width", {"mlp_width": round(factor * model.mlp_width)}),
-        ]
-    sizes = [size for size in (patch // 2, 2 * patch) if size >= 1 and side % size == 0]
-    changes += [("patch", {"patch": (size, size)}) for size in sizes]
-    for name, change in changes:
-        value = change[name][0] if name == "patch" else change[name]
-        changed = dataclasses.replace(run, model=zoo.change(model, **change))
-        yield {"changed": name, "to": str(value)}, (Stage(run=changed),)
+        deep, hidden = max(1, round(factor * model.depth)), round(factor * model.mlp_width)
+        yield {"changed": "depth", "to": str(deep)}, {"model.depth": deep}
+        yield {"changed": "width", "to": str(wide)}, {"model": {"width": wide, "mlp_width": 4 * wide}}
+        yield {"changed": "mlp_width", "to": str(hidden)}, {"model.mlp_width": hidden}
+    side, patch = model.image[0], model.patch[0]
+    for size in (patch // 2, 2 * patch):
+        if size >= 1 and side % size == 0:
+            yield {"changed": "patch", "to": str(size)}, {"model.patch": (size, size)}
 
 
-def resolution(asked: Ablation, given: Given, seed: int) -> Planned:
+def resolution(run: Run, given: Given) -> Planned:
     """The third way has the steps that cost what the second does."""
-    high = base(asked, given, seed)
-    patch = high.model.multiple
-    side = max(patch, round(max(high.preprocess.size) / 2 / patch) * patch)
-    low = dataclasses.replace(high, preprocess=dataclasses.replace(high.preprocess, size=(side, side)))
-    tuned = dataclasses.replace(high, length=f"{max(1, asked.steps // 4)} steps")
-    spent = flops_of(low, given) + flops_of(tuned, given)
-    whole = dataclasses.replace(high, length=f"{max(1, round(spent / flops_of(high, given) * asked.steps))} steps")
-    yield {"trained": f"at {side} px"}, (Stage(run=low),)
-    yield {"trained": f"at {side}, then {high.preprocess.size[0]} px"}, (Stage(run=low, accuracy=""), Stage(run=tuned))
-    yield {"trained": f"at {high.preprocess.size[0]} px, same FLOPs"}, (Stage(run=whole),)
+    step, (large, _) = run.model.multiple, run.preprocess.size
+    side = max(step, round(max(run.preprocess.size) / 2 / step) * step)
+    steps = int(run.length.split()[0])
+    low, tuned = {"preprocess.size": (side, side)}, {"length": f"{max(1, steps // 4)} steps"}
+    spent = sum(flops_of(with_changes(run, change), given) for change in (low, tuned))
+    yield {"trained": f"at {side} px"}, dict(low)
+    yield {"trained": f"at {side}, then {large} px"}, low, tuned
+    whole = max(1, round(spent / flops_of(run, given) * steps))
+    yield {"trained": f"at {large} px, same FLOPs"}, {"length": f"{whole} steps"}
 
 
-def patch_order(asked: Ablation, given: Given, seed: int) -> Planned:
+def patch_order(run: Run, given: Given) -> Planned:
     for kind in ("none", "learned"):
-        yield (
-            {"positions": kind},
-            (Stage(run=base(asked, given, seed, positions=kind), readouts=("shuffled patches",)),),
-        )
+        yield {"positions": kind}, {"model.positions": kind}
 
 
-def equivariance(asked: Ablation, given: Given, seed: int) -> Planned:
+def equivariance(run: Run, given: Given) -> Planned:
     for name in ("vit", "resnet", "hybrid"):
-        yield {"model": name}, (Stage(run=base(asked, given, seed, name), readouts=("shifts",)),)
+        yield {"model": name}, {"family": name}
 
 
-def regularisation(asked: Ablation, given: Given, seed: int) -> Planned:
-    run = base(asked, given, seed)
-    one = dataclasses.replace(run, optim=dataclasses.replace(run.optim, weight_decay=0.0))
-    yield {"with": "none"}, (Stage(run=one),)
+def regularisation(run: Run, given: Given) -> Planned:
+    none = {"optim.weight_decay": 0.0}
+    yield {"with": "none"}, none
     for decay in (0.1, 0.3):
-        optim = dataclasses.replace(run.optim, weight_decay=decay)
-        yield {"with": f"weight decay {decay}"}, (Stage(run=dataclasses.replace(one, optim=optim)),)
-    for name, value in (("dropout", 0.1), ("drop_path", 0.1)):
-        changed = zoo.change(run.model, **{name: value})
-        yield {"with": f"{name.replace('_', ' ')} {value}"}, (Stage(run=dataclasses.replace(one, model=changed)),)
-    smooth = dataclasses.replace(one, objective=Classify(label_smoothing=0.1))
-    yield {"with": "label smoothing 0.1"}, (Stage(run=smooth),)
+        yield {"with": f"weight decay {decay}"}, {"optim.weight_decay": decay}
+    yield {"with": "dropout 0.1"}, none | {"model.dropout": 0.1}
+    yield {"with": "drop path 0.1"}, none | {"model.extras.drop_path": 0.1}
+    yield {"with": "label smoothing 0.1"}, none | {"objective.label_smoothing": 0.1}
     for strength in ("light", "strong"):
-        yield {"with": f"all, {strength}"}, (Stage(run=regularise(run, strength)),)
+        yield {"with": f"all, {strength}"}, regularise(run.model, strength)
 
 
 LESSONS: dict[str, Lesson] = {
@@ -179,7 +164,7 @@ LESSONS: dict[str, Lesson] = {
             Claim("at every layer they are no better than at the stem", {"positions": "learned", "at": "stem"},
                   {"positions": "learned", "at": "layers"}, kind="alike"),
         ),
-        ("accuracy", "5-shot"), TABLE_8,
+        ("accuracy", "5-shot"), TABLE_8, ("5-shot",),
     ),
     "head": Lesson(
         "Class token or mean of the patches, each at three learning rates?",
@@ -188,7 +173,7 @@ LESSONS: dict[str, Lesson] = {
     ),
     "optimiser": Lesson(
         "Adam or SGD to train a ResNet?",
-        optimiser, ("model", "optimiser"), (), ("accuracy", "5-shot"), TABLE_7,
+        optimiser, ("model", "optimiser"), (), ("accuracy", "5-shot"), TABLE_7, ("5-shot",),
     ),
     "shape": Lesson(
         "Depth, width, width of the MLPs or size of the patches: which makes a ViT better?",
@@ -205,7 +190,7 @@ LESSONS: dict[str, Lesson] = {
             Claim("with positions the right order is needed", {"positions": "none"}, {"positions": "learned"}, "shuffled patches"),
             Claim("positions help where the order is right", {"positions": "learned"}, {"positions": "none"}),
         ),
-        ("accuracy", "shuffled patches"),
+        ("accuracy", "shuffled patches"), readouts=("shuffled patches",),
     ),
     "equivariance": Lesson(
         "Do answers and features stay where they are when the image moves by some pixels?",
@@ -214,7 +199,7 @@ LESSONS: dict[str, Lesson] = {
             Claim("a CNN bears a shift better (section 3.1)", {"model": "resnet"}, {"model": "vit"}, "1 px agree"),
             Claim("the same, by the features", {"model": "resnet"}, {"model": "vit"}, "1 px cosine"),
         ),
-        ("accuracy", "1 px agree", "2 px agree", "4 px agree", "8 px agree"),
+        ("accuracy", "1 px agree", "2 px agree", "4 px agree", "8 px agree"), readouts=("shifts",),
     ),
     "regularisation": Lesson("Which regularisation helps so small a training set?", regularisation, ("with",), ()),
 }  # fmt: skip
@@ -244,13 +229,8 @@ def chart_of(asked: Ablation, lesson: Lesson, rows: Sequence[Row]) -> Chart:
         )
     named = [dataclasses.replace(row, place={"at": ", ".join(str(row[axis]) for axis in lesson.axes)}) for row in rows]
     shares = [number for number in lesson.numbers if number != "gmacs"]
-    series = [dataclasses.replace(one, name=number) for number in shares for one in _in_one(named, number)]
+    series = [one for number in shares for one in series_of(named, "", "at", number, line=False)]
     return Chart(asked.which, asked.which, " and ".join(lesson.axes), "%", series)
-
-
-def _in_one(rows: Sequence[Row], number: str) -> list[Series]:
-    same = [dataclasses.replace(row, place={**row.place, "all": number}) for row in rows]
-    return series_of(same, "all", "at", number, line=False)
 
 
 def shift_chart(rows: Sequence[Row], what: str) -> Chart:

@@ -99,11 +99,7 @@ def show(asked: Pretraining, rows: Sequence[Row]) -> Shown:
         for name in PROTOCOLS if trained
     ]  # fmt: skip
     if asked.ratios and ratios:
-        lines = [
-            dataclasses.replace(one, name=name)
-            for name in PROTOCOLS
-            for one in series_of(ratios, "method", "mask ratio", name)
-        ]
+        lines = [one for name in PROTOCOLS for one in series_of(ratios, "", "mask ratio", name)]
         charts.append(Chart("mask-ratio", "MAE's mask ratio", "mask ratio", "accuracy, %", lines))
     return Shown(
         "Pre-training arena",

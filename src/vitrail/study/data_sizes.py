@@ -4,12 +4,11 @@ Subsets are nested and balanced, drawn by the seed. All models train for the sam
 costs the same, whatever its number of images.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
+from vitrail.config import with_changes
 from vitrail.models import cost
 from vitrail.recipes.request import Given
 from vitrail.reports.charts import Chart
@@ -18,9 +17,8 @@ from vitrail.reports.tables import Column, Table
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, open_labelled
 from vitrail.study.families import model_of, plain_run, regularise, side_of
 from vitrail.study.questions import DataSize
-from vitrail.study.report import Answer, Shown, answer_cells, count_of, series_of, summary, values_of
+from vitrail.study.report import Answer, Shown, answer_cells, choose, count_of, series_of, summary, values_of
 from vitrail.study.scaling import Crossing, find_crossing
-from vitrail.training.run import Run
 
 STRENGTHS = ("none", "light", "strong")
 
@@ -37,7 +35,9 @@ def plan(asked: DataSize, given: Given) -> Iterator[Cell]:
         for size in sizes_of(asked, given):
             for name in asked.models:
                 for strength in STRENGTHS if asked.reading == "regularised" else ("none",):
-                    run = run_of(asked, given, name, size, seed, strength)
+                    run = plain_run(asked, given, model_of(name, given, side_of(given), asked.macs * 1e6), seed)
+                    # validation images choose among the weights of five evaluations, which is early stopping
+                    run = with_changes(run, {**regularise(run.model, strength), "evaluate_every": "20 %"})
                     place: dict[str, Value] = {"model": name, "images": size, "seed": seed}
                     if asked.reading == "regularised":
                         place["regularisation"] = strength
@@ -51,32 +51,8 @@ def sizes_of(asked: DataSize, given: Given) -> tuple[int, ...]:
     return asked.sizes or tuple(int(size) for size in np.geomspace(least, given.images, 5).round())
 
 
-def run_of(asked: DataSize, given: Given, name: str, size: int, seed: int, strength: str) -> Run:
-    """Validation images choose among the weights of its five evaluations, which is early stopping."""
-    run = plain_run(asked, given, model_of(name, given, side_of(given), asked.macs * 1e6), seed)
-    return dataclasses.replace(regularise(run, strength), evaluate_every="20 %")
-
-
-def chosen(asked: DataSize, rows: Sequence[Row]) -> list[Row]:
-    """In the regularised reading the cells with the best validation score of each model, size and seed."""
-    if asked.reading == "fixed":
-        return list(rows)
-    best: dict[Any, Row] = {}
-    for row in rows:
-        place = row["model"], row["images"], row["seed"]
-        if place not in best or row["validation"] > best[place]["validation"]:
-            best[place] = row
-    return [
-        dataclasses.replace(row, place={k: v for k, v in row.place.items() if k != "regularisation"})
-        for row in best.values()
-    ]
-
-
 def show(asked: DataSize, rows: Sequence[Row]) -> Shown:
-    rows = [
-        dataclasses.replace(row, numbers={k: v for k, v in row.numbers.items() if k != "images"})
-        for row in chosen(asked, rows)
-    ]
+    rows = list(choose(rows, ("model", "images", "seed")).values())
     shots = f"5-shot@{asked.few_shot}"
     numbers = ["accuracy", *([shots] if asked.few_shot else []), "validation"]
     _, given = open_labelled(asked.data)
@@ -130,10 +106,7 @@ def costs(asked: DataSize, given: Given) -> TableSection:
 
 
 def conclude(asked: DataSize, rows: Sequence[Row]) -> str:
-    said = [
-        f"{one} and {other}: {tell_crossing(cross_of(rows, one, other), one, other, asked)}"
-        for one, other in pairs(rows)
-    ]
+    said = [f"{one} and {other}: {tell_crossing(rows, one, other)}" for one, other in pairs(rows)]
     limits = (
         f"The interval draws the seeds again (n = {asked.seeds}); with so few it is coarse. Another length of training, "
         "learning rate or cost may move the crossing. The paper pre-trains on 9 to 303 million images and reads by few-shot: "
@@ -158,9 +131,9 @@ def cross_of(rows: Sequence[Row], first: str, second: str) -> tuple[Crossing, li
     return find_crossing(sizes, one, other), margins
 
 
-def tell_crossing(found: tuple[Crossing, list[float]], first: str, second: str, asked: DataSize) -> str:
+def tell_crossing(rows: Sequence[Row], first: str, second: str) -> str:
     """Where the curves cross, with the interval; or that they do not, and who is ahead."""
-    crossing, margins = found
+    crossing, margins = cross_of(rows, first, second)
     ends = f"{100 * margins[0]:+.1f} points at the smallest size, {100 * margins[-1]:+.1f} at the largest"
     if crossing.at is None:
         ahead = first if margins[-1] > 0 else second

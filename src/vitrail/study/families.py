@@ -3,7 +3,6 @@
 Costs are counted (`models.cost`), never assumed: each family has a ladder of models, and the nearest rung is taken.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -105,13 +104,8 @@ def plain_run(asked: Trainings, given: Given, model: ModelConfig, seed: int) -> 
     return in_cell(asked, run, seed)
 
 
-def regularise(run: Run, strength: str) -> Run:
-    """Weight decay, dropout and label smoothing together, as far as the family has them: none, light or strong."""
+def regularise(model: ModelConfig, strength: str) -> dict[str, float]:
+    """Weight decay, dropout and label smoothing of a run, as far as the family has them: none, light or strong."""
     decay, drop, smooth = {"none": (0.0, 0.0, 0.0), "light": (0.05, 0.1, 0.1), "strong": (0.3, 0.2, 0.2)}[strength]
-    dropout = {"dropout": drop} if hasattr(run.model, "dropout") else {}
-    return dataclasses.replace(
-        run,
-        model=zoo.change(run.model, **dropout),
-        objective=Classify(label_smoothing=smooth),
-        optim=dataclasses.replace(run.optim, weight_decay=decay),
-    )
+    dropout = {"model.dropout": drop} if hasattr(model, "dropout") else {}
+    return {"optim.weight_decay": decay, "objective.label_smoothing": smooth, **dropout}

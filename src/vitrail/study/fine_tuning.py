@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cache
 
+from vitrail import recipes
 from vitrail.models import zoo
-from vitrail.recipes import Given, choose, recipe
+from vitrail.recipes import Given, recipe
 from vitrail.recipes.request import channels_of, in_channels, read_pretrained
 from vitrail.reports.charts import Chart
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled, run_cells
 from vitrail.study.published import TABLE_2
 from vitrail.study.questions import Transfer
-from vitrail.study.report import Answer, Shown, best_first, count_of, series_of, summary, weigh, write_answer
+from vitrail.study.report import Answer, Shown, best_first, choose, count_of, series_of, summary, weigh, write_answer
 from vitrail.training.run import Run
 
 SCRATCH = "from scratch"
@@ -23,7 +24,9 @@ def answer(asked: Transfer) -> Answer:
     tried = run_cells(asked, [] if single else list(plan(asked, asked.rates, range(1), choosing=True)))
     best = choose_rates(list(tried))
     cells = plan(asked, asked.rates, range(asked.seeds))
-    found = run_cells(asked, [c for c in cells if single or best.get(pair(c.place)) == c.place["rate"]])
+    found = run_cells(
+        asked, [c for c in cells if single or best.get((c.place["set"], c.place["model"])) == c.place["rate"]]
+    )
     found.failed |= tried.failed
     return write_answer(asked, found, show)
 
@@ -56,7 +59,7 @@ def run_of(asked: Transfer, data: str, name: str, seed: int) -> Run:
     if channels != start.preprocess.channels:
         start = dataclasses.replace(start, preprocess=in_channels(start.preprocess, channels))
     told = Given(images=given.images, classes=given.classes, shape=given.shape, channels=channels, pretrained=start)
-    run = recipe(asked.recipe or choose(told)[0], told)
+    run = recipe(asked.recipe or recipes.choose(told)[0], told)
     if name == SCRATCH:
         fresh = zoo.change(run.model, classes=0)
         run = dataclasses.replace(
@@ -65,19 +68,9 @@ def run_of(asked: Transfer, data: str, name: str, seed: int) -> Run:
     return in_cell(asked, run, seed, data=data, length=asked.length or run.length)
 
 
-def pair(place: object) -> tuple[Value, Value]:
-    """Set and model."""
-    return place["set"], place["model"]  # pyrefly: ignore[unsupported-operation, bad-index]
-
-
-def choose_rates(rows: Sequence[Row]) -> dict[tuple[Value, Value], Value]:
+def choose_rates(rows: Sequence[Row]) -> dict[tuple[Value, ...], Value]:
     """The rate of the best validation score, for each set and model."""
-    best: dict[tuple[Value, Value], Row] = {}
-    for row in rows:
-        place = pair(row.place)
-        if place not in best or row["validation"] > best[place]["validation"]:
-            best[place] = row
-    return {place: row["rate"] for place, row in best.items()}
+    return {place: row["rate"] for place, row in choose(rows, ("set", "model")).items()}
 
 
 def show(asked: Transfer, rows: Sequence[Row]) -> Shown:

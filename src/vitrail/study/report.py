@@ -126,6 +126,16 @@ def group(rows: Iterable[Row], axes: Sequence[str], number: str) -> dict[tuple[A
     return {place: spread(values) for place, values in values_of(rows, axes, number).items()}
 
 
+def choose(rows: Iterable[Row], axes: Sequence[str]) -> dict[tuple[Any, ...], Row]:
+    """The row of the best validation score, by the values on these axes."""
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        place = tuple(row[axis] for axis in axes)
+        if place not in best or row["validation"] > best[place]["validation"]:
+            best[place] = row
+    return best
+
+
 def best_first(rows: Iterable[Row], axes: Sequence[str], number: str = "accuracy") -> list[tuple[str, list[float]]]:
     """Places by name with their values, the highest mean first."""
     found = values_of(rows, axes, number)
@@ -157,10 +167,10 @@ def summary(rows: Sequence[Row], axes: Sequence[str], numbers: Sequence[str], ti
 def series_of(
     rows: Sequence[Row], by: str, x: str, number: str, *, factor: float = 1.0, line: bool = True
 ) -> list[Series]:
-    """One series for each value of `by`: the number in percent over x, with its deviation."""
+    """One series for each value of `by` (one of all rows where it is empty): the number in percent over x, with its deviation."""
     found = []
-    for name in dict.fromkeys(row[by] for row in rows):
-        mine = [row for row in rows if row[by] == name]
+    for name in dict.fromkeys(row[by] if by else number for row in rows):
+        mine = [row for row in rows if not by or row[by] == name]
         places = {place: one for (place,), one in group(mine, [x], number).items()}
         at = sorted(places) if all(not isinstance(place, str) for place in places) else list(places)
         ys, bars = [100 * places[p].mean for p in at], [100 * (places[p].deviation or 0.0) for p in at]

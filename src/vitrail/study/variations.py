@@ -7,7 +7,7 @@ from typing import Any
 
 from vitrail.api.request import choose_run
 from vitrail.errors import ConfigError
-from vitrail.reports.charts import Chart, Series
+from vitrail.reports.charts import Chart
 from vitrail.scores.statistics import spread
 from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled
 from vitrail.study.questions import Grid, Question
@@ -74,13 +74,8 @@ def chart_of(rows: Sequence[Row], axes: Sequence[str], number: str = "accuracy",
     lengths = {axis: len({row[axis] for row in rows}) for axis in axes if is_numeric(rows, axis)}
     x = max(lengths, key=lambda axis: lengths[axis]) if lengths else axes[0]
     others = [axis for axis in axes if axis != x and len({row[axis] for row in rows}) > 1]
-    lines: list[Series] = []
-    for place in dict.fromkeys(tuple(row[axis] for axis in others) for row in rows):
-        mine = [row for row in rows if tuple(row[axis] for axis in others) == place]
-        name = ", ".join(f"{axis} {value}" for axis, value in zip(others, place, strict=True)) or number
-        lines += [
-            replace(line, name=name) for line in series_of([_named(row, name) for row in mine], "series", x, number)
-        ]
+    named = [_named(row, others) for row in rows] if others else rows
+    lines = series_of(named, "series" if others else "", x, number)
     values = [row[x] for row in rows]
     log = bool(lengths) and min(values) > 0 and max(values) >= 20 * min(values)
     return Chart("accuracy", title, x, f"{number}, %", lines, log=log)
@@ -90,13 +85,14 @@ def is_numeric(rows: Sequence[Row], axis: str) -> bool:
     return all(isinstance(row[axis], int | float) for row in rows)
 
 
-def _named(row: Row, name: str) -> Row:
-    return replace(row, place={**row.place, "series": name})
+def _named(row: Row, axes: Sequence[str]) -> Row:
+    """The row with its place on these axes in words, as `series`."""
+    return replace(row, place={**row.place, "series": ", ".join(f"{axis} {row[axis]}" for axis in axes)})
 
 
 def conclude(rows: Sequence[Row], axes: Sequence[str]) -> str:
     """The best place against the next, and the warning that the choice itself flatters."""
-    named = [_named(row, ", ".join(f"{axis} {row[axis]}" for axis in axes)) for row in rows]
+    named = [_named(row, axes) for row in rows]
     best, *others = best_first(named, ["series"])
     said = f"The best cell is {best[0]} with {spread(best[1])} %."
     if not others:
