@@ -65,7 +65,7 @@ _MODULES = {
     "prediction.predict": ("Prediction",),
     "recipes": ("RECIPES", "recipe"),
     "scores.classification": ("Scores",),
-    "study.measure_suite": ("suite",),
+    "study.suite": ("suite",),
     "training.extract_weights": ("export_run",),
     "training.run": ("Optim", "Run"),
     "training.verify": ("verify_run",),

@@ -76,7 +76,7 @@ from vitrail.prediction.predict import Prediction as Prediction
 from vitrail.recipes import RECIPES as RECIPES
 from vitrail.recipes import recipe as recipe
 from vitrail.scores.classification import Scores as Scores
-from vitrail.study.measure_suite import suite as suite
+from vitrail.study.suite import suite as suite
 from vitrail.training.extract_weights import export_run as export_run
 from vitrail.training.run import Optim as Optim
 from vitrail.training.run import Run as Run

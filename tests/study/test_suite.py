@@ -16,8 +16,8 @@ from vitrail.images.sources import open_data
 from vitrail.models import zoo
 from vitrail.reports.page import render
 from vitrail.study import suite_tuning
-from vitrail.study.suite import Opened, run_suite
-from vitrail.study.suite_file import FineTune, ModelEntry, read_suite
+from vitrail.study.suite import run_suite
+from vitrail.study.suite_file import FineTune, ModelEntry, Opened, read_suite
 from vitrail.study.suite_report import scatter, sections, table
 from vitrail.study.suite_tuning import Tuner
 from vitrail.weights.bundle import Record, save_bundle

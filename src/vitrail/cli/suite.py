@@ -36,7 +36,7 @@ from vitrail.reports.tables import show
 
 def main(words: Sequence[str]) -> int:
     asked = parse(options_of("suite", __doc__, Show, Threads), words, command="suite")
-    from vitrail.study.measure_suite import suite
+    from vitrail.study.suite import suite
 
     found = call(suite, asked, say=say)
     show(found.table, asked.format)

@@ -91,8 +91,13 @@ def means(accuracies: Mapping[str, float]) -> list[Mean]:
     groups: Sequence[Group] = ("natural", "specialised", "structured")
     parts = {name: [found.name for found in TASKS if found.group == name] for name in groups}
     parts = {**parts, "all 19": [found.name for found in TASKS]}
-    ran = {name: [accuracies[each] for each in of if each in accuracies] for name, of in parts.items()}
-    return [Mean(name, sum(of) / len(of) if of else None, len(of), len(parts[name])) for name, of in ran.items()]
+    return [
+        mean_of(name, [accuracies[each] for each in of if each in accuracies], len(of)) for name, of in parts.items()
+    ]
+
+
+def mean_of(name: str, values: Sequence[float], of: int) -> Mean:
+    return Mean(name, sum(values) / len(values) if values else None, len(values), of)
 
 
 # --- prepared copies --------------------------------------------------------------------------------------------------

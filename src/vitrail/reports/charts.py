@@ -126,7 +126,8 @@ def _paint(axes: Axes, chart: Chart, ink: str, colours: Sequence[str]) -> None:
             zorder=above,
         )
         for at, y, label in zip(x, one.y, one.labels, strict=False):
-            axes.annotate(label, (at, y), xytext=(4, 4), textcoords="offset points", fontsize=7.5, color=ink, alpha=0.7)
+            place: dict[str, Any] = {"xytext": (-4, 4), "ha": "right"} if one.behind else {"xytext": (4, 4)}
+            axes.annotate(label, (at, y), textcoords="offset points", fontsize=7.5, color=ink, alpha=0.7, **place)
     axes.set(xlabel=chart.x, ylabel=chart.y, title=chart.title)
     axes.grid(axis="y")
     _ticks(axes, chart, places)

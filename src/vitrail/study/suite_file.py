@@ -1,4 +1,4 @@
-"""A suite file: models, tasks and protocols, as TOML.
+"""A suite file: models, tasks and protocols, as TOML; and its tasks opened.
 
 name = "my transfer suite"
 protocols = ["fewshot", "knn", "linear"]
@@ -16,13 +16,19 @@ root = "data/vtab-1k"
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vitrail import config as configs
 from vitrail.errors import ConfigError
 from vitrail.evaluation import vtab
+from vitrail.evaluation.embedding import parts_of
 from vitrail.evaluation.probing import check_protocols
+from vitrail.images.chain import join
+from vitrail.images.samples import Source
+from vitrail.images.sources import open_data
 
 FINETUNE = "finetune"
 """The protocol that trains the model itself; all others read its features."""
@@ -39,8 +45,24 @@ class ModelEntry:
     """Compute of its pre-training, where that is known."""
 
     @property
+    def is_pixels(self) -> bool:
+        """Whether it is no model: its features are the pixels."""
+        return self.path == "pixels"
+
+    @property
     def called(self) -> str:
         return self.name or self.path + (f", layer {self.layer}" if self.layer is not None else "")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The images of a task."""
+
+    name: str
+    group: str
+    parts: Mapping[str, Source]
+    tuning: tuple[Source, Source] | None = None
+    """Parts of the training images to train on and to choose by: VTAB's 800 and 200."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +76,21 @@ class TaskEntry:
     def called(self) -> str:
         return self.name or Path(self.data).name
 
+    def open(self, holdout: float) -> Opened:
+        return Opened(self.called, self.group, parts_of(open_data(self.data, holdout=holdout)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class VtabEntry:
     root: str
     """The folder with one folder for each task."""
     tasks: tuple[str, ...] = tuple(task.name for task in vtab.TASKS)
+
+    def open(self, task: vtab.Task) -> Opened:
+        splits = vtab.open_task(task, Path(self.root))
+        assert splits.val is not None
+        parts = {"train": join([splits.train, splits.val]), "test": splits.test}
+        return Opened(task.name, task.group, parts, (splits.train, splits.val))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +138,14 @@ class Suite:
             called = [entry.called for entry in names]
             if len(set(called)) < len(called):
                 raise ConfigError(f"two {what} are called alike", next_step="give them different names: name = …")
+
+    def openers(self) -> Iterator[tuple[str, Callable[[], Opened]]]:
+        """Name of each task, and a function that opens it. That raises DataError where its files are missing."""
+        for entry in self.tasks:
+            yield entry.called, partial(entry.open, self.holdout)
+        if self.vtab:
+            for name in self.vtab.tasks:
+                yield name, partial(self.vtab.open, vtab.task(name))
 
 
 def read_suite(path: Path) -> Suite:

@@ -1,17 +1,42 @@
 """A suite's results as one table, one page and one figure; means only over what ran, and saying so."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from statistics import mean
 
 from vitrail.evaluation import vtab
+from vitrail.evaluation.probing import Row
 from vitrail.evaluation.vit_table6 import TABLE6, columns_for
 from vitrail.evaluation.vtab import Mean
+from vitrail.reports.charts import Chart, Series, draw_chart
 from vitrail.reports.figures import Drawing
 from vitrail.reports.page import FigureSection, Section, TableSection
-from vitrail.reports.scatter import Point, cost_scatter
 from vitrail.reports.tables import Column, Table
-from vitrail.study.suite import Missing, Result
+from vitrail.study.scaling import pareto_front
 from vitrail.study.suite_file import Suite
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of a suite, and what its model costs."""
+
+    model: str
+    task: str
+    group: str
+    row: Row
+    parameters: int | None = None
+    gmacs: float | None = None
+    exaflops: float | None = None
+    images_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A task that could not be opened or measured, and what to do about it."""
+
+    task: str
+    why: str
+
 
 Line = tuple[str, str]
 """(model, protocol and setting)."""
@@ -74,8 +99,7 @@ def _means(suite: Suite, accuracies: dict[str, float]) -> list[Mean]:
     if len(whole) > 1:
         parts["all tasks" if not suite.vtab else "all own tasks"] = whole
     for name, of in ((name, of) for name, of in parts.items() if len(of) > 1):
-        values = [accuracies[task] for task in of if task in accuracies]
-        found.append(Mean(name, sum(values) / len(values) if values else None, len(values), len(of)))
+        found.append(vtab.mean_of(name, [accuracies[task] for task in of if task in accuracies], len(of)))
     return found
 
 
@@ -116,28 +140,39 @@ def sections(suite: Suite, results: Sequence[Result], missing: Sequence[Missing]
 
 def scatter(results: Sequence[Result]) -> Drawing | None:
     """Each model's best line by mean accuracy over the tasks it ran, with Table 6 of the ViT paper behind it."""
-    best: dict[str, tuple[Point, str]] = {}
+    best: dict[str, tuple[float, float, str]] = {}
     for (model, protocol), cells in lines(results).items():
         cost = next(iter(cells.values())).gmacs
-        mean = sum(cell.row.spread.mean for cell in cells.values()) / len(cells)
-        if cost and (model not in best or mean > best[model][0].accuracy):
-            best[model] = Point(model, cost, mean), protocol
+        accuracy = 100 * mean(cell.row.spread.mean for cell in cells.values())
+        if cost and (model not in best or accuracy > best[model][1]):
+            best[model] = cost, accuracy, protocol
     if not best:
         return None
     tasks = list(dict.fromkeys(result.task for result in results))
-    columns = columns_for(tasks)
-    theirs = [Point(row.name, row.gmacs, row.accuracy(columns)) for row in TABLE6]
-    protocols = "; ".join(f"{point.name}: {protocol}" for point, protocol in best.values())
-    many = f"over {len(tasks)} tasks" if len(tasks) > 1 else f"on {tasks[0]}"
-    return cost_scatter(
-        [point for point, _ in best.values()],
-        theirs,
-        cost="GMACs of one image",
-        accuracy="mean accuracy" if len(tasks) > 1 else "accuracy",
-        reference="ViT paper, Table 6",
-        caption=f"Each model's best protocol {many} ({protocols}). Grey, another thing measured: the ViT paper's models, "
-        f"pre-trained on JFT-300M and fine-tuned on {', '.join(columns)}; their GMACs follow from the exaFLOPs.",
+    costs, accuracies, protocols = zip(*best.values(), strict=True)
+    told = "; ".join(f"{model}: {protocol}" for model, protocol in zip(best, protocols, strict=True))
+    caption = (
+        f"Each model's best protocol {f'over {len(tasks)} tasks' if len(tasks) > 1 else f'on {tasks[0]}'} ({told}). Grey, "
+        "another thing measured: the ViT paper's models, pre-trained on JFT-300M and fine-tuned on "
+        f"{', '.join(columns_for(tasks))}; their GMACs follow from the exaFLOPs."
     )
+    ours = Series("measured here", costs, accuracies, line=False, labels=list(best))
+    what = "mean accuracy, %" if len(tasks) > 1 else "accuracy, %"
+    series = [_table_6(columns_for(tasks)), ours]
+    return draw_chart(
+        Chart(
+            "cost", "Accuracy against cost", "GMACs of one image", what, series, log=True, note=caption, size=(7.2, 4.4)
+        )
+    )
+
+
+def _table_6(columns: Sequence[str]) -> Series:
+    """The paper's models. The cheapest, the dearest and a middle one of those that nothing cheaper beats are named."""
+    costs, accuracies = [row.gmacs for row in TABLE6], [100 * row.accuracy(columns) for row in TABLE6]
+    front = pareto_front(costs, accuracies)
+    named = {front[0], front[len(front) // 2], front[-1]}
+    labels = [row.name if place in named else "" for place, row in enumerate(TABLE6)]
+    return Series("ViT paper, Table 6", costs, accuracies, line=False, behind=True, labels=labels)
 
 
 def _note(missing: Sequence[Missing]) -> str:

@@ -15,8 +15,7 @@ from vitrail.images.heldout import split
 from vitrail.images.samples import Splits
 from vitrail.recipes import Given, Pretrained, recipe
 from vitrail.study.cells import train_to_end
-from vitrail.study.suite import Opened
-from vitrail.study.suite_file import FineTune, ModelEntry
+from vitrail.study.suite_file import FineTune, ModelEntry, Opened
 from vitrail.training.run import Run, steps
 from vitrail.weights.bundle import read_record
 from vitrail.weights.encoder import encoder_config
@@ -32,7 +31,7 @@ class Tuner:
     settings: FineTune
     seeds: int
     hardware: Hardware
-    say: Callable[[str], None]
+    say: Callable[[str], object]
 
     def __call__(self, entry: ModelEntry, task: Opened, folder: Path) -> Row:
         """Test accuracy over the seeds; Row.images are those of the final training."""
