@@ -12,7 +12,6 @@ examples:
 """
 
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -256,12 +255,7 @@ def read_values(word: str) -> tuple[str, list[Any]]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a grid in a file. Raises ConfigError for one that is damaged, and for names that are not there."""
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} is not a readable TOML file ({error})", next_step="see `vitrail study grid --help`"
-        ) from None
+    data = config.read_toml(path, next_step="see `vitrail study grid --help`")
     read = config.from_dict(questions.Grid, data, where=str(path))
     return {name: getattr(read, name) for name in data}
 

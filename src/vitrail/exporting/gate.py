@@ -70,35 +70,32 @@ def certify(case: Case, checks: "Mapping[str, Check] | None" = None) -> tuple[Co
     """All that was compared. Raises WeightsError at the first thing that is wrong."""
     found: list[Compared] = []
     for check in (CHECKS if checks is None else checks).values():
-        found += check(case)
+        found += check(case) or ()
     return tuple(found)
 
 
 # --- the checks -------------------------------------------------------------------------------------------------------
 
 
-def check_record(case: Case) -> Iterator[Compared]:
+def check_record(case: Case) -> None:
     """Preprocessing and class names in the file are the model's."""
     said = case.candidate.record
     for what in ("classes", "preprocess", "threshold", "temperature", "numeric"):
         if getattr(said, what) != getattr(case.record, what):
             raise refuse(f"its {what} are not the model's")
-    yield from ()
 
 
-def check_runs(case: Case) -> Iterator[Compared]:
+def check_runs(case: Case) -> None:
     """The graph takes images of the native size at all, in the batch it was traced with."""
     answer(case, random_images(case, TRACED, case.size), "images of its native size")
-    yield from ()
 
 
-def check_repeats(case: Case) -> Iterator[Compared]:
+def check_repeats(case: Case) -> None:
     """The same images have the same answer twice: nothing in the graph is random."""
     images = random_images(case, TRACED, case.size)
     first, second = (answer(case, images, "the same images twice") for _ in range(2))
     if not torch.equal(first, second):
         raise refuse("it answers the same images differently the second time: dropout is on")
-    yield from ()
 
 
 def check_native(case: Case) -> Iterator[Compared]:
@@ -123,7 +120,7 @@ def check_sizes(case: Case) -> Iterator[Compared]:
         yield compare(case, f"images of {height}×{width}", random_images(case, 2, (height, width)))
 
 
-def check_refusals(case: Case) -> Iterator[Compared]:
+def check_refusals(case: Case) -> None:
     """A size that the graph does not take is an error, and no answer."""
     for height, width in refused_sizes(case):
         images = random_images(case, 2, (height, width)).numpy()
@@ -132,7 +129,6 @@ def check_refusals(case: Case) -> Iterator[Compared]:
         except Exception:  # each runtime has its own
             continue
         raise refuse(f"it answers images of {height}×{width}, which the model does not take")
-    yield from ()
 
 
 def check_real(case: Case) -> Iterator[Compared]:
@@ -166,7 +162,7 @@ def _beside(given: np.ndarray, right: Prediction, classes: tuple[str, ...]) -> t
     return max(differences, default=0.0), not differences or max(ours, key=ours.__getitem__) == right.labels[0]
 
 
-Check = Callable[[Case], Iterator[Compared]]
+Check = Callable[[Case], Iterator[Compared] | None]
 CHECKS: dict[str, Check] = {
     "record": check_record,
     "runs": check_runs,

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,7 @@ RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
 def export_browser(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
     """A folder in Hugging Face's layout, as transformers.js reads it: float images in, `pixel_values` and `logits`."""
     check_browser(subject.record)
-
-    def fill(new: Path, aside: Path) -> Written:
+    with scratch_folder(out) as aside, whole_folder(out) as new:
         file = make_onnx(subject, aside / "model.onnx", wanted, floats=True)
         (new / "onnx").mkdir()
         shutil.copy(file, new / "onnx/model.onnx")
@@ -34,13 +32,10 @@ def export_browser(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Writt
         write_json(new / "preprocessor_config.json", describe_preprocess(subject.record.preprocess))
         return Written(out, open_onnx(file).exported)
 
-    return _write(out, fill)
-
 
 def export_triton(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
     """A model repository for NVIDIA Triton: NAME/1/model.onnx and NAME/config.pbtxt, with dynamic batching."""
-
-    def fill(new: Path, aside: Path) -> Written:
+    with scratch_folder(out) as aside, whole_folder(out) as new:
         file = make_onnx(subject, aside / "model.onnx", wanted)
         (new / out.stem / "1").mkdir(parents=True)
         shutil.copy(file, new / out.stem / "1/model.onnx")
@@ -48,13 +43,10 @@ def export_triton(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Writte
         (new / out.stem / "labels.txt").write_text("\n".join(subject.record.classes) + "\n", encoding="utf-8")
         return Written(out, open_onnx(file).exported)
 
-    return _write(out, fill)
-
 
 def export_ovms(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
     """A model repository for OpenVINO Model Server: NAME/1/model.xml, which reads 8-bit images with channels last."""
-
-    def fill(new: Path, aside: Path) -> Written:
+    with scratch_folder(out) as aside, whole_folder(out) as new:
         onnx = make_onnx(subject, aside / "model.onnx", replace(wanted, judged=False))
         folder = make_folder(subject, onnx, aside / "openvino", wanted)
         place = new / out.stem / "1"
@@ -67,13 +59,6 @@ def export_ovms(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
             {"model_config_list": [{"config": {"name": out.stem, "base_path": f"/models/{out.stem}"}}]},
         )
         return Written(out, open_openvino(folder).exported)
-
-    return _write(out, fill)
-
-
-def _write(out: Path, fill: Callable[[Path, Path], Written]) -> Written:
-    with scratch_folder(out) as aside, whole_folder(out) as new:
-        return fill(new, aside)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -13,7 +13,7 @@ from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.exporting.gate import Case, certify
 from vitrail.exporting.graph import to_onnx
 from vitrail.exporting.reader import write_reader
-from vitrail.exporting.subject import MANY, Subject, judge, measure_drop, require_images, spread_rows
+from vitrail.exporting.subject import MANY, Subject, judge, measure_drop, require_images
 from vitrail.images.samples import Source
 from vitrail.machine import describe
 from vitrail.prediction.artefact import Certificate, Exported, seal_onnx
@@ -37,7 +37,7 @@ class Wanted:
     def part(self, source: Source) -> Source:
         """The images that accuracy is certified on: at most MANY; every second one where the others chose the int8 graph."""
         rows = np.arange(1, len(source), 2) if self.int8 else np.arange(len(source))
-        return spread_rows(source.subset(rows), MANY)
+        return source.subset(rows).thin(MANY)
 
 
 PLAIN = Wanted()

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -80,16 +79,10 @@ class Subject:
         preprocess = self.record.preprocess
         if self.source is None:
             return None
-        source = spread_rows(self.source, most)
+        source = self.source.thin(most)
         read = (preprocess.read(source[index]) for index in range(len(source)))
         images = [image for image in read if tuple(image.shape[1:]) == tuple(preprocess.size)]
         return torch.stack(images) if images else None
-
-
-def spread_rows(source: Source, most: int) -> Source:
-    """At most so many of the images, evenly spread."""
-    rows = np.linspace(0, len(source) - 1, min(most, len(source))).astype(np.int64)
-    return source.subset(np.unique(rows))
 
 
 def with_merging(subject: Subject, merge: int) -> Subject:

@@ -22,7 +22,7 @@ from vitrail import hardware
 from vitrail.exporting.graph import to_onnx
 from vitrail.exporting.onnx_file import Wanted, blank
 from vitrail.exporting.quantise import LEAST, quantise
-from vitrail.exporting.subject import Say, Subject, measure_drop, require_images, score, spread_rows, with_merging
+from vitrail.exporting.subject import Say, Subject, measure_drop, require_images, score, with_merging
 from vitrail.prediction.artefact import Accuracy, Artefact, Exported, seal_onnx
 from vitrail.prediction.engine import Engine, TorchEngine
 from vitrail.prediction.onnx_engine import open_onnx
@@ -70,7 +70,7 @@ class Trial:
 def tune(subject: Subject, *, within: float, merges: Sequence[int] | None, most: int, say: Say) -> list[Trial]:
     """All trials, the slowest first. Raises ConfigError without images, StorageError where nothing can be written for a while."""
     source = require_images(subject, "tuning", least=2)
-    part = spread_rows(Wanted(int8=True).part(source), most)
+    part = Wanted(int8=True).part(source).thin(most)
     before = score(subject.original, part)
     with storage_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory() as aside:
         candidates = []

@@ -106,6 +106,10 @@ class Source:
         keys = self.keys[indices] if isinstance(self.keys, Numbered) else [self.keys[index] for index in indices]
         return replace(self, labels=self.labels[indices], keys=keys, rows=self.rows[indices])
 
+    def thin(self, most: int) -> "Source":
+        """At most so many of the samples, evenly chosen."""
+        return self if len(self) <= most else self.subset(np.linspace(0, len(self) - 1, most, dtype=np.int64))
+
     @property
     def multi_label(self) -> bool:
         return self.labels.ndim == 2 and not self.numeric

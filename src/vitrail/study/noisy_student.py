@@ -13,7 +13,7 @@ from vitrail.batches.loader import eval_batches
 from vitrail.errors import DataError, DecodeError
 from vitrail.evaluation.evaluate import evaluate
 from vitrail.evaluation.features import extract
-from vitrail.images.chain import chain
+from vitrail.images.chain import join
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
 from vitrail.models import zoo
@@ -159,18 +159,11 @@ def _deeper(model: Any, drop_path: float) -> Any:
 def label_by_teacher(teacher: Path, known: Source, unlabelled: Source, how: PseudoLabels) -> Source:
     """The labelled images and, behind them, those the teacher is sure of, with its answers as targets."""
     rows, targets = _answers(teacher, unlabelled, how)
-    guessed = unlabelled.subset(rows)
-    labels = np.concatenate([np.eye(len(known.classes), dtype=np.float32)[known.labels], targets])
+    sure = dataclasses.replace(known, labels=np.eye(len(known.classes), dtype=np.float32)[known.labels])
+    both = join([sure, dataclasses.replace(unlabelled.subset(rows), classes=known.classes, labels=targets)])
     note = f"{len(np.unique(rows)):,} of {len(unlabelled):,} unlabelled images got a label"
-    return Source(
-        name=f"{known.name} and {unlabelled.name}",
-        classes=known.classes,
-        labels=labels,
-        keys=[*known.keys, *guessed.keys],
-        contents=chain([known.contents, unlabelled.contents]),
-        rows=np.concatenate([known.rows, guessed.rows + len(known.contents.sizes)]),
-        notes=(note, *unlabelled.notes),
-    )
+    name = f"{known.name} and {unlabelled.name}"
+    return dataclasses.replace(both, name=name, notes=(note, *unlabelled.notes))
 
 
 def _answers(

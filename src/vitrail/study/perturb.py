@@ -12,7 +12,6 @@ from torch import Tensor
 from vitrail.batches.batch import Batch
 from vitrail.batches.loader import eval_batches
 from vitrail.evaluation.features import extract
-from vitrail.images.samples import Source
 from vitrail.models.extras import value_of
 from vitrail.study.trained import Trained
 
@@ -24,7 +23,8 @@ HELD_OUT = 2000
 def shuffle_accuracy(trained: Trained) -> dict[str, float]:
     """Accuracy on images whose patches stand in another order, the same for all images."""
     height, width = value_of(trained.model.config, "patch")
-    return {"shuffled patches": _accuracy(trained, lambda images: shuffle_patches(images, height, width, seed=0))}
+    answers, labels = _logits(trained, lambda images: shuffle_patches(images, height, width, seed=0))
+    return {"shuffled patches": _share(answers.argmax(1) == labels)}
 
 
 def shuffle_patches(
@@ -74,7 +74,7 @@ def measure_cost(trained: Trained) -> dict[str, float]:
 
     The best of three passes over 256 images counts.
     """
-    model, source = trained.model, _some(trained.splits.test, 256)
+    model, source = trained.model, trained.splits.test.thin(256)
     batches = list(eval_batches(source, preprocess=model.record.preprocess, batch_size=64))
     best = 0.0
     for _ in range(3):
@@ -82,11 +82,6 @@ def measure_cost(trained: Trained) -> dict[str, float]:
         extract(model, batches)
         best = max(best, len(source) / (time.perf_counter() - began))
     return {"images_per_s": best, "memory": float(sum(weight.nbytes for weight in model.parameters()))}
-
-
-def _accuracy(trained: Trained, change: Change) -> float:
-    answers, labels = _logits(trained, change)
-    return _share(answers.argmax(1) == labels)
 
 
 def _logits(trained: Trained, change: Change) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N"]]:
@@ -99,13 +94,9 @@ def _pooled(trained: Trained, change: Change) -> Float[Tensor, "N D"]:
 
 
 def _changed(trained: Trained, change: Change) -> Iterator[Batch]:
-    source = _some(trained.splits.test, HELD_OUT)
+    source = trained.splits.test.thin(HELD_OUT)
     for batch in eval_batches(source, preprocess=trained.model.record.preprocess, batch_size=256):
         yield dataclasses.replace(batch, images=change(batch.images))
-
-
-def _some(source: Source, most: int) -> Source:
-    return source if len(source) <= most else source.subset(torch.linspace(0, len(source) - 1, most).long().numpy())
 
 
 def _share(hits: Tensor) -> float:

@@ -20,13 +20,6 @@ class PseudoLabels:
     soft: bool = True
     """The teacher's probabilities as targets, or its first choice."""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1 or (self.per_class is not None and self.per_class < 1):
-            raise ConfigError(
-                f"threshold = {self.threshold}, per_class = {self.per_class}",
-                allowed="0 ≤ threshold < 1; one image of a class or more",
-            )
-
 
 def pseudo_label(logits: Float[Tensor, "N K"], how: PseudoLabels) -> tuple[Int[Tensor, "n"], Float[Tensor, "n K"]]:
     """(rows of the images to learn from, copies among them; their targets), class by class, the surest first.
