@@ -6,8 +6,9 @@ while `visit` looks at them, in blocks of query rows: a 1024-pixel image needs m
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,9 +121,18 @@ def tapped(model: Backbone, pixels: Tensor, visit: Visit, *, layers: Iterable[in
     found = attention_layers(model)
     # once for all layers: each look at it walks over the whole model
     layout = layout_of(model, pixels) if isinstance(found[0][1], Attention) else None
-    with ExitStack() as stack:
+
+    def hooks() -> Iterator[RemovableHandle]:
         for layer in choose(layers, len(found), "layer"):
-            stack.enter_context(_tap_layer(layout, layer, *found[layer - 1], pixels, visit))
+            name, module = found[layer - 1]
+            if layout is not None:
+                assert isinstance(module, Attention)
+                yield from _hook_attention(module, partial(Tap, layer, name, layout), visit)
+            else:
+                assert isinstance(module, WindowBlock)
+                yield from _hook_windows(module, layer, name, pixels, visit)
+
+    with keep_until_end(hooks()):
         yield
 
 
@@ -176,20 +186,6 @@ def layout_of(model: Backbone, images: Shaped[Tensor, "B C H W"]) -> Layout:
 
 
 @contextmanager
-def _tap_layer(
-    layout: Layout | None, layer: int, name: str, module: nn.Module, images: Tensor, visit: Visit
-) -> Iterator[None]:
-    if layout is not None:
-        assert isinstance(module, Attention)
-        hooks = _hook_attention(module, Tap(layer, name, layout, _NOTHING, _NOTHING), visit)
-    else:
-        assert isinstance(module, WindowBlock)
-        hooks = _hook_windows(module, layer, name, images, visit)
-    with keep_until_end(hooks):
-        yield
-
-
-@contextmanager
 def keep_until_end(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
     """Removes the hooks at the end of the block, whatever happens in it."""
     hooks = list(hooks)
@@ -200,7 +196,7 @@ def keep_until_end(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
             hook.remove()
 
 
-def _hook_attention(module: Attention, tap: Tap, visit: Visit) -> list[RemovableHandle]:
+def _hook_attention(module: Attention, tap: Callable[..., Tap], visit: Visit) -> list[RemovableHandle]:
     """Hooks on the norms (or identities) that q and k pass, and the turns of rotary positions: exactly what attention uses.
 
     A merged token is shown by its members, each with the token's q and k: a softmax over them gives each its share of what
@@ -217,19 +213,13 @@ def _hook_attention(module: Attention, tap: Tap, visit: Visit) -> list[Removable
         if len(seen) == 2:
             by = turns.pop() if turns else None  # a merged model calls the parts of attention, not the whole
             q, k = (module.turn(seen.pop(name), by) for name in ("q", "k"))
-            visit(replace(tap, q=q, k=k, bias=module.bias(q)))
+            visit(tap(q, k, module.bias(q)))
 
     return [
         module.members.register_forward_hook(lambda _, __, value: members.append(value)),
         module.register_forward_pre_hook(lambda _, entered: turns.append((*entered, None)[1])),
-        *_norm_hooks(module, keep),
-    ]
-
-
-def _norm_hooks(module: Attention, keep: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
-    return [
-        norm.register_forward_hook(lambda _, __, value, letter=letter: keep(letter, value))
-        for letter, norm in (("q", module.q_norm), ("k", module.k_norm))
+        module.q_norm.register_forward_hook(lambda _, __, value: keep("q", value)),
+        module.k_norm.register_forward_hook(lambda _, __, value: keep("k", value)),
     ]
 
 
@@ -262,6 +252,3 @@ def _window_stride(
     """Pixels between the tokens of a window: a position of the map, times the step of a grid that spans it."""
     steps = [-(-size[axis] // window[axis]) if block.kind == "grid" else 1 for axis in (0, 1)]
     return steps[0] * image[0] / size[0], steps[1] * image[1] / size[1]
-
-
-_NOTHING = torch.empty(0, 0, 0, 0)

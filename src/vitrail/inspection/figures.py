@@ -7,7 +7,6 @@ import matplotlib
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -30,13 +29,11 @@ class Plate:
     name: str
     drawing: Drawing
     png: bytes
-    wide: bool = False
-    """Whether it wants the whole width of the page."""
 
 
 def finish(figure: Figure, name: str, alt: str, caption: str = "", *, wide: bool = False) -> Plate:
-    drawing = Drawing(svg(figure), alt, caption, wide)
-    return Plate(name, drawing, png(figure), wide)
+    """The plate of a figure; a wide one has the whole width of the page."""
+    return Plate(name, Drawing(svg(figure), alt, caption, wide), png(figure))
 
 
 def overlay(image: Pixels, values: Float[Tensor, "h w"]) -> Rgb:
@@ -125,7 +122,10 @@ def matrix(
             values.numpy(), cmap=MAP, vmin=min(0.0, float(values.min())), vmax=1, interpolation="nearest"
         )
         figure.colorbar(drawn, ax=axes, shrink=0.8)
-        _name_ticks(axes, rows, columns)
+        size = max(4.0, min(8.0, 200 / max(len(rows), len(columns))))
+        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+        axes.set_yticks(range(len(rows)), rows, fontsize=size)
+        axes.tick_params(length=0)
         axes.set(title=title)
         axes.spines[:].set_visible(False)
         return finish(figure, name, alt)
@@ -170,10 +170,3 @@ def _signed(values: np.ndarray) -> np.ndarray:
 
 def places(size: int, count: int) -> list[int]:
     return torch.linspace(0, size - 1, count).round().int().tolist()
-
-
-def _name_ticks(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
-    size = max(4.0, min(8.0, 200 / max(len(rows), len(columns))))
-    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(rows)), rows, fontsize=size)
-    axes.tick_params(length=0)

@@ -1,12 +1,12 @@
 """Which patches an answer rests on: gradient-weighted relevance for attention, Grad-CAM for maps of features."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vitrail.errors import ConfigError, DoesNotApply
@@ -65,26 +65,20 @@ def grad_cam(
     _check_head(model)
     pixels = prepare_images(model, images, preprocess).detach().clone().requires_grad_()
     last: list[Tensor] = []
-    with _explaining(model), ExitStack() as stack:
-        if model.map_reader is not None:
-            keep = model.map_reader.register_forward_pre_hook(lambda _, entered: last.append(entered[0]))
-            stack.callback(keep.remove)
+    reader = model.map_reader
+    hooks = [reader.register_forward_pre_hook(lambda _, entered: last.append(entered[0]))] if reader is not None else []
+    with keep_until_end(hooks), _explaining(model):
         features = model.features(pixels)
         last.append(features.tokens)
         (gradient,) = torch.autograd.grad(_answer(_head(model, features), classes), last[0])
-    if model.map_reader is not None:
-        channels = last[0]
-    else:
-        channels, gradient = (_as_map(tokens, features) for tokens in (last[0], gradient))
+    channels = last[0]
+    if reader is None:
+        channels, gradient = (Features(one, features.prefix, features.grid).map for one in (channels, gradient))
     if not gradient.any():
         raise DoesNotApply(
             "the answer reads no position of the last map", next_step="use relevance, which goes through attention"
         )
     return torch.einsum("bdhw,bd->bhw", channels.detach(), gradient.mean((2, 3))).relu().cpu()
-
-
-def _as_map(tokens: Tensor, features: Features) -> Float[Tensor, "B D h w"]:
-    return Features(tokens, features.prefix, features.grid).map
 
 
 def _check_head(model: Backbone) -> None:
@@ -112,13 +106,8 @@ def _head(model: Backbone, features: Features) -> Float[Tensor, "B K"]:
 
 
 def _answer(logits: Float[Tensor, "B K"], classes: Sequence[int] | None) -> Float[Tensor, ""]:
-    """The sum over images of the explained logits."""
+    """The sum over images of the explained logits. Raises ConfigError for classes that are not there."""
     chosen = logits.argmax(1) if classes is None else torch.tensor(list(classes), device=logits.device)
-    _check_classes(chosen, logits)
-    return logits.gather(1, chosen[:, None]).sum()
-
-
-def _check_classes(chosen: Int[Tensor, "_"], logits: Float[Tensor, "B K"]) -> None:
     if len(chosen) != len(logits):
         raise ConfigError(f"{len(chosen)} classes for {len(logits)} images", allowed="one class for each image")
     if chosen.min() < 0 or chosen.max() >= logits.shape[1]:
@@ -126,6 +115,7 @@ def _check_classes(chosen: Int[Tensor, "_"], logits: Float[Tensor, "B K"]) -> No
             f"classes {chosen.tolist()} of a model with {logits.shape[1]} outputs",
             allowed=f"0 to {logits.shape[1] - 1}",
         )
+    return logits.gather(1, chosen[:, None]).sum()
 
 
 def _cut(model: Backbone, blocks: Sequence[nn.Module], pixels: Tensor) -> tuple[list[Tensor], Turns, Features, Tensor]:

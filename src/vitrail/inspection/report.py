@@ -135,11 +135,8 @@ def _sections(found: Inspection) -> Iterator[Section]:
             yield from _compare(found.subjects)
         named = [(s, f) for s, f in zip(found.subjects, found.findings[key], strict=True) if f is not None]
         for number, (subject, finding) in enumerate(named):
-            heading = finding.heading or title
-            if several:  # one entry of the contents, the two models one after the other
-                yield from _figures("" if number else heading, replace(finding, text=f"{subject.name}: {finding.text}"))
-            else:
-                yield from _figures(heading, finding)
+            heading = "" if number else finding.heading or title  # one entry of the contents, the models one by one
+            yield from _figures(heading, finding.plates, f"{subject.name}: {finding.text}" if several else finding.text)
             rows = finding.table.rows[:LONG]
             left = len(finding.table.rows) - len(rows)
             note = f"The first {LONG} rows; numbers/{key}.csv has {left:,} more." if left else ""
@@ -148,12 +145,12 @@ def _sections(found: Inspection) -> Iterator[Section]:
         yield Facts("What does not apply", found.missing)
 
 
-def _figures(heading: str, finding: Finding) -> Iterator[Section]:
+def _figures(heading: str, plates: Sequence[Plate], text: str) -> Iterator[Section]:
     """The figures of a finding side by side, those that are wide each on its own."""
-    small = [plate.drawing for plate in finding.plates if not plate.wide]
-    groups = [[plate.drawing] for plate in finding.plates if plate.wide] + ([small] if small else [])
+    small = [plate.drawing for plate in plates if not plate.drawing.wide]
+    groups = [[plate.drawing] for plate in plates if plate.drawing.wide] + ([small] if small else [])
     for number, group in enumerate(groups):
-        yield FigureSection("" if number else heading, group, note="" if number else finding.text)
+        yield FigureSection("" if number else heading, group, note="" if number else text)
 
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:
@@ -163,7 +160,7 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     facts = [
         ("family", family(model)),
         ("parameters", f"{count_parameters(model):,}"),
-        ("layers with attention", ""),
+        ("layers with attention", str(len(model.attention_layers()) or "")),
         ("heads", str(getattr(config, "heads", ""))),
         ("width", str(getattr(config, "width", ""))),
         ("patch", " × ".join(map(str, getattr(config, "patch", ())))),
@@ -174,8 +171,6 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         ("weights", getattr(record, "source", "")),
         ("licence", getattr(record, "licence", "")),
     ]
-    with contextlib.suppress(DoesNotApply):
-        facts[2] = (facts[2][0], str(len(attention_layers(model))))
     return [(name, value) for name, value in facts if value]
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -89,11 +88,10 @@ def _points(series: Series) -> Iterator[tuple[float | str, float, float | None]]
 
 
 def _file(chart: Chart, kind: str, paper: str, ink: str, colours: Sequence[str]) -> bytes:
-    keys = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    with styled(size=chart.size, family=_fonts(chart)), matplotlib.rc_context(dict.fromkeys(keys, ink)):
-        figure = matplotlib.figure.Figure(figsize=chart.size, layout="constrained", facecolor=paper)
-        _paint(figure.subplots(), chart, ink, colours)
-        figure.axes[0].set_facecolor(paper)
+    with styled(size=chart.size, family=_fonts(chart), ink=ink) as (figure, axes):
+        _paint(axes, chart, ink, colours)
+        for part in (figure, axes):
+            part.set_facecolor(paper)
         file = io.BytesIO()
         nothing = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
         figure.savefig(file, format=kind, dpi=160, metadata=nothing)

@@ -206,11 +206,13 @@ def standalone(drawing: Drawing) -> str:
 
 @contextlib.contextmanager
 def styled(
-    *, size: tuple[float, float], rows: int = 1, columns: int = 1, heights: Any = None, family: Sequence[str] = ()
-) -> Iterator[tuple[Figure, Any]]:
+    *, size: tuple[float, float], rows: int = 1, columns: int = 1, heights: Any = None, family: Sequence[str] = (),
+    ink: str = INK,
+) -> Iterator[tuple[Figure, Any]]:  # fmt: skip
     """A figure in our style and its axes; the style ends with the block."""
+    style = {name: ink if value == INK else value for name, value in STYLE.items()}
     fonts = {"font.family": list(family)} if family else {}
-    with matplotlib.rc_context(STYLE | fonts), warnings.catch_warnings():
+    with matplotlib.rc_context(style | fonts), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page's reader has the font, or sees a box
         figure = Figure(figsize=size, layout="constrained")
         grid = {"height_ratios": heights} if heights else {}

@@ -14,7 +14,7 @@ from vitrail.reports.tables import Column, Table
 from vitrail.study.cells import Cell, Row, Stage, flops_of, open_labelled
 from vitrail.study.families import model_of, plain_run, side_of
 from vitrail.study.questions import Compute
-from vitrail.study.report import ONE_SEED, Answer, Shown, answer_cells, count_of, group, summary
+from vitrail.study.report import ONE_SEED, Answer, Shown, answer_cells, count_of, group, series_of, summary
 from vitrail.study.scaling import PowerLaw, fit_power_law, interval_of_exponent, pareto_front
 
 COLUMNS = ("imagenet", "cifar10", "cifar100", "pets", "flowers102")
@@ -59,7 +59,7 @@ def show(asked: Compute, rows: Sequence[Row]) -> Shown:
         "6 × MACs × images, as in the paper's Table 6. images/s is a forward pass in batches of 64, the best of three; "
         "memory is that of the weights."
     )
-    charts = [compute_chart(asked, rows, laws), paper_chart()]
+    charts = [compute_chart(rows, laws), paper_chart()]
     table = summary(rows, ["family", "scale", "length"], numbers, "Compute")
     return Shown("Compute", question, table, conclude(asked, rows, laws), charts, [PUBLISHED])
 
@@ -82,22 +82,9 @@ def law_of(rows: Sequence[Row], family: str) -> tuple[PowerLaw, tuple[float, flo
     return fit_power_law(costs, errors), interval_of_exponent(costs, errors)
 
 
-def compute_chart(asked: Compute, rows: Sequence[Row], laws: dict[str, Any]) -> Chart:
-    series: list[Series] = []
-    for family in asked.families:
-        points = means(rows, family)
-        if points:
-            flops, accuracy, spread, scales = zip(*points, strict=True)
-            series.append(
-                Series(
-                    family,
-                    [f / 1e12 for f in flops],
-                    [100 * a for a in accuracy],
-                    [100 * s for s in spread],
-                    False,
-                    labels=scales,
-                )
-            )
+def compute_chart(rows: Sequence[Row], laws: dict[str, Any]) -> Chart:
+    found = series_of(rows, "family", "flops", "accuracy", factor=1e-12, line=False)
+    series = [dataclasses.replace(one, labels=[scale for *_, scale in means(rows, one.name)]) for one in found]
     for family, (law, _) in laws.items():
         costs = [p[0] for p in means(rows, family)]
         grid = [costs[0] * (costs[-1] / costs[0]) ** (at / 30) for at in range(31)]
