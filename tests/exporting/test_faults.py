@@ -87,7 +87,7 @@ def dropout_on(graph: Any) -> None:
     """Dropout that still draws."""
     rename_output(graph, "logits_certain")
     on = onnx.numpy_helper.from_array(np.array(True), "training")
-    share = onnx.numpy_helper.from_array(np.array(0.1, np.float32), "share")
+    share = onnx.numpy_helper.from_array(np.array(0.5, np.float32), "share")
     graph.graph.initializer.extend([share, on])
     graph.graph.node.append(onnx.helper.make_node("Dropout", ["logits_certain", "share", "training"], ["logits"]))
 

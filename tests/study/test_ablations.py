@@ -13,9 +13,9 @@ from vitrail.recipes.request import Given
 from vitrail.study import ablation
 from vitrail.study.ablations import LESSONS, plan
 from vitrail.study.cells import flops_of
-from vitrail.study.perturb import shift_right, shifts, shuffle_patches
 from vitrail.study.published import TABLE_8
 from vitrail.study.questions import Ablation, AblationName
+from vitrail.study.readouts import shift_right, shifts, shuffle_patches
 
 pytestmark = pytest.mark.flow
 

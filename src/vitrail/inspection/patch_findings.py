@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vitrail.errors import DoesNotApply
@@ -128,11 +128,7 @@ def _cut(subject: Subject, image: int, row: int, column: int) -> Rgb:
     padded = np.pad(figures.as_rgb(pixels), ((round(p),) * 2, (round(q),) * 2, (0, 0)), constant_values=128)
     cut = padded[top : top + 3 * round(p), left : left + 3 * round(q)]
     zoom = max(1, 96 // max(cut.shape[:2]))
-    cut = cut.repeat(zoom, 0).repeat(zoom, 1)
-    inner = (slice(round(p) * zoom, 2 * round(p) * zoom), slice(round(q) * zoom, 2 * round(q) * zoom))
-    framed = cut.copy()
-    framed[inner] = (255, 96, 0)
-    edge = max(1, zoom)
-    shrunk = (slice(inner[0].start + edge, inner[0].stop - edge), slice(inner[1].start + edge, inner[1].stop - edge))
-    framed[shrunk] = cut[shrunk]
-    return framed
+    picture = Image.fromarray(cut.repeat(zoom, 0).repeat(zoom, 1))
+    corners = (round(q) * zoom, round(p) * zoom, 2 * round(q) * zoom - 1, 2 * round(p) * zoom - 1)
+    ImageDraw.Draw(picture).rectangle(corners, outline=(255, 96, 0), width=zoom)
+    return np.asarray(picture)

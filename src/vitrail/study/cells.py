@@ -128,12 +128,22 @@ def at_once(asked: Cells) -> int:
 
 def tell(rows: Sequence[Row]) -> str:
     """The shares among the numbers, as a line."""
-    said = ((name, value) for row in rows for name, value in row.numbers.items() if name not in COSTS)
+    said = ((name, value) for row in rows for name, value in row.numbers.items() if name not in UNITS)
     return " · ".join(f"{name} {value:.1%}" for name, value in said if value is not None)
 
 
-COSTS = ("images", "parameters", "gmacs", "flops", "steps", "seconds", "images_per_s", "memory")
-"""Numbers of each row that are not how good it is."""
+UNITS = {
+    # number: heading, factor, format
+    "flops": ("TFLOP", 1e-12, "{:.4g}"),
+    "gmacs": ("MMAC", 1e3, "{:.3g}"),
+    "images": ("images", 1, "{:,.0f}"),
+    "parameters": ("parameters", 1, "{:,.0f}"),
+    "steps": ("steps", 1, "{:,.0f}"),
+    "seconds": ("seconds", 1, "{:.1f}"),
+    "images_per_s": ("images/s", 1, "{:,.0f}"),
+    "memory": ("memory MB", 1e-6, "{:,.0f}"),
+}
+"""Numbers of each row that are not how good it is; all others are shares, in percent."""
 
 
 def measure_cell(cell: Cell, *, folder: Path, keep: bool = False) -> list[Row]:

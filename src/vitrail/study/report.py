@@ -12,21 +12,10 @@ from vitrail.reports.page import Facts, FigureSection, Section, TableSection, Te
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.statistics import Spread, spread
 from vitrail.storage import write_whole
-from vitrail.study.cells import Cell, Row, run_cells
+from vitrail.study.cells import UNITS, Cell, Row, run_cells
 from vitrail.study.engine import Answers
 from vitrail.study.questions import Cells, Question
 
-UNITS = {
-    # number: heading, factor, format; all others are shares, in percent
-    "flops": ("TFLOP", 1e-12, "{:.4g}"),
-    "gmacs": ("MMAC", 1e3, "{:.3g}"),
-    "images": ("images", 1, "{:,.0f}"),
-    "parameters": ("parameters", 1, "{:,.0f}"),
-    "steps": ("steps", 1, "{:,.0f}"),
-    "seconds": ("seconds", 1, "{:.1f}"),
-    "images_per_s": ("images/s", 1, "{:,.0f}"),
-    "memory": ("memory MB", 1e-6, "{:,.0f}"),
-}
 SHOWS = "What this shows, and what it does not"
 ONE_SEED = "one seed cannot tell"
 """The verdict on a claim where nothing says how far seeds differ."""
