@@ -166,7 +166,7 @@ class Run:
             raise ConfigError(f"fold = {self.fold}", allowed="(2, 5): the second of five")
         check_ranges(self, batch_size=COUNT, seed=SEED, ema=SHARE, patience=ABOVE_ZERO, holdout=SHARE)
 
-    @property
-    def head_only(self) -> bool:
-        """Whether nothing is trained after the head's start: "0 steps" of a logistic head."""
-        return check_length(self.length, "length")[0] == 0
+    def steps(self, per_epoch: float) -> int:
+        """Optimiser steps of the whole run, at least one; none of "0 steps": a logistic head, and nothing trained after it."""
+        number, _ = check_length(self.length, "length")
+        return max(1, steps(self.length, steps_per_epoch=per_epoch)) if number else 0

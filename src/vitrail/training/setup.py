@@ -156,7 +156,7 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
     if unsharded is not None:
         model = sharded(model, run)
     per_epoch = len(stream_of(splits.train, run)) / run.batch_size
-    total = max(0 if run.head_only else 1, steps(run.length, steps_per_epoch=per_epoch))
+    total = run.steps(per_epoch)
     return Setup(
         run=run,
         splits=splits,
