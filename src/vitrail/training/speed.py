@@ -21,4 +21,5 @@ class Speed:
         seconds = max(1e-9, time.perf_counter() - self._since)
         rate = self._steps * self._setup.run.batch_size / seconds
         self._since, self._steps = time.perf_counter(), 0
+        self._peak = max(self._peak, rate * self._flops)  # less, where other work ran while it was measured
         return {"images_per_s": rate, "peak_share": rate * self._flops / self._peak}
