@@ -189,7 +189,7 @@ class Service:
         return [row[0] for row in rows], times
 
     def decoding(self, preprocess: Preprocess) -> Callable[[bytes], Tensor]:
-        """What makes encoded images ready for a model."""
+        """A function that makes encoded images ready for a model."""
         return partial(self.decoders.prepare, preprocess=preprocess)
 
 
