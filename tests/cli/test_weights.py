@@ -39,7 +39,7 @@ def test_convert_and_check(golden: Golden, tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr()
     assert said.out.strip() == out and "tensors kept bit for bit" in said.err
     assert main(["weights", "check", path, out]) == 0
-    assert "they say the same" in capsys.readouterr().err
+    assert "they are identical" in capsys.readouterr().err
     assert main(["weights", "check", path, out, "--config", '{"activation": "gelu"}']) == 0  # of both
     other = str(golden / "google_vit/token_linen_names/checkpoint.npz")
     assert main(["weights", "check", path, other]) != 0
@@ -55,7 +55,7 @@ def test_check_finds_one_changed_number(golden: Golden, tmp_path: Path, capsys: 
     convert(weights, tmp_path / "made", "vitrail")
     assert main(["weights", "check", str(path), str(tmp_path / "made")]) == 1
     said = capsys.readouterr()
-    assert "head.bias by 0.001" in said.out and "they do not say the same" in said.err
+    assert "head.bias by 0.001" in said.out and "they are not identical" in said.err
 
 
 def test_a_resized_conversion_says_so(golden: Golden, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -27,8 +27,9 @@ from vitrail.images.sources import open_data
 from vitrail.objectives.classify import Classify, balanced_weights
 from vitrail.objectives.reconstruct import Reconstruct
 from vitrail.reports.journal import Journal
+from vitrail.scores.outcome import Headline
 from vitrail.training import loop
-from vitrail.training.outcome import judge, write_report
+from vitrail.training.outcome import judge, weights_facts, write_report
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder, next_free
 from vitrail.training.setup import Setup, prepare
@@ -362,3 +363,14 @@ def test_epochs_that_were_asked_for_are_whole_numbers(per_epoch: float) -> None:
 def test_a_run_is_named_after_its_folder_in_any_script(tmp_path: Path) -> None:
     assert next_free(tmp_path, Run(data="日本 語/写真")).name == "写真-1"
     assert next_free(tmp_path, Run(data="été/Mes photos_2")).name == "mes-photos-2-1"
+
+
+@pytest.mark.parametrize(("higher", "epoch"), [(True, 2), (False, 1)])
+def test_the_page_names_the_epoch_that_best_is_of(higher: bool, epoch: int) -> None:
+    """best/ is kept until a score is better: of equal ones the first."""
+    rows = [{"step": step, "held_out_top1": value} for step, value in ((10, 0.4), (20, 0.9), (30, 0.4), (40, 0.9))]
+    setup: Any = SimpleNamespace(splits=SimpleNamespace(val=None), epochs=lambda step: step // 10)
+    scores: Any = SimpleNamespace(
+        headline_key="top1", chooses_best=True, headline=Headline("accuracy", 0.9, higher_is_better=higher)
+    )
+    assert f"at epoch {epoch}," in dict(weights_facts(setup, rows, scores))["best/"]

@@ -39,7 +39,9 @@ def clean(words: Sequence[str]) -> int:
     for path in (asked.out, asked.html):
         check_writable(path)
     table = call(clean_data, asked, say=say)
-    if asked.out is None:
+    if not table.rows:
+        say("no label is doubtful: each image was answered as it is labelled")
+    elif asked.out is None:
         show(table, "table")
     else:
         say(f"{len(table.rows):,} doubtful labels: {asked.out}")

@@ -1,4 +1,4 @@
-"""Weights of any origin: what is in a file, the same weights in another's format, and whether two say the same.
+"""Weights of any origin: what is in a file, the same weights in another's format, and whether two are identical.
 
 FILE is a run, a bundle, a published file (.npz .safetensors .pth .onnx), a folder with one, or hf:owner/name.
 
@@ -88,5 +88,5 @@ def check_weights(words: Sequence[str]) -> int:
 
     found = call(weights.check_weights, asked, config=parse_config(asked.config))
     show(pairs(found.rows()), asked.format, fold=PAGE)
-    say("they say the same" if found.same else "they do not say the same")
+    say("they are identical" if found.same else "they are not identical")
     return 0 if found.same else 1

@@ -193,7 +193,7 @@ def weights_facts(setup: Setup, rows: Sequence[Mapping[str, Any]], outcome: Outc
     key = f"held_out_{outcome.headline_key}"
     scored = [(row[key], setup.epochs(row["step"])) for row in rows if row.get(key) is not None]
     if scored and outcome.chooses_best:
-        best, epoch = (max if outcome.headline.higher_is_better else min)(scored)
+        best, epoch = (max if outcome.headline.higher_is_better else min)(scored, key=lambda row: row[0])  # the first
         yield "best/", f"{outcome.headline.write(best)} at epoch {epoch:.4g}, chosen by these images, so it flatters"
 
 
