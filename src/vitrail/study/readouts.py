@@ -1,4 +1,4 @@
-"""What a study reads of a trained model: its frozen features, its answers to images that are changed on purpose, its cost."""
+"""Numbers that a study reads of a trained model: by frozen features, by images that are changed on purpose, and its cost."""
 
 import dataclasses
 import functools
