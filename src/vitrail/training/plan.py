@@ -17,7 +17,8 @@ from vitrail.training.nan_guard import FiniteGuard
 from vitrail.training.run import Run
 from vitrail.training.setup import Setup, prepare
 
-PROBE_SECONDS = 2.0
+PROBE_SECONDS, MOST_SECONDS = 2.0, 20.0
+"""For four steps or more; and where a step is so slow that there are fewer."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def probe(setup: Setup) -> tuple[float, int]:
     began = time.perf_counter()
     while state.step < setup.total_steps:
         start = time.perf_counter()
-        if len(times) > 3 and setup.world.any(start - began >= PROBE_SECONDS):
+        long_enough = PROBE_SECONDS if len(times) > 3 else MOST_SECONDS
+        if len(times) > 1 and setup.world.any(start - began >= long_enough):
             break
         learn(still, state, next(batches), FiniteGuard(setup.device, None), StopSignals())
         machine.synchronise(setup.device)
