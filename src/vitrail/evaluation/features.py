@@ -49,7 +49,7 @@ def extract(
 
 
 def collect(batches: Iterable[Batch], answer: Callable[[Batch], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What `answer` gives for all images, by name and on the CPU. It is asked for images of one shape at a time, and the
+    """The answers of `answer` to all images, by name and on the CPU. It is asked for images of one shape at a time, and the
     order of each batch is kept.
     """
     found: dict[str, list[Tensor]] = {}

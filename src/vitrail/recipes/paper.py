@@ -16,7 +16,7 @@ LINEAR = Optim(clip=None, schedule="linear", warmup="10000 steps", final_lr=1e-5
 """Of pre-training on large sets, without a learning rate of its own."""
 
 STRONG = Augment(crop_area=(0.08, 1.0), flip=True, interpolation="bicubic", randaugment=(2, 9), erase=0.25)
-"""What DeiT and MAE learn from."""
+"""The augmentation of DeiT and MAE."""
 
 JFT = {
     # model: epochs, base learning rate, ImageNet top-1 of the paper's Table 6 after fine-tuning

@@ -84,10 +84,15 @@ def look(
     with torch.no_grad():  # and not in `engine.run`: maps are computed in float32
         found = read_maps(logits, shown, patches)
         if all(tap.windows == 1 for tap in taps) and len({tap.tokens for tap in taps}) == 1:
-            read = readout(model, replace(features, tokens=features.tokens.float()))
-            flow = flow_back(read, taps)[0, shown[0].layout.prefix :]
-            found.rollout = quantise(flow.cpu() @ membership(found.own_grid, found.grid).float(), LEVELS)
+            found.rollout = roll_out(model, features, taps, found)
     return found
+
+
+def roll_out(model: Backbone, features: Features, taps: Sequence[Tap], found: Looked) -> UInt8[np.ndarray, "n"]:
+    """How much of each patch reaches the answer through all layers, on the grid of the maps."""
+    read = readout(model, replace(features, tokens=features.tokens.float()))
+    flow = flow_back(read, taps)[0, taps[0].layout.prefix :]
+    return quantise(flow.cpu() @ membership(found.own_grid, found.grid).float(), LEVELS)
 
 
 def read_maps(logits: Float[Tensor, "1 K"], taps: Sequence[Tap], patches: bool) -> Looked:

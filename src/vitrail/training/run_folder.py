@@ -33,7 +33,7 @@ BASELINES, SKIPPED = "baselines.json", "skipped.jsonl"
 class RunFolder:
     """A run folder held by this process: `with RunFolder.create(run, out) as folder`. Two holders at once: StorageError.
 
-    Of several processes of a run the first `leads`: it alone locks the folder, checks it and writes into it.
+    The first process of a run `leads`: it alone locks the folder, checks it and writes into it.
     """
 
     def __init__(self, path: Path, run: Run, *, new: bool = False, leads: bool = True) -> None:
