@@ -88,10 +88,11 @@ def look(
     return found
 
 
-def roll_out(model: Backbone, features: Features, taps: Sequence[Tap], found: Looked) -> UInt8[np.ndarray, "n"]:
+def roll_out(model: Backbone, features: Features, taps: list[Tap], found: Looked) -> UInt8[np.ndarray, "n"]:
     """How much of each patch reaches the answer through all layers, on the grid of the maps."""
     read = readout(model, replace(features, tokens=features.tokens.float()))
-    flow = flow_back(read, taps)[0, taps[0].layout.prefix :]
+    prefix = taps[0].layout.prefix
+    flow = flow_back(read, taps)[0, prefix:]  # which empties the list: maps of all layers are large
     return quantise(flow.cpu() @ membership(found.own_grid, found.grid).float(), LEVELS)
 
 
