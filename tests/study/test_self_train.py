@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.support.objectives import TINY
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, WeightsError
 from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify
-from vitrail.study.noisy_student import Rounds, label_by_teacher
+from vitrail.study.label_questions import SelfTrain
+from vitrail.study.noisy_student import Rounds, answer, label_by_teacher
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
 from vitrail.weights.bundle import load
 
@@ -62,3 +63,9 @@ def test_a_teacher_that_is_named_teaches_and_is_not_trained(tmp_path: Path) -> N
     ours, theirs = load(tmp_path / "given/teacher").state_dict(), load(tmp_path / "own/teacher").state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert given.train("student-1")[0]["images"] >= len(few)
+
+
+def test_a_teacher_that_is_not_there_is_told_first(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="there is nothing at nowhere"):
+        answer(SelfTrain(data="digits", labels=0.1, teacher="nowhere", out=tmp_path))
+    assert not list(tmp_path.iterdir())

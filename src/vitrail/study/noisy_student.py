@@ -27,11 +27,13 @@ from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
 from vitrail.study.report import Answer, Shown, summary, write_answer
 from vitrail.study.subsets import take_share
 from vitrail.training.run import Run
-from vitrail.weights.bundle import load, save_bundle
+from vitrail.weights.bundle import load, read_record, save_bundle
 
 
 def answer(asked: SelfTrain) -> Answer:
     """Trains teacher and students one after the other; the same call goes on where it was stopped."""
+    if asked.teacher:
+        read_record(asked.teacher)  # an error now, and not in the row of every student
     splits, _ = open_labelled(asked.data)
     few = take_share(splits.train, asked.labels, asked.seed)
     nameless = unlabelled_of(asked, splits.train, few)
