@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from vitrail.cli.arguments import pairs, say
 from vitrail.cli.options import Show
 from vitrail.cli.run_options import Asked, understand
-from vitrail.images.findings import counted
 from vitrail.reports.tables import show
 from vitrail.training.plan import plan
 
@@ -29,7 +28,7 @@ def main(words: Sequence[str]) -> int:
     asked, chosen = understand(Plan, words, command="plan")
     say(chosen.why)
     height, width = chosen.run.preprocess.size
-    say(f"measuring a few steps of {counted(chosen.run.batch_size, 'image')} of {height}×{width}")
+    say(f"measuring some steps, or parts of a step, at {height}×{width}")
     found = plan(chosen.run, chosen.splits)
     if asked.format == "json":
         print(json.dumps(found.to_dict(), indent=1))

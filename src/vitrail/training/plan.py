@@ -38,7 +38,7 @@ class Plan:
     flops_per_image: float
     """Of training on one image, as the objective asks: with its decoder or teacher, without the tokens it drops."""
     seconds_per_step: float
-    """Measured: loading, forward, backward and optimiser, the median of the probe's steps."""
+    """Measured: loading, forward, backward and optimiser, the median of the probe's micro-batches times their number."""
     peak_bytes: int
     """Measured: this process's peak after the probe, plus the average of the weights where the run keeps one."""
 
@@ -119,12 +119,15 @@ def plan_of(setup: Setup) -> Plan:
 
 
 def probe(setup: Setup) -> tuple[float, int]:
-    """(median seconds a step, peak bytes) of a few real steps at learning rate 0; the first, which warms up, is not counted."""
-    flat = dataclasses.replace(setup.run.optim, final_lr=0.0)
+    """(seconds a step, peak bytes) of some real micro-batches at learning rate 0, the median without the first, which warms up.
+
+    A step of several micro-batches takes as many times as long. Where one lasts long, two are enough, or the first alone.
+    """
+    run, parts = setup.run, max(1, setup.world.share(setup.run.batch_size) // setup.micro_batch)
     still = dataclasses.replace(
         setup,
-        run=dataclasses.replace(setup.run, ema=None),
-        schedule=dataclasses.replace(setup.schedule, peak=0.0, optim=flat),
+        run=dataclasses.replace(run, ema=None, batch_size=run.batch_size // parts),
+        schedule=dataclasses.replace(setup.schedule, peak=0.0, optim=dataclasses.replace(run.optim, final_lr=0.0)),
     )
     state, buffers = still.state(), copy.deepcopy(dict(setup.model.named_buffers()))
     times: list[float] = []
@@ -133,16 +136,16 @@ def probe(setup: Setup) -> tuple[float, int]:
     while state.step < setup.total_steps:
         start = time.perf_counter()
         long_enough = PROBE_SECONDS if len(times) > 3 else MOST_SECONDS
-        if len(times) > 1 and setup.world.any(start - began >= long_enough):
+        if times and setup.world.any(start - began >= long_enough):
             break
         learn(still, state, next(batches), FiniteGuard(setup.device, None), StopSignals())
         machine.synchronise(setup.device)
         times.append(time.perf_counter() - start)
-        if len(times) == 1:
+        if len(times) == 1 and times[0] < MOST_SECONDS:
             began = time.perf_counter()
     batches.close()
     setup.optimizer.state.clear()
     for name, buffer in setup.model.named_buffers():
         buffer.copy_(buffers[name])
     counted = sorted(times[1:] or times or [0.0])
-    return counted[len(counted) // 2], machine.peak_memory(setup.device)
+    return parts * counted[len(counted) // 2], machine.peak_memory(setup.device)
