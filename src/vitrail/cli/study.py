@@ -20,7 +20,6 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from vitrail import config
 from vitrail.cli.arguments import Switch, parse, run_group, say
 from vitrail.cli.options import Show
 from vitrail.errors import ConfigError
@@ -255,6 +254,8 @@ def read_values(word: str) -> tuple[str, list[Any]]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a grid in a file. Raises ConfigError for one that is damaged, and for names that are not there."""
+    from vitrail import config
+
     data = config.read_toml(path, next_step="see `vitrail study grid --help`")
     read = config.from_dict(questions.Grid, data, where=str(path))
     return {name: getattr(read, name) for name in data}
