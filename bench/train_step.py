@@ -11,6 +11,7 @@ forward, backward and optimiser on a batch that is already there.
   our defaults 230.8 images/s against 137.3, 1.71 times in the median of pairs: holds.
   fp32 0.65 and bf16 0.92 times: undecided, for ours had chosen one thread beside the busy neighbour and timm's ran on two.
   By hand on equal threads: fp32 163 against 162, bf16 285 against 205 (docs/concepts/speed.md).
+2026-11-30, torch 2.14, quiet, three rounds: fp32 1.12, bf16 1.40, our defaults 2.05 times: all hold.
 
 On CUDA: ViT-B/16 and L/16 at 224, bf16, compiled both, with the share of the card's peak (MFU). Not yet run on a GPU.
 """
