@@ -331,7 +331,7 @@ const settle = () => {
 const facts = () => {
   const rows = panels.filter((panel) => panel.look).flatMap(({ model, look, trip }) => {
     const { preprocess } = look.model, { decode, wait, model: took, maps } = look.milliseconds;
-    const times = `${say("decode")} ${decode}, ${say("wait")} ${wait}, ${say("modelTime")} ${took}` + (maps ? `, ${say("maps")} ${maps}` : "") + (trip ? `, ${say("trip")} ${Math.round(trip)}` : "");
+    const times = `${say("decode")} ${decode}, ${say("wait")} ${wait}, ${say("modelTime")} ${took}` + (trip ? `, ${say("trip")} ${Math.round(trip)}` : "") + (maps ? `; ${say("maps")} ${maps}` : "");
     return [[say("model"), model.name], [say("weights"), "sha256 " + look.model.sha256.slice(0, 16) + "…"], [say("engine"), `${look.model.engine}, ${look.model.precision}`], [say("preprocess"), `${look.seen.size[1]} × ${look.seen.size[0]}, ${preprocess.resize}, ${preprocess.interpolation}`], [say("times"), times]];
   });
   find("facts").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", name), make("dd", value)]));
