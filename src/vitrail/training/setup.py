@@ -5,6 +5,7 @@ data → model (its classes, channels and image size follow from data and prepro
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -274,6 +275,8 @@ def forward_of(model: nn.Module, run: Run, world: World) -> nn.Module:
     forward: nn.Module = torch.compile(model) if run.hardware.compile == "on" else model  # pyrefly: ignore[bad-assignment]
     if run.hardware.deterministic or (world.alone and run.hardware.parallel == "auto"):
         return forward
+    # kernels of 1×1 in channels-last layout have two spellings of one layout
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     return DistributedDataParallel(forward, gradient_as_bucket_view=True)
 
 
