@@ -256,7 +256,7 @@ def test_overload_is_refused_at_once_and_nothing_is_lost(
 
 
 def test_an_answer_that_is_late_is_a_refusal(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row 10: never a 200 after the deadline of the answer. S10: nobody is sent to a model that does not answer."""
+    """Row 10: never a 200 after the deadline of the answer. S10: no client is sent to a model that does not answer."""
     with running({"small": bundle}, limits=Limits(answer=0.3, decode_seconds=10)) as server:
         Slow(server, 1.5, monkeypatch)
         assert server.post("/predict", picture()).status == 503

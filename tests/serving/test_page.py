@@ -360,7 +360,7 @@ def test_a_page_behind_a_token_asks_for_it(browser: Any, bundle: Path) -> None:
         browser.get(server.url)
         box = browser.find_element("id", "token-value")
         assert until(box.is_displayed)
-        assert not browser.find_element("id", "problem").is_displayed()  # nobody gave a wrong one yet
+        assert not browser.find_element("id", "problem").is_displayed()  # no wrong one was given yet
         assert browser.execute_script("return [...document.images].every((one) => one.naturalWidth > 0)")
         box.send_keys("a-token-of-some-length\n")
         assert until(lambda: browser.execute_script(SETTLED))

@@ -2,8 +2,8 @@
 
 With classes and a split (train, test) where the data has them; a folder of plain images gives unlabelled features.
 A .safetensors file is made in one go, in memory. A .parquet file and a folder of Parquet files are made part by part,
-for any number of images: what is killed goes on where it was when the same command is typed again, torchrun shares
-the work, and an image that cannot be read gets a row that says why.
+for any number of images. After a kill the same command goes on where it was. torchrun shares the work. An image that
+cannot be read gets a row that says why.
 
 examples:
   vitrail embed runs/photos-1 ./photos --out features.safetensors

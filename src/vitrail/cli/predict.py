@@ -3,9 +3,8 @@
 Folders are searched for images at any depth; shards, Parquet, IDX files and named sets are read as they are. A file
 that cannot be read stops the work, unless --skip-unreadable is typed.
 
-With --out the answers go to a Parquet file, or a folder of them, part by part, for any number of images: what is
-killed goes on where it was when the same command is typed again, torchrun shares the work, and an image that cannot
-be read gets a row that says why.
+With --out the answers to any number of images go to a Parquet file, or a folder of them, part by part. After a kill
+the same command goes on where it was. torchrun shares the work. An image that cannot be read gets a row that says why.
 
 examples:
   vitrail predict runs/photos-1 new.jpg

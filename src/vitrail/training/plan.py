@@ -147,5 +147,5 @@ def probe(setup: Setup) -> tuple[float, int]:
     setup.optimizer.state.clear()
     for name, buffer in setup.model.named_buffers():
         buffer.copy_(buffers[name])
-    counted = sorted(times[1:] or times or [0.0])
-    return parts * counted[len(counted) // 2], machine.peak_memory(setup.device)
+    kept = sorted(times[1:] or times or [0.0])
+    return parts * kept[len(kept) // 2], machine.peak_memory(setup.device)

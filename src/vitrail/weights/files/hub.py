@@ -114,7 +114,7 @@ def _bounded_waits() -> Iterator[None]:
 
 
 def network_error() -> type[Exception]:
-    """What the client raises without a network: its HTTP package's own error, where that is not an OSError."""
+    """The error of the client without a network: that of its HTTP package, where it is not an OSError."""
     from huggingface_hub import utils
 
     return getattr(getattr(utils, "httpx", None), "HTTPError", OSError)
