@@ -42,6 +42,10 @@ def test_kinds(kind: Any, right: list, wrong: list) -> None:
         (lambda: vitrail.predict("run", "x.png", views="all"), "views = 'all', a str; allowed: 'one', 'flip'"),
         (lambda: vitrail.load("run", image="16"), "image = '16', a str; allowed: several, each a whole number or "),
         (lambda: vitrail.train("digits", epochs="3"), "epochs = '3', a str; allowed: a number or None"),
+        (lambda: vitrail.train("digits", size="64"), "train: preprocess.size = '64'; allowed: a list"),
+        (lambda: vitrail.train("digits", lr="1e-3"), "train: optim.lr = '1e-3'; allowed: a number"),
+        (lambda: vitrail.train("digits", batch=0), "train: batch_size = 0; allowed: 1 or more"),
+        (lambda: vitrail.train("digits", **{"optim.lr": -1}), "train: optim: lr = -1.0; allowed: 0 or more"),
         (lambda: vitrail.open_data("digits", holdout=None), "holdout = 'None', a NoneType; allowed: a number"),
     ],
 )

@@ -247,7 +247,7 @@ def _refuse_other_kind(kind: Any, value: Any, name: str, problems: list[str]) ->
     try:
         _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        problems.append(f"{name} = {value!r}: {error.errors()[0]['msg']}")
+        problems.append(f"{name} = {_short(value)}{_words(error.errors()[0]['msg'])}")
     except TypeError:
         return  # no JSON value: a caller's own
 
@@ -265,5 +265,31 @@ def _member(kind: Any, data: Any) -> Any:
 
 
 def _explain(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"]) or "value"
-    return f"{path} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+    name, message = ".".join(str(part) for part in problem["loc"]), problem["msg"]
+    if message.startswith(OWN):  # a config's own check, which tells what was found
+        return f"{name}: ".removeprefix(": ") + message.removeprefix(OWN)
+    return f"{name or 'value'} = {_short(problem['input'])}{_words(message)}"
+
+
+OWN, SHOULD = "Value error, ", "Input should be "
+_KINDS = {
+    "array": "a list",
+    "tuple": "several values",
+    "string": "text",
+    "boolean": "true or false",
+    "integer": "a whole number",
+}
+
+
+def _words(message: str) -> str:
+    """pydantic's message in our words."""
+    if not message.startswith(SHOULD):
+        return f": {message}"
+    allowed = message.removeprefix(SHOULD)
+    kind = allowed.removeprefix("a valid ").split(",")[0]
+    return "; allowed: " + (_KINDS.get(kind, f"a {kind}") if allowed.startswith("a valid ") else allowed)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -21,7 +21,8 @@ class ConvStem(nn.Sequential):
             self.append(nn.MaxPool2d(3, stride=2, padding=1))
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        return super().forward(input)
+        # torch's max-pool is ten times faster where a pixel's channels lie side by side; `contiguous` leaves one channel alone
+        return super().forward(input.to(memory_format=torch.channels_last))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -193,8 +193,8 @@ class Stem(nn.Module):
         self.conv2 = Conv(first, second, 3)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D _ _"]:
-        # what attention reads is what a convolution then keeps in memory order
-        images = images.contiguous(memory_format=torch.channels_last)
+        # what attention reads is what a convolution then keeps in memory order; `contiguous` would leave one channel as it is
+        images = images.to(memory_format=torch.channels_last)
         return self.conv2(gelu(self.norm(self.conv1(images))))
 
 
