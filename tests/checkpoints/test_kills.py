@@ -42,7 +42,7 @@ def test_killed_at_random_moments_and_resumed(whole_run: tuple[Path, float], mem
     print(f"{kills} kills in {runs} runs, {runs} of {runs} bit-equal")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_signal_in_any_phase_leaves_a_checkpoint(whole_run: tuple[Path, float], memory: Path, sweep: int) -> None:
     """3 SIGTERMs (200 under `make deep`) at random moments after the run has its folder: exit 143, then bit-equal."""
     reference, seconds = whole_run
