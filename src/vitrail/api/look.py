@@ -55,10 +55,16 @@ class Looks:
 
     def plate(self) -> Plate:
         """The photos beside their maps."""
-        rows = [
-            [(Path(one.key).name, one.picture), (f"{one.label} {one.probability:.0%}", overlay(one.picture, one.map))]
+        cells = [
+            cell
             for one in self.looks
+            for cell in (
+                (Path(one.key).name, one.picture),
+                (f"{one.label} {one.probability:.0%}", overlay(one.picture, one.map)),
+            )
         ]
+        across = 2 * min(3, -(-len(self.looks) // 4))  # one photo in a row; two or three where there are many
+        rows = [cells[k : k + across] for k in range(0, len(cells), across)]
         said = "; ".join(f"{one.key}: {one.label} {one.probability:.0%}" for one in self.looks)
         return sheet("look", rows, f"Photos beside their heat maps. {said}.", ABOUT[self.looks[0].method])
 
