@@ -64,13 +64,18 @@ def test_a_nan_at_any_step_stops_there_and_never_reaches_a_checkpoint(memory: Pa
 @pytest.mark.deep
 @pytest.mark.timeout(7200)
 def test_a_nan_on_one_of_two_ranks_stops_both_at_that_step(tmp_path: Path) -> None:
-    run, rng = dataclasses.replace(ORDERED, mixing=Mixing(), hardware=TINY.hardware), random.Random(1)
+    """Each rank names its own samples; the poisoned one is among those of rank 1."""
+    run = dataclasses.replace(ORDERED, mixing=Mixing(), hardware=TINY.hardware, length="60 steps")
+    rng = random.Random(1)
     for trial in range(10):
         step, folder = rng.randrange(1, 50), tmp_path / str(trial)
         for process in launch(run, folder, 2, "--poison", str(step), "1"):
             _, said = process.communicate(timeout=300)
             assert process.returncode == 70 and f"not finite at step {step}".encode() in said, said.decode()[-2000:]
         assert list_steps(folder / "checkpoints")[-1:] == ([step // 3 * 3] if step >= 3 else [])
+        found = [json.loads((folder / f"nonfinite-{rank}.json").read_text()) for rank in range(2)]
+        assert [one["step"] for one in found] == [step, step]
+        assert not {*found[0]["samples"]} & {*found[1]["samples"]}
 
 
 # --- T9

@@ -133,7 +133,7 @@ class Fit:
     def run(self) -> None:
         """Steps until the end; evaluates, saves and logs at steps that depend on nothing but their number."""
         setup, state = self.setup, self.state
-        guard = FiniteGuard(setup.device, self.folder.path, alone=setup.world.alone)
+        guard = FiniteGuard(setup.device, self.folder.path, rank=None if setup.world.alone else setup.world.rank)
         speed, log_every = Speed(setup), max(1, setup.total_steps // 500)
         with contextlib.closing(setup.batches(state.step)) as batches:
             while True:

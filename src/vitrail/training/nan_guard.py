@@ -19,8 +19,10 @@ class FiniteGuard:
     set. The fused optimiser skips its update while it is set (`found_inf`). `read` tells the host at the next line of the log.
     """
 
-    def __init__(self, device: torch.device, folder: Path | None, *, alone: bool = True) -> None:
-        self._device, self._folder, self._alone = device, folder, alone
+    def __init__(self, device: torch.device, folder: Path | None, *, rank: int | None = None) -> None:
+        """`rank` is this process's number among several: each knows its own samples, and writes its own file."""
+        self._device, self._rank = device, rank
+        self._dump = folder / ("nonfinite.json" if rank is None else f"nonfinite-{rank}.json") if folder else None
         self._bad = torch.zeros((), device=device)
         self._unread: list[tuple[int, Sequence[str], Tensor]] = []
 
@@ -28,8 +30,8 @@ class FiniteGuard:
         """Called between backward and the optimiser step. Raises NonFiniteError on a CPU, arms the skip on a GPU."""
         bad = ~torch.isfinite(norm)
         if (
-            self._alone
-        ):  # several ranks look at the gradient alone, which is the same on each: all stop at the same step
+            self._rank is None
+        ):  # several ranks look at the gradient alone, which is the same on each: all stop at one step
             bad = bad | ~torch.isfinite(loss)
         self._bad = torch.maximum(self._bad, bad.to(self._bad))
         self._unread.append((state.step, keys, self._bad))
@@ -49,10 +51,9 @@ class FiniteGuard:
 
     def _stop(self, step: int, keys: Sequence[str]) -> None:
         shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-        if self._folder:
-            dump = self._folder / "nonfinite.json"
-            write_whole(dump, json.dumps({"step": step, "samples": list(keys)}, indent=1))
-            shown += f" (all in {dump})"
+        if self._dump:
+            write_whole(self._dump, json.dumps({"step": step, "samples": list(keys)}, indent=1))
+            shown += f" (all in {self._dump})"
         raise NonFiniteError(
             f"the loss or its gradient is not finite at step {step}, on the samples {shown}",
             next_step="the weights were not touched; look at those images, or lower `lr`, and resume",
