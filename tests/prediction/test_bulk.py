@@ -1,6 +1,7 @@
 """Predictions and features of many images, part by part: killed anywhere or shared by ranks, every image is there once.
 Its bits are those of a job without a kill."""
 
+import itertools
 import os
 import random
 import shutil
@@ -244,3 +245,22 @@ def test_features_in_parts_are_those_of_one_pass(archive: Path, tmp_path: Path, 
     (tmp_path / "f" / "_done.json").unlink()
     with pytest.raises(Exception, match="is not finished"):
         store.read(tmp_path / "f")
+
+
+@pytest.mark.parametrize(("lock", "turn"), [(".process-0", 1), (".lock", 3)])
+def test_a_process_finds_the_file_that_another_joined_meanwhile(
+    lock: str, turn: int, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other takes the folder of parts away between its making and its lock: as it enters, and as it joins."""
+    out, real, turns = tmp_path / "f.parquet", parts.hold_lock, itertools.count(1)
+
+    def late(path: Path, **options):
+        if path.name == lock and next(turns) == turn:
+            monkeypatch.setattr(parts, "hold_lock", real)
+            assert written(archive, out)
+            raise StorageError("the folder of the lock is gone", next_step="")
+        return real(path, **options)
+
+    monkeypatch.setattr(parts, "hold_lock", late)
+    done = written(archive, out)
+    assert done and done.images == 61 and [path.name for path in tmp_path.iterdir()] == ["f.parquet"]

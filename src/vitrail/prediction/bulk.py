@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, StorageError
 from vitrail.images.arrow import arrow
 from vitrail.images.sources import Source
 from vitrail.prediction.engine import Engine
@@ -46,9 +46,14 @@ class Bulk:
         if whole and out.exists():
             check_file(out, self.job)
             return parts.join(out)
-        with parts.hold(world.rank):
-            self._make(parts, world, quiet or world.rank > 0)
-        done = parts.finish({split: source.keys for split, source in self.sources.items()})
+        try:
+            with parts.hold(world.rank):
+                self._make(parts, world, quiet or world.rank > 0)
+            done = parts.finish({split: source.keys for split, source in self.sources.items()})
+        except StorageError:
+            if not (whole and out.exists()):
+                raise
+            done = None  # another process joined the parts and took their folder away
         if whole and (done or out.exists()):  # another process may have come first
             return parts.join(out)
         return done

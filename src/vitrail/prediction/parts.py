@@ -184,7 +184,8 @@ class Parts:
                 return len(table) - table["error"].null_count
         except (OSError, ValueError, KeyError) as error:
             why = str(error).splitlines()[0]
-        path.rename(path.with_name(f".damaged-{path.name}.part"))
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(path.with_name(f".damaged-{path.name}.part"))
         raise StorageError(f"{path} is damaged ({why}) and was put aside", next_step="start the same command again")
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -192,11 +193,15 @@ class Parts:
 
     def join(self, file: Path) -> Done:
         """One Parquet file of all parts, a row group each, where it is not there yet; the folder goes."""
-        self.folder.mkdir(exist_ok=True)
-        with hold_lock(self.folder / ".lock", wait=True):
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with hold_lock(self.folder / ".lock", wait=True):
+                if not file.exists():
+                    self._join(file)
+                shutil.rmtree(self.folder, ignore_errors=True)
+        except StorageError:
             if not file.exists():
-                self._join(file)
-            shutil.rmtree(self.folder, ignore_errors=True)
+                raise  # else another process joined them meanwhile, and took the folder away
         return _count_rows(file)
 
     def _join(self, file: Path) -> None:
