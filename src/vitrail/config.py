@@ -266,12 +266,12 @@ def _member(kind: Any, data: Any) -> Any:
 
 def _explain(problem: Any) -> str:
     name, message = ".".join(str(part) for part in problem["loc"]), problem["msg"]
-    if message.startswith(OWN):  # a config's own check, which tells what was found
-        return f"{name}: ".removeprefix(": ") + message.removeprefix(OWN)
+    if message.startswith(_OWN):  # a config's own check, which tells what was found
+        return f"{name}: ".removeprefix(": ") + message.removeprefix(_OWN)
     return f"{name or 'value'} = {_short(problem['input'])}{_words(message)}"
 
 
-OWN, SHOULD = "Value error, ", "Input should be "
+_OWN, _SHOULD = "Value error, ", "Input should be "
 _KINDS = {
     "array": "a list",
     "tuple": "several values",
@@ -283,9 +283,9 @@ _KINDS = {
 
 def _words(message: str) -> str:
     """pydantic's message in our words."""
-    if not message.startswith(SHOULD):
+    if not message.startswith(_SHOULD):
         return f": {message}"
-    allowed = message.removeprefix(SHOULD)
+    allowed = message.removeprefix(_SHOULD)
     kind = allowed.removeprefix("a valid ").split(",")[0]
     return "; allowed: " + (_KINDS.get(kind, f"a {kind}") if allowed.startswith("a valid ") else allowed)
 

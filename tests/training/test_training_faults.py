@@ -64,7 +64,7 @@ def test_a_nan_at_any_step_stops_there_and_never_reaches_a_checkpoint(memory: Pa
 @pytest.mark.deep
 @pytest.mark.timeout(7200)
 def test_a_nan_on_one_of_two_ranks_stops_both_at_that_step(tmp_path: Path) -> None:
-    """Each rank names its own samples; the poisoned one is among those of rank 1."""
+    """Each rank names its own samples, in its own file."""
     run = dataclasses.replace(ORDERED, mixing=Mixing(), hardware=TINY.hardware, length="60 steps")
     rng = random.Random(1)
     for trial in range(10):

@@ -1,5 +1,6 @@
 """`vitrail.look`: where in a photo a model sees its answer."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +64,7 @@ class Looks:
                 (f"{one.label} {one.probability:.0%}", overlay(one.picture, one.map)),
             )
         ]
-        across = 2 * min(3, -(-len(self.looks) // 4))  # one photo in a row; two or three where there are many
+        across = 2 * min(3, math.ceil(len(self.looks) / 4))  # one photo in a row; two or three where there are many
         rows = [cells[k : k + across] for k in range(0, len(cells), across)]
         said = "; ".join(f"{one.key}: {one.label} {one.probability:.0%}" for one in self.looks)
         return sheet("look", rows, f"Photos beside their heat maps. {said}.", ABOUT[self.looks[0].method])

@@ -39,7 +39,7 @@ def fashion_mnist_cpu(given: Given) -> Run:
     """Small pictures (28×28, 32×32) in tens of thousands, on a CPU, in half an hour of two cores.
 
     Two convolutions stand before the patches (CCT, arXiv 2104.05704): early convolutions learn from fewer epochs
-    (arXiv 2106.14881) and cost a fifth of a step.
+    (arXiv 2106.14881) and cost a tenth of a step.
 
     command    vitrail train fashion-mnist --recipe fashion_mnist_cpu
     data       60,000 pictures of clothes to learn from, 10,000 to test

@@ -29,9 +29,8 @@ class FiniteGuard:
     def check(self, state: State, loss: Tensor, norm: Tensor, keys: Sequence[str]) -> None:
         """Called between backward and the optimiser step. Raises NonFiniteError on a CPU, arms the skip on a GPU."""
         bad = ~torch.isfinite(norm)
-        if (
-            self._rank is None
-        ):  # several ranks look at the gradient alone, which is the same on each: all stop at one step
+        # several ranks look at the gradient alone, which is the same on each: all stop at one step
+        if self._rank is None:
             bad = bad | ~torch.isfinite(loss)
         self._bad = torch.maximum(self._bad, bad.to(self._bad))
         self._unread.append((state.step, keys, self._bad))
