@@ -52,7 +52,7 @@ def answered(model, source: Source) -> Source:
 
 
 def decided(model, source: Source, number: int) -> Source:
-    """The images whose answer is farthest from the second: rounding to bfloat16 changes none of them on any CPU."""
+    """The images whose answer is farthest from the second, so that rounding to bfloat16 does not change it."""
     best = logits_of(model, source).topk(2).values
     return source.subset((best[:, 0] - best[:, 1]).topk(number).indices.numpy())
 
