@@ -18,10 +18,12 @@ def _threads_as_before(monkeypatch):
     before = torch.get_num_threads()
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
-    measure = hardware._fastest_threads
-    measure.cache_clear()
+    measured = (hardware._fastest_threads, hardware._bf16_is_faster)
+    for measure in measured:
+        measure.cache_clear()
     yield
-    measure.cache_clear()
+    for measure in measured:
+        measure.cache_clear()
     torch.set_num_threads(before)
 
 
@@ -112,12 +114,28 @@ def test_autocast_of_float32_is_none_and_of_bfloat16_multiplies_in_it():
         assert (left @ left).dtype == torch.bfloat16
 
 
-def test_auto_precision_follows_the_hardware(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+@pytest.mark.parametrize(
+    ("instructions", "bf16_seconds", "chosen"),
+    [
+        (True, 0.4, torch.bfloat16),  # AMX, Zen 4
+        (True, 2.0, torch.float32),  # instructions that are there and slow
+        (True, 0.9, torch.float32),  # the casts would cost what the products save
+        (False, 0.4, torch.float32),  # not measured: torch would emulate it
+    ],
+)
+def test_auto_precision_is_what_this_cpu_multiplies_faster(monkeypatch, instructions, bf16_seconds, chosen):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert hardware.precision("auto", CPU) == torch.float32
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert hardware.precision("auto", CPU) == torch.bfloat16
+    seconds = {torch.bfloat16: bf16_seconds, torch.float32: 1.0}
+    monkeypatch.setattr(hardware, "_product_seconds", seconds.__getitem__)
+    assert hardware.precision("auto", CPU) == chosen
+
+
+def test_measuring_a_product_leaves_threads_and_random_numbers_alone():
+    torch.set_num_threads(2)
+    before = torch.random.get_rng_state()
+    hardware._bf16_is_faster()
+    assert torch.get_num_threads() == 2 and torch.equal(before, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize(
