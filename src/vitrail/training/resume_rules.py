@@ -78,7 +78,7 @@ def sees_micro_batch(run: Run) -> bool:
 def _draws_or_averages(layer: nn.Module) -> bool:
     """Whether a layer draws for a micro-batch, or normalises over it. `drop_prob` is stochastic depth in timm's models."""
     drawn = layer.p if isinstance(layer, nn.Dropout) else getattr(layer, "drop_prob", 0)
-    return bool(drawn) or isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    return bool(drawn) or hasattr(layer, "running_mean")
 
 
 def differences(before: Run, after: Run) -> Iterator[tuple[str, Any, Any]]:
