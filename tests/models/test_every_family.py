@@ -22,7 +22,7 @@ CONFIGS: dict[str, ModelConfig] = {
     "vit sincos": VITS["sincos"],
     "vit dinov2": VITS["dinov2"],
     "vit relative": VITS["relative"],
-    "vit conv stem": ViTConfig(**SMALL, pool="mean", extras=Extras(conv_stem=2)),
+    "vit convs": ViTConfig(**SMALL, pool="mean", extras=Extras(convs=2)),
     "deit": DeiTConfig(**SMALL),
     "mae": MAEConfig(
         encoder=ViTConfig(**SMALL, positions="sincos-mae"),

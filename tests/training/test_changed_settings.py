@@ -71,8 +71,7 @@ PLAIN = dataclasses.replace(TINY, model=zoo.change(TINY.model, dropout=0.0, drop
         (dataclasses.replace(PLAIN, model=zoo.change(PLAIN.model, dropout=0.1)), "trajectory"),
         (dataclasses.replace(PLAIN, model=zoo.change(PLAIN.model, drop_path=0.1)), "rounding"),
         (dataclasses.replace(PLAIN, model=zoo.change(PLAIN.model, drop_path=0.1), rules=1), "trajectory"),
-        (dataclasses.replace(PLAIN, model=zoo.change(PLAIN.model, conv_stem=1)), "trajectory"),  # BatchNorm
-        (dataclasses.replace(PLAIN, model=zoo.config("maxvit-t")), "trajectory"),
+        (dataclasses.replace(PLAIN, model=zoo.config("maxvit-t")), "trajectory"),  # BatchNorm
         (dataclasses.replace(PLAIN, objective=SimMIM()), "trajectory"),
         (dataclasses.replace(PLAIN, objective=Probe()), "trajectory"),
         (dataclasses.replace(PLAIN, mixing=Mixing(mixup=0.2)), "rounding"),

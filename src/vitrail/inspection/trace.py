@@ -87,9 +87,9 @@ def _equation_1(model: ViT, images: Tensor, seen: Seen) -> Iterator[Step]:
     p, q = model.patch_embed.inner
     h, w = model.patch_embed.grid(images)
     yield _step("x", images, "B C H W", "", "the normalised image")
-    if halvings := model.config.extras.conv_stem:
+    if convs := model.config.extras.convs:
         images = model.patch_embed.stem(images)
-        yield _step("x stem", images, "B D H W", "", f"behind convolutions that halve the image {halvings} times")
+        yield _step("x stem", images, "B D H W", "", f"behind {convs} convolutions, each of which halves the image")
     patches = rearrange(images, "B C (h p) (w q) -> B (h w) p q C", p=p, q=q)
     yield _step("patches", patches, "B N P P C", "1", f"{h}×{w} patches of {p}×{q}")
     yield _step("x_p", patches.flatten(2), "B N P²C", "1", "each patch flattened")

@@ -1,8 +1,8 @@
-"""Shared by the families of convolutions: tokens are the positions of the last map; SAME padding."""
+"""Shared by the families of convolutions: tokens are the positions of the last map; SAME padding; BatchNorm."""
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitrail.models.backbone import Backbone, C, Stage
-from vitrail.models.batch_norm import still
 from vitrail.models.checks import check_images
 from vitrail.models.features import Features
 
@@ -43,7 +42,7 @@ class MapBackbone(Backbone[C]):
         x = self.stem(images)
         for _, block in self.units():
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), still(self)))
+                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(self)))
             else:
                 x = block(x)
         return self.finish(x)
@@ -65,6 +64,43 @@ class MapBackbone(Backbone[C]):
         """Stem, one stage a block, head: every parameter in exactly one."""
         stem, head = ([part for part in parts if part is not None] for parts in self.ends())
         return [("stem", stem), *((name, [block]) for name, block in self.units()), ("head", head)]
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm without `num_batches_tracked`: the state then holds floats only."""
+
+    def __init__(self, width: int, eps: float, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.eps, self.momentum, self.moves = eps, momentum, True
+        self.weight, self.bias = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
+        self.register_buffer("running_mean", torch.empty(width))
+        self.register_buffer("running_var", torch.empty(width))
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        momentum = self.momentum if self.moves else 0.0
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum, self.eps
+        )
+
+    def initialise(self) -> None:
+        """Unit scale and statistics, called without gradients."""
+        self.weight.fill_(1.0)
+        self.running_var.fill_(1.0)
+        self.bias.zero_()
+        self.running_mean.zero_()
+
+
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """While activations are recomputed, running statistics stand still: the batch has been counted already."""
+    norms = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
+    for norm in norms:
+        norm.moves = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.moves = True
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

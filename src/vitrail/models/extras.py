@@ -35,8 +35,8 @@ class Extras:
     activation: Literal["gelu", "gelu-tanh", "gelu-quick", "swiglu"] = "gelu"
     """The JAX originals compute GELU with tanh; OpenAI's CLIP x σ(1.702 x); SwiGLU is DINOv2's."""
     norm_eps: float = 1e-6
-    conv_stem: int = 0
-    """How often 3×3 convolutions before the patches halve the image (CCT, arXiv 2104.05704); 0 for none."""
+    convs: int = 0
+    """Number of 3×3 convolutions before the patches, each of which halves the image (CCT, arXiv 2104.05704)."""
     pre_norm: bool = False
     """A norm on the tokens before the first block, and patches without bias (CLIP)."""
     inner_norm: Literal["none", "mlp", "both"] = "none"
@@ -76,7 +76,7 @@ class Extras:
             "pool_mlp_width",
             "rotary_grid",
             "merge",
-            "conv_stem",
+            "convs",
         )
         at_least(self, 0, *sizes)
         epsilons(self, "norm_eps")

@@ -82,18 +82,16 @@ class LayerScale(nn.Module):
 class PatchEmbed(nn.Module):
     """Equation 1's x_p E: each patch of pixels, flattened, through one linear map. `weight` is D C p q.
 
-    It equals a convolution whose stride is its kernel. One matrix product is faster on a CPU. Behind a
-    `ConvStem` that halves the image `conv_stem` times the patches are of its map, and cover the same pixels.
+    It equals a convolution whose stride is its kernel. One matrix product is faster on a CPU. Behind `convs` layers of
+    a `ConvStem` the patches are of its map, and cover the same pixels.
     """
 
-    def __init__(
-        self, patch: tuple[int, int], channels: int, width: int, *, bias: bool = True, conv_stem: int = 0
-    ) -> None:
+    def __init__(self, patch: tuple[int, int], channels: int, width: int, *, bias: bool = True, convs: int = 0) -> None:
         super().__init__()
         self.patch, self.channels = patch, channels
-        self.stem = ConvStem(conv_stem, channels, width) if conv_stem else nn.Identity()
-        self.inner = (patch[0] >> conv_stem, patch[1] >> conv_stem)
-        self.weight = nn.Parameter(torch.empty(width, width if conv_stem else channels, *self.inner))
+        self.stem = ConvStem(convs, channels, width) if convs else nn.Identity()
+        self.inner = (patch[0] >> convs, patch[1] >> convs)
+        self.weight = nn.Parameter(torch.empty(width, width if convs else channels, *self.inner))
         self.bias = nn.Parameter(torch.empty(width)) if bias else None
 
     def grid(self, images: Float[Tensor, "B C H W"]) -> Grid:

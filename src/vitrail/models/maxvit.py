@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from vitrail.errors import ConfigError
 from vitrail.models.backbone import FAMILIES, ModelConfig
-from vitrail.models.batch_norm import BatchNorm
 from vitrail.models.checks import Grid, at_least, probabilities
-from vitrail.models.conv_backbone import MapBackbone, Parts
+from vitrail.models.conv_backbone import BatchNorm, MapBackbone, Parts
 from vitrail.models.features import Features
 from vitrail.models.layers import Mlp, attend, stochastic_depth
 from vitrail.models.mbconv import BATCH_NORM_EPS, EXPANSION, Conv, MBConv, gelu

@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitrail.models.batch_norm import BatchNorm
-from vitrail.models.conv_backbone import conv_same
+from vitrail.models.conv_backbone import BatchNorm, conv_same
 from vitrail.models.layers import stochastic_depth
 
 EXPANSION = 4

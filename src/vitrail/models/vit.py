@@ -77,10 +77,10 @@ class ViTConfig(ModelConfig):
         if self.pool.startswith("cls") and self.extras.class_token is False:
             next_step = "use pool='mean' or leave class_token out"
             raise ConfigError(f"pool={self.pool!r} without a class token", next_step=next_step)
-        if any(side % 2**self.extras.conv_stem for side in self.patch):
+        if any(side % 2**self.extras.convs for side in self.patch):
             raise ConfigError(
-                f"patch = {self.patch} behind convolutions that halve the image {self.extras.conv_stem} times",
-                allowed=f"multiples of {2**self.extras.conv_stem}",
+                f"patch = {self.patch} behind {self.extras.convs} convolutions",
+                allowed=f"multiples of {2**self.extras.convs}: each convolution halves the image",
             )
         patch_grid(self.image, self.patch)
 
@@ -98,7 +98,7 @@ class ViTConfig(ModelConfig):
 
     @property
     def hides_patches(self) -> bool:
-        return not self.extras.conv_stem  # a convolution shows a patch its neighbours
+        return not self.extras.convs  # a convolution shows a patch its neighbours
 
     @property
     def exports_any_size(self) -> bool:
@@ -140,7 +140,7 @@ class ViT(Backbone[ViTConfig]):
         super().__init__()
         self.config, extras, width = config, config.extras, config.width
         self.patch_embed = PatchEmbed(
-            config.patch, config.channels, width, bias=not extras.pre_norm, conv_stem=extras.conv_stem
+            config.patch, config.channels, width, bias=not extras.pre_norm, convs=extras.convs
         )
         self.cls_token = nn.Parameter(torch.empty(1, 1, width)) if config.has_class_token else None
         self.registers = nn.Parameter(torch.empty(1, extras.registers, width)) if extras.registers else None

@@ -44,9 +44,9 @@ def fashion_mnist_cpu(given: Given) -> Run:
     command    vitrail train fashion-mnist --recipe fashion_mnist_cpu
     data       60,000 pictures of clothes to learn from, 10,000 to test
     result     93.66 % (93.64 and 93.68, 45 and 57 minutes of one core of an Intel Xeon with AMX). Patches alone, which
-               is `--model.extras.conv-stem 0 --model.depth 6 --epochs 24`: 92.95 % (one seed). More rows: docs/studies/learn-faster.md
+               is `--model.extras.convs 0 --epochs 24`: 92.95 % (one seed). More rows: docs/studies/learn-faster.md
     """
-    model = _tiny(given, patch=4, width=96, depth=4, heads=3, conv_stem=2, drop_path=0.05)
+    model = _tiny(given, patch=4, width=96, depth=6, heads=3, convs=2, drop_path=0.05)
     return Run(
         model=model,
         preprocess=given.preprocess(_size(given, model, default=28)),
@@ -55,7 +55,7 @@ def fashion_mnist_cpu(given: Given) -> Run:
         optim=Optim(name="muon", lr=4e-3, schedule="linear", weight_decay=0.1, warmup="5 %"),
         ema=0.999,
         batch_size=128,
-        length="20 epochs",
+        length="22 epochs",
         evaluate_every="5 epochs",
         save_every="2 epochs",
     )
