@@ -95,7 +95,7 @@ def device(name: str = "auto") -> torch.device:
 def precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of the matrix products; weights, gradients and sums stay float32.
 
-    `auto` is bf16 where the hardware multiplies it faster: CUDA since Ampere, and CPUs that were measured to.
+    `auto` is bf16 where the hardware multiplies it faster: CUDA since Ampere, and a CPU where a short measurement shows it.
     """
     if name == "auto":
         return torch.bfloat16 if _has_bf16(device) else torch.float32
@@ -109,16 +109,17 @@ def precision(name: str, device: torch.device) -> torch.dtype:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    there = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and there and _bf16_is_faster()
+    if device.type != "cpu":
+        return False
+    return (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()) and _bf16_is_faster()
 
 
 @functools.cache
 def _bf16_is_faster() -> bool:
-    """Whether bf16 saves a fifth of a matrix product on one thread of this CPU; the casts cost something too.
+    """Whether bf16 saves a fifth of a matrix product's time on one thread of this CPU. Less would not pay for the casts.
 
-    The instructions alone do not tell: an Intel Xeon with AVX512-BF16 whose AMX is hidden (a virtual machine) takes twice
-    as long as in float32. We compare CPU time, which busy neighbours change little. It takes about 20 ms.
+    The instructions alone do not tell. An Intel Xeon with AVX512-BF16 and without AMX takes twice as long in bf16 as in
+    float32. We compare CPU time, which busy neighbours change little.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
