@@ -30,6 +30,7 @@ from PIL import Image
 from skimage import data as scikit_image
 from sklearn.datasets import load_sample_images
 
+from vitrail import machine
 from vitrail.batches.loader import train_batches
 from vitrail.images.folders import read_classes
 from vitrail.images.preprocess import Preprocess
@@ -213,6 +214,7 @@ def main() -> None:
     if args.index:
         return index_here(args.index)
     torch.set_num_threads(1)
+    machine.keep_freed_memory()  # as in training; all contenders run in this process, or in workers that it forks
     folder = Path(tempfile.mkdtemp())
     try:
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")

@@ -72,6 +72,14 @@ def test_the_quick_check_decodes_nothing(dirty: Path, capsys) -> None:
     assert "near duplicates" not in said.out and "not looked at: near duplicates" in said.err
 
 
+def test_a_single_class_is_named_as_a_training_names_it(tmp_path: Path, capsys) -> None:
+    put(tmp_path / "set/cat/a.png", Image.fromarray(scene(0)))
+    put(tmp_path / "set/cat/b.png", Image.fromarray(scene(1)))
+    assert main(["data", "check", str(tmp_path / "set"), "--json"]) == 65
+    assert json.loads(capsys.readouterr().out)["stops"] == ["set has 1 class"]
+    assert main(["data", "check", str(tmp_path / "set"), "--unlabelled"]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -259,15 +267,19 @@ def test_unreadable_files_are_moved_and_nothing_else(in_folder: Path, capsys) ->
         for index in range(6):
             image = np.random.default_rng(index + len(name) * (name == "dog")).integers(0, 256, (40, 400, 3), np.uint8)
             Image.fromarray(image).save(f"set/{name}/{index}.png")
-    bad = [Path("set/cat/bad.png"), Path("set/dog/bad.jpg")]
+    bad = [Path("set/cat/bad.png"), Path("set/dog/b\\a\nd.jpg")]
     for path in bad:
         path.write_bytes(b"no image")
-    main(["data", "check", "set", "--move-bad", "aside"])
+    Path("link").symlink_to("set")
+    for place, reason in (("set/aside", "lies in the folder of the images"), ("link", "is a link")):
+        assert main(["data", "check", "set", "--move-bad", place]) == 65
+        assert reason in capsys.readouterr().err
+    main(["data", "check", "set/**", "--move-bad", "aside"])
     assert "times as long as wide" in capsys.readouterr().err
     assert not any(path.exists() for path in bad)
     assert sorted(path.relative_to("aside").as_posix() for path in Path("aside").rglob("*.*")) == [
         "cat/bad.png",
-        "dog/bad.jpg",
+        "dog/b\\a\nd.jpg",
     ]
     assert len(list(Path("set").rglob("*.png"))) == 12
     assert main(["data", "check", "set", "--json"]) == 0

@@ -90,6 +90,7 @@ TABLE: dict[str, tuple[bytes, np.ndarray]] = {
     ),
     "npy uint8": (npy(np.dstack([RGB, GREY, GREY])), np.dstack([RGB, GREY, GREY])),
     "npy uint16": (npy(RAMP16), np.arange(256).reshape(16, 16)),
+    "npy uint16, big-endian": (npy(RAMP16.astype(">u2")), np.arange(256).reshape(16, 16)),
     "npy bool": (npy(BIT), BIT * 255),
 }
 

@@ -129,3 +129,13 @@ def test_no_list_is_silently_accepted(root: Path, data: st.DataObject) -> None:
     else:
         with pytest.raises(DataError):
             open_data(path)
+
+
+def test_numbers_beyond_float32_and_other_encodings_are_named(root: Path) -> None:
+    text = "path,value\n" + "".join(f"{key},{1e39 if k == 3 else k}\n" for k, key in enumerate(lines(root)))
+    with pytest.raises(DataError, match=r"line 5: '1e\+39' is no number"):
+        open_data(write(root, text, "large.csv"))
+    (root / "excel.csv").write_bytes(text.encode("utf-16"))
+    with pytest.raises(DataError) as error:
+        open_data(root / "excel.csv")
+    assert "save it as UTF-8" in error.value.next_step

@@ -20,7 +20,7 @@ from tests.support.runs import TINY, assert_same_run, log, no_report, stop_after
 from vitrail.api.folds import train_folds
 from vitrail.batches.batch import Batch
 from vitrail.cli import main
-from vitrail.errors import ConfigError, DataError, Preempted
+from vitrail.errors import ConfigError, DataError, Preempted, VitrailError
 from vitrail.images.heldout import add_validation, draw_folds, repeat_rare
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
@@ -43,6 +43,9 @@ SMALL = dataclasses.replace(
     TINY, preprocess=Preprocess(size=(8, 8)), batch_size=16, length="4 epochs", evaluate_every="1 epoch",
     save_every="1 epoch", ema=None,
 )  # fmt: skip
+
+
+SHORT = {"model.width": 32, "model.depth": 1}
 
 
 def write(root: Path, **counts: int) -> Path:
@@ -259,6 +262,26 @@ def test_a_run_on_leaf_folders_resumes_and_is_evaluated_from_anywhere(tmp_path: 
     monkeypatch.chdir("/")
     scores = vitrail.evaluate(tmp_path / "r", found.run.data)
     assert scores.images == found.scores.images == 4
+    again = vitrail.train(like=tmp_path / "r", classes="leaf", quiet=True, epochs=1, out=tmp_path / "again")
+    assert again.run.data == found.run.data and again.scores.classes == ("dark", "light")
+
+
+def test_the_classes_of_another_run_without_data_are_chosen_too(tmp_path: Path) -> None:
+    write(tmp_path / "photos", **{"x/dark": 9, "y/light": 9, "y/grey": 9})
+    tops = train(dataclasses.replace(SMALL, data=f"{tmp_path}/photos", length="1 epoch"), tmp_path / "r")
+    assert tops.setup.classes == ("x", "y")
+    leaves = vitrail.train(like=tmp_path / "r", classes="leaf", quiet=True, out=tmp_path / "leaves")
+    assert leaves.scores.classes == ("dark", "grey", "light")
+    with pytest.raises(VitrailError, match="images changed"):
+        vitrail.train(resume=tmp_path / "r", classes="leaf", epochs=2, override=True, quiet=True)
+    (tmp_path / "photos/x/dark/000.png").unlink()
+    with pytest.raises(DataError, match="are not those that"):
+        verify_run(tmp_path / "r")
+
+
+def test_images_that_are_open_are_held_out_as_asked(photos: Path, tmp_path: Path) -> None:
+    found = vitrail.train(open_data(photos), holdout=0, epochs=1, quiet=True, out=tmp_path / "r", **SHORT)
+    assert not found.scores.images and len(found.results[0].setup.splits.train) == 80
 
 
 # --- k-fold cross-validation ------------------------------------------------------------------------------------------
@@ -337,6 +360,44 @@ def test_stopped_folds_go_on_as_one_command(photos: Path, tmp_path: Path, monkey
         vitrail.train(resume=folder, epochs=2)
     with pytest.raises(ConfigError, match="already holds a run"):
         train_folds(run, open_data(photos), 3, folder)
+
+
+def test_a_fold_without_images_is_refused_before_training(tmp_path: Path) -> None:
+    write(tmp_path / "photos", dark=3, light=3)
+    for path in (tmp_path / "photos").rglob("00[12].png"):
+        path.write_bytes(path.with_name("000.png").read_bytes())
+    with pytest.raises(DataError, match="a fold would hold out no image"):
+        draw_folds(open_data(tmp_path / "photos", holdout=0), 3)
+
+
+def test_folds_of_images_that_the_weights_know_say_so(photos: Path, tmp_path: Path, capsys) -> None:
+    first = train(dataclasses.replace(SMALL, data=str(photos), holdout=0.0, length="1 epoch"), tmp_path / "first")
+    words = [
+        "train",
+        str(photos),
+        "--weights",
+        str(first.folder),
+        "--epochs",
+        "1",
+        "--quiet",
+        "--preprocess.size",
+        "8",
+        "8",
+    ]
+    assert main([*words, "--folds", "2", "--out", str(tmp_path / "k")]) == 0
+    said = capsys.readouterr().out
+    assert "80 of 80 images were trained on by the starting weights" in said and "not trained on it" not in said
+    assert "80 of 80 images" in (tmp_path / "k/report.html").read_text()
+    assert main([*words, "--out", str(tmp_path / "one"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trained_on"] == 16
+    page = tmp_path / "page.html"
+    assert main(["evaluate", str(tmp_path / "one"), str(photos), "--split", "test", "--json", "--html", str(page)]) == 0
+    assert json.loads(capsys.readouterr().out)["trained_on"] == 16
+    assert "16 of 16 images were trained on" in page.read_text()
+    assert main(["predict", str(tmp_path / "k"), str(photos / "dark/000.png")]) != 0
+    assert "name one of them" in capsys.readouterr().err
+    assert main(["run", "verify", str(tmp_path / "k")]) != 0
+    assert "name one of them" in capsys.readouterr().err
 
 
 def test_data_with_its_own_split_has_no_folds(photos: Path, tmp_path: Path) -> None:

@@ -3,20 +3,22 @@
 The images are noise with labels by chance: a model that has seen them knows all of them, another guesses.
 """
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import vitrail
-from tests.support.runs import no_report
+from tests.support.runs import assert_same_run, no_report, stop_after
 from vitrail.cli import main
-from vitrail.errors import DataError
+from vitrail.errors import ConfigError, DataError, Preempted
 from vitrail.images.content_keys import NO_KEYS, contained, keys_of, read_keys, write_keys
 from vitrail.images.samples import Source
 from vitrail.images.shards import pack
@@ -121,6 +123,36 @@ def test_only_held_out_images_are_left(
     seen = read_keys(run / TRAINED_KEYS)
     for source in (part.source, test):
         assert len(source) and not contained(keys_of(source), seen).any()
+
+
+def test_a_run_resumes_without_the_weights_it_started_from(noise: Path, tmp_path: Path, monkeypatch) -> None:
+    """Which images they were trained on is noted at the start: the same ones are left out of the score."""
+    first = train(noise, tmp_path / "first", holdout=0.05, epochs=1)
+    options: dict[str, Any] = {"holdout": 0.4, "weights": first, "epochs": 2}
+    whole = train(noise, tmp_path / "whole", **options)
+    with monkeypatch.context() as patched, pytest.raises(Preempted):
+        stop_after(3, patched)
+        train(noise, tmp_path / "run", **options)
+    first.rename(tmp_path / "moved")
+    with no_report():
+        with pytest.raises(ConfigError, match="keeps its recipe, model, weights"):
+            vitrail.train(resume=tmp_path / "run", weights=tmp_path / "moved", quiet=True)
+        assert main(["train", "--resume", str(tmp_path / "run"), "--weights", str(tmp_path / "moved")]) == 78
+        found = vitrail.train(resume=tmp_path / "run", quiet=True)
+    assert_same_run(whole, found.folder)
+    assert found.scores.images == number_held_out(tmp_path / "moved")
+
+
+def test_a_run_on_opened_images_resumes_with_them(noise: Path, tmp_path: Path, monkeypatch) -> None:
+    splits = open_data(noise)
+    some = dataclasses.replace(splits, train=splits.train.subset(range(0, 40, 2)))
+    with monkeypatch.context() as patched, pytest.raises(Preempted):
+        stop_after(1, patched)
+        train(some, tmp_path / "run", epochs=3)
+    with pytest.raises(DataError, match="there is no file or folder 'noise'"):
+        vitrail.train(resume=tmp_path / "run", quiet=True)
+    with no_report():
+        assert vitrail.train(some, resume=tmp_path / "run", quiet=True).run.data == "noise"
 
 
 def test_every_command_measures_the_same_unseen_images(

@@ -1,6 +1,6 @@
 """`vitrail.check_data`, `clean_data` and `pack_data`: what is wrong with images, doubtful labels, and shards of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,10 @@ from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import every_part
 from vitrail.images import shards
 from vitrail.images.audit import Audit, Member, check, summary
+from vitrail.images.findings import counted
 from vitrail.images.samples import Splits
 from vitrail.images.sources import open_data, open_unlabelled
-from vitrail.images.unreadable import move_unreadable
+from vitrail.images.unreadable import check_place, move_unreadable
 from vitrail.reports.page import Gallery, Picture, Section, write_page
 from vitrail.reports.progress import progress
 from vitrail.reports.tables import Table
@@ -94,6 +95,10 @@ def check_data(
         quick: Only what `train` looks at first: exact copies and headers; no image is decoded.
         move_bad: Move the files that cannot be read into this new folder, at the same place in it. Nothing is deleted.
     """
+    if move_bad is not None:
+        if isinstance(data, Splits):
+            raise ConfigError("move_bad and images that are open", next_step="give their folder")
+        check_place(str(data), Path(move_bad))
     if isinstance(data, Splits):
         splits = data
     elif unlabelled:
@@ -104,12 +109,19 @@ def check_data(
         audit = check(splits, quick=quick, tick=bar.update)
     moved: Sequence[Path] = ()
     if move_bad is not None:
-        if isinstance(data, Splits):
-            raise ConfigError("move_bad and images that are open", next_step="give their folder")
-        moved = move_unreadable(Path(data), [member.key for member, _ in audit.unreadable], Path(move_bad))
+        bad = [(splits.parts[member.part], member.index) for member, _ in audit.unreadable]
+        moved = move_unreadable(bad, Path(move_bad))
     if html is not None:
         write_page(html, f"The images of {title_of(data)}", list(audit_sections(splits, audit)))
-    return Checked(splits, audit, tuple(audit.stops(most_unreadable)), quick, tuple(moved))
+    stops = [*audit.stops(most_unreadable), *([] if unlabelled else too_few_classes(splits))]
+    return Checked(splits, audit, tuple(stops), quick, tuple(moved))
+
+
+def too_few_classes(splits: Splits) -> Iterator[DataError]:
+    """The error of a training on images of one class."""
+    source = splits.train
+    if len(source.classes) < 2 and not source.numeric:
+        yield DataError(f"{source.name} has {counted(len(source.classes), 'class', 'classes')}", allowed="two or more")
 
 
 def clean_data(

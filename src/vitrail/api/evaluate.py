@@ -21,7 +21,7 @@ from vitrail.images.sources import Splits, open_data
 from vitrail.models.backbone import Backbone
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.views import average_views
-from vitrail.reports.page import write_page
+from vitrail.reports.page import Text, write_page
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.classification import index_labels
 from vitrail.scores.multilabel import MultiLabelScores
@@ -71,10 +71,19 @@ class Measured:
     source: Source
     scores: Answered
     extracted: FeatureTable
+    trained_on: int = 0
+    """How many of the images the model was trained on: more than 0 only where that part was asked for."""
+
+    @property
+    def caveat(self) -> str:
+        """Why the scores flatter; empty where they do not."""
+        what = f"{self.trained_on:,} of {self.scores.images:,} images were trained on"
+        return f"{what}: the score flatters" if self.trained_on else ""
 
     def write_page(self, path: str | Path) -> Path:
         """Writes the report with pictures. Raises StorageError."""
-        return write_page(path, self.title, self.scores.sections(self.source.picture))
+        warning = [Text("Warning", self.caveat)] if self.caveat else []
+        return write_page(path, self.title, [*warning, *self.scores.sections(self.source.picture)])
 
     def write_answers(self, path: str | Path) -> Path:
         """Writes a line per image: key, truth, answer, probability. JSON for a name that ends so, else CSV."""
@@ -101,7 +110,7 @@ def measure(
         workers=workers,
     )
     title = f"{model if isinstance(model, str | Path) else type(model).__name__} on {part.source.name}"
-    return Measured(title, part.source, scores, extracted)
+    return Measured(title, part.source, scores, extracted, part.trained_on)
 
 
 def table_answers(scores: Answered, extracted: FeatureTable, source: Source) -> Table:
@@ -173,6 +182,7 @@ def robustness(
         severities: From 1, the weakest, to 5.
         seed: Draws the noise.
     """
+    names, severities = corrupted.choose(corruptions or tuple(CORRUPTIONS), severities)  # before the images are read
     classifier = open_classifier(model, engine=engine, device=device, precision=precision)
     part = open_part(data, [classifier], split, download=download, follow_links=follow_links, say=say)
     options: dict[str, Any] = {"batch_size": batch, "device": device, "precision": precision, "workers": workers}
@@ -180,7 +190,7 @@ def robustness(
         corrupted.robustness(
             classifier,
             part.source,
-            corruptions=corruptions or tuple(CORRUPTIONS),
+            corruptions=names,
             severities=severities,
             seed=seed,
             **options,
@@ -189,9 +199,11 @@ def robustness(
 
 
 def open_part(
-    data: str | Path | Splits, models: Sequence[Classifier], split: Split, *, say: Say, **opening: bool
+    data: str | Path | Splits | Source, models: Sequence[Classifier], split: Split, *, say: Say, **opening: bool
 ) -> Part:
-    """The images to measure these models on."""
+    """The images to measure these models on. A Source is one part, as if it were named: its test part."""
+    if isinstance(data, Source):
+        data = Splits(data.subset([]), data, "the images that were given")
     splits = data if isinstance(data, Splits) else open_data(data, **opening)
     part = choose_part(splits, models, split, splits.train.name if isinstance(data, Splits) else str(data))
     for sentence in part.sentences:

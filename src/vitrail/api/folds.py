@@ -14,7 +14,7 @@ from vitrail.images.heldout import draw_folds
 from vitrail.images.samples import Source
 from vitrail.images.sources import Splits
 from vitrail.processes.world import World
-from vitrail.reports.page import Facts, TableSection, write_page
+from vitrail.reports.page import Facts, TableSection, Text, write_page
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.calibration import Calibration
 from vitrail.scores.outcome import Outcome
@@ -26,7 +26,7 @@ from vitrail.training.run_data import locate, open_for
 from vitrail.training.run_folder import RunFolder
 from vitrail.weights.bundle import load
 
-NOTE = "Each fold holds out other images. The scores above are of all images, each answered by the model that it was not shown to."
+NOTE = "Each fold holds out other images. The scores above are of all images. Each image is answered by the model of its fold."
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,17 @@ class Folds:
             name: float(np.average([one.baselines[name] for one in self.results], weights=images)) for name in names
         }
 
+    @property
+    def trained_on(self) -> int:
+        """How many of the images the starting weights were trained on."""
+        return sum(result.setup.splits.trained_on for result in self.results)
+
+    @property
+    def caveat(self) -> str:
+        """Why the scores flatter; empty where they do not."""
+        what = f"{self.trained_on:,} of {self.scores.images:,} images were trained on by the starting weights"
+        return f"{what}: the score flatters" if self.trained_on else ""
+
     def table(self) -> Table:
         """A row a fold: its run, its images, its headline."""
         name = self.scores.headline.name
@@ -64,6 +75,7 @@ class Folds:
         """Writes report.html and predictions.png of all images into the folder."""
         image_of = self.source.picture
         sections = [
+            *([Text("Warning", self.caveat)] if self.caveat else []),
             *self.scores.sections(image_of),
             TableSection("Folds", self.table(), NOTE),
             Facts("Run", list(run_facts(self.results[0].setup))),
@@ -119,16 +131,11 @@ def train_in_turn(
     return tuple(results)
 
 
-def are_folds(folder: Path) -> bool:
-    """Whether the folder is that of a cross-validation."""
-    return (folder / "fold-1").is_dir()
-
-
-def resume_folds(folder: Path, **options: Any) -> Folds:
+def resume_folds(folder: Path, splits: Splits | None = None, **options: Any) -> Folds:
     """Goes on with a cross-validation that was stopped, to the same bits."""
     run = RunFolder.read(folder)
     assert run.fold is not None
-    return train_folds(run, open_for(run), run.fold[1], folder, resume=True, **options)
+    return train_folds(run, splits or open_for(run), run.fold[1], folder, resume=True, **options)
 
 
 def judge_together(results: Sequence[Result]) -> tuple[Outcome, Source]:

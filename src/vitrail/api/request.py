@@ -63,7 +63,7 @@ def choose_run(
         raise ConfigError("no images were named", next_step="name a folder of images, or a set such as 'digits'")
     changes = spell_out(changes or {})
     chosen = open_run(
-        name_leaves(data, classes), like=like, recipe=recipe, model=model,
+        data, classes=classes, like=like, recipe=recipe, model=model,
         weights=read_pretrained(str(weights)) if weights else None, holdout=holdout, download=download,
         follow_links=bool(changes.get("follow_links")), device=str(changes.get("hardware.device", "auto")),
         patch=changes.get("model.patch"),
@@ -72,8 +72,8 @@ def choose_run(
 
 
 def open_run(
-    data: Data, *, recipe: str | None, model: str | None, weights: Pretrained | None, like: str | Path | None,
-    holdout: float | None, download: bool, follow_links: bool, device: str,
+    data: Data, *, classes: Classes, recipe: str | None, model: str | None, weights: Pretrained | None,
+    like: str | Path | None, holdout: float | None, download: bool, follow_links: bool, device: str,
     patch: Sequence[int] | None = None,
 ) -> Chosen:  # fmt: skip
     """A recipe's own Run, or the settings of another run, on these images; they are opened once."""
@@ -83,10 +83,14 @@ def open_run(
             next_step="leave recipe, model and weights out, or leave out like",
         )
     first = guess_run(recipe=recipe, model=model, weights=weights, like=like)
-    where = data.train.name if isinstance(data, Splits) else str(data or first.data)
+    data = name_leaves(data or first.data, classes)
+    where = data.train.name if isinstance(data, Splits) else str(data)
     first = replace(first, data=where, follow_links=follow_links or first.follow_links)
     first = first if holdout is None else replace(first, holdout=holdout)
-    splits, opened = (data, None) if isinstance(data, Splits) else (open_for(first, download=download), first.holdout)
+    if isinstance(data, Splits):
+        splits, opened = data if holdout is None else draw_again(data, holdout), None
+    else:
+        splits, opened = open_for(first, download=download), first.holdout
     if like:
         return Chosen(first, splits, f"the settings of another run (recipe {first.recipe or 'of its own'})", opened)
     given = request_for(splits, model=model, patch=patch, weights=weights, device=device)

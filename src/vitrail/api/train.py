@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from vitrail.api.folds import Folds, are_folds, resume_folds, train_folds, train_in_turn
-from vitrail.api.request import Chosen, Classes, choose_run, shorthands, spell_out
+from vitrail.api.folds import Folds, resume_folds, train_folds, train_in_turn
+from vitrail.api.request import Chosen, Classes, choose_run, name_leaves, shorthands, spell_out
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError
 from vitrail.images.sources import Splits
@@ -22,6 +22,7 @@ from vitrail.training.loop import Result
 from vitrail.training.run import Run
 from vitrail.training.run_folder import RunFolder
 from vitrail.weights.bundle import load
+from vitrail.weights.published_file import are_folds
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,11 @@ def train(
     options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "callbacks": callbacks}
     if resume is not None:
         refuse_choices(recipe, model, weights, like, out, seeds != 1, folds)
-        changes = {**({"data": str(data)} if data else {}), **spell_out(changes), **shorthands(epochs, holdout)}
-        run = with_changes(RunFolder.read(Path(resume)), changes, where="train")
+        stored = RunFolder.read(Path(resume))
+        if isinstance(data, Splits):
+            data, options["splits"] = None, data
+        where = {"data": str(name_leaves(data or stored.data, classes))}
+        run = with_changes(stored, {**where, **spell_out(changes), **shorthands(epochs, holdout)}, where="train")
         return go_on(Path(resume), run, override=override, accept_data_change=accept_data_change, **options)
     chosen = choose_run(
         data, like=like, recipe=recipe, model=model, weights=weights, epochs=epochs, holdout=holdout,

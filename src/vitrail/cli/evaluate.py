@@ -23,7 +23,7 @@ from vitrail.cli.options import Show, Threads, options_of
 from vitrail.reports.tables import show
 
 if TYPE_CHECKING:
-    from vitrail.scores.outcome import Outcome
+    from vitrail.api.evaluate import Measured
 
 
 def main(words: Sequence[str]) -> int:
@@ -34,7 +34,7 @@ def main(words: Sequence[str]) -> int:
     for path in (asked.html, asked.answers):
         check_writable(path)
     found = call(measure, asked, say=say)
-    report(found.scores, asked)
+    report(found, asked)
     sys.stdout.flush()  # the numbers first: a disk may refuse the rest
     if asked.answers:
         say(f"answers: {found.write_answers(asked.answers)}")
@@ -43,17 +43,18 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def report(scores: "Outcome", asked: Any) -> None:
-    classes = scores.table()
+def report(found: "Measured", asked: Any) -> None:
+    scores, classes = found.scores, found.scores.table()
     if asked.format == "json":
-        print(json.dumps(facts(scores, asked), ensure_ascii=False, indent=1))
+        print(json.dumps(facts(found, asked), ensure_ascii=False, indent=1))
     elif asked.format == "csv" and classes:
         show(classes, "csv")
     else:
-        show(pairs(scores.facts()), "table")
+        show(pairs([*scores.facts(), *([("warning", found.caveat)] if found.caveat else [])]), "table")
         if classes:
             show(classes, "table")
 
 
-def facts(scores: "Outcome", asked: Any) -> dict[str, Any]:
-    return {"model": asked.model, "data": asked.data, "views": asked.views, **scores.numbers, **scores.details()}
+def facts(found: "Measured", asked: Any) -> dict[str, Any]:
+    what = {"model": asked.model, "data": asked.data, "views": asked.views, "trained_on": found.trained_on}
+    return {**what, **found.scores.numbers, **found.scores.details()}

@@ -75,7 +75,7 @@ def understand(kind: type[A], words: Sequence[str], *, command: str) -> tuple[A,
             "no images were named", next_step=f"try `vitrail {command} digits` or `vitrail {command} ./photos`"
         )
     chosen = open_run(
-        name_leaves(first.data, first.classes), **early, holdout=first.run.holdout, download=first.download,
+        first.data, classes=first.classes, **early, holdout=first.run.holdout, download=first.download,
         follow_links=first.run.follow_links, device=first.run.hardware.device,
         patch=getattr(first.run.model, "patch", None) if _value(plain, "--model.patch") else None,
     )  # fmt: skip

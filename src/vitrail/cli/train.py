@@ -1,12 +1,14 @@
 """`vitrail train`."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitrail.api.folds import Folds
+from vitrail.api.request import name_leaves
 from vitrail.api.train import Trained, check_seeds, go_on, refuse_choices, start
 from vitrail.cli.arguments import Switch, pairs, parse, say
 from vitrail.cli.options import Show
@@ -79,8 +81,9 @@ def resumed(words: Sequence[str]) -> int:
     folder = Path(str(first.resume))
     stored = RunFolder.read(folder)
     asked = parse(Train, words, command="train", default=Train(run=settings(stored)))
-    refuse_choices(asked.model, asked.like, asked.out, asked.seeds != 1, asked.folds)
-    run = replace(finished(asked), data=asked.data or stored.data)
+    run = replace(finished(asked), data=str(name_leaves(asked.data or stored.data, asked.classes)))
+    others = (run.recipe != stored.recipe, run.weights != stored.weights, asked.seeds != 1)
+    refuse_choices(asked.model, asked.like, asked.out, asked.folds, *others)
     changes = {"override": asked.override, "accept_data_change": asked.accept_data_change}
     return report(go_on(folder, run, **changes, quiet=asked.quiet, tensorboard=asked.tensorboard), asked)
 
@@ -102,7 +105,8 @@ def report(found: Trained, asked: Show) -> int:
         return 0
     each: Any = [_facts(result) for result in found.results]
     if found.folds:
-        whole = {"folder": found.folder.as_posix(), **found.scores.numbers, "baselines": found.folds.baselines}
+        known = {"folder": found.folder.as_posix(), "trained_on": found.folds.trained_on}
+        whole = {**known, **found.scores.numbers, "baselines": found.folds.baselines}
         each = {**whole, "folds": each}
     elif len(each) == 1:
         each = each[0]
@@ -113,12 +117,15 @@ def report(found: Trained, asked: Show) -> int:
 def rows_of_folds(found: Folds) -> Iterator[tuple[str, str]]:
     """The scores of all images, and of each fold."""
     headline = found.scores.headline
-    yield headline.name, f"{found.scores}, each scored by a model not trained on it"
+    yield headline.name, f"{found.scores}{'' if found.caveat else ', each scored by a model not trained on it'}"
+    if found.caveat:
+        yield "warning", found.caveat
     yield f"{len(found.results)} folds", ", ".join(str(result.scores.headline) for result in found.results)
     yield from _beside(headline, found.baselines)
     yield "report", (found.folder / "report.html").as_posix()
     yield "run folders", (found.folder / "fold-1").as_posix() + ", …"
-    yield "next", f"vitrail train --like {found.folder / 'fold-1'} --holdout 0: one model of all images"
+    first = shlex.quote((found.folder / "fold-1").as_posix())
+    yield "next", f"vitrail train --like {first} --holdout 0: one model of all images"
 
 
 def rows_of(found: Trained) -> Iterator[tuple[str, str]]:
@@ -132,6 +139,8 @@ def rows_of(found: Trained) -> Iterator[tuple[str, str]]:
 
 
 def _rest(result: Result) -> Iterator[tuple[str, str]]:
+    if result.setup.splits.caveat:
+        yield "warning", result.setup.splits.caveat
     if result.best:
         yield "best", str(result.best)
     yield from _beside(result.scores.headline, result.baselines)
@@ -140,7 +149,8 @@ def _rest(result: Result) -> Iterator[tuple[str, str]]:
             yield about, (result.folder / name).as_posix()
     yield "run folder", result.folder.as_posix()
     labelled = result.setup.run.objective.reads_labels
-    command = f"predict {result.folder} FILES…" if labelled else f"train DATA --weights {result.folder}"
+    folder = shlex.quote(result.folder.as_posix())
+    command = f"predict {folder} FILES…" if labelled else f"train DATA --weights {folder}"
     yield "next", f"vitrail {command}"
 
 
@@ -172,4 +182,5 @@ def _spread(found: Trained) -> tuple[str, str]:
 
 def _facts(result: Result) -> dict[str, Any]:
     cheap = {"baselines": dict(result.baselines)} if result.baselines else {}
-    return {"folder": result.folder.as_posix(), "seed": result.setup.run.seed, **result.scores.numbers, **cheap}
+    known = {"seed": result.setup.run.seed, "trained_on": result.setup.splits.trained_on}
+    return {"folder": result.folder.as_posix(), **known, **result.scores.numbers, **cheap}

@@ -61,11 +61,16 @@ def check_kind(model: nn.Module | Engine, source: Source) -> None:
         )
 
 
-def evaluate_classes(model: nn.Module | Engine, source: Source, **options) -> Scores:
-    """`evaluate` for what needs one label an image: comparisons and robustness. Raises DataError for several."""
+def check_one_class(source: Source) -> None:
+    """Raises DataError for images with several labels, or with numbers."""
     if source.labels.ndim == 2:
         kind = "numbers" if source.numeric else "several labels"
         raise DataError(f"the images of {source.name} have {kind}", allowed="one class an image")
+
+
+def evaluate_classes(model: nn.Module | Engine, source: Source, **options) -> Scores:
+    """`evaluate` for what needs one label an image: comparisons and robustness. Raises DataError for several."""
+    check_one_class(source)
     scores, _ = evaluate(model, source, **options)
     assert isinstance(scores, Scores)
     return scores

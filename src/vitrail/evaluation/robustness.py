@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 from torch import nn
 
+from vitrail.errors import ConfigError
 from vitrail.evaluation.corruptions import CORRUPTIONS, SEVERITIES, check, corrupt
 from vitrail.evaluation.evaluate import evaluate_classes
 from vitrail.images.decode import decode
@@ -76,9 +77,7 @@ def robustness(
     **options,
 ) -> Iterator[Robustness]:
     """The clean accuracy, then each corruption at each severity. `options` are those of `evaluate`."""
-    for name in corruptions:
-        for severity in severities:
-            check(name, severity)
+    corruptions, severities = choose(corruptions, severities)
     preprocess = preprocess_of(model, options.pop("preprocess", None))
     clean = evaluate_classes(model, source, preprocess=preprocess, **options)
     yield Robustness("none", 0, clean.top1, clean.interval)
@@ -89,6 +88,17 @@ def robustness(
                 scores = evaluate_classes(model, made, preprocess=at_size(preprocess), watch=iter, **options)
                 bar.update(done * len(source))
                 yield Robustness(name, severity, scores.top1, scores.interval)
+
+
+def choose(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Both lists, each value once. Raises ConfigError for a value that is unknown, and for an empty list."""
+    for what, values in (("corruptions", corruptions), ("severities", severities)):
+        if not len(values):
+            raise ConfigError(f"{what} = {values}", allowed="one or more")
+    for name in corruptions:
+        for severity in severities:
+            check(name, severity)
+    return list(dict.fromkeys(corruptions)), list(dict.fromkeys(severities))
 
 
 def mean_corrupted(rows: Sequence[Robustness]) -> float:

@@ -12,7 +12,9 @@ table says for each way of storing a picture how it is read:
 | colour, 8 bits                          | as it is, 3 channels                                                   |
 | colour, 16 bits                         | the upper byte (Pillow's reading; at most one level from value / 257)  |
 | palette, CMYK, YCCK, YCbCr, HSV         | RGB                                                                    |
-| grey or colour with alpha or a colour key | laid on the background; grey on a grey background stays 1 channel    |
+| grey or colour with alpha, or a colour key in 8 bits | laid on the background; grey stays 1 channel on a grey one  |
+| a colour key in 16 bits                 | of grey laid on the background; of colour not applied                  |
+| grey with alpha, 16 bits                | laid on the background, 3 channels                                     |
 | animation, or several pages             | the first                                                              |
 | turned or mirrored by EXIF              | upright                                                                |
 | colour profile                          | not applied                                                            |
@@ -195,7 +197,7 @@ def _open(content: bytes, limit: int) -> Image.Image:
     """The header read, the size checked, no pixel touched; the first bytes choose, past Pillow's registry."""
     name = sniff(content[:16])
     if name is None or name == "npy":
-        raise DecodeError(_what_it_is(content), allowed="JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, npy")
+        raise DecodeError(_what_it_is(content), allowed="JPEG, PNG, WebP, GIF, BMP, TIFF, binary PNM, npy")
     if name == "JPEG":
         jpeg.check_segments(content)  # before Pillow joins them
     image = FORMATS[name][1](io.BytesIO(content))

@@ -109,7 +109,7 @@ def draw_folds(splits: Splits, folds: int, seed: int = 0) -> tuple[Splits, ...]:
     """So many splits of the same images, in which every image is held out once: k-fold cross-validation.
 
     Each fold has its share of every class. Copies of an image are in one fold; a class of one image is only trained on.
-    Raises ConfigError for data with a split of its own, and for more folds than images.
+    Raises ConfigError for data with a split of its own, and for more folds than images; DataError for a fold without any.
     """
     if not splits.drawn:
         raise ConfigError("folds of images that have a split of their own", allowed="images without train/ and test/")
@@ -123,6 +123,11 @@ def draw_folds(splits: Splits, folds: int, seed: int = 0) -> tuple[Splits, ...]:
             dealt += len(members)
     for group in _group_copies(whole):
         fold[group] = fold[group].min()
+    if set(range(folds)) - set(fold.tolist()):
+        raise DataError(
+            f"{folds} folds of {len(whole)} images, many of them copies of others: a fold would hold out no image",
+            next_step="take fewer folds, or keep one of each; `vitrail data check` lists the copies",
+        )
     return tuple(
         Splits(
             whole.subset(np.flatnonzero(fold != number)),

@@ -7,7 +7,6 @@ a `label` whose every cell is a number and not all are whole. A column `split` m
 
 import csv
 import io
-import math
 import os
 import re
 import stat
@@ -100,6 +99,8 @@ def _columns(path: Path, header: list[str]) -> dict[str, int]:
     columns = {what: words.index(name) for what, names in COLUMNS.items() for name in names if name in words}
     if "path" not in columns or len({"label", "labels", "value"} & columns.keys()) != 1:
         hint = next((text for word in words if (text := suggest(word, ("path", "label", "labels", "value")))), "")
+        if header and header[0].startswith(("\udcff\udcfe", "\udcfe\udcff")):
+            hint = "it is UTF-16: save it as UTF-8"
         if len(words) == 1 and ";" in words[0]:
             hint = "its columns are parted by ';': save it with commas, and numbers with a point"
         raise DataError(
@@ -150,12 +151,12 @@ def _perhaps_numbers(classes: tuple[str, ...], rows: list[Row]) -> Iterator[str]
 
 
 def _number(text: str) -> float | None:
-    """The finite number in a cell; None for anything else."""
+    """The number in a cell that float32 holds; None for anything else."""
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= float(np.finfo(np.float32).max) else None  # nor for NaN
 
 
 def _no_numbers(rows: list[Row]) -> list[str]:

@@ -54,7 +54,7 @@ def check(content: bytes, limit: int) -> Any:
     header: Any = None
     if content.startswith(NPY):
         header, dtype = _read_header(io.BytesIO(content))
-        if dtype not in (np.uint8, np.uint16, np.bool_) or len(header) not in (2, 3):
+        if dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_) or len(header) not in (2, 3):
             raise DecodeError(
                 f"an array of {dtype} and shape {header}", allowed="uint8, uint16 or bool of H W or H W C"
             )
@@ -85,7 +85,7 @@ def load(content: bytes, limit: int) -> UInt8[np.ndarray, "H W C"] | None:
 def _load_npy(content: bytes) -> UInt8[np.ndarray, "H W C"]:
     """An array as numpy saves it; an array of objects (a pickle) is never read."""
     array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    if array.dtype == np.uint16:
+    if array.dtype.itemsize == 2:
         array = np.rint(array / 257).astype(np.uint8)
     array = array.astype(np.uint8) * np.uint8(255) if array.dtype == np.bool_ else array
     return array if array.ndim == 3 else array[..., None]

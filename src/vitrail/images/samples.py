@@ -175,6 +175,14 @@ class Splits:
     """Whether the split was drawn here: nothing of the data's own says which image is held out."""
     published: bool = False
     """Whether it is a benchmark's own split, kept as it is for the sake of comparison."""
+    trained_on: int = 0
+    """Test images that the starting weights were trained on: all of them or none, the rest being left out."""
+
+    @property
+    def caveat(self) -> str:
+        """Why a score on the test images says nothing; empty where it does."""
+        what = f"all {self.trained_on:,} test images were trained on by the starting weights"
+        return f"{what}: the score says nothing about new images" if self.trained_on else ""
 
     @property
     def parts(self) -> dict[str, Source]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitrail.errors import DataError, suggest
+from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.images.files import Listing, Walk, key_of
 from vitrail.images.folders import LEAVES, open_folder
 from vitrail.images.hub import open_hub
@@ -106,7 +106,7 @@ def kind_of(asked: Asked) -> str | None:
 
 
 def open_data(
-    spec: str | Path, *, holdout: float = 0.2, seed: int = 0, download: bool = False, allow_empty: bool = False,
+    spec: str | Path | Splits, *, holdout: float = 0.2, seed: int = 0, download: bool = False, allow_empty: bool = False,
     follow_links: bool = False,
 ) -> Splits:  # fmt: skip
     """Labelled images to train on and held-out ones.
@@ -115,8 +115,12 @@ def open_data(
     or Parquet file, a named set, or `hf:owner/name`. With "/**" after a folder, each folder that holds images is a class.
     `holdout` is the share of every class held out where the data has no
     split of its own; 0 holds out none. Named sets are fetched only with `download`, links out of a folder are followed only with
-    `follow_links`. Raises DataError.
+    `follow_links`. Opened Splits are given back. Raises DataError, and ConfigError for what is none of these.
     """
+    if isinstance(spec, Splits):
+        return spec
+    if not isinstance(spec, str | os.PathLike):
+        raise ConfigError(f"data of type {type(spec).__name__}", allowed="a path, a named set, or opened Splits")
     if not 0 <= holdout < 1:
         raise DataError(f"holdout = {holdout}", allowed="a share between 0 and 1, or 0 to hold out none")
     asked = Asked(

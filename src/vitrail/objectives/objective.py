@@ -114,7 +114,7 @@ class Objective(OpenConfig, abc.ABC):
         """The objective that weighs the loss of each class so. ConfigError if it cannot."""
         raise ConfigError(
             f"the objective {self.family!r} does not weigh classes",
-            allowed="balance = 'sampling', or objective=Classify()",
+            allowed="balance = 'none'; for one class an image, 'sampling' or objective=Classify()",
         )
 
     def calibrate(self, answers: Answers, source: Source, classes: Sequence[str]) -> Calibration:

@@ -14,6 +14,7 @@ from vitrail.training.run_data import open_run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.state import Facts, misfits, refuse_misfits, take
 from vitrail.weights.bundle import save_bundle
+from vitrail.weights.published_file import refuse_folds
 from vitrail.weights.trained_on import carry_trained_keys
 
 
@@ -30,6 +31,7 @@ def export_run(folder: str | Path, out: str | Path, *, say: Callable[[str], None
         out: The new folder for the bundle.
     """
     path, out = Path(folder), Path(out)
+    refuse_folds(path)
     run = RunFolder.read(path)
     if (out / "run.json").exists():
         raise ConfigError(

@@ -20,7 +20,7 @@ from vitrail.objectives.objective import Answers
 from vitrail.prediction.forward import answering
 from vitrail.reports import figures
 from vitrail.reports.journal import Journal, read
-from vitrail.reports.page import Facts, FigureSection, Section, write_page
+from vitrail.reports.page import Facts, FigureSection, Section, Text, write_page
 from vitrail.scores.calibration import Calibration
 from vitrail.scores.finite import check_finite
 from vitrail.scores.measured import Measured
@@ -162,7 +162,9 @@ def write_report(setup: Setup, learner: nn.Module, judged: Judged, folder: RunFo
     warning = outcome.headline.warn(folder.baselines)
     baselines += [("warning", warning)] if warning else []
     rows = read(journal.path)
+    caveat = setup.splits.caveat
     sections = [
+        *([Text("Warning", caveat)] if caveat else []),
         *outcome.sections(image_of),
         *([Facts("Cheap answers on the same images", baselines)] if baselines else []),
         *show_images(setup, learner, judged.source),

@@ -26,7 +26,7 @@ KEYS: dict[str, Kind] = {
     "fold": "trajectory",
     "skip_unreadable": "safe",  # it leaves out or stops, and never replaces
     "model": "trajectory",
-    "weights": "safe",  # read once, at the start
+    "weights": "trajectory",  # read once, at the start, and kept as a record of it
     "head": "trajectory",
     "preprocess": "trajectory",
     "augment": "trajectory",
@@ -121,5 +121,5 @@ def check_data(before: str, now: str, *, accept: bool) -> None:
     if before != now and not accept:
         raise DataError(
             f"the images changed since the checkpoint was written (fingerprint {before[:12]} then, {now[:12]} now)",
-            next_step="put them back, start a new run, or add `accept_data_change=True`",
+            next_step="put them back, or give the opened images again; start a new run; or add `accept_data_change=True`",
         )

@@ -6,6 +6,7 @@ checkpoints/    step-XXXXXXXX/, the newest two
 best/  last/    model.safetensors + record.json, for `vitrail.load`
 skipped.jsonl   each file of the folder that was skipped, and why
 baselines.json  accuracy of cheap answers on the held-out images
+trained.keys    the contents that its weights were trained on; start.keys: those of the weights it started from
 report.html     the report; predictions.png beside it
 """
 

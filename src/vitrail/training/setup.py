@@ -134,8 +134,11 @@ class Setup:
         )
 
 
-def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> Setup:  # noqa: B008  # frozen
-    """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise."""
+def prepare(run: Run, world: World = World(), splits: Splits | None = None, *, fresh: bool = True) -> Setup:  # noqa: B008  # frozen
+    """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise.
+
+    A run that is not `fresh` takes its weights from a checkpoint later: those it started from may be gone.
+    """
     splits = arrange(splits or open_run(run), run)
     if run.objective.reads_labels and len(splits.train.classes) < 2 and not splits.train.numeric:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
@@ -146,7 +149,8 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None) -> S
         if micro != asked and micro
         else ()
     )
-    model, notes = build_model(run, splits.train.classes)  # an nn.Module and a Backbone: Python has no name for both
+    # an nn.Module and a Backbone: Python has no name for both
+    model, notes = build_model(run, splits.train.classes, weights=run.weights if fresh else None)
     device = torch.device(run.hardware.device)
     model.to(device)
     for backbone in (module for module in model.modules() if isinstance(module, Backbone)):
@@ -253,17 +257,17 @@ def _work(model: zoo.ModelConfig, images: int) -> tuple[int, int]:
     return images * max(1, H // p) * max(1, W // q), getattr(encoder, "width", 256)
 
 
-def build_model(run: Run, classes: tuple[str, ...] = ()) -> tuple[Any, tuple[str, ...]]:
-    """What trains: a model from the run's seed, or from the given weights (head dropped for a zero D×K one, positions
+def build_model(run: Run, classes: tuple[str, ...] = (), *, weights: str | None = None) -> tuple[Any, tuple[str, ...]]:
+    """What trains: a model from the run's seed, or from `weights` (head dropped for a zero D×K one, positions
     resized), and around it what its objective adds.
     """
     random = generator(run.seed, 0)
-    if run.weights:
-        backbone, report = load_for_finetuning(run.model, run.weights, seed=run.seed)
+    if weights:
+        backbone, report = load_for_finetuning(run.model, weights, seed=run.seed)
         notes = tuple(report.lines())
     else:
         backbone, notes = zoo.build(run.model, generator=random), ()
-    task = Task(weights=run.weights, preprocess=run.preprocess, classes=classes, seed=run.seed)
+    task = Task(weights=weights, preprocess=run.preprocess, classes=classes, seed=run.seed)
     model = run.objective.build(backbone, random, task)
     return model, (*notes, *(model.notes if isinstance(model, Learner) else ()))
 

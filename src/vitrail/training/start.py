@@ -18,7 +18,7 @@ from vitrail.training.run_data import arrange, open_run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, prepare
 from vitrail.training.state import Facts, State
-from vitrail.training.unseen import save_trained_keys, starting_keys, without_trained
+from vitrail.training.unseen import read_start_keys, save_trained_keys, starting_keys, without_trained
 from vitrail.weights.trained_on import TRAINED_KEYS
 
 SECONDS = 5.0
@@ -50,7 +50,8 @@ def start_run(
     quiet: bool = False,
 ) -> Start:
     """A new run: its images are looked at, its head is set, the cheap answers are measured."""
-    setup, keys = _prepare(run, ranks, splits)
+    keys = starting_keys(run)
+    setup = _prepare(run, ranks, splits, keys)
     seen = look_over(setup, allow_leaks=allow_leaks, quiet=quiet) if check_images else ()
     before = head_start(setup)
     state = before.setup.state()
@@ -97,7 +98,9 @@ def resume_run(
     facts = Facts.of(snapshot) if snapshot else None
     before = facts.run if facts and facts.run else folder.run
     wanted, changes = check_changes(before, run or folder.run, override=override)
-    setup, keys = _prepare(wanted, ranks, splits)
+    known = read_start_keys(folder.path)
+    keys = starting_keys(wanted) if known is None else known
+    setup = _prepare(wanted, ranks, splits, keys, fresh=not snapshot)
     # killed before its first checkpoint, a run has no head yet
     begun = HeadStart(setup) if snapshot else head_start(setup)
     state = begun.setup.state()
@@ -108,10 +111,9 @@ def resume_run(
     return Start(begun.setup, state, keys, begun.baselines, (*setup.notes, *changes, *said, *begun.notes))
 
 
-def _prepare(run: Run, ranks: World, splits: Splits | None) -> tuple[Setup, Keys]:
-    keys = starting_keys(run)
+def _prepare(run: Run, ranks: World, splits: Splits | None, keys: Keys, *, fresh: bool = True) -> Setup:
     splits = without_trained(arrange(splits or open_run(run), run), keys)
-    return prepare(run, ranks, splits), keys
+    return prepare(run, ranks, splits, fresh=fresh)
 
 
 def write_start(start: Start, folder: RunFolder, *, new_images: bool, quiet: bool = False) -> None:

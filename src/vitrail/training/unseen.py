@@ -16,7 +16,7 @@ from vitrail.arguments import Split
 from vitrail.checkpoints.write import STATE, folder_of, list_steps
 from vitrail.config import read_object
 from vitrail.errors import CheckpointError, ConfigError, DataError
-from vitrail.images.content_keys import NO_KEYS, Keys, contained, keys_of, unique_keys, write_keys
+from vitrail.images.content_keys import NO_KEYS, Keys, contained, keys_of, read_keys, unique_keys, write_keys
 from vitrail.images.heldout import join_split
 from vitrail.images.samples import Source, Splits
 from vitrail.prediction.engine import Engine
@@ -29,6 +29,7 @@ from vitrail.weights.trained_on import TRAINED_KEYS, read_trained_keys
 
 SHOWN = 20_000
 """Images from which on hashing has a line of progress."""
+START_KEYS = "start.keys"
 CHOSEN = "best/ was chosen by held-out or validation images of its run: if they are among these, the score flatters"
 Model = str | Path | nn.Module | Engine
 
@@ -107,6 +108,7 @@ def without_trained(splits: Splits, keys: Keys) -> Splits:
         what = f"{trained.sum():,} of {len(source):,} {name} images were trained on by the starting weights"
         if trained.all():
             what += ": the score says nothing about new images"
+            changed.update({"trained_on": len(source)} if name == "test" else {})
         else:
             changed[name], what = source.subset(np.flatnonzero(~trained)), f"{what} and are left out"
         changed["how"] = f"{changed.get('how', splits.how)}; {what}"
@@ -119,8 +121,15 @@ def starting_keys(run: Run) -> Keys:
     return seen_by(*(path for path in starts if path)).keys
 
 
+def read_start_keys(folder: Path) -> Keys | None:
+    """`starting_keys` as a run noted them at its start; None where it noted none. The weights may be gone since."""
+    return read_keys(folder / START_KEYS) if (folder / START_KEYS).is_file() else None
+
+
 def save_trained_keys(folder: Path, train: Source, start: Keys, *, quiet: bool = False) -> None:
-    """Writes `trained.keys` of a run: its training images, those before, and those of its starting weights."""
+    """Writes `trained.keys` of a run: its training images, those before, and those of its starting weights; and these apart."""
+    if len(start):
+        write_keys(folder / START_KEYS, start)
     before = read_trained_keys(folder)
     keys = unique_keys(hash_images(train, quiet=quiet))
     write_keys(folder / TRAINED_KEYS, np.unique(np.concatenate([NO_KEYS if before is None else before, start, keys])))

@@ -13,6 +13,7 @@ from vitrail.training.run import Run
 from vitrail.training.run_data import open_run, stream_of
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.state import Facts
+from vitrail.weights.published_file import refuse_folds
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,15 @@ def verify_run(folder: str | Path) -> Verified:
         folder: A run folder.
     """
     path = Path(folder)
+    refuse_folds(path)
     run = RunFolder.reopen(path).run
-    source = stream_of(open_run(run).train, run)
+    train = open_run(run).train
+    snapshot = checkpoints.newest(path / "checkpoints", say=lambda text: None)
+    if snapshot and Facts.of(snapshot).data != train.fingerprint:
+        raise DataError(
+            f"the images in {run.data} are not those that {path} was trained on", next_step="put them back, then verify"
+        )
+    source = stream_of(train, run)
     rows = [(row["step"], row["ledger"]) for row in journal.read(path / "metrics.jsonl") if "ledger" in row]
     if not rows:
         raise DataError(f"{path} has no ledger in its log", next_step="train a step or more first")

@@ -46,6 +46,7 @@ def only_file(path: Path) -> Path:
     """The path, or of a folder its one weights file; of many that an index lists, the index."""
     if not path.is_dir():
         return path
+    refuse_folds(path)
     files = sorted(file for file in path.iterdir() if file.is_file())
     indices = [file for file in files if file.name.endswith(INDEX)]
     found = [file for file in files if file.suffix in READERS]
@@ -57,6 +58,19 @@ def only_file(path: Path) -> Path:
         names = f"{len(best)} weights files: " + ", ".join(file.name for file in best) if best else "no weights file"
         raise WeightsError(f"{path} holds no bundle, and {names}", next_step="name a run, a bundle or one file")
     return best[0]
+
+
+def are_folds(folder: Path) -> bool:
+    """Whether the folder is that of a cross-validation."""
+    return (folder / "fold-1").is_dir() and (folder / "run.json").is_file()
+
+
+def refuse_folds(folder: Path) -> None:
+    """Raises WeightsError for the folder of a cross-validation: it holds several models."""
+    if are_folds(folder):
+        raise WeightsError(
+            f"{folder} holds the runs of several folds", next_step=f"name one of them: {folder / 'fold-1'}"
+        )
 
 
 def read_sidecar(path: Path) -> Facts:
