@@ -47,6 +47,8 @@ def test_kinds(kind: Any, right: list, wrong: list) -> None:
         (lambda: vitrail.train("digits", batch=0), "train: batch_size = 0; allowed: 1 or more"),
         (lambda: vitrail.train("digits", **{"optim.lr": -1}), "train: optim: lr = -1.0; allowed: 0 or more"),
         (lambda: vitrail.open_data("digits", holdout=None), "holdout = 'None', a NoneType; allowed: a number"),
+        (lambda: vitrail.train(np.zeros(3)), "data of type ndarray; allowed: a path, a named set, or"),
+        (lambda: vitrail.open_data(np.zeros(3)), "data of type ndarray; allowed: a path, a named set, or"),
     ],
 )
 def test_a_wrong_kind_is_named_before_anything_is_opened(call: Any, said: str) -> None:

@@ -1,6 +1,7 @@
 """The documents tell the truth: links lead somewhere, commands and options exist, the Python examples run."""
 
 import gc
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.flow
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+)(?:#[^)]*)?\)")
+DOTTED = re.compile(r"\bvitrail(?:\.[a-zA-Z_]\w*)+")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -39,6 +41,12 @@ def test_links_lead_somewhere(path: Path) -> None:
     targets = [match[1] for match in LINK.finditer(BLOCK.sub("", path.read_text("utf-8")))]
     missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("path", [one for one in DOCUMENTS if one.name != "log.md"], ids=lambda path: path.name)
+def test_modules_and_functions_exist(path: Path) -> None:
+    for name in set(DOTTED.findall(path.read_text("utf-8"))) - {"vitrail.plugins"}:  # an entry point
+        pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize(("where", "line"), commands(), ids=lambda value: str(value))

@@ -5,15 +5,18 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from vitrail.api.evaluate import open_part
 from vitrail.cli import main
 from vitrail.errors import DataError, StorageError
 from vitrail.evaluation import embedding, store
+from vitrail.images.content_keys import keys_of, unique_keys
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.sources import open_data
 from vitrail.inspection.relevance import relevance
@@ -180,6 +183,13 @@ def test_compare_pairs_the_answers(models: Path, capsys) -> None:
     assert found["difference"] == pytest.approx((found["only_second"] - found["only_first"]) / 1797)
     same = _json(["compare", "a", "a", "digits"], capsys)
     assert same["difference"] == 0 and same["exact"] == same["mid_p"] == 1
+
+
+def test_an_opened_source_is_measured_without_what_was_trained_on() -> None:
+    source, heard = open_data("digits").test.thin(5), []
+    trained = SimpleNamespace(trained_keys=unique_keys(keys_of(source.subset([0]))))
+    assert open_part(source, [trained], "auto", say=heard.append).source.keys[0] == source.keys[1]
+    assert heard == ["4 images that were not trained on (test of digits); 1 others were, and are left out"]
 
 
 def test_robustness_and_suite_end_with_tables(models: Path, capsys) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+import vitrail
+from vitrail.api.probe import open_images
 from vitrail.batches.loader import Batch
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation import store
@@ -16,7 +18,7 @@ from vitrail.evaluation.features import extract
 from vitrail.evaluation.layers import AtLayers, Pixels
 from vitrail.evaluation.probing import PROTOCOLS, Settings, probe, table
 from vitrail.images.preprocess import Preprocess
-from vitrail.images.sources import open_data
+from vitrail.images.sources import Splits, open_data
 from vitrail.models import zoo
 
 pytestmark = pytest.mark.oracle
@@ -162,3 +164,12 @@ def test_one_pass_is_kept_and_read_back(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(ConfigError, match="a pooling without a layer"):
         embed(model, small, how=Extraction(pool="mean"))
+
+
+def test_images_with_several_labels_are_refused_before_the_pass() -> None:
+    one = open_data("digits").test
+    several = dataclasses.replace(one, labels=np.ones((len(one), 10), np.float32))
+    with pytest.raises(DataError, match=r"digits have several labels; allowed: one class an image"):
+        open_images(Splits(several, several, "given"), ["pixels"], 0, print)
+    with pytest.raises(ConfigError, match="data of type ndarray"):
+        vitrail.probe("pixels", np.zeros(3))

@@ -8,7 +8,7 @@ from torch import nn
 from vitrail.batches.loader import eval_batches
 from vitrail.errors import ConfigError
 from vitrail.evaluation.corruptions import corrupt
-from vitrail.evaluation.robustness import at_size, corrupted, mean_corrupted, robustness
+from vitrail.evaluation.robustness import at_size, choose, corrupted, mean_corrupted, robustness
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import from_arrays
 
@@ -64,3 +64,13 @@ def test_rows_begin_with_the_clean_set_and_repeat() -> None:
 def test_a_wrong_name_stops_before_anything_is_measured() -> None:
     with pytest.raises(ConfigError, match=r"'frosty'.*jpeg"):
         next(robustness(Brightness(), _source(), corruptions=["jpeg", "frosty"], preprocess=GREY))
+
+
+def test_a_setting_is_measured_once_and_an_empty_list_is_an_error() -> None:
+    twice = {"corruptions": ["contrast", "contrast"], "severities": [1, 1]}
+    rows = list(robustness(Brightness(), _source(2), preprocess=GREY, **twice))
+    assert [(r.corruption, r.severity) for r in rows] == [("none", 0), ("contrast", 1)]
+    with pytest.raises(ConfigError, match=r"severities = \[\]; allowed: one or more"):
+        choose(["jpeg"], [])
+    with pytest.raises(ConfigError, match=r"corruptions = \(\)"):
+        choose((), [1])

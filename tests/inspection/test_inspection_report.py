@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from PIL import Image
 
 from tests.support.browser import browse
 from tests.support.models import HYBRID, MASKED, MAXVIT, RESNET, VIT, lively, noise
+from vitrail.api.inspect import open_shown
 from vitrail.cli import main
 from vitrail.errors import ConfigError, DoesNotApply
 from vitrail.images.preprocess import Preprocess
-from vitrail.inspection.analyses import ANALYSES
+from vitrail.images.sources import open_data
+from vitrail.inspection.analyses import ANALYSES, FIGURES
 from vitrail.inspection.attention_hooks import watch
 from vitrail.inspection.explorer import membership, pool_attention, read_attention, shown_grid
 from vitrail.inspection.maps import attention
@@ -74,6 +77,7 @@ def test_every_family_has_what_applies_and_says_what_does_not(config, tmp_path):
         )
     drawn = {path.stem for path in (tmp_path / "out" / "figures").glob("*.svg")}
     assert drawn == {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")} and len(drawn) >= 5
+    assert drawn <= set(FIGURES)
     for path in (tmp_path / "out" / "figures").glob("*.png"):
         Image.open(path).verify()
 
@@ -82,6 +86,17 @@ def test_without_images_the_weights_are_looked_at():
     found = inspect(lively(PLAIN), quiet=True)
     assert {name for name, (one,) in found.findings.items() if one is not None} == {"positions", "filters"}
     assert all(why == "no images were given" or "paints nothing" in why or "CKA" in why for _, why in found.missing)
+
+
+def test_a_report_replaces_an_earlier_one_and_nothing_else(tmp_path):
+    earlier = ("report.html", "figures/cka.svg", "figures/against-view.png", "numbers/against-heads.csv")
+    own = ("figures/mine.png", "numbers/mine.csv", "notes.txt")
+    for name in (*earlier, *own):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    inspect(lively(PLAIN), quiet=True).write(tmp_path)
+    assert (tmp_path / "report.html").read_text("utf-8") and all((tmp_path / name).exists() for name in own)
+    assert not [name for name in earlier[1:] if (tmp_path / name).exists()]
 
 
 def test_numbers_of_the_report_are_those_of_the_calls(tmp_path):
@@ -240,6 +255,25 @@ def test_the_command_writes_the_folder_and_prints_the_page(bundle, capsys):
     # the same model on both sides: the same numbers
     assert (bundle / "out/numbers/heads.csv").read_text() == (bundle / "out/numbers/against-heads.csv").read_text()
     assert load(bundle / "model").training is False
+
+
+def test_the_command_numbers_its_folders(bundle, capsys, monkeypatch):
+    monkeypatch.chdir(bundle)
+    Path("runs/inspection-1").mkdir(parents=True)
+    assert main(["inspect", "model"]) == 0
+    assert capsys.readouterr().out.strip() == str(Path("runs/inspection-2/report.html"))
+
+
+def test_a_run_keeps_its_own_report(bundle, capsys):
+    (bundle / "model" / "run.json").write_text("{}")
+    assert main(["inspect", str(bundle / "model"), "--out", str(bundle / "model")]) == 78
+    assert "is a run folder, with a report of its own; choose another --out" in capsys.readouterr().err
+
+
+def test_opened_images_are_shown_by_their_test_part():
+    splits = open_data("digits")
+    assert open_shown(splits) is splits.test and open_shown(None) is open_shown([]) is None
+    assert len(open_shown(Image.new("L", (8, 8)))) == 1
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from vitrail.training.unseen import Part, choose_part
 
 
 def evaluate(
-    model: Classifier, data: str | Path | Splits, *, split: Split = "auto", size: Size = None, views: Views = "one",
+    model: Classifier, data: str | Path | Splits | Source, *, split: Split = "auto", size: Size = None, views: Views = "one",
     batch: int = 64, engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", workers: int = -1,
     download: bool = False, follow_links: bool = False, answers: str | Path | None = None,
     html: str | Path | None = None, say: Say = lambda text: None,
@@ -93,7 +93,7 @@ class Measured:
 
 
 def measure(
-    model: Classifier, data: str | Path | Splits, *, split: Split = "auto", size: Size = None, views: Views = "one",
+    model: Classifier, data: str | Path | Splits | Source, *, split: Split = "auto", size: Size = None, views: Views = "one",
     batch: int = 64, engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", workers: int = -1,
     download: bool = False, follow_links: bool = False, say: Say = lambda text: None,
 ) -> Measured:  # fmt: skip
@@ -153,7 +153,7 @@ def table_doubts(parts: Sequence[Measured], most: int = 50) -> Table:
 
 
 def compare(
-    first: Classifier, second: Classifier, data: str | Path | Splits, *, split: Split = "auto", batch: int = 64,
+    first: Classifier, second: Classifier, data: str | Path | Splits | Source, *, split: Split = "auto", batch: int = 64,
     device: str = "auto", precision: Precision = "auto", workers: int = -1, download: bool = False,
     follow_links: bool = False, say: Say = lambda text: None,
 ) -> McNemar:  # fmt: skip

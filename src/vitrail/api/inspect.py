@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vitrail.api.images import Images, open_any
 from vitrail.api.models import Model, Size, open_or_build
-from vitrail.errors import DataError
+from vitrail.errors import ConfigError, DataError
 from vitrail.images.preprocess import Preprocess
-from vitrail.images.samples import Source
+from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import NAMED, open_data
 from vitrail.inspection import report
 from vitrail.inspection import trace as tracing
@@ -40,12 +40,14 @@ def inspect(
         images: Image files and folders, or one named set; 128 images at most are taken, evenly. Without images only the
             weights are looked at.
         against: A second model, side by side.
-        out: Folder for the report, with every figure and every number; the command writes into runs/inspection where none
-            is named.
+        out: Folder for the report, with every figure and every number; an earlier report there is replaced. The command
+            takes runs/inspection-1, or the next free number, where none is named.
         layers: Only these layers' attention, counted from 1; -1 is the last.
         heads: Only these heads, counted from 1.
         size: Height and width in pixels the images are brought to, in place of the model's own.
     """
+    if out is not None and (Path(out) / "run.json").exists():
+        raise ConfigError(f"{out} is a run folder, with a report of its own", next_step="choose another `out`")
     source = open_shown(images)
     first, second = prepare(model, size, device), None if against is None else prepare(against, size, device)
     found = report.inspect(
@@ -95,8 +97,10 @@ def prepare(model: Model, size: Size = None, device: str | None = None) -> tuple
 def open_shown(images: Images) -> Source | None:
     """The images that are named: a set's held-out part, or files, folders and arrays."""
     words = [images] if isinstance(images, str | Path) else images
-    if not isinstance(words, np.ndarray | Tensor | Source) and not len(words):
+    if words is None or (isinstance(words, Sequence) and not words):
         return None
+    if isinstance(words, Splits):
+        return words.test
     if isinstance(words, Sequence) and len(words) == 1 and str(words[0]) in NAMED and not Path(words[0]).exists():
         return open_data(words[0]).test
     return open_any(words)[0]

@@ -14,6 +14,7 @@ from vitrail.arguments import Pool, Precision, Say
 from vitrail.errors import ConfigError, DataError
 from vitrail.evaluation.embedding import PIXELS as PIXELS_DIGEST
 from vitrail.evaluation.embedding import Extraction, embed, parts_of
+from vitrail.evaluation.evaluate import check_one_class
 from vitrail.evaluation.feature_table import FeatureTable
 from vitrail.evaluation.layers import Pixels
 from vitrail.evaluation.probing import WIDE, Row, Settings, check_protocols, layers_for
@@ -105,13 +106,14 @@ def open_images(
     data: str | Path | Splits | None, models: Sequence[Model], at_least: int, say: Say, **opening: Any
 ) -> Splits | None:
     """The images, with a test part that no model was trained on; None where files of features need none."""
-    if not data:
+    if isinstance(data, str | None) and not data:
         if models:
             raise ConfigError(
                 "no images were named", next_step="name them: digits, or a folder with a folder per class"
             )
         return None
     splits, notes = open_split(data, models, **opening)
+    check_one_class(splits.train)
     splits = keep_classes(splits, at_least, say)
     for sentence in (f"{len(splits.train):,} to learn from, {len(splits.test):,} to test: {splits.how}", *notes):
         say(sentence)

@@ -14,7 +14,7 @@ from vitrail.api.folds import Folds, resume_folds, train_folds, train_in_turn
 from vitrail.api.request import Chosen, Classes, choose_run, name_leaves, shorthands, spell_out
 from vitrail.config import with_changes
 from vitrail.errors import ConfigError
-from vitrail.images.sources import Splits
+from vitrail.images.sources import Splits, check_kind
 from vitrail.reports.journal import Callback
 from vitrail.scores.outcome import Outcome
 from vitrail.training import loop
@@ -101,6 +101,8 @@ def train(
     Raises ConfigError for a name that is not there, DataError for images that cannot be trained on.
     """
     options: dict[str, Any] = {"quiet": quiet, "tensorboard": tensorboard, "callbacks": callbacks}
+    if data is not None:
+        check_kind(data)
     if resume is not None:
         refuse_choices(recipe, model, weights, like, out, seeds != 1, folds)
         stored = RunFolder.read(Path(resume))

@@ -1,6 +1,7 @@
 """Looks inside a model: attention, rollout, attention distance, position embeddings, filters, patch features.
 
 Writes a folder with report.html (one file, no network), every figure as SVG and PNG, every number as CSV and JSON.
+Without --out the folder is runs/inspection-1, or the next number that is free.
 Analyses that do not apply are named. Without images, the report is about the weights only.
 
 examples:
@@ -9,6 +10,7 @@ examples:
   vitrail inspect runs/digits-1 digits --layers 1 -1
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,15 +25,20 @@ def main(words: Sequence[str]) -> int:
     from vitrail.images.findings import counted
     from vitrail.weights.bundle import is_remote
 
-    out = asked.out or Path("runs") / "inspection"
+    out = asked.out or next_free()
     check_writable(out)
     for name in (asked.model, *([asked.against] if asked.against else [])):
         if not Path(name).exists() and not is_remote(name):
             say(f"{name} is newly initialised: its figures show chance")
-    found = call(inspect, asked, out=None)
-    page = found.write(out)
+    found = call(inspect, asked, out=out)
     say(counted(len(found.subjects[0].images), "image"))
     for what, why in found.missing:
         say(f"not in the report: {what}: {why}")
-    print(page)
+    print(out / "report.html")
     return 0
+
+
+def next_free() -> Path:
+    """runs/inspection-1, runs/inspection-2, …: the first that is free."""
+    places = (Path("runs") / f"inspection-{number}" for number in itertools.count(1))
+    return next(place for place in places if not place.exists())

@@ -50,7 +50,10 @@ KINDS: dict[str, Any] = {
     "Size": tuple[int, int] | None, "Least": float | Literal["auto"],
 }  # fmt: skip
 """Kinds of parameters, as words of the command line give them."""
-SPELLINGS = {"str | Path | Splits": "str", "str | Path": "Path", "int | Sequence[int]": "Sequence[int]"}
+SPELLINGS = {
+    "str | Path | Splits | Source": "str", "str | Path | Splits": "str", "str | Path": "Path",
+    "int | Sequence[int]": "Sequence[int]",
+}  # fmt: skip
 """A path, an object or a list may be given to the function; here it is typed."""
 
 

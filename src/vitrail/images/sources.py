@@ -119,18 +119,13 @@ def open_data(
     """
     if isinstance(spec, Splits):
         return spec
-    if not isinstance(spec, str | os.PathLike):
-        raise ConfigError(f"data of type {type(spec).__name__}", allowed="a path, a named set, or opened Splits")
+    check_kind(spec)
     if not 0 <= holdout < 1:
         raise DataError(f"holdout = {holdout}", allowed="a share between 0 and 1, or 0 to hold out none")
     asked = Asked(
-        text=str(spec),
-        holdout=holdout,
-        seed=seed,
-        download=download,
-        allow_empty=allow_empty,
+        text=str(spec), holdout=holdout, seed=seed, download=download, allow_empty=allow_empty,
         follow_links=follow_links,
-    )
+    )  # fmt: skip
     kind = kind_of(asked)
     if kind is None:
         load_plugins()
@@ -147,6 +142,12 @@ def open_data(
             leaves=asked.leaves,
         )
     return SOURCES[kind].open(asked)
+
+
+def check_kind(data: object) -> None:
+    """Raises ConfigError for what cannot name images."""
+    if not isinstance(data, str | os.PathLike | Splits):
+        raise ConfigError(f"data of type {type(data).__name__}", allowed="a path, a named set, or opened Splits")
 
 
 def _unknown(asked: Asked) -> DataError:

@@ -19,3 +19,8 @@ ANALYSES: dict[str, tuple[str, Callable[[Subject], Finding]]] = {
     "alignment": ("Alignment of layers", align_layers),
 }
 """Every analysis: the stem of its files -> its title and its function."""
+FIGURES = (
+    "attention-layers", "attention-heads", "flow", "attention-distance", "view", "entropy", "prefix-share",
+    "position-similarity", "position-components", "filters", "patch-components", "neighbours", "reconstruction", "cka",
+)  # fmt: skip
+"""Every figure that an analysis can draw: the stem of its files."""

@@ -1,6 +1,7 @@
 """The inspection of one model, or of two side by side: a folder with report.html, every figure and every number."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vitrail.errors import DoesNotApply
-from vitrail.inspection.analyses import ANALYSES
+from vitrail.inspection.analyses import ANALYSES, FIGURES
 from vitrail.inspection.attention_hooks import attention_layers, choose, family
 from vitrail.inspection.cka import cka
 from vitrail.inspection.explorer import explorer, read_attention
@@ -22,7 +23,7 @@ from vitrail.models.cost import count_parameters
 from vitrail.reports.figures import standalone
 from vitrail.reports.page import Facts, FigureSection, Html, Section, TableSection, write_page
 from vitrail.reports.progress import progress
-from vitrail.storage import write_whole
+from vitrail.storage import storage_errors, write_whole
 
 EXPLORED = 3
 """Images one can point at; their maps are most of the page's bytes."""
@@ -41,8 +42,13 @@ class Inspection:
     """(which analysis, why it does not apply)."""
 
     def write(self, folder: str | Path) -> Path:
-        """Writes report.html, figures/ and numbers/ into the folder, and gives the page's path. Raises StorageError."""
+        """Writes report.html, figures/ and numbers/ into the folder, and gives the page's path. Raises StorageError.
+
+        An earlier report there is replaced whole; other files stay.
+        """
         folder = Path(folder)
+        if (folder / "report.html").exists():
+            _remove_findings(folder)
         for mark, name, finding in self._each():
             _write_finding(folder, f"{mark}{name}", mark, finding)
         names = " and ".join(subject.name for subject in self.subjects)
@@ -107,6 +113,17 @@ def _analyse(title: str, analyse, subject: Subject, several: bool, missing: list
     except DoesNotApply as reason:
         missing.append((f"{title} ({subject.name})" if several else title, reason.found))
         return None
+
+
+def _remove_findings(folder: Path) -> None:
+    """Removes the figures and numbers of an earlier report, and nothing else: another model's would lie beside the new."""
+    figures = itertools.product(("figures",), FIGURES, ("svg", "png"))
+    numbers = itertools.product(("numbers",), ANALYSES, ("csv", "json"))
+    for inner, stem, kind in (*figures, *numbers):
+        for mark in ("", "against-"):
+            path = folder / inner / f"{mark}{stem}.{kind}"
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
 
 
 def _write_finding(folder: Path, stem: str, mark: str, finding: Finding) -> None:

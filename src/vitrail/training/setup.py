@@ -135,19 +135,14 @@ class Setup:
 
 
 def prepare(run: Run, world: World = World(), splits: Splits | None = None, *, fresh: bool = True) -> Setup:  # noqa: B008  # frozen
-    """Opens the data, builds the model, loads its weights, chooses what the machine does best. Raises what they raise.
-
-    A run that is not `fresh` takes its weights from a checkpoint later: those it started from may be gone.
-    """
+    """Opens the data, builds the model, chooses what the machine does best. Loads weights if `fresh`, else a checkpoint does."""
     splits = arrange(splits or open_run(run), run)
     if run.objective.reads_labels and len(splits.train.classes) < 2 and not splits.train.numeric:
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
     asked, run = run.hardware.micro_batch, resolve(run, splits, world)
     micro = run.hardware.micro_batch
-    parts = (
-        (f"{micro} images go through the model at once: more do not fit the memory",)
-        if micro != asked and micro
-        else ()
+    parts = (f"{micro} images go through the model at once: more do not fit the memory",) * bool(
+        micro and micro != asked
     )
     # an nn.Module and a Backbone: Python has no name for both
     model, notes = build_model(run, splits.train.classes, weights=run.weights if fresh else None)
