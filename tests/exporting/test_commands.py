@@ -1,16 +1,19 @@
 """The two commands as a person types them; the graph is made once for all tests."""
 
 import json
+import shlex
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 import vitrail
 from tests.exporting.conftest import CLASSES, graph_of, pictures
-from vitrail.api.export import check_out
+from vitrail.api.export import MADE, check_out
 from vitrail.cli import main
+from vitrail.cli.tune import fill
 from vitrail.errors import ConfigError
 from vitrail.exporting import onnx_file, tune
 from vitrail.exporting.tune import Trial, choose
@@ -52,6 +55,8 @@ def test_export_then_predict(bundle: Path, photos: Path, in_folder: Path, capsys
 def test_wrong_words_are_told(bundle: Path, in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, sentence in (
         (["--int8"], "try `to='openvino'`"),
+        (["--to", "triton", "--int8"], "try `to='openvino'`"),
+        (["--to", "browser", "--precision", "bf16"], "try `to='openvino'`"),
         (["--merge", "-1"], "0 patches or more"),
         (["--to", "openvino", "--int8"], "no images to measure the loss on"),
         (["--out", "model"], "a name that ends in .onnx"),
@@ -76,12 +81,35 @@ def test_a_name_for_the_export_in_the_place_of_images_is_explained(in_folder: Pa
     assert "name the new file so: --out model.onnx" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("to", "file"), [("openvino", "export.json"), ("triton", "a/1/model.onnx")])
-def test_an_earlier_export_may_be_replaced(to: str, file: str, tmp_path: Path) -> None:
-    check_out(tmp_path, to)  # an empty folder
-    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / file).touch()
-    check_out(tmp_path, to)
+@pytest.mark.parametrize("to", MADE)
+def test_an_earlier_export_is_replaced_where_nothing_else_lies(to: str, exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "photos"
+    out.mkdir()
+    check_out(out, to)  # an empty folder
+    for name in MADE[to]:
+        file = out / name.format(name="photos")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(exported.read_bytes())
+    check_out(out, to)
+    for other in ("mine.txt", ".git/HEAD", "others/1/model.onnx"):
+        (out / other).parent.mkdir(parents=True, exist_ok=True)
+        (out / other).touch()
+        with pytest.raises(ConfigError, match="is there, and no export wrote it"):
+            check_out(out, to)
+        (out / other).unlink()
+
+
+def test_a_stranger_s_graph_and_script_stay(exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "photos.onnx"
+    out.write_bytes(b"another graph")
+    with pytest.raises(ConfigError, match=r"photos\.onnx is there, and no export wrote it"):
+        check_out(out, "onnx")
+    out.write_bytes(exported.read_bytes())
+    (tmp_path / "photos.py").write_text("mine = 1\n")
+    with pytest.raises(ConfigError, match=r"photos\.py is there, and no export wrote it"):
+        check_out(out, "onnx")
+    (tmp_path / "photos.py").write_bytes(exported.with_suffix(".py").read_bytes())
+    check_out(out, "onnx")
 
 
 def test_tune_measures_and_chooses(bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +135,17 @@ def test_tune_leaves_int8_out_where_images_are_too_few(
     monkeypatch.setattr(tune, "quantise", lambda *words, **options: pytest.fail("int8 was tried"))
     monkeypatch.setattr(tune, "LEAST", 21)
     assert len(vitrail.tune(bundle, photos, merges=(), within=60)) >= 3
+
+
+def test_the_chosen_command_can_be_typed(bundle: Path, in_folder: Path) -> None:
+    asked = SimpleNamespace(model=str(bundle), data="my DATA", size=(64, 48), within=1.0)
+    told = fill("vitrail export RUN DATA --to openvino --merge 2", asked)
+    assert told == f"vitrail export {bundle} 'my DATA' --to openvino --merge 2 --size 64 48 --within 1"
+    asked = SimpleNamespace(model=str(bundle), data=None, size=None, within=0.5)
+    assert fill("vitrail predict RUN", asked) == f"vitrail predict {bundle}"
+    convert, predict = tune.merged_in_torch("vitrail predict RUN", 1).split(" && ")
+    assert main(shlex.split(fill(convert, asked))[1:]) == 0 and fill(predict, asked) == "vitrail predict merged-1"
+    assert vitrail.load("merged-1").config.extras.merge == 1
 
 
 def trial(speed: float, drop: float, high: float) -> Trial:

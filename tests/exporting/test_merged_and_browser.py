@@ -12,8 +12,9 @@ from PIL import Image
 from tests.exporting.conftest import pictures, subject_of
 from tests.exporting.test_openvino import answered
 from tests.support.zoo import FAMILIES
+from vitrail.api.export import check_out
 from vitrail.errors import ConfigError, DoesNotApply
-from vitrail.exporting.layouts import export_browser
+from vitrail.exporting.layouts import check_browser, describe_preprocess, export_browser
 from vitrail.exporting.odd_files import write_odd_files
 from vitrail.exporting.onnx_file import Wanted, export_onnx
 from vitrail.exporting.subject import with_merging
@@ -65,8 +66,17 @@ def test_a_browser_s_folder_is_all_that_transformers_js_needs(model, tmp_path: P
         logits = torch.from_numpy(session.run(None, {"pixel_values": (x - mean) / std})[0][0])
         assert config["id2label"][str(int(logits.argmax()))] == right.labels[0]
         assert float(logits.softmax(0).max()) == pytest.approx(right.probabilities[0], abs=0.02)
+    check_out(folder, "browser")  # it may be written again
     with pytest.raises(DoesNotApply, match="in a browser"):
         export_browser(subject_of_padded(model), tmp_path / "other")
+
+
+def test_a_browser_crops_as_the_model_does(model) -> None:
+    crop = Preprocess(size=(224, 224), resize="crop", crop_fraction=0.9)
+    assert describe_preprocess(crop)["size"] == {"shortest_edge": crop._covering(500, 400)[1]} == {"shortest_edge": 248}
+    oblong = replace(model.record, preprocess=replace(model.record.preprocess, resize="crop"))
+    with pytest.raises(DoesNotApply, match="a crop of 32×24, in a browser"):
+        check_browser(oblong)
 
 
 def subject_of_padded(model):

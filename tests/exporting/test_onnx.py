@@ -18,7 +18,7 @@ from vitrail.exporting.gate import CHECKS, Case, certify
 from vitrail.exporting.layouts import export_browser
 from vitrail.exporting.odd_files import write_odd_files
 from vitrail.exporting.onnx_file import export_onnx
-from vitrail.exporting.reader import load_reader, write_reader
+from vitrail.exporting.reader import is_reader, load_reader, write_reader
 from vitrail.exporting.subject import require_images
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import Splits
@@ -179,6 +179,14 @@ def test_the_reader_of_grey_images_and_of_several_labels(exported: Path, tmp_pat
     assert "0.4" in write_reader(record, "model.onnx")
     with pytest.raises(DoesNotApply, match="9 channels"):
         write_reader(Record(config=record.config, preprocess=Preprocess(mean=(0.5,) * 9, std=(1.0,) * 9)), "model.onnx")
+
+
+@pytest.mark.parametrize("name", ['a "b"', 'end"', "a\\b", "a\\", "two\nlines", "it's"])
+def test_the_reader_takes_any_file_name(name: str, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.onnx").symlink_to(exported)
+    reader = tmp_path / f"{name}.py"
+    reader.write_text(write_reader(Record(config=TINY, preprocess=UNEVEN, classes=CLASSES), f"{name}.onnx"))
+    assert is_reader(reader) and load_reader(reader)["CLASSES"] == list(CLASSES)
 
 
 def test_a_model_of_numbers_answers_with_numbers(tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 import vitrail
-from tests.exporting.conftest import pictures, subject_of
+from tests.exporting.conftest import CLASSES, pictures, subject_of
 from vitrail import hardware
+from vitrail.api.export import check_out
 from vitrail.errors import ConfigError, DataError, ShapeError, WeightsError
 from vitrail.exporting import layouts, openvino_folder
 from vitrail.exporting.odd_files import write_odd_files
 from vitrail.exporting.onnx_file import Wanted
 from vitrail.exporting.openvino_folder import export_openvino
+from vitrail.exporting.quantise import quantise
 from vitrail.exporting.subject import judge
 from vitrail.images.samples import Source
 from vitrail.prediction.artefact import Accuracy
@@ -72,6 +74,7 @@ def test_a_folder_takes_every_batch_and_one_size(model, folder: Path, tmp_path: 
         torch.testing.assert_close(engine.logits(images), right.logits(images), rtol=1e-3, atol=1e-3)
     with pytest.raises(ShapeError, match="the one size it was exported for"):
         engine.logits(images.transpose(2, 3))
+    check_out(folder, "openvino")  # it may be written again
     files = write_odd_files(tmp_path / "odd")[:3]
     both = [vitrail.predict(path, files, quiet=True) for path in (folder, folder / "model.xml")]
     assert both[0] == both[1]
@@ -122,6 +125,19 @@ def test_int8_has_its_loss_measured_on_images_that_did_not_choose_it(model, tmp_
     assert scores.top1 == accuracy.after
 
 
+def test_int8_takes_a_patch_weight_of_any_size(model) -> None:
+    """The ONNX exporter leaves a weight of more than 10,000 numbers behind a Reshape."""
+    from openvino import Model, opset13
+
+    weight = opset13.constant(np.random.default_rng(0).normal(size=(len(CLASSES), 3, 32, 24)).astype(np.float32))
+    flat = opset13.reshape(weight, opset13.constant([len(CLASSES), -1]), False)
+    images = opset13.parameter([-1, 3, 32, 24], np.uint8)
+    pixels = opset13.reshape(opset13.convert(images, np.float32), opset13.constant([-1, 3 * 32 * 24]), False)
+    graph = Model([opset13.matmul(pixels, flat, False, True)], [images], "patches")
+    small = quantise(graph, subject_of(model, pictures(32)), 0.0, control=False)
+    assert "FakeQuantize" in {node.get_type_name() for node in small.get_ops()}
+
+
 def test_int8_without_images_is_refused(model, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no images to measure the loss on.*as the second argument"):
         export_openvino(subject_of(model), tmp_path / "small", Wanted(int8=True))
@@ -149,12 +165,20 @@ def test_the_folders_of_servers_answer(model, tmp_path: Path) -> None:
     runs = openvino.Core().compile_model(served / "ovms/1/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = torch.from_numpy(runs([images.permute(0, 2, 3, 1).numpy()])[0])
     torch.testing.assert_close(found, right.logits(images), rtol=1e-3, atol=1e-3)
+    check_out(served, "ovms")
     triton = layouts.export_triton(subject, tmp_path / "triton").path
+    check_out(triton, "triton")
     text = (triton / "triton/config.pbtxt").read_text()
     assert "dims: [ 3, -1, -1 ]" in text and "dynamic_batching" in text
     found = open_engine(triton / "triton/1/model.onnx").logits(images)
     torch.testing.assert_close(found, right.logits(images), rtol=1e-3, atol=1e-3)
     assert (triton / "triton/labels.txt").read_text().split() == list(model.record.classes)
+
+
+def test_a_class_name_is_one_line_of_labels(model, tmp_path: Path) -> None:
+    named = replace(model.record, classes=("ant", "bee\nof honey", "cat", "dog", "eel"))
+    folder = layouts.export_triton(replace(subject_of(model), record=named), tmp_path / "triton").path
+    assert (folder / "triton/labels.txt").read_text().split("\n") == ["ant", "bee of honey", "cat", "dog", "eel", ""]
 
 
 def test_triton_s_own_schema_reads_its_config(model, tmp_path: Path) -> None:
@@ -163,6 +187,7 @@ def test_triton_s_own_schema_reads_its_config(model, tmp_path: Path) -> None:
     text_format = pytest.importorskip("google.protobuf.text_format", reason="needs protobuf")
     runtime = pytest.importorskip("onnxruntime", reason="needs vitrail[export]")
     folder = layouts.export_triton(subject_of(model, pictures()), tmp_path / 'a "quoted" name').path
+    check_out(folder, "triton")
     (place,) = folder.iterdir()
     config = text_format.Parse((place / "config.pbtxt").read_text(encoding="utf-8"), schema.ModelConfig())
     assert config.name == place.name and config.max_batch_size > 1 and config.HasField("dynamic_batching")

@@ -11,9 +11,11 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from tests.support.photographs import photograph
+from vitrail.batches.loader import eval_batches
 from vitrail.config import from_dict, to_dict
-from vitrail.errors import ConfigError, ShapeError
+from vitrail.errors import ConfigError, DecodeError, ShapeError
 from vitrail.images.preprocess import IMAGENET, Preprocess, resize
+from vitrail.images.samples import from_arrays
 
 PHOTO = np.array(photograph(0, (190, 120)))
 
@@ -35,6 +37,16 @@ def test_resize_and_centre_crop_equal_torchvisions(shape: tuple[int, int], fract
     theirs = v2.Compose([v2.Resize(int(64 / fraction)), v2.CenterCrop(64), v2.PILToTensor()])(image)
     ours = Preprocess(size=(64, 64), resize="crop", crop_fraction=fraction).resize_image(np.array(image))
     assert (ours.int() - theirs.int()).abs().max() <= 2
+
+
+def test_a_line_of_pixels_is_not_enlarged_until_it_covers_a_square() -> None:
+    """It would take gigabytes. Evaluation and training name it as an image that cannot be read."""
+    cut = Preprocess(size=(224, 224), resize="crop", crop_fraction=0.875)
+    lines = from_arrays("lines", np.zeros((1, 1, 2000, 3), np.uint8), np.zeros(1, np.int64), ("a",))
+    with pytest.raises(DecodeError, match=r"lines.*: 1×2,000 pixels become 256×512,000 before .*allowed: 89,000,000"):
+        cut.read(lines[0])
+    (batch,) = eval_batches(lines, preprocess=cut, batch_size=1, strict=False)
+    assert [error.key for error in batch.dropped] == [lines.keys[0]]
 
 
 def test_normalising_equals_torchvisions_and_denormalising_undoes_it() -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ from PIL import Image
 
 import vitrail
 from tests.support import shapes
-from tests.support.serving import CLASSES, NUMBERS, Running, encode, picture, running, save_model
+from tests.support.serving import CLASSES, CONFIG, NUMBERS, Running, encode, picture, running, save_model
 from vitrail.errors import WeightsError
 from vitrail.images.decode import decode
+from vitrail.images.preprocess import Preprocess
 from vitrail.inspection.attention_hooks import watch
 from vitrail.inspection.explorer import pool_attention
 from vitrail.inspection.maps import rollout_of
+from vitrail.models import zoo
 from vitrail.prediction.engines import open_engine
 from vitrail.serving.limits import Limits
-from vitrail.serving.served import open_served, write_golden
+from vitrail.serving.served import open_served, sample_answers, serve_model, write_golden
 from vitrail.weights.files.safe import sha256
 
 EXIF = Image.Exif()
@@ -68,6 +71,21 @@ def test_several_images_of_one_request_keep_their_order(served: Running) -> None
     body = {"images": [base64.b64encode(picture(seed)).decode() for seed in range(6)], "top": 4}
     assert served.post("/predict", json.dumps(body).encode(), "application/json").json["answers"] == alone
     assert served.post("/predict?model=other&top=4", picture(0)).json["answers"][0] != alone[0]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/embed", "/look"])
+def test_the_model_may_be_named_in_the_body(served: Running, path: str) -> None:
+    for name, status in (("other", 200), ("none", 404), (3, 400)):
+        body = {"images": [base64.b64encode(picture(0)).decode()], "model": name}
+        found = served.post(path, json.dumps(body).encode(), "application/json")
+        assert found.status == status and (status != 200 or found.json["model"]["name"] == name)
+
+
+def test_a_model_of_four_channels_is_tried_on_the_drawings() -> None:
+    four = Preprocess(size=CONFIG.image, mean=(0.5,) * 4, std=(0.5,) * 4)
+    model = zoo.build(replace(CONFIG, channels=4)).eval()
+    served = serve_model("four", model, preprocess=four, classes=CLASSES, precision="fp32")
+    assert [len(shares) for shares in sample_answers(served).values()] == [4, 4, 4]
 
 
 @pytest.mark.parametrize("batch", [1, 8])
@@ -161,8 +179,6 @@ def test_another_resolution_is_the_model_at_that_size(served: Running, bundle: P
     answer = served.post("/look?top=4&size=80", picture(1)).json
     assert answer["seen"]["size"] == [56, 80] and answer["grid"] == [7, 10]
     model = vitrail.load(bundle)
-    from dataclasses import replace
-
     pixels = replace(model.record.preprocess, size=(56, 80)).resize_image(decode(picture(1)))[None]
     with torch.no_grad():
         expected = model(model.record.preprocess.normalise(pixels)).softmax(1)[0]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from tests.support.serving import Running, encode, parse, picture, running, save_model, until
-from vitrail.errors import WeightsError
+from vitrail.errors import ConfigError, WeightsError
 from vitrail.serving import decoder
 from vitrail.serving.limits import Limits
 from vitrail.serving.served import open_served, write_golden
@@ -136,6 +137,23 @@ def test_a_killed_or_stopped_child_is_replaced(bundle: Path, sweep: int) -> None
             os.kill(child.pid, signal.SIGSTOP)
         assert server.post("/predict", picture()).status == 200
         assert server.service.decoders.restarts >= 6 * sweep + 1
+
+
+def test_modules_of_the_current_folder_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("random", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    child = decoder.Child(Limits())
+    try:
+        child.wait_ready()
+    finally:
+        child.stop()
+
+
+def test_a_decoder_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(ConfigError, match="the process that decodes images does not start"):
+        decoder.Decoders(Limits(), 2)
 
 
 def test_a_picture_that_takes_too_long_is_refused() -> None:

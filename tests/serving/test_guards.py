@@ -1,5 +1,6 @@
 """The guards: which clients may ask, and what a request may say. Each test names its guard, and fails without it."""
 
+import asyncio
 import base64
 import json
 import re
@@ -9,12 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.serving import CLASSES, Answer, Running, parse, picture, running, until
 from vitrail.api.serve import named, serve
 from vitrail.errors import ConfigError
+from vitrail.images.preprocess import Preprocess
 from vitrail.serving import guard
+from vitrail.serving.decoder import Decoders
 from vitrail.serving.limits import Limits
+from vitrail.serving.problem import Problem
+from vitrail.serving.served import Models, open_served
 
 TOKEN = "a-token-of-some-length"
 OPENED: list[str] = []
@@ -67,6 +73,24 @@ def test_a_model_is_named_by_its_place_or_before_an_equals_sign(tmp_path: Path) 
     (folder := tmp_path / "lr=1").mkdir()
     assert named(["cats=runs/a", "runs/b", folder]) == {"cats": "runs/a", "b": "runs/b", "lr-1": str(folder)}
     assert named({"cats": folder}) == {"cats": str(folder)}
+
+
+def test_what_cannot_be_served_is_told(bundle: Path) -> None:
+    """A model in memory, an engine that is not for weights, a name that is none, a loop that runs already."""
+    with pytest.raises(ConfigError, match="a model that is a dict; allowed: paths"):
+        named([{}])
+    with pytest.raises(ConfigError, match="a model that is a Linear; allowed: paths"):
+        named(torch.nn.Linear(1, 1))
+    with pytest.raises(ConfigError, match=r"engine 'openvino' for .*auto or torch for weights"):
+        open_served("small", str(bundle), engine="openvino")
+    with pytest.raises(ConfigError, match=r"'_run'; allowed: a letter or digit, then .*NAME=PATH"):
+        Models({"_run": "_run"}, open_served)
+
+    async def inside() -> None:
+        serve(bundle, port=0)
+
+    with pytest.raises(ConfigError, match=r"inside of a running event loop.*threading\.Thread"):
+        asyncio.run(inside())
 
 
 HOSTS = {
@@ -377,6 +401,18 @@ def test_row_8_a_body_has_few_images_few_brackets_and_no_compression(served: Run
     for path, values in (("/predict", 300), ("/v2/models/small/infer", 600_000)):
         long = served.post(path, b'{"images": [' + b"1," * values + b"1]}", "application/json")
         assert (long.status, long.json["code"]) == (413, "long-json")
+
+
+def test_row_8_a_line_of_pixels_is_not_enlarged_to_a_square() -> None:
+    """A few bytes: cut out of the middle of 32×64,000 pixels, they would take the server's memory and time."""
+    decoders, cut = Decoders(Limits(pixels=100_000, decode_seconds=10), 1), Preprocess(size=(32, 32), resize="crop")
+    try:
+        with pytest.raises(Problem, match=r"become 32×64,000 before .*allowed: 100,000 pixels") as caught:
+            decoders.prepare(picture(0, (2000, 1)), cut)
+        assert (caught.value.status, caught.value.code) == (422, "too-many-pixels")
+        assert decoders.prepare(picture(0, (60, 40)), cut).shape == (3, 32, 32)
+    finally:
+        decoders.stop()
 
 
 def test_row_8_all_bodies_together_are_bounded(bundle: Path) -> None:

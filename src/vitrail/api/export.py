@@ -1,7 +1,7 @@
 """`vitrail.export`: a trained model as a file for other programs."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +11,12 @@ from vitrail.errors import ConfigError
 from vitrail.exporting.layouts import export_browser, export_ovms, export_triton
 from vitrail.exporting.onnx_file import Wanted, Written, export_onnx
 from vitrail.exporting.openvino_folder import export_openvino
+from vitrail.exporting.reader import is_reader
 from vitrail.exporting.subject import Subject, open_subject, with_merging
 from vitrail.images.samples import Splits
+from vitrail.prediction.artefact import DIGEST
 from vitrail.registry import Registry
+from vitrail.weights.trained_on import TRAINED_KEYS
 
 Target = Literal["onnx", "openvino", "browser", "triton", "ovms"]
 TARGETS = Registry[Callable[[Subject, Path, Wanted], Written]](
@@ -28,8 +31,13 @@ TARGETS = Registry[Callable[[Subject, Path, Wanted], Written]](
 )
 """Kinds of exports."""
 ENDINGS = {"onnx": ".onnx"}
-MADE = {"openvino": "export.json", "browser": "onnx/model.onnx", "triton": "*/1/model.onnx", "ovms": "*/1/model.xml"}
-"""A file in every folder that an earlier export wrote: only such a folder is replaced."""
+MADE = {
+    "openvino": ("export.json", "model.xml", "model.bin", TRAINED_KEYS),
+    "browser": ("onnx/model.onnx", "config.json", "preprocessor_config.json"),
+    "triton": ("{name}/1/model.onnx", "{name}/config.pbtxt", "{name}/labels.txt"),
+    "ovms": ("{name}/1/model.xml", "{name}/1/model.bin", f"{{name}}/1/{TRAINED_KEYS}", "config.json"),
+}
+"""All files of a folder that an export writes, the first in every one: a folder with another file is not replaced."""
 
 
 def export(
@@ -49,7 +57,7 @@ def export(
         data: Labelled images, as for `vitrail evaluate`; by default those of the run.
         to: onnx: one file. openvino: a folder, the fastest on an x86 CPU. browser: a folder for transformers.js. triton,
             ovms: a model repository for NVIDIA Triton, for OpenVINO Model Server.
-        out: The file or folder; by default it is named after the run.
+        out: The file or folder; by default it is named after the run. Only what an earlier export wrote is replaced.
         precision: Number format of an OpenVINO folder; auto is fp32.
         int8: An OpenVINO folder in 8-bit whole numbers: half of your images choose its scales, the others measure the loss.
         merge: Patches merged in each block (ToMe): fewer tokens, faster, a little less accurate.
@@ -69,15 +77,43 @@ def export(
 
 
 def check_out(out: Path, to: str) -> None:
-    """ConfigError for a name that is not an ONNX file's, and for one that has something else than an earlier export."""
+    """ConfigError for a name that is not an ONNX file's, and where something lies that no export wrote."""
     if to in ENDINGS and out.suffix != ENDINGS[to]:
         raise ConfigError(
             f"out = {out} for {to}", allowed=f"a name that ends in {ENDINGS[to]}: the file is known by it"
         )
-    free = not os.path.lexists(out) or (to not in ENDINGS and out.is_dir() and not any(out.iterdir()))
-    earlier = out.is_file() if to in ENDINGS else any(out.glob(MADE.get(to, "export.json")))
-    if not (free or earlier):
-        raise ConfigError(f"{out} is there, and no export wrote it", next_step="choose another `out`")
+    strange = find_strange_file(out) if to in ENDINGS else find_strange(out, MADE.get(to, ()))
+    if strange is not None:
+        raise ConfigError(f"{strange} is there, and no export wrote it", next_step="choose another `out`")
+
+
+def find_strange_file(out: Path) -> Path | None:
+    """What lies in the place of an ONNX file or its reader, and no export wrote."""
+    reader = out.with_suffix(".py")
+    if os.path.lexists(out) and not is_ours(out):
+        return out
+    return reader if os.path.lexists(reader) and not is_reader(reader) else None
+
+
+def find_strange(out: Path, names: Sequence[str]) -> Path | None:
+    """The first thing in a folder that is none of these files; the folder, where the first of them is not an export's."""
+    there = sorted(out.rglob("*")) if out.is_dir() else []
+    if not there:
+        return out if os.path.lexists(out) and not out.is_dir() else None
+    files = [out / name.format(name=out.stem) for name in names]
+    if not files or not is_ours(files[0]):
+        return out
+    known = {path for file in files for path in (file, *file.parents)}
+    return next((path for path in there if path not in known), None)
+
+
+def is_ours(file: Path) -> bool:
+    """Whether an export may have written this file; an ONNX file that it wrote ends with its sha256."""
+    if file.suffix != ".onnx" or not file.is_file():
+        return file.is_file()
+    with file.open("rb") as content:
+        content.seek(max(0, file.stat().st_size - 100))
+        return DIGEST.encode() in content.read()
 
 
 def default_name(subject: Subject, to: str) -> Path:

@@ -1,12 +1,14 @@
 """`vitrail.serve`: a model answers over HTTP, and shows a page."""
 
+import asyncio
 import functools
 import importlib.util
 import ipaddress
+import os
 import secrets
 import socket
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vitrail.arguments import EngineName, Precision
@@ -37,10 +39,10 @@ def serve(
         queue: Images that may wait; what comes then is refused at once.
         watch: Look for changed weights every so many seconds; 0 never does, SIGHUP always.
     """
-    if queue < 1 or batch < 0 or not watch >= 0:  # NaN too
-        raise ConfigError(f"queue = {queue}, batch = {batch}, watch = {watch}", allowed="from 1, from 0, from 0")
+    check_numbers(queue, batch, watch)
     token, local = read_token(token_file), is_local(host)
     refuse_open_door(host, local, token)
+    refuse_running_loop()
     paths = named(models)
     from vitrail import machine
     from vitrail.processes.signals import ignored
@@ -59,15 +61,21 @@ def serve(
         build_server(app, service, started).run(sockets=[listening])
 
 
+def check_numbers(queue: int, batch: int, watch: float) -> None:
+    """Raises ConfigError for numbers that are too small."""
+    if queue < 1 or batch < 0 or not watch >= 0:  # NaN too
+        raise ConfigError(f"queue = {queue}, batch = {batch}, watch = {watch}", allowed="from 1, from 0, from 0")
+
+
 def named(models: Models) -> dict[str, str]:
     """Names and paths. Raises ConfigError where two models have one name, or none is given."""
     check_extra()
     from vitrail.serving.served import name_of
 
     if isinstance(models, Mapping):
-        return {name: str(path) for name, path in models.items()}
+        return dict(zip(models, as_paths(models.values()), strict=True))
     pairs: list[tuple[str, str]] = []
-    for one in map(str, [models] if isinstance(models, str | Path) else models):
+    for one in as_paths([models] if isinstance(models, str) or not isinstance(models, Iterable) else models):
         name, equals, path = one.partition("=")
         pairs.append((name, path) if equals and not Path(one).exists() else (name_of(one), one))
     if not pairs:
@@ -76,6 +84,31 @@ def named(models: Models) -> dict[str, str]:
         names = ", ".join(name for name, _ in pairs)
         raise ConfigError(f"two of the models have one name: {names}", next_step="name them: NAME=PATH")
     return dict(pairs)
+
+
+def as_paths(models: Iterable[object]) -> list[str]:
+    """The paths as words. Raises ConfigError for a model in memory."""
+    for one in models:
+        if not isinstance(one, str | os.PathLike):
+            raise ConfigError(
+                f"a model that is a {type(one).__name__}",
+                allowed="paths",
+                next_step="write it with `vitrail.save`, and serve that folder",
+            )
+    return [str(one) for one in models]
+
+
+def refuse_running_loop() -> None:
+    """Raises ConfigError where an event loop runs in this thread, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ConfigError(
+        "a server inside of a running event loop, such as a notebook's",
+        next_step="start it in a thread of its own: threading.Thread(target=vitrail.serve, args=(model,)).start(), "
+        "or type `vitrail serve`",
+    )
 
 
 def read_token(path: str | Path | None) -> str:

@@ -8,8 +8,9 @@ examples:
   vitrail tune runs/photos-1 ./photos --within 1 --merges 4 8 12
 """
 
+import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vitrail.cli.arguments import call, parse, say
 from vitrail.cli.options import Show, Threads, options_of
@@ -29,9 +30,19 @@ def main(words: Sequence[str]) -> int:
     show(table(found, best), asked.format)
     say(why)
     if best is not None:
-        command = best.command.replace("RUN", asked.model).replace("DATA", asked.data or "").replace("  ", " ")
-        say(f"choose: {command}")
+        say(f"choose: {' && '.join(fill(part, asked) for part in best.command.split(' && '))}")
     return 0
+
+
+def fill(command: str, asked: Any) -> str:
+    """A command with the model, the images, the size and the bound that were asked for, as a shell reads it."""
+    given = {"RUN": [asked.model], "DATA": [asked.data] if asked.data else []}
+    words = [one for word in shlex.split(command) for one in given.get(word, [word])]
+    if words[1] != "weights" and asked.size:
+        words += ["--size", *map(str, asked.size)]
+    if words[1] == "export":
+        words += ["--within", f"{asked.within:g}"]
+    return shlex.join(words)
 
 
 def table(trials: "Sequence[Trial]", best: "Trial | None") -> Table:

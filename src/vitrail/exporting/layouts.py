@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import DoesNotApply
-from vitrail.exporting.onnx_file import PLAIN, Wanted, Written, make_onnx, scratch_folder
+from vitrail.exporting.onnx_file import PLAIN, Wanted, Written, check_float32, make_onnx, scratch_folder
 from vitrail.exporting.openvino_folder import make_folder
 from vitrail.exporting.subject import Subject
 from vitrail.images.preprocess import Preprocess
@@ -23,6 +23,7 @@ RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
 
 def export_browser(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
     """A folder in Hugging Face's layout, as transformers.js reads it: float images in, `pixel_values` and `logits`."""
+    check_float32(wanted)
     check_browser(subject.record)
     with scratch_folder(out) as aside, whole_folder(out) as new:
         file = make_onnx(subject, aside / "model.onnx", wanted, floats=True)
@@ -35,12 +36,14 @@ def export_browser(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Writt
 
 def export_triton(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
     """A model repository for NVIDIA Triton: NAME/1/model.onnx and NAME/config.pbtxt, with dynamic batching."""
+    check_float32(wanted)
     with scratch_folder(out) as aside, whole_folder(out) as new:
         file = make_onnx(subject, aside / "model.onnx", wanted)
         (new / out.stem / "1").mkdir(parents=True)
         shutil.copy(file, new / out.stem / "1/model.onnx")
         (new / out.stem / "config.pbtxt").write_text(describe_triton(subject, out.stem), encoding="utf-8")
-        (new / out.stem / "labels.txt").write_text("\n".join(subject.record.classes) + "\n", encoding="utf-8")
+        labels = "".join(f"{' '.join(name.splitlines())}\n" for name in subject.record.classes)  # a line is a class
+        (new / out.stem / "labels.txt").write_text(labels, encoding="utf-8")
         return Written(out, open_onnx(file).exported)
 
 
@@ -88,6 +91,11 @@ def check_browser(record: Record) -> None:
             f"images that are prepared by {preprocess.resize!r} with {preprocess.channels} channels, in a browser",
             allowed="squash or crop, and 3 channels",
         )
+    if preprocess.resize == "crop" and preprocess.size[0] != preprocess.size[1]:
+        raise DoesNotApply(
+            f"a crop of {preprocess.size[0]}×{preprocess.size[1]}, in a browser: transformers.js may fill it up with black",
+            allowed="crop to a square, or squash",
+        )
 
 
 def describe_preprocess(preprocess: Preprocess) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def describe_preprocess(preprocess: Preprocess) -> dict[str, Any]:
         "image_std": list(preprocess.std),
     }
     if preprocess.resize == "crop":
-        short = round(min(height, width) / preprocess.crop_fraction)
+        short = int(height / preprocess.crop_fraction + 1e-6)  # as Preprocess has it; it is a square
         cut = {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
         found |= {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": short}, **cut}
     return found

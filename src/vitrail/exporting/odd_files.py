@@ -1,4 +1,4 @@
-"""Image files of the kinds that readers get wrong: turned by EXIF, CMYK, grey, 16-bit, transparent, oblong."""
+"""Image files of the kinds that readers get wrong: turned by EXIF, CMYK, grey, 16-bit, floating-point, transparent, oblong."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +40,12 @@ def _grey_16_bits(path: Path) -> None:
     Image.fromarray(_picture(47, 70)[..., 0].astype(np.uint16) * 257 + 100).save(path)
 
 
+def _grey_16_bits_with_a_key(path: Path) -> None:
+    pixels = _picture(47, 70)[..., 0].astype(np.uint16) * 200
+    pixels[:20] = 300
+    Image.fromarray(pixels).save(path, transparency=300)
+
+
 KINDS: dict[str, Callable[[Path], None]] = {
     "small.png": lambda path: Image.fromarray(_picture(13, 17)).save(path),
     "oblong.png": lambda path: Image.fromarray(_picture(60, 210)).save(path),
@@ -48,6 +54,8 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "cmyk.jpg": lambda path: Image.fromarray(_picture(64, 80, 4), mode="CMYK").save(path),
     "grey.png": lambda path: Image.fromarray(_picture(50, 40)[..., 0]).save(path),
     "grey-16.png": _grey_16_bits,
+    "grey-16-key.png": _grey_16_bits_with_a_key,
+    "grey-float.tif": lambda path: Image.fromarray(_picture(41, 62)[..., 0].astype(np.float32) / 255).save(path),
     "transparent.png": lambda path: Image.fromarray(_picture(70, 55, 4), mode="RGBA").save(path),
     "palette.gif": lambda path: Image.fromarray(_picture(33, 44)).convert("P").save(path),
 }

@@ -59,8 +59,7 @@ class Written:
 
 def export_onnx(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
     """Writes `out` and a reader of the same name. Raises WeightsError for a graph that is wrong; then nothing is written."""
-    if wanted.int8 or wanted.precision == "bf16":
-        raise ConfigError("an ONNX file in int8 or bf16", allowed="fp32", next_step="try `to='openvino'`")
+    check_float32(wanted)
     with scratch_folder(out) as aside:
         file = make_onnx(subject, aside / out.name, wanted)
         reader = file.with_suffix(".py")
@@ -69,6 +68,12 @@ def export_onnx(subject: Subject, out: Path, wanted: Wanted = PLAIN) -> Written:
         for path in also:
             write_whole(path, reader.read_bytes())
     return Written(out, open_onnx(out).exported, also)
+
+
+def check_float32(wanted: Wanted) -> None:
+    """ConfigError for other numbers than float32, which ONNX graphs here do not have."""
+    if wanted.int8 or wanted.precision == "bf16":
+        raise ConfigError("int8 or bf16 in an ONNX graph", allowed="fp32", next_step="try `to='openvino'`")
 
 
 def make_onnx(subject: Subject, file: Path, wanted: Wanted = PLAIN, *, floats: bool = False) -> Path:

@@ -26,6 +26,7 @@ def quantise(graph: Any, subject: Subject, within: float, *, control: bool = Tru
     Every second image chooses: the others are left for the certificate.
     """
     library = nncf()
+    fold_constants(graph)
     source = require_images(subject, "int8", LEAST)
     chooses = spread(source.subset(np.arange(0, len(source), 2)), CHOOSING)
     rows = labelled(subject, chooses)
@@ -43,6 +44,18 @@ def quantise(graph: Any, subject: Subject, within: float, *, control: bool = Tru
             max_drop=within / 100,
             **settings,
         )
+
+
+def fold_constants(graph: Any) -> None:
+    """Computes what has no input: NNCF takes the axes of a constant for a weight's, though a Reshape follows.
+
+    The ONNX exporter does so for small constants only, and the weight of the patches is a large one.
+    """
+    from openvino import passes  # pyrefly: ignore[missing-import]
+
+    steps = passes.Manager()
+    steps.register_pass(passes.ConstantFolding())
+    steps.run_passes(graph)
 
 
 def spread(source: Source, most: int) -> Source:

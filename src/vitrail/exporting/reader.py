@@ -13,8 +13,9 @@ from vitrail.errors import DoesNotApply
 from vitrail.images.preprocess import Preprocess
 from vitrail.weights.record import Record
 
+_BEGINS = '"""Labels images with '
 _READER = '''\
-"""Labels images with @FILE@. It needs numpy, pillow and onnxruntime: python @NAME@.py photo.jpg …"""
+@BEGINS@@NAME@.onnx. It needs numpy, pillow and onnxruntime: python @NAME@.py photo.jpg …"""
 
 import json
 import pathlib
@@ -24,7 +25,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(str(pathlib.Path(__file__).with_name("@FILE@")))
+session = onnxruntime.InferenceSession(str(pathlib.Path(__file__).with_name(@FILE@)))
 CLASSES = json.loads(session.get_modelmeta().custom_metadata_map["vitrail.export"])["record"]["classes"]
 
 
@@ -48,8 +49,13 @@ def read(path):  # upright, transparent pixels on the background, resized: 1 × 
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
         image.load()
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray(np.rint(np.asarray(image).astype(np.int64) / 257).astype(np.uint8))
+    if image.mode[0] in "IF":  # grey: 16 bits, of which one may be transparent; or floating point, to 1 or to 255
+        v, most = (np.asarray(image), 255) if image.mode == "F" else (np.asarray(image).astype(np.int64), 65535)
+        if not 0 <= v.min() <= v.max() <= most:
+            raise ValueError(f"{path}: grey values of {v.min()} to {v.max()}; allowed: 0 to {most}")
+        grey = np.rint(v / 257 if most == 65535 else v * 255 if v.max() <= 1 else v)
+        grey = np.where(v == image.info.get("transparency", -1), @BEHIND@, grey)
+        image = Image.fromarray(grey.astype(np.uint8))
     elif image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, @BACKGROUND@), image.convert("RGBA")).convert("RGB")
     image = np.asarray(image.convert("RGB"@GREY@), np.float64).reshape(image.height, image.width, @CHANNELS@)
@@ -119,11 +125,13 @@ def _values(record: Record, preprocess: Preprocess, file: str) -> dict[str, str]
         "return 1 / (1 + np.exp(-logits))" if several else "p = np.exp(logits - logits.max())\n    return p / p.sum()"
     )
     return {
-        "FILE": file,
-        "NAME": Path(file).stem,
+        "BEGINS": _BEGINS,
+        "NAME": "".join(one if one.isprintable() and one not in '"\\' else "_" for one in Path(file).stem),
+        "FILE": repr(file),
         "FILTER": preprocess.interpolation,
         "WEIGHT": _WEIGHTS[preprocess.interpolation],
         "BACKGROUND": repr((*preprocess.background, 255)),
+        "BEHIND": str(preprocess.background[0]),
         "GREY": ').convert("L"' if preprocess.channels == 1 else "",
         "CHANNELS": str(preprocess.channels),
         "SIZE": repr(tuple(preprocess.size)),
@@ -134,6 +142,11 @@ def _values(record: Record, preprocess: Preprocess, file: str) -> dict[str, str]
         "FORMAT": ".4g" if record.numeric else ".1%",
         "BEST": f" if p[k] >= {record.threshold!r}" if several else "[:5]",
     }
+
+
+def is_reader(path: Path) -> bool:
+    """Whether an export wrote this file."""
+    return path.is_file() and path.read_bytes().startswith(_BEGINS.encode())
 
 
 def load_reader(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the scales of int8.
 """
 
 import importlib.util
+import json
 import math
 import tempfile
 import time
@@ -42,7 +43,7 @@ class Candidate:
     engine: Engine
     merge: int
     command: str
-    """The end of the command that makes or uses it."""
+    """The command that makes or uses it, with RUN and DATA in the places of the model and the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +113,16 @@ def propose(subject: Subject, merges: Sequence[int], aside: Path) -> Iterator[Ca
         words = f" --merge {merge}" if merge else ""
         for precision in ("fp32", "bf16") if short else ("fp32",):
             engine = TorchEngine.of(merged.exported, device="cpu", precision=precision)
-            command = f"vitrail predict RUN --precision {precision}" if not merge else f"vitrail export RUN DATA{words}"
-            yield Candidate(engine, merge, command)
+            command = f"vitrail predict RUN --precision {precision}"
+            yield Candidate(engine, merge, merged_in_torch(command, merge) if merge else command)
         if all(map(importlib.util.find_spec, ("onnxscript", "onnxruntime"))):
             yield from exported(merged, aside / f"{merge}.onnx", words, short)
+
+
+def merged_in_torch(command: str, merge: int) -> str:
+    """The command for a bundle that merges because its config says so, after the one that writes it."""
+    bundle, config = f"merged-{merge}", json.dumps({"extras": {"merge": merge}}, separators=(",", ":"))
+    return f"vitrail weights convert RUN {bundle} --config '{config}' && {command.replace('RUN', bundle)}"
 
 
 def exported(subject: Subject, file: Path, words: str, short: bool) -> Iterator[Candidate]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from vitrail.config import COUNT, Range, check_ranges
-from vitrail.errors import ConfigError
+from vitrail.errors import ConfigError, DecodeError
 from vitrail.images.decode import LIMIT, as_channels, naming
 from vitrail.images.samples import Sample
 
@@ -88,17 +88,26 @@ class Preprocess:
         with naming(sample.key):
             return self.resize_image(sample.pixels(self.background))
 
-    def resize_image(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "c h w"]:
-        """To `channels` and `size` (of `native`: its shape), antialiased."""
+    def resize_image(self, image: UInt8[np.ndarray, "H W C"], limit: int = LIMIT) -> UInt8[Tensor, "c h w"]:
+        """To `channels` and `size` (of `native`: its shape), antialiased.
+
+        Raises ShapeError for wrong channels, DecodeError for a `crop` out of more pixels than `limit`.
+        """
         image = as_channels(image, self.channels)
         if self.resize in ("squash", "native") or image.shape[:2] == self.size:
             return resize(image, self.shape_for(*image.shape[:2]), self.interpolation)
-        return self._crop(image) if self.resize == "crop" else self._pad(image)
+        return self._crop(image, limit) if self.resize == "crop" else self._pad(image)
 
-    def _crop(self, image: UInt8[np.ndarray, "H W C"]) -> UInt8[Tensor, "C h w"]:
+    def _crop(self, image: UInt8[np.ndarray, "H W C"], limit: int) -> UInt8[Tensor, "C h w"]:
         """As torchvision: resized until it covers size / crop_fraction, in whole pixels, then the centre."""
         height, width = self.size
         whole = self._covering(*image.shape[:2])
+        if math.prod(whole) > limit:  # a line of 8,000 pixels would become 256 × 2,048,000
+            raise DecodeError(
+                f"{image.shape[0]:,}×{image.shape[1]:,} pixels become {whole[0]:,}×{whole[1]:,} before the centre is cut out",
+                allowed=f"{limit:,} pixels",
+                next_step="cut the image, or prepare it by squash or pad",
+            )
         resized = resize(image, whole, self.interpolation)
         top, left = round((whole[0] - height) / 2), round((whole[1] - width) / 2)
         return resized[:, top : top + height, left : left + width].contiguous()

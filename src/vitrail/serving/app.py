@@ -36,10 +36,21 @@ Handler = Callable[[Service, Request], Awaitable[Response]]
 MOST_CLASSES = 100_000
 
 
+async def read_asked(service: Service, request: Request) -> tuple[Served, list[bytes], dict[str, Any]]:
+    """The model that is asked, the images and the other fields. A JSON body's `model` goes before that of the query."""
+    served = find_model(service.models, request.query_params.get("model"))  # before the body is read
+    images, fields = await read_images(request, service.bodies)
+    name = fields.get("model")
+    if name is None:
+        return served, images, fields
+    if not isinstance(name, str):
+        raise Problem(400, "bad-option", "model is a name of /models")
+    return find_model(service.models, name), images, fields
+
+
 async def predict(service: Service, request: Request) -> Response:
     """Labels and probabilities: of the image in the body, or of those in a JSON body."""
-    served = find_model(service.models, request.query_params.get("model"))
-    images, fields = await read_images(request, service.bodies)
+    served, images, fields = await read_asked(service, request)
     top = number(fields.get("top", request.query_params.get("top")), "top", 1, MOST_CLASSES, 5)
     work = service.classify(served, images, top, served.engine.preprocess)
     found, times = await service.answer_or_give_up(request, work)
@@ -49,8 +60,7 @@ async def predict(service: Service, request: Request) -> Response:
 
 async def embed(service: Service, request: Request) -> Response:
     """The features that the head reads."""
-    served = find_model(service.models, request.query_params.get("model"))
-    images, _ = await read_images(request, service.bodies)
+    served, images, _ = await read_asked(service, request)
     found, times = await service.answer_or_give_up(request, service.embed(served, images))
     return JSONResponse({"model": served.about, "features": found, "milliseconds": times.as_dict()})
 
@@ -58,8 +68,7 @@ async def embed(service: Service, request: Request) -> Response:
 async def look(service: Service, request: Request) -> Response:
     """Labels and attention maps: those of the class token as JSON; with `layer`, those of every patch as bytes."""
     query = request.query_params
-    served = find_model(service.models, query.get("model"))
-    images, fields = await read_images(request, service.bodies)
+    served, images, fields = await read_asked(service, request)
     if len(images) > 1:
         raise Problem(413, "too-many", "one image is looked at")
     top = number(fields.get("top", query.get("top")), "top", 1, MOST_CLASSES, 5)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitrail.errors import ShapeError
+from vitrail.errors import ConfigError, DecodeError, ShapeError
 from vitrail.images.decode import sniff
 from vitrail.images.preprocess import Preprocess
 from vitrail.serving.decode_child import ANSWERED, ASKED, READY
@@ -49,7 +49,8 @@ class Child:
         words = [limits.decode_memory, limits.decode_seconds, limits.pixels]
         quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a thread of BLAS would cost 32 MB of the limit
         self._process = process = subprocess.Popen(
-            [sys.executable, "-m", "vitrail.serving.decode_child", *map(str, words)],
+            # -P: no module of the folder the server was started in
+            [sys.executable, "-P", "-m", "vitrail.serving.decode_child", *map(str, words)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
             env={**os.environ, **quiet}, start_new_session=True,
         )  # fmt: skip
@@ -166,12 +167,20 @@ class Decoders:
     """Some children, borrowed by threads."""
 
     def __init__(self, limits: Limits, count: int) -> None:
+        self.limits = limits
         self.children = [Child(limits) for _ in range(count)]
         self._free: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._mend = threading.Lock()
-        for child in self.children:
-            child.wait_ready()
-            self._free.put(child)
+        try:
+            for child in self.children:
+                child.wait_ready()
+                self._free.put(child)
+        except _Died:
+            self.stop()
+            raise ConfigError(
+                "the process that decodes images does not start",
+                next_step=f"see why: {sys.executable} -P -c 'import vitrail.images.decode'",
+            ) from None
 
     @contextlib.contextmanager
     def borrow(self) -> Generator[Child]:
@@ -187,7 +196,7 @@ class Decoders:
             raise Problem(415, "unknown-format", f"the image is none of {', '.join(FORMATS)}")
         with self.borrow() as child:
             image = child.pixels(content, preprocess.background)
-        return resize_picture(image, preprocess)
+        return resize_picture(image, preprocess, self.limits.pixels)
 
     def mend(self) -> None:
         """Starts children again that died between two requests."""
@@ -213,9 +222,11 @@ class Decoders:
             child.stop()
 
 
-def resize_picture(image: UInt8[np.ndarray, "H W C"], preprocess: Preprocess) -> UInt8[Tensor, "c h w"]:
-    """To the size and channels of the model. Raises Problem 422 for channels that do not fit."""
+def resize_picture(image: UInt8[np.ndarray, "H W C"], preprocess: Preprocess, limit: int) -> UInt8[Tensor, "c h w"]:
+    """To the size and channels of the model. Raises Problem 422 for channels that do not fit, and for more pixels on the way."""
     try:
-        return preprocess.resize_image(image)
+        return preprocess.resize_image(image, limit)
     except ShapeError as error:
         raise Problem(422, "wrong-channels", error.found) from None
+    except DecodeError as error:
+        raise Problem(422, "too-many-pixels", f"{error.reason}; allowed: {error.allowed}") from None

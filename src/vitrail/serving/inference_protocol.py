@@ -190,7 +190,7 @@ async def answer(service: Service, served: Served, given: Given) -> Tensor:
     if given.type == "BYTES":
         prepare, job = service.decoding(preprocess), work
     elif given.type == "UINT8":
-        prepare, job = partial(resize_picture, preprocess=preprocess), work
+        prepare, job = partial(resize_picture, preprocess=preprocess, limit=service.limits.pixels), work
     else:
         prepare, job = partial(read_normalised, preprocess=preprocess), normalised(served)
     rows, _ = await service.ask(served, given.data, prepare, ("logits", job is work), job)

@@ -105,6 +105,9 @@ def open_served(name: str, path: str, *, engine: str = "auto", **how: Any) -> Se
     Raises WeightsError, ConfigError, DoesNotApply.
     """
     stamp = stamp_of(path)
+    if not is_exported(path) and engine not in ("auto", "torch"):
+        allowed = "auto or torch for weights; onnxruntime and openvino for exported graphs"
+        raise ConfigError(f"engine {engine!r} for {path}", allowed=allowed, next_step="`vitrail export` makes a graph")
     model = open_engine(path, engine=engine, **how) if is_exported(path) else load(path)
     served = serve_model(name, model, path=path, stamp=stamp, **how)
     check_answers(served)
@@ -120,8 +123,12 @@ def serve_model(name: str, model: nn.Module | Engine, *, path: str = "", stamp: 
 def sample_answers(served: Served) -> dict[str, list[float]]:
     """The probabilities of all classes for the sample pictures, or the number. Raises NonFiniteError."""
     found = {}
+    preprocess = served.engine.preprocess
     for name, content in SAMPLES.items():
-        logits = served.engine.logits(served.engine.preprocess.resize_image(decode(content))[None])
+        image = decode(content)
+        if preprocess.channels not in (1, 3):  # the colours again and again
+            image = image[..., np.arange(preprocess.channels) % image.shape[2]]
+        logits = served.engine.logits(preprocess.resize_image(image)[None])
         decide(logits, served.engine.classes, served.decision)  # raises for answers that are not finite
         numeric = served.decision.numeric
         found[name] = (logits if numeric else probabilities_of(logits, served.decision))[0].tolist()
@@ -194,7 +201,9 @@ class Models:
         for name in paths:
             if not NAME.fullmatch(name):
                 raise ConfigError(
-                    f"a model named {name!r}", allowed="1 to 64 letters, digits, dots, dashes, underscores"
+                    f"a model named {name!r}",
+                    allowed="a letter or digit, then up to 63 letters, digits, dots, dashes, underscores",
+                    next_step="give it another name: NAME=PATH",
                 )
         self._open, self._lock = open_, threading.Lock()
         self.swapped = self.refused = 0
