@@ -1,21 +1,35 @@
 """The engine: what was measured stands; the same command goes on, adds what is new, and refuses another question."""
 
+import dataclasses
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from tests.support.dying import die_at, die_once
+from tests.support.objectives import TINY
 from tests.support.stopping import stopped_at
 from vitrail import study
 from vitrail.cli import main
-from vitrail.errors import ConfigError, Preempted, RunInUse
+from vitrail.errors import ConfigError, DataError, Preempted, RunInUse
+from vitrail.evaluation.feature_set import labelled
+from vitrail.images.sources import open_data
+from vitrail.recipes.request import Given
+from vitrail.reports.tables import Table
 from vitrail.storage import hold_lock
-from vitrail.study.cells import Row
+from vitrail.study.cells import Cell, Row, Stage, flops_of, open_labelled, unit_of
 from vitrail.study.engine import open_study
+from vitrail.study.questions import Grid
+from vitrail.study.readouts import READOUTS, Trained
 from vitrail.study.report import Answer
+from vitrail.study.variations import is_read, plan
 from vitrail.study.workers import KILLED, Failure, each
 
 pytestmark = pytest.mark.flow
@@ -79,6 +93,97 @@ def test_a_torn_last_line_is_measured_again_and_other_damage_is_named(tmp_path: 
     with open_study(tmp_path, "letters", {}, Row) as letters:
         letters.run(["a", "b"], lambda name: asked.append(name) or row(name))
     assert asked == ["b"] and path.read_text() == whole
+
+
+def test_a_value_that_is_named_twice_is_one_task_and_tasks_may_be_worth_nothing(tmp_path: Path) -> None:
+    asked: list[str] = []
+    with open_study(tmp_path, "letters", {}, Row) as letters:
+        found = letters.run(["a", "b", "a"], lambda name: asked.append(name) or row(name), worth=lambda name: 0.0)
+    assert asked == ["a", "b"] and len(list(found)) == 2
+    few = dataclasses.replace(TINY, length="1 epoch", batch_size=128)
+    assert flops_of(few, Given(images=10, classes=10, shape=(8, 8, 1))) > 0  # a training has one step at least
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_other_images_are_other_cells(tmp_path: Path, part: str) -> None:
+    for name in [f"{one}/{animal}" for one in ("train", "val", "test") for animal in ("cat", "dog")]:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "photos" / name / "0.png")
+    shutil.copytree(tmp_path / "photos", tmp_path / "others")
+
+    def keys() -> list[str]:
+        open_labelled.cache_clear()  # as each call of a study does
+        run, others = dataclasses.replace(TINY, data=str(tmp_path / "photos")), str(tmp_path / "others")
+        stages = Stage(run=run), Stage(run=TINY, readouts=(f"5-shot@{others}",))
+        return [Cell(place={"seed": 0}, stages=(stage,)).key for stage in stages]
+
+    before = keys()
+    for folder in ("photos", "others"):
+        noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / folder / part / "cat/0.png")
+    assert all(old != new for old, new in zip(before, keys(), strict=True))
+
+
+def planned(**asked: Any) -> list[str]:
+    """Why each cell of a grid is refused; empty for one that can be trained."""
+    return [cell.refused for cell in plan(Grid(data="digits", seeds=1, device="cpu", **asked))]
+
+
+def test_a_cell_that_cannot_be_trained_says_why_and_the_others_stay() -> None:
+    said, good = planned(vary={"images": [0.1, 50.0]}, fixed={"epochs": 1})
+    assert said == "images = 0.1; allowed: a whole number of training images" and not good
+    said, good = planned(vary={"weights": ["nowhere", ""]}, fixed={"epochs": 1})
+    assert said.startswith("there is nothing at nowhere") and not good
+
+
+def test_each_readout_is_shown_and_one_that_cannot_be_is_named() -> None:
+    shown = ["images_per_s", "memory@digits", "1 px right", "shuffled patches", "5-shot@digits", "validation"]
+    assert all(map(is_read, shown)) and not any(map(is_read, ["accuracy", "images", "flops", "seconds"]))
+    assert unit_of("memory@digits") == ("memory MB@digits", 1e-6, "{:,.0f}") and not unit_of("5-shot@digits")
+    trained = Trained("nowhere", open_data("digits"))
+    few = labelled(torch.zeros(2, 3), torch.tensor([0, 2]), 10)
+    trained.__dict__["features"] = few, few
+    with pytest.raises(DataError, match=r"5-shot: none of 2 training images of digits is of the class '1'"):
+        READOUTS["5-shot"](trained)
+
+
+def test_options_that_are_typed_go_before_those_of_a_file(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (in_folder / "g.toml").write_text(
+        'data = "digits"\nseeds = 2\nat_once = 2\n[vary]\nlr = [1e-3]\nimages = [50]\n[fixed]\nepochs = 1\n'
+    )
+    asked: list[Grid] = []
+    nothing = Answer([], Table((), ()), "", Path("report.html"))
+    monkeypatch.setattr("vitrail.study.answer", lambda question: asked.append(question) or nothing)
+    assert main(["study", "grid", "g.toml", "--seeds", "1", "--vary", "lr=1,2", "--set", "images=9"]) == 0
+    (found,) = asked
+    assert (found.data, found.seeds, found.at_once) == ("digits", 1, 2)
+    assert found.vary == {"lr": [1, 2]} and found.fixed == {"epochs": 1, "images": 9}
+
+
+KINDS = [
+    ({"vary": 5}, "5 in place of names and their values; allowed: a dict"),
+    ({"vary": {"lr": 1}, "seeds": "3"}, "seeds = '3', a str; allowed: a whole number"),
+    ({"vary": {"lr": 1}, "readouts": "5-shut"}, "did you mean '5-shot'"),
+]
+
+
+@pytest.mark.parametrize(("settings", "said"), KINDS)
+def test_the_functions_take_images_first_and_refuse_other_kinds(
+    in_folder: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        study.grid("digits", **settings)
+
+
+def test_the_functions_take_lists_arrays_paths_and_single_values(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitrail.study.answer", lambda question: question)
+    found: Any = study.grid(Path("digits"), vary={"model": "vit-ti/4", "lr": np.array([1.0, 2.0])}, readouts="linear")
+    assert found == Grid(data="digits", vary={"model": ("vit-ti/4",), "lr": (1.0, 2.0)}, readouts=("linear",))
+    assert hash(study.transfer("digits", models=[Path("runs/a")], rates=[1.0]))
+    with pytest.raises(ConfigError, match="which = 'position', a str; allowed: 'positions'"):
+        study.ablation("digits", which="position")
 
 
 def test_only_what_is_missing_is_trained(in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +259,12 @@ def test_the_command_reports_what_failed_and_shows_the_rest(
         (["--vary", "optim.lr"], "'optim.lr' names no value; allowed: NAME=VALUE"),
         (["--vary", "lr=1", "--set", "lr=2"], "lr is fixed and varies"),
         (["--vary", "lr=1e-3", "--seeds", "0"], "one seed or more"),
+        (["--vary", "lr=1", "--vary", "lr=2"], "lr is named twice"),
+        (["--vary", "lr=1", "--set", "images=50,1000"], "images is fixed and has 2 values"),
+        (["--vary", "threads=1,2"], "threads is no value of a cell"),
+        (["--vary", "seed=5,6"], "seed is no value of a cell"),
+        (["--vary", "lr=1", "--set", "holdout=0.5"], "holdout is no value of a cell"),
+        (["--vary", "epochs=1,2", "--set", "length=3 epochs"], "epochs and length are one value"),
     ],
 )
 def test_what_cannot_be_asked(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

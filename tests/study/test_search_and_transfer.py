@@ -97,6 +97,17 @@ def test_other_weights_in_the_same_place_are_other_cells(tmp_path: Path) -> None
     assert key() == first
 
 
+def test_weights_that_cannot_be_read_cost_their_own_cells_only(tmp_path: Path) -> None:
+    weights = str(teacher(tmp_path / "weights"))
+    torn = teacher(tmp_path / "torn") / "model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    models = (str(tmp_path / "torn"), "nowhere", weights)
+    asked = Transfer(data="digits", models=models, recipe="finetune_small", seeds=1, device="cpu", rates=(1.0,))
+    torn_one, absent, good = plan(asked, asked.rates, range(1))
+    assert "is damaged" in torn_one.refused and absent.refused.startswith("there is nothing at nowhere")
+    assert not good.refused and "rate" in good.place
+
+
 @pytest.mark.parametrize(("rates", "tried"), [((1.0,), 0), ((1.0, 3.0), 2)])
 def test_one_rate_needs_no_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: tuple[float, ...], tried: int

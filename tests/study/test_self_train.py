@@ -2,18 +2,23 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.support.objectives import TINY
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import ConfigError, DataError, WeightsError
 from vitrail.images.sources import Splits, open_data
 from vitrail.objectives.classify import Classify
+from vitrail.study.cells import Row, open_labelled
 from vitrail.study.label_questions import SelfTrain
 from vitrail.study.noisy_student import Rounds, answer, label_by_teacher
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
+from vitrail.training import loop
 from vitrail.weights.bundle import load
 
 pytestmark = pytest.mark.oracle
@@ -63,6 +68,66 @@ def test_a_teacher_that_is_named_teaches_and_is_not_trained(tmp_path: Path) -> N
     ours, theirs = load(tmp_path / "given/teacher").state_dict(), load(tmp_path / "own/teacher").state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert given.train("student-1")[0]["images"] >= len(few)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Noise in two folders of six pictures."""
+    draws = np.random.default_rng(0)
+    for name in [f"{animal}/{number}.png" for animal in ("cat", "dog") for number in range(6)]:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def taught_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What each study handed to its rounds; nothing is trained."""
+    told: list[tuple[Any, ...]] = []
+
+    def rounds(*words: Any) -> Any:
+        told.append(words)
+        numbers = {"accuracy": 0.5, "images": 8}
+        return SimpleNamespace(train=lambda name: [Row(place={"model": name, "taught by": "labels"}, numbers=numbers)])
+
+    monkeypatch.setattr("vitrail.study.noisy_student.Rounds", rounds)
+    return told
+
+
+def test_no_student_learns_from_held_out_images(
+    tmp_path: Path, photos: Path, taught_with: list[tuple[Any, ...]]
+) -> None:
+    (tmp_path / "more").mkdir()
+    for number, path in enumerate(sorted(photos.glob("*/*.png"))):  # copies under other names
+        (tmp_path / "more" / f"copy-{number}.png").write_bytes(path.read_bytes())
+    answer(SelfTrain(data=str(photos), unlabelled=str(tmp_path / "more"), out=tmp_path / "out", rounds=1))
+    _, splits, nameless, *_ = taught_with[0]
+    held = len(splits.test)
+    assert held and len(nameless) == 12 - held
+    assert f"left out, because they or copies of them are held out: {held} of 12 images" in nameless.notes[-1]
+    assert not {one.content for one in nameless} & {one.content for one in splits.test}
+
+
+def test_other_unlabelled_images_are_another_question(
+    tmp_path: Path, photos: Path, taught_with: list[tuple[Any, ...]]
+) -> None:
+    asked = SelfTrain(data=str(photos), unlabelled=str(photos), out=tmp_path / "out", rounds=1)
+    answer(asked)
+    Image.new("RGB", (9, 9)).save(photos / "cat/new.png")  # unlabelled now; the labelled ones are opened once
+    with pytest.raises(ConfigError, match=r"other settings: unlabelled_images '\w+', not"):
+        answer(asked)
+    open_labelled.cache_clear()
+    with pytest.raises(ConfigError, match=r"other settings: images '\w+', not"):
+        answer(asked)
+    assert len(taught_with) == 3
+
+
+def test_a_teacher_is_not_scored_on_images_that_it_was_trained_on(tmp_path: Path) -> None:
+    run = dataclasses.replace(TINY, objective=Classify(), data="digits", holdout=0.0, length="1 step")
+    teacher = loop.train(run, out=tmp_path / "all", quiet=True, report=False).folder
+    with pytest.raises(DataError, match="all 359 test images of digits were trained on"):
+        answer(SelfTrain(data="digits", labels=0.1, teacher=str(teacher), out=tmp_path / "study"))
 
 
 def test_a_teacher_that_is_not_there_is_told_first(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import vitrail
+from tests.support.objectives import teacher
 from tests.weights.test_rotary_towers import open_clip_model
 from tests.weights.test_towers import MLP, SIZES, build
 from vitrail.api.name import find_least
@@ -196,6 +197,24 @@ def test_without_labels_there_is_no_accuracy(tmp_path: Path, capsys: pytest.Capt
     assert main(words) == 0
     said = capsys.readouterr()
     assert not said.out and "no accuracy" in said.err and "look like numbers" in said.err and "n01440764" in said.err
+    assert main([*words, "--json"]) == 0 and json.loads(capsys.readouterr().out) == []
+
+
+def test_an_accuracy_stays_where_no_probe_can_run_and_one_reason_is_given_where_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pair_of("CLIP", tmp_path / "clip")
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    for shade in range(4):
+        Image.new("RGB", (32, 32), (60 * shade, 0, 0)).save(tmp_path / f"photos/cat/{shade}.png")
+    words = ["name", str(tmp_path / "photos"), "--weights", str(tmp_path / "clip"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--names", "cat,dog", "--json", "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert [row["classifier"] for row in json.loads(said.out)] == ["from words"] and "no probes: " in said.err
+    assert bundle.read_record(tmp_path / "out").temperature
+    assert main([*words, "--names", "lion,dog", "--json", "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == [] and said.err.count("no accuracy") == 1 and "not among the names: cat" in said.err
 
 
 BAD = [
@@ -246,6 +265,14 @@ def test_weights_that_cannot_name(tmp_path: Path) -> None:
     (odd / "tokenizer.json").write_text("{}")
     with pytest.raises(WeightsError, match="is no tokenizer"):
         vitrail.name(odd, NAMES)
+
+
+@pytest.mark.parametrize("weights", ["timm:resnet18", "dinov2-s/14", "bundle", "runs/a"])
+def test_weights_of_images_alone_have_no_text_tower(in_folder: Path, weights: str) -> None:
+    teacher(in_folder / "bundle")
+    teacher(in_folder / "runs/a/best")
+    with pytest.raises(WeightsError, match=f"{weights} has no text tower"):
+        vitrail.name(weights, NAMES)
 
 
 def test_the_least_probability_keeps_95_of_100_right() -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,11 +83,11 @@ def name(
     pair = read_pair(weights, config=config)
     model = build_classifier(pair, names, prompts)
     named = Named(model, None)
-    if splits is not None and _labels_fit(splits, names, say):
-        how = {"batch_size": batch, "device": device, "precision": precision}
-        named = measure(model, splits, how)
-        rows = probe(model, splits, protocols=("fewshot", "linear"), batch=batch, device=device, precision=precision)
-        named = replace(named, rows=tuple(row for _, row in rows))
+    if splits is None:
+        say("no accuracy: there are no labelled images")
+    elif _labels_fit(splits, names, say):
+        named = measure(model, splits, {"batch_size": batch, "device": device, "precision": precision})
+        named = replace(named, rows=_probe(model, splits, say, batch=batch, device=device, precision=precision))
     if out is not None:
         save(named.model, out)
         named = replace(named, folder=Path(out))
@@ -175,6 +176,15 @@ def _open(images: str | Path | Splits | None, holdout: float) -> Splits | None:
         if not Path(images).is_dir() or any(part.is_dir() for part in Path(images).iterdir()):
             raise
         return None  # a folder of pictures without labels
+
+
+def _probe(model: Backbone, splits: Splits, say: Say, **how: Any) -> tuple[Row, ...]:
+    """The probes beside it; none where the images are too few or of one class. `say` hears why."""
+    try:
+        return tuple(row for _, row in probe(model, splits, protocols=("fewshot", "linear"), **how))
+    except (ConfigError, DataError) as error:
+        say(f"no probes: {error}")
+        return ()
 
 
 def _labels_fit(splits: Splits, names: Sequence[str], say: Say) -> bool:

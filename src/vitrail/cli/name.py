@@ -33,10 +33,11 @@ def main(words: Sequence[str]) -> int:
 
     found = call(name, asked, out=out, say=say)
     say(f"{out}: {len(found.model.record.classes)} classes from words; licence: {found.model.record.licence}")
+    if found.scores is not None or asked.format != "table":  # a program reads an empty list
+        show(table(found), asked.format)
     if found.scores is None:
-        say("no accuracy: there are no labelled images. Scores are similarities, not probabilities")
+        say("scores are similarities, not probabilities")
         return 0
-    show(table(found), asked.format)
     for line in advise(found, out):
         say(line)
     return 0
@@ -44,13 +45,13 @@ def main(words: Sequence[str]) -> int:
 
 def table(found: "Named") -> Table:
     """Accuracy with its interval: from words, and of probes that saw labelled images of the same part."""
-    assert found.scores is not None
-    first = ("from words", "", 0, found.scores.top1, *found.scores.interval)
+    scores = found.scores
+    first = [("from words", "", 0, scores.top1, *scores.interval)] if scores else []
     rest = [(row.protocol, row.setting, row.images, row.spread.mean, *row.interval) for row in found.rows]
     columns = Column("classifier"), Column("setting"), Column("labelled images", "{:,}"), Column("accuracy", "{:.1%}")
     columns += Column("from", "{:.1%}"), Column("to", "{:.1%}")
-    title = f"{found.scores.images:,} test images; 95 % intervals"
-    return Table(columns, tuple([first, *rest]), title)
+    title = f"{scores.images if scores else 0:,} test images; 95 % intervals"
+    return Table(columns, (*first, *rest), title)
 
 
 def advise(found: "Named", out: Path) -> list[str]:

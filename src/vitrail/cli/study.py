@@ -46,13 +46,18 @@ class Studied(Show):
         """The settings of the question."""
         return {part.name: getattr(self, part.name) for part in fields(self.kind) if hasattr(self, part.name)}
 
+    def read_file(self) -> dict[str, Any]:
+        """The settings in a file that was named in place of the images; none without one."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Studied, questions.Cells):
     """Your own table: every combination of the values that vary, each with several seeds.
 
     Values of a run are named as in `vitrail train`; also recipe, model, weights, epochs, and images (how many to train on).
-    A file FILE.toml in place of DATA holds the same settings: data, seeds, [vary] and [fixed].
+    A file FILE.toml in place of DATA holds the same settings: data, seeds, [vary] and [fixed]. Options that are typed go
+    before those of the file.
 
     examples:
       vitrail study grid digits --vary optim.lr=1e-3,3e-3 --vary model.depth=2,4 --set epochs=20
@@ -70,9 +75,14 @@ class Grid(Studied, questions.Cells):
     kind = questions.Grid
 
     def values(self) -> dict[str, Any]:
-        """Those of words NAME=VALUES, or of a file."""
-        read = read_toml(Path(self.data)) if self.data.endswith(".toml") else {}
-        return super().values() | {"vary": dict(map(read_values, self.vary)), "fixed": read_fixed(self.set)} | read
+        """Those of words NAME=VALUES, which go before those of a file."""
+        vary, fixed, read = read_each(self.vary), read_fixed(self.set), self.read_file()
+        vary = {name: one for name, one in read.get("vary", {}).items() if name not in fixed} | vary
+        fixed = {name: one for name, one in read.get("fixed", {}).items() if name not in vary} | fixed
+        return super().values() | {"vary": vary, "fixed": fixed, "data": read.get("data", self.data)}
+
+    def read_file(self) -> dict[str, Any]:
+        return read_toml(Path(self.data)) if self.data.endswith(".toml") else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +167,7 @@ class Search(Studied, questions.Question):
 
     def values(self) -> dict[str, Any]:
         """Those of words NAME=RANGE."""
-        space = {name: text for name, _, text in (word.partition("=") for word in self.space)}
-        return super().values() | {"space": space, "fixed": read_fixed(self.set)}
+        return super().values() | {"space": split_words(self.space), "fixed": read_fixed(self.set)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +223,8 @@ def command(kind: type[Studied]) -> Any:
 def ask(kind: type[Studied], words: Sequence[str]) -> int:
     """Reads the options, answers the question, prints the table and what it shows."""
     asked = parse(kind, words, command=f"study {kind.kind.name}", default=unchecked(kind), check=False)
+    if read := {name: one for name, one in asked.read_file().items() if name not in ("data", "vary", "fixed")}:
+        asked = parse(kind, words, command=f"study {kind.kind.name}", default=unchecked(kind, **read), check=False)
     question = kind.kind(**asked.values())
     from vitrail import study
     from vitrail.images.sources import open_data
@@ -230,26 +241,46 @@ def ask(kind: type[Studied], words: Sequence[str]) -> int:
     return answer.exit_code
 
 
-def unchecked(kind: type[Any]) -> Any:
-    """The defaults, before any images are named."""
+def unchecked(kind: type[Any], **values: Any) -> Any:
+    """These values and the defaults, before any images are named."""
     loose = type(kind.__name__, (kind,), {"__post_init__": lambda self: None, "__doc__": kind.__doc__})
-    return loose()
+    return loose(**values)
 
 
 def read_fixed(words: Sequence[str]) -> dict[str, Any]:
-    """The values of words NAME=VALUE."""
-    return {name: values[0] for name, values in map(read_values, words)}
+    """The values of words NAME=VALUE. ConfigError for several values of one name."""
+    found = read_each(words)
+    if several := [name for name, values in found.items() if len(values) > 1]:
+        name = several[0]
+        raise ConfigError(
+            f"{name} is fixed and has {len(found[name])} values",
+            allowed=f"{name}=VALUE; a list has brackets: {name}=[A,B]",
+        )
+    return {name: values[0] for name, values in found.items()}
 
 
-def read_values(word: str) -> tuple[str, list[Any]]:
-    """ "optim.lr=1e-3,3e-3" as a name and its values: JSON where they are JSON, else text."""
-    name, equals, text = word.partition("=")
-    if not equals or not text:
-        raise ConfigError(f"{word!r} names no value", allowed="NAME=VALUE or NAME=VALUE,VALUE")
-    try:
-        return name, json.loads(f"[{text}]")
-    except ValueError:
-        return name, [questions.read_word(part.strip()) for part in text.split(",")]
+def read_each(words: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of words NAME=VALUE,VALUE: JSON where they are JSON, else text."""
+    found: dict[str, list[Any]] = {}
+    for name, text in split_words(words).items():
+        try:
+            found[name] = json.loads(f"[{text}]")
+        except ValueError:
+            found[name] = [questions.read_word(part.strip()) for part in text.split(",")]
+    return found
+
+
+def split_words(words: Sequence[str]) -> dict[str, str]:
+    """The text behind each name of words NAME=TEXT. ConfigError for a word without both, and for a name twice."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if not name or not text:
+            raise ConfigError(f"{word!r} names no value", allowed="NAME=VALUE or NAME=VALUE,VALUE")
+        if name in found:
+            raise ConfigError(f"{name} is named twice", allowed=f"{name} once, its values with commas between")
+        found[name] = text
+    return found
 
 
 def read_toml(path: Path) -> dict[str, Any]:

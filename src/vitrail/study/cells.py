@@ -7,14 +7,14 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vitrail import hardware, machine
 from vitrail.config import to_dict
-from vitrail.errors import ConfigError, DataError, Preempted
+from vitrail.errors import ConfigError, DataError, Preempted, VitrailError
 from vitrail.hardware import Hardware
 from vitrail.images.heldout import add_validation
 from vitrail.images.samples import Splits
@@ -25,11 +25,11 @@ from vitrail.recipes.request import Given
 from vitrail.reports.journal import read
 from vitrail.study.engine import Answers, open_study
 from vitrail.study.questions import Cells, Question
-from vitrail.study.readouts import Trained, read_out
+from vitrail.study.readouts import READOUTS, Trained, read_out
 from vitrail.study.subsets import take_number, take_share
 from vitrail.study.workers import stopped
 from vitrail.training.loop import Result, train
-from vitrail.training.run import Run, steps
+from vitrail.training.run import Run
 from vitrail.weights.bundle import load
 
 Value = str | int | float
@@ -83,8 +83,8 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Its place, and a digest of all that is asked: changed settings are another cell."""
-        asked = [{**to_dict(stage), "run": _asked(stage.run)} for stage in self.stages]
+        """Its place, and a digest of all that is asked: changed settings, images or weights are another cell."""
+        asked = [{**to_dict(stage), "run": _asked(stage.run), "sets": _sets(stage)} for stage in self.stages]
         return f"{self} · {hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}"
 
     @property
@@ -105,6 +105,7 @@ class Row:
 
 def run_cells(asked: Cells, cells: Sequence[Cell]) -> Answers[Row]:
     """The rows of all cells, in the folder of the question."""
+    check_readouts({name for cell in cells for stage in cell.stages for name in stage.readouts})
     settings = {**asked.settings, **({"images": fingerprint(asked.data)} if "data" in asked.settings else {})}
     work = functools.partial(measure_cell, folder=(asked.folder / "cells").absolute(), keep=asked.keep)
     with open_study(asked.folder, asked.name, settings, Row) as study:
@@ -112,6 +113,25 @@ def run_cells(asked: Cells, cells: Sequence[Cell]) -> Answers[Row]:
             cells, work, key=lambda cell: cell.key, worth=lambda cell: cell.worth, tell=tell,
             at_once=at_once(asked), ray=asked.ray,
         )  # fmt: skip
+
+
+def plan_or_refuse(place: Mapping[str, Value], plan: Callable[[], Cell]) -> Cell:
+    """The cell of `plan`; one with the reason where its settings, images or weights cannot be used."""
+    try:
+        cell = plan()
+        _ = cell.key  # it reads the weights
+        return cell
+    except VitrailError as error:
+        return Cell(place=place, stages=(), refused=str(error))
+
+
+def check_readouts(names: Collection[str]) -> None:
+    """Raises ConfigError for a readout that is not there, DataError for images it cannot read: before any training."""
+    for name in sorted(names):
+        readout, _, data = name.partition("@")
+        _ = READOUTS[readout]
+        if data:
+            open_labelled(data)
 
 
 def at_once(asked: Cells) -> int:
@@ -128,7 +148,7 @@ def at_once(asked: Cells) -> int:
 
 def tell(rows: Sequence[Row]) -> str:
     """The shares among the numbers, as a line."""
-    said = ((name, value) for row in rows for name, value in row.numbers.items() if name not in UNITS)
+    said = ((name, value) for row in rows for name, value in row.numbers.items() if not unit_of(name))
     return " · ".join(f"{name} {value:.1%}" for name, value in said if value is not None)
 
 
@@ -144,6 +164,15 @@ UNITS = {
     "memory": ("memory MB", 1e-6, "{:,.0f}"),
 }
 """Numbers of each row that are not how good it is; all others are shares, in percent."""
+
+
+def unit_of(number: str) -> tuple[str, float, str] | None:
+    """Heading, factor and format of a number, or of number@DATA; None for a share."""
+    name, at, data = number.partition("@")
+    if name not in UNITS:
+        return None
+    heading, factor, form = UNITS[name]
+    return f"{heading}{at}{data}", factor, form
 
 
 def measure_cell(cell: Cell, *, folder: Path, keep: bool = False) -> list[Row]:
@@ -208,8 +237,9 @@ def open_labelled(data: str) -> tuple[Splits, Given]:
 
 
 def fingerprint(data: str) -> str:
-    """A digest of the training images: a study of other images is another study."""
-    return open_labelled(data)[0].train.fingerprint[:16]
+    """A digest of all its images, held-out ones too: a study of other images is another study."""
+    parts = open_labelled(data)[0].parts
+    return hashlib.sha256(repr([(name, part.fingerprint) for name, part in parts.items()]).encode()).hexdigest()[:16]
 
 
 def hardware_of(asked: Question) -> Hardware:
@@ -235,14 +265,20 @@ def size_model(run: Run, given: Given) -> Any:
 
 def flops_of(run: Run, given: Given, images: int = 0) -> float:
     """Operations of the whole run, on so many training images."""
-    count = steps(run.length, steps_per_epoch=(images or given.images) / run.batch_size)
+    count = run.steps((images or given.images) / run.batch_size)
     return count * run.batch_size * run.objective.flops(size_model(run, given))
 
 
 def _asked(run: Run) -> dict[str, Any]:
     """The values that decide the numbers of a run; weights count by what they are, not by where they lie."""
     told = {name: value for name, value in to_dict(run).items() if name != "hardware"}
+    told["images"] = fingerprint(run.data)
     return {**told, "weights": digest_of(run.weights)} if run.weights else told
+
+
+def _sets(stage: Stage) -> list[str]:
+    """The other images that it is read with."""
+    return [fingerprint(data) for name in stage.readouts if (data := name.partition("@")[2])]
 
 
 def digest_of(weights: str) -> str:

@@ -58,6 +58,7 @@ class Study(Generic[Row]):
         `key` names a task in the file; `str` names it on the screen. `worth` is its share of the work, for the time
         left. A task that fails is listed, and the others go on; the next call tries it again.
         """
+        tasks = list({key(task): task for task in tasks}.values())  # a value that was named twice is one
         found = {str(task): self.results[key(task)] for task in tasks if key(task) in self.results}
         missing = [task for task in tasks if str(task) not in found]
         failed: dict[str, Failure] = {}
@@ -76,7 +77,7 @@ class Study(Generic[Row]):
                     self.results.add(key(task), rows)
                     found[str(task)] = rows
                     bar.note(f"{task}: {tell(rows)}".removesuffix(": "))
-                bar.work = done / whole
+                bar.work = done / whole if whole else 0.0
                 bar.update(number)
         return Answers({str(task): found[str(task)] for task in tasks if str(task) in found}, failed)
 

@@ -1,15 +1,16 @@
 """Transfer (Tables 2 and 5 of the ViT paper): checkpoints fine-tuned on many sets; rates chosen on held-out training images."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 
 from vitrail import recipes
 from vitrail.models import zoo
 from vitrail.recipes import Given, recipe
 from vitrail.recipes.request import channels_of, in_channels, read_pretrained
 from vitrail.reports.charts import Chart
-from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled, run_cells
+from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled, plan_or_refuse, run_cells
 from vitrail.study.published import TABLE_2
 from vitrail.study.questions import Transfer
 from vitrail.study.report import Answer, Shown, best_first, choose, count_of, series_of, summary, weigh, write_answer
@@ -20,35 +21,36 @@ SCRATCH = "from scratch"
 
 def answer(asked: Transfer) -> Answer:
     """First every rate with the first seed, judged by validation images; then the best of them with all seeds."""
+    run_of.cache_clear()  # images and weights may have changed since
     single = len(asked.rates) == 1
     tried = run_cells(asked, [] if single else list(plan(asked, asked.rates, range(1), choosing=True)))
     best = choose_rates(list(tried))
     cells = plan(asked, asked.rates, range(asked.seeds))
     found = run_cells(
-        asked, [c for c in cells if single or best.get((c.place["set"], c.place["model"])) == c.place["rate"]]
+        asked, [c for c in cells if single or best.get((c.place["set"], c.place["model"])) == c.place.get("rate", "")]
     )
     found.failed |= tried.failed
     return write_answer(asked, found, show)
 
 
 def plan(asked: Transfer, rates: Sequence[float], seeds: range, *, choosing: bool = False) -> Iterator[Cell]:
-    """A cell for each seed, set, model and rate."""
+    """A cell for each seed, set, model and rate; one for a model or a set that cannot be read, without a rate."""
     names = [*asked.models, *([SCRATCH] if asked.scratch else [])]
-    for seed in seeds:
-        for data in asked.sets:
-            for name in names:
-                run = run_of(asked, data, name, seed)
-                for rate in rates:
-                    optim = dataclasses.replace(run.optim, lr=float(f"{rate * run.optim.lr:.3g}"))
-                    place: dict[str, Value] = {"set": data, "model": name, "rate": optim.lr, "seed": seed}
-                    if choosing:
-                        place["part"] = "to choose"
-                    stage = Stage(
-                        run=dataclasses.replace(run, optim=optim),
-                        validate=choosing,
-                        accuracy="" if choosing else "accuracy",
-                    )
-                    yield Cell(place=place, stages=(stage,), worth=flops_of(stage.run, open_labelled(data)[1]))
+    for seed, data, name, rate in itertools.product(seeds, asked.sets, names, rates):
+        place: dict[str, Value] = {"set": data, "model": name, "seed": seed}
+        yield plan_or_refuse(place, partial(plan_cell, asked, data, name, seed, rate, choosing))
+
+
+def plan_cell(asked: Transfer, data: str, name: str, seed: int, rate: float, choosing: bool) -> Cell:
+    """The cell of a factor of the recipe's rate."""
+    run = run_of(asked, data, name, seed)
+    optim = dataclasses.replace(run.optim, lr=float(f"{rate * run.optim.lr:.3g}"))
+    place: dict[str, Value] = {"set": data, "model": name, "rate": optim.lr, "seed": seed}
+    if choosing:
+        place["part"] = "to choose"
+    run = dataclasses.replace(run, optim=optim)
+    stage = Stage(run=run, validate=choosing, accuracy="" if choosing else "accuracy")
+    return Cell(place=place, stages=(stage,), worth=flops_of(run, open_labelled(data)[1]))
 
 
 @cache

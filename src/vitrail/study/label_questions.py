@@ -65,7 +65,8 @@ class SelfTrain(Question):
     teacher: str = ""
     """A run, bundle or weights file that is the first teacher; one is trained on the labelled images where none is named."""
     unlabelled: str = ""
-    """Images without labels: a folder, or a named set. None: those of `data` whose labels are not used."""
+    """Images without labels: a folder, or a named set. None: those of `data` whose labels are not used. Held-out images, and
+    copies of them, are left out."""
     labels: float = 1.0
     """Share of every class whose labels are used."""
     rounds: int = 2

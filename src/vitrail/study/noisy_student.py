@@ -14,19 +14,21 @@ from vitrail.errors import DataError, DecodeError
 from vitrail.evaluation.evaluate import evaluate
 from vitrail.evaluation.features import extract
 from vitrail.images.chain import join
+from vitrail.images.content_keys import contained, keys_of, unique_keys
 from vitrail.images.samples import Source, Splits
 from vitrail.images.sources import NAMED, open_data, open_images
 from vitrail.models import zoo
 from vitrail.models.extras import settings
 from vitrail.recipes import Given, choose, recipe
 from vitrail.storage import write_whole
-from vitrail.study.cells import Row, hardware_of, open_labelled, train_to_end
+from vitrail.study.cells import Row, digest_of, fingerprint, hardware_of, open_labelled, train_to_end
 from vitrail.study.engine import open_study
 from vitrail.study.label_questions import SelfTrain
 from vitrail.study.pseudo_labels import PseudoLabels, pseudo_label
 from vitrail.study.report import Answer, Shown, summary, write_answer
 from vitrail.study.subsets import take_share
 from vitrail.training.run import Run
+from vitrail.training.unseen import keep_unseen
 from vitrail.weights.bundle import load, read_record, save_bundle
 
 
@@ -35,8 +37,10 @@ def answer(asked: SelfTrain) -> Answer:
     if asked.teacher:
         read_record(asked.teacher)  # an error now, and not in the row of every student
     splits, _ = open_labelled(asked.data)
+    if asked.teacher:
+        splits, _ = keep_unseen(splits, asked.teacher)
     few = take_share(splits.train, asked.labels, asked.seed)
-    nameless = unlabelled_of(asked, splits.train, few)
+    nameless = without_held_out(unlabelled_of(asked, splits.train, few), splits)
     per_class = None if asked.per_class < 0 else asked.per_class or -(-len(nameless) // len(few.classes))
     how = PseudoLabels(threshold=asked.threshold, per_class=per_class, soft=asked.soft)
     rounds = Rounds(
@@ -44,7 +48,12 @@ def answer(asked: SelfTrain) -> Answer:
         asked.teacher,
     )  # fmt: skip
     names = ["teacher", *(f"student-{number}" for number in range(1, asked.rounds + 1))]
-    with open_study(asked.folder, asked.name, asked.settings, Row) as study:
+    told = {
+        "images": fingerprint(asked.data),
+        "unlabelled_images": nameless.fingerprint[:16],
+        "teacher_weights": digest_of(asked.teacher) if asked.teacher else "",
+    }
+    with open_study(asked.folder, asked.name, {**asked.settings, **told}, Row) as study:
         found = study.run(names, rounds.train, tell=lambda rows: f"{rows[0]['accuracy']:.2%}, taught by {rows[0]['taught by']}",
                           title="models")  # fmt: skip
     return write_answer(asked, found, show)
@@ -86,6 +95,22 @@ def unlabelled_of(asked: SelfTrain, whole: Source, few: Source) -> Source:
     if asked.unlabelled in NAMED and not Path(asked.unlabelled).exists():
         return keep_readable(open_data(asked.unlabelled).train)
     return keep_readable(open_images([asked.unlabelled]))
+
+
+def without_held_out(source: Source, splits: Splits) -> Source:
+    """The images that are not held out, by content: a student never learns from what measures it. A note counts the others.
+
+    DataError where all of them are held out.
+    """
+    held = np.concatenate([keys_of(part) for name, part in splits.parts.items() if name != "train"])
+    kept = np.flatnonzero(~contained(keys_of(source), unique_keys(held)))
+    if len(kept) == len(source):
+        return source
+    what = f"{len(source) - len(kept):,} of {len(source):,} images of {source.name}"
+    if not len(kept):
+        raise DataError(f"held out to measure with are {what}", next_step="name other images as `unlabelled`")
+    note = f"left out, because they or copies of them are held out: {what}"
+    return dataclasses.replace(source.subset(kept), notes=(*source.notes, note))
 
 
 def keep_readable(source: Source) -> Source:

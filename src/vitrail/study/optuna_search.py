@@ -12,7 +12,7 @@ from typing import Any
 from vitrail.errors import ConfigError
 from vitrail.reports.charts import Chart, Series
 from vitrail.reports.tables import Column, Table
-from vitrail.study.cells import Cell, Row, Stage, fingerprint, measure_cell
+from vitrail.study.cells import Cell, Row, Stage, fingerprint, measure_cell, plan_or_refuse
 from vitrail.study.engine import Answers, open_study
 from vitrail.study.questions import Search, read_word
 from vitrail.study.report import Answer, Shown, write_answer
@@ -76,11 +76,12 @@ def distribution(optuna: Any, name: str, text: str) -> Any:
 def plan_cell(asked: Search, values: Mapping[str, Any], number: int) -> Cell:
     """Trained on four fifths of the training images; the others are validation images, which give the score."""
     place = {"trial": number, **{name: to_value(value) for name, value in values.items()}}
-    try:
+
+    def plan() -> Cell:
         run = replace(make_run(asked, {**asked.fixed, **values}), seed=asked.seed)
-    except ConfigError as error:
-        return Cell(place=place, stages=(), refused=str(error))
-    return Cell(place=place, stages=(Stage(run=run, validate=True),))
+        return Cell(place=place, stages=(Stage(run=run, validate=True),))
+
+    return plan_or_refuse(place, plan)
 
 
 def show(asked: Search, rows: Sequence[Row]) -> Shown:

@@ -1,15 +1,24 @@
 """The settings of every study. Nothing here imports torch, so that `--help` answers at once."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from vitrail.api.words import SHORT
 from vitrail.errors import ConfigError
 
 WHERE = {"out", "at_once", "ray", "keep", "device", "precision", "threads", "workers"}
 """Settings that change no number of a study."""
+_IMAGES, _END = "all cells have the images and the split of the study", "a cell is measured once, at its end"
+TAKEN = {
+    "seed": "`seeds` says how many a grid has, `seed` which one a search has",
+    "hardware": "device, precision, threads and workers are settings of the whole study",
+    **dict.fromkeys(("data", "holdout", "fold", "follow_links"), _IMAGES),
+    **dict.fromkeys(("evaluate_every", "save_every"), _END),
+}
+"""Values of a run that a study sets itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +29,7 @@ class Question:
     axes: ClassVar[tuple[str, ...]] = ("seeds",)
     """Settings of which more values add cells to the same study."""
 
-    data: str
+    data: str = field(kw_only=False)
     """A folder with a folder of images for each class, or a named set."""
     out: Path | str | None = None
     """A folder for results.jsonl, report.html and figures; by default runs/STUDY-DATA."""
@@ -85,6 +94,18 @@ def read_word(text: str) -> Any:
         return text
 
 
+def check_run_values(names: Iterable[str]) -> None:
+    """Raises ConfigError for values of a run that a study sets itself, and for two names of one value."""
+    found: dict[str, str] = {}
+    for name in names:
+        whole = {**SHORT, "epochs": "length"}.get(name, name)
+        if how := TAKEN.get(whole.partition(".")[0]):
+            raise ConfigError(f"{name} is no value of a cell", next_step=how)
+        if whole in found:
+            raise ConfigError(f"{found[whole]} and {name} are one value", next_step="name one of them")
+        found[whole] = name
+
+
 def check_above_zero(asked: Question, *names: str) -> None:
     """Raises ConfigError for a setting, or one of several values of it, that is not above zero."""
     for name in names:
@@ -124,6 +145,7 @@ class Grid(Cells):
             )
         if both := sorted(self.vary.keys() & self.fixed.keys()):
             raise ConfigError(f"{both[0]} is fixed and varies", next_step="name it once")
+        check_run_values([*self.vary, *self.fixed])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +239,7 @@ class Transfer(Cells):
     name: ClassVar[str] = "transfer"
     axes: ClassVar[tuple[str, ...]] = ("seeds", "models", "data", "scratch", "rates")
 
-    data: str
+    data: str = field(kw_only=False)
     """Sets with commas between: folders of labelled images, or named sets."""
     models: tuple[str, ...] = ()
     """Weights of any origin: runs, bundles, published files."""
@@ -264,3 +286,6 @@ class Search(Question):
             raise ConfigError(
                 "an empty space", next_step="name a value of a run, such as optim.lr, and its range in `space`"
             )
+        if both := sorted(self.space.keys() & self.fixed.keys()):
+            raise ConfigError(f"{both[0]} is fixed and in the space", next_step="name it once")
+        check_run_values([*self.space, *self.fixed])

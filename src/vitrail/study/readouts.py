@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitrail.batches.batch import Batch
 from vitrail.batches.loader import eval_batches
+from vitrail.errors import DataError
 from vitrail.evaluation.feature_set import Labelled, labelled
 from vitrail.evaluation.features import extract
 from vitrail.evaluation.fewshot import few_shot
@@ -58,6 +59,12 @@ class Trained:
 def _few_shot(trained: Trained) -> dict[str, float]:
     train_set, test = trained.features
     shots = min(5, int(train_set.counts.min()))
+    if not shots:
+        absent = trained.splits.train.classes[int(train_set.counts.argmin())]
+        raise DataError(
+            f"5-shot: none of {len(train_set):,} training images of {trained.splits.train.name} is of the class {absent!r}",
+            next_step="train on more images, or leave this readout out",
+        )
     return {"5-shot": float(np.mean([cell.accuracy for cell in few_shot(train_set, test, shots=(shots,))]))}
 
 

@@ -12,7 +12,7 @@ from vitrail.reports.page import Facts, FigureSection, Section, TableSection, Te
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.statistics import Spread, spread
 from vitrail.storage import write_whole
-from vitrail.study.cells import UNITS, Cell, Row, run_cells
+from vitrail.study.cells import Cell, Row, run_cells, unit_of
 from vitrail.study.engine import Answers
 from vitrail.study.questions import Cells, Question
 
@@ -138,9 +138,9 @@ def summary(rows: Sequence[Row], axes: Sequence[str], numbers: Sequence[str], ti
     places = list(dict.fromkeys(tuple(row[axis] for axis in axes) for row in rows))
     cells: list[list[Any]] = [list(place) for place in places]
     for number, found in groups.items():
-        heading, factor, form = UNITS.get(number, (f"{number} %", 100, "{:.2f}"))
+        heading, factor, form = unit_of(number) or (f"{number} %", 100, "{:.2f}")
         columns.append(Column(heading, form))
-        several = number not in UNITS and any(one.deviation is not None for one in found.values())
+        several = not unit_of(number) and any(one.deviation is not None for one in found.values())
         columns += [Column(f"{number} ±", "{:.2f}")] * several
         for cell, place in zip(cells, places, strict=True):
             one = found.get(place)

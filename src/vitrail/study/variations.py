@@ -1,5 +1,6 @@
 """A table of your own: every combination of the values that vary, with several seeds."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from vitrail.api.request import choose_run
 from vitrail.errors import ConfigError
 from vitrail.reports.charts import Chart
 from vitrail.scores.statistics import spread
-from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled
+from vitrail.study.cells import Cell, Row, Stage, Value, flops_of, in_cell, open_labelled, plan_or_refuse, unit_of
 from vitrail.study.questions import Grid, Question
 from vitrail.study.report import Answer, Shown, answer_cells, best_first, count_of, series_of, summary, weigh
 from vitrail.training.run import Run
@@ -24,19 +25,28 @@ def answer(asked: Grid) -> Answer:
 
 def plan(asked: Grid) -> Iterator[Cell]:
     """All cells; seed by seed, so that a report of half of them compares."""
-    _, given = open_labelled(asked.data)
     for seed in range(asked.seeds):
         for values in itertools.product(*asked.vary.values()):
             varied = dict(zip(asked.vary, values, strict=True))
-            place = {**{name: to_value(value) for name, value in varied.items()}, "seed": seed}
-            told = {**asked.fixed, **varied}
-            images = told.pop("images", None)
-            try:
-                run = replace(make_run(asked, told), seed=seed)
-                stage = Stage(run=run, images=images, seed=seed, readouts=asked.readouts)
-                yield Cell(place=place, stages=(stage,), worth=flops_of(run, given, images or 0))
-            except ConfigError as error:
-                yield Cell(place=place, stages=(), refused=str(error))
+            place: dict[str, Value] = {**{name: to_value(value) for name, value in varied.items()}, "seed": seed}
+            yield plan_or_refuse(place, functools.partial(plan_cell, asked, {**asked.fixed, **varied}, place, seed))
+
+
+def plan_cell(asked: Grid, told: Mapping[str, Any], place: Mapping[str, Value], seed: int) -> Cell:
+    """The cell of these values."""
+    images = number_of_images(told.get("images"))
+    run = replace(make_run(asked, {name: value for name, value in told.items() if name != "images"}), seed=seed)
+    stage = Stage(run=run, images=images, seed=seed, readouts=asked.readouts)
+    return Cell(place=place, stages=(stage,), worth=flops_of(run, open_labelled(asked.data)[1], images or 0))
+
+
+def number_of_images(value: Any) -> int | None:
+    """A number of images; None for all of them. ConfigError for anything else, such as a share."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        raise ConfigError(f"images = {value!r}", allowed="a whole number of training images")
+    return int(value)
 
 
 def make_run(asked: Question, told: Mapping[str, Any]) -> Run:
@@ -66,7 +76,8 @@ def show(asked: Grid, rows: Sequence[Row]) -> Shown:
 
 
 def is_read(name: str) -> bool:
-    return name.partition("@")[0] in ("5-shot", "10-NN", "linear") or name == "validation"
+    """Whether a number was asked for as a readout, or chooses: the others are in each row."""
+    return name.partition("@")[0] in ("images_per_s", "memory") or (name != "accuracy" and not unit_of(name))
 
 
 def chart_of(rows: Sequence[Row], axes: Sequence[str], number: str = "accuracy", title: str = "Grid") -> Chart:

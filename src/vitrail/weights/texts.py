@@ -12,7 +12,7 @@ from torch import Tensor
 from vitrail.config import read_object
 from vitrail.errors import ConfigError, WeightsError
 from vitrail.models.text import TextConfig, TextTower
-from vitrail.weights.bundle import Weights, missing, read
+from vitrail.weights.bundle import Weights, find_bundle, missing, read
 from vitrail.weights.files.hub import locate
 from vitrail.weights.files.index import read_content
 from vitrail.weights.fit import fit
@@ -20,8 +20,10 @@ from vitrail.weights.name_tables import Row, count, pair, rows_of, tensors, to_o
 from vitrail.weights.origins.open_clip import resblocks
 from vitrail.weights.origins.transformers_config import ACTIVATIONS
 from vitrail.weights.origins.transformers_names import tower_layers
+from vitrail.weights.published import find_published
 from vitrail.weights.published_file import find_sidecar, only_file
 from vitrail.weights.record import Told
+from vitrail.weights.timm_pretrained import is_timm_name
 
 _EMBEDDED = {"tokens.weight": "token_embedding.weight", "positions": "position_embedding.weight"}
 TRANSFORMERS = (
@@ -54,9 +56,14 @@ class Pair:
 
 def read_pair(path: str | Path, *, config: Told = None) -> Pair:
     """The towers in a file, a folder or under a name. WeightsError where one of them, or the tokenizer, is not there."""
+    known = find_published(path)
+    if is_timm_name(path) or (known and not known.texts):
+        raise no_texts(path)
     local = locate(path, (TOKENIZER,))
     if not local.exists():
         raise missing(path)
+    if (local / "run.json").is_file() or find_bundle(local):  # ours hold image towers only
+        raise no_texts(path)
     file = only_file(local)
     tensors = read_content(file).tensors
     sidecar = find_sidecar(file)
@@ -75,6 +82,13 @@ def read_pair(path: str | Path, *, config: Told = None) -> Pair:
     return Pair(image, text, float(torch.tensor(scale).exp()), bias, tokenizer)
 
 
+def no_texts(where: str | Path) -> WeightsError:
+    """The error for weights of images alone."""
+    return WeightsError(
+        f"{where} has no text tower", next_step="take both towers, such as clip-b/16-openai or siglip2-b/16"
+    )
+
+
 def read_text(tensors: Mapping[str, Tensor], about: Mapping[str, Any], where: str) -> TextTower:
     """The text tower among the tensors of a file. WeightsError where there is none."""
     plain = {name.removeprefix("text."): tensor for name, tensor in tensors.items() if "visual." not in name}
@@ -83,9 +97,7 @@ def read_text(tensors: Mapping[str, Tensor], about: Mapping[str, Any], where: st
     elif "token_embedding.weight" in plain:
         table, said = OPEN_CLIP, _said_by_open_clip(plain, about)
     else:
-        raise WeightsError(
-            f"{where} has no text tower", next_step="take both towers, such as clip-b/16-openai or siglip2-b/16"
-        )
+        raise no_texts(where)
     config = TextConfig(**_sizes(to_shapes(table, plain, where)), **said)
     with torch.device("meta"):
         tower = TextTower(config)
