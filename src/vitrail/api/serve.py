@@ -93,7 +93,7 @@ def as_paths(models: Iterable[object]) -> list[str]:
             raise ConfigError(
                 f"a model that is a {type(one).__name__}",
                 allowed="paths",
-                next_step="write it with `vitrail.save`, and serve that folder",
+                next_step="save it first, vitrail.save(model, FOLDER), and serve the folder",
             )
     return [str(one) for one in models]
 
