@@ -1,10 +1,12 @@
-"""Claim: training crops out of JPEG files 1.4 times as fast as torchvision's loader at 500×375 pixels and 2.5 times at
+"""Claim: training crops out of JPEG files 1.4 times as fast as torchvision's loader at 500×375 pixels and twice at
 2000×1500, from shards no slower than from files; and 100,000 files indexed in 3 s and 100 MiB.
 
     python bench/loader.py [--images 1600] [--workers 2] [--rounds 3] [--files 100000]
 
 Measured on two cores of an AMD EPYC, others at work on it too: 1.67 times torchvision at 500×375 (1.24 times timm), 3.10 and 2.65
-times at 2000×1500 (2.57 and 2.30 times timm); 100,000 files in 0.65 s and 13 MiB. docs/concepts/speed.md says where the time goes.
+times at 2000×1500 (2.57 and 2.30 times timm); 100,000 files in 0.65 s and 13 MiB. On a quiet Intel Xeon without AMX, with
+memory kept as in training, 1.54 and 2.13 times torchvision (1.07 and 1.75 times timm). docs/concepts/speed.md says where
+the time goes.
 
 Peers: torchvision's ImageFolder with torch's DataLoader, and timm's loader. Same files (real photographs out of scikit-learn
 and scikit-image, re-encoded), same crops (8 to 100 % of the area), flips, bilinear resizing to 224×224 and normalised
@@ -40,7 +42,7 @@ from vitrail.images.sources import open_data
 from vitrail.images.transforms import Augment
 
 AREA, BATCH = (0.08, 1.0), 64
-SETS = {"small": ((500, 375), 1.4), "large": ((2000, 1500), 2.5)}
+SETS = {"small": ((500, 375), 1.4), "large": ((2000, 1500), 2.0)}
 """Width and height, and how many times torchvision's speed is claimed."""
 Loader = Callable[[Path, int], Iterator[torch.Tensor]]
 
