@@ -221,6 +221,7 @@ def test_predict_stops_at_a_file_it_cannot_read_or_lists_it(trained: Path, files
         ("train digits --epochs 1 --model.width 17", 78, "a multiple of 4"),
         ("train digits --length 3", 78, "'90 epochs'"),
         ("trace nowhere.png", 65, "nowhere.png"),
+        ("trace RUN/report.html --html RUN", 78, "is a folder; allowed: the name of a file"),
         ("models vit-bb", 78, "did you mean"),
         ("recipes deit4", 78, "did you mean 'deit"),
     ],

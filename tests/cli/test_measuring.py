@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+import vitrail
 from vitrail.api.evaluate import open_part
 from vitrail.cli import main
-from vitrail.errors import DataError, StorageError
+from vitrail.errors import ConfigError, DataError, StorageError
 from vitrail.evaluation import embedding, store
 from vitrail.images.content_keys import keys_of, unique_keys
 from vitrail.images.preprocess import Preprocess
@@ -228,6 +229,10 @@ def test_similar_lists_few_pairs_and_takes_a_new_image(models: Path, capsys) -> 
     assert near[0]["cosine"] > 0.9999 and near[0]["class"] == digits.classes[digits.labels[5]]
     assert main(["similar", "f.safetensors", "--of", "new.png", "--model", "b"]) == 65
     assert "different models" in capsys.readouterr().err
+    assert main(["similar", "f.safetensors", "--of", "new.png", "--duplicates", "0.9"]) == 78
+    assert "--of new.png and --duplicates 0.9 together" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="k = 0"):
+        vitrail.similar("f.safetensors", "new.png", k=0)
 
 
 def test_a_suite_counts_the_cost_at_the_size_that_is_read() -> None:
@@ -310,6 +315,20 @@ def test_look_lays_a_map_over_a_photo(models: Path, capsys) -> None:
         assert picture.width > picture.height > 100
     assert main(["look", "a", "photo.png", "--of", "x"]) == 78
     assert "no class 'x'" in capsys.readouterr().err
+
+
+def test_looks_have_the_names_of_their_images_and_the_answer_of_predict(models: Path, capsys) -> None:
+    digits = open_data("digits").test
+    found = vitrail.look("a", digits, method="rollout").looks
+    assert len(found) == 128 < len(digits) and found[1].key == digits.keys[3] and found[-1].key == digits.keys[-1]
+    model = load("a")
+    several = dataclasses.replace(model.record, threshold=0.1)
+    for record in (several, dataclasses.replace(model.record, numeric=True)):
+        model.record = record
+        (one,) = vitrail.look(model, digits.subset([3])).looks
+        (wanted,) = vitrail.predict(model, digits.subset([3]), precision="fp32", quiet=True)
+        assert one.value == pytest.approx(wanted.value, abs=1e-5) if record.numeric else one.value is None
+        assert one.probability == (None if record.numeric else pytest.approx(wanted.probabilities[0], abs=1e-5))
 
 
 def test_doubtful_labels_are_those_that_were_changed(models: Path, capsys) -> None:

@@ -100,3 +100,9 @@ def test_help_needs_no_file(capsys: pytest.CaptureFixture) -> None:
     assert main(["weights"]) == 0
     assert "convert  FILE OUT" in capsys.readouterr().out
     assert main(["weights", "convert", "--help"]) == 0
+
+
+@pytest.mark.parametrize("size", ["0", "-5"])
+def test_models_of_no_pixels_are_not_counted(size: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["models", "r50x1", "--size", size]) != 0
+    assert f"size = {size}; allowed: 1 pixel or more" in capsys.readouterr().err

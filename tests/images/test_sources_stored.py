@@ -161,6 +161,23 @@ def test_one_parquet_file_of_words_is_split(tmp_path: Path) -> None:
     assert len(images(splits)) == 3
 
 
+@pytest.mark.parametrize("labels", [["cat", "dog", "owl"], [0, 1, 2]])
+def test_a_part_of_parquet_may_lack_classes_but_has_none_of_its_own(tmp_path: Path, labels: list) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    def write(part: str, cells: list) -> None:
+        table = arrow.table({"image": [b"picture"] * len(cells), "label": cells})
+        parquet.write_table(table, tmp_path / f"{part}.parquet")
+
+    write("train", labels[:2] * 2)
+    write("test", labels[1:2])
+    splits = open_data(tmp_path)
+    assert splits.train.classes == splits.test.classes == tuple(map(str, labels[:2])) and splits.test.labels == [1]
+    write("test", labels[1:])
+    with pytest.raises(DataError, match="do not have the same classes"):
+        open_data(tmp_path)
+
+
 def test_parquet_that_holds_no_images_is_explained(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"text": ["a"], "label": [0]}), tmp_path / "text.parquet")

@@ -260,7 +260,8 @@ def test_three_augment_is_grey_solarised_or_blurred_as_pillow_blurs() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"crop_area": (0.5, 0.2)}, {"crop_aspect": (2.0, 1.0)}, {"erase": 1.5}, {"scale": 1.0}, {"pad": -1}, {"repeats": 0},
-     {"jitter": math.inf}],
+     {"jitter": math.inf}, {"crop_aspect": (math.inf, math.inf)}, {"randaugment": (0, 9)}, {"randaugment": (2, -1)},
+     {"randaugment": (2, math.nan)}],
 )  # fmt: skip
 def test_numbers_that_mean_nothing_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -108,6 +108,8 @@ def test_an_image_that_does_not_divide_names_two_ways_out() -> None:
         ({"depth": 0}, "depth = 0"),
         ({"pool": "cls", "class_token": False}, "without a class token"),
         ({"pach": 16}, "did you mean 'patch'"),
+        ({"extras": {"registers": 4}}, "by name, such as registers=4"),
+        ({"pool": "map", "pool_heads": 5}, "width = 768 with 5 pool_heads"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(changes: dict, message: str) -> None:

@@ -20,6 +20,7 @@ from vitrail.models import zoo
 from vitrail.models.mae import MAE
 from vitrail.models.vit import ViT
 from vitrail.objectives.classify import Classify
+from vitrail.objectives.contrastive import Contrast
 from vitrail.objectives.distill import Distill
 from vitrail.objectives.reconstruct import Reconstruct, pictures
 from vitrail.training import loop
@@ -131,11 +132,31 @@ def test_a_folder_without_classes_teaches_without_labels_and_counts_what_is_brok
         loop.train(run, out=tmp_path / "broken", quiet=True)
 
 
+def test_images_without_classes_are_not_balanced(tmp_path: Path) -> None:
+    for index in range(4):
+        Image.fromarray(np.full((8, 8), 50 * index, np.uint8)).save(tmp_path / f"{index}.png")
+    with pytest.raises(ConfigError, match="balanced sampling of images without classes"):
+        prepare(dataclasses.replace(TINY, data=str(tmp_path), batch_size=2, balance="sampling"))
+
+
+def test_a_student_goes_on_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervised = dataclasses.replace(TINY, objective=Classify(), length="2 steps", save_every="1 steps")
+    with no_report():
+        loop.train(supervised, out=tmp_path / "teacher", quiet=True)
+        monkeypatch.chdir(tmp_path)
+        run = dataclasses.replace(supervised, objective=Distill(teacher="teacher"))
+        with stopped_at(1), pytest.raises(Preempted):
+            loop.train(run, out=tmp_path / "student", quiet=True)
+        monkeypatch.chdir("/")
+        assert loop.train(None, out=tmp_path / "student", resume=True, quiet=True).scores.images == 359
+
+
 def test_what_does_not_fit_is_said_before_training(tmp_path: Path) -> None:
     cases = [
         (dataclasses.replace(TINY, objective=Reconstruct(mask_ratio=0.97)), "leaves none of them visible"),
         (dataclasses.replace(TINY, preprocess=Preprocess(size=(9, 8), mean=(0.5,), std=(0.5,))), "does not divide"),
         (dataclasses.replace(TINY, objective=Distill(teacher="nowhere")), "there is no teacher at nowhere"),
+        (dataclasses.replace(TINY, objective=Contrast(), batch_size=1), "1 image at once in 'contrast'"),
     ]
     for run, what in cases:
         with pytest.raises(ConfigError, match=what):

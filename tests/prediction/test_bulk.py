@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from PIL import Image
 
 from tests.support.trials import ended, in_child
 from vitrail import storage
+from vitrail.api.predict import predict_in_parts
 from vitrail.cli import main
 from vitrail.errors import ConfigError, StorageError
 from vitrail.evaluation import store
@@ -138,6 +140,26 @@ def test_rows_are_the_answers_of_predict_and_unreadable_images_say_why(archive: 
             assert tuple(row["labels"]) == answer.labels and row["label"] == answer.labels[0]
             assert row["probabilities"] == pytest.approx(answer.probabilities, abs=1e-5)
     assert sum(row["error"] is not None for row in rows) == len(BROKEN)
+
+
+def test_no_answer_an_image_is_refused_and_one_path_is_no_list(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="top = 0"):
+        predict_in_parts(archive / "m", [archive / "photos"], tmp_path / "none.parquet", top=0)
+    assert not (tmp_path / "none.parquet").exists()
+    said = predict_in_parts(archive / "m", str(archive / "photos"), tmp_path / "labels.parquet", precision="fp32")
+    assert said.startswith(f"{IMAGES} images, each once")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists threads")
+def test_no_thread_of_pyarrow_is_left_when_a_file_is_counted(archive: Path, tmp_path: Path) -> None:
+    """One that holds a buffer when Python ends would abort the command after its work."""
+    out = tmp_path / "labels.parquet"
+    written(archive, out)
+    count = "threads = lambda: len(os.listdir('/proc/self/task')); before = threads()"
+    code = f"import os, pathlib, pyarrow.parquet; from vitrail.prediction import parts; {count}; "
+    code += f"parts._count_rows(pathlib.Path({str(out)!r})); assert threads() == before, threads() - before"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_another_model_other_images_and_other_options_are_refused(archive: Path, tmp_path: Path) -> None:

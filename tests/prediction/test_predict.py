@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
-from vitrail.errors import ConfigError, DataError, DecodeError, NonFiniteError
+from vitrail.api.images import open_any
+from vitrail.errors import ConfigError, DataError, DecodeError, NonFiniteError, ShapeError
 from vitrail.images.preprocess import Preprocess
 from vitrail.images.samples import from_arrays
+from vitrail.images.sources import open_data
 from vitrail.models.zoo import build
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.predict import predict
@@ -185,3 +187,45 @@ def test_least_auto_is_that_of_the_record_at_its_temperature(model, folder):
     assert [bool(one.labels) for one in found] == [one >= middle for one in sure]
     model.record.temperature = 1e3  # nearly uniform: nothing is sure
     assert not any(one.labels for one in predict(model, images, least="auto", precision="fp32"))
+
+
+def test_least_raises_the_threshold_of_several_labels(model, folder):
+    model.record = SimpleNamespace(preprocess=SQUASH, classes=CLASSES, temperature=None, threshold=0.2)
+    every = list(predict(model, folder, precision="fp32"))
+    least = sorted(number for one in every for number in one.probabilities)[-3]
+    found = list(predict(model, folder, precision="fp32", least=least))
+    assert sum(len(one.labels) for one in found) == 3
+    assert all(number >= least for one in found for number in one.probabilities)
+    assert list(predict(model, folder, precision="fp32", least=0.1)) == every
+
+
+@pytest.mark.parametrize("kind", ["transparent", "palette", "turned", "deep", "inks"])
+def test_a_picture_of_pillow_is_read_as_its_file(kind: str, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    colours = Image.fromarray(draws.integers(0, 256, (20, 30, 4), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    kinds = {
+        "transparent": (colours, "a.png", {}),
+        "palette": (colours.convert("RGB").quantize(16), "a.png", {"transparency": 3}),
+        "turned": (colours.convert("RGB"), "a.jpg", {"exif": turned}),
+        "deep": (Image.fromarray(draws.integers(0, 65536, (20, 30)).astype(np.uint16)), "a.png", {}),
+        "inks": (colours.convert("CMYK"), "a.jpg", {}),
+    }
+    picture, name, options = kinds[kind]
+    picture.save(tmp_path / name, **options)
+    with Image.open(tmp_path / name) as opened:
+        found = open_any(opened)[0].pixels(0)
+    assert np.array_equal(found, open_any(tmp_path / name)[0].pixels(0))
+
+
+def test_what_is_no_image_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="images of type int"):
+        open_any(3)
+    with pytest.raises(ShapeError, match=r"shape \(0, 5, 3\)"):
+        open_any(np.zeros((0, 5, 3), np.uint8))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
+    with Image.open(tmp_path / "a.jpg") as opened, pytest.raises(DecodeError, match="image 0: the picture is damaged"):
+        open_any(opened)
+    assert [len(part) for part in open_any(open_data("digits"))] == [len(p) for p in open_data("digits").parts.values()]

@@ -85,6 +85,18 @@ def test_evaluation_and_prediction_average_the_same_probabilities(views: str, ph
         assert answers[row].probabilities[0] == pytest.approx(float(wanted[best]), abs=1e-5)
 
 
+def test_numbers_are_averaged_as_they_are() -> None:
+    answers = vitrail.build("vit-ti/16", classes=1, depth=1, patch=(2, 2), image=CUT.size, seed=3).eval()
+    torch.nn.init.normal_(answers.head.weight, generator=torch.Generator().manual_seed(0))
+    answers.record = Record(config=answers.config, preprocess=CUT, classes=("age",), numeric=True)
+    image = np.array(photograph(1, (90, 60)))
+    pixels = CUT.normalise(CUT.resize_image(image)[None])
+    with torch.no_grad():
+        wanted = float((answers(pixels) + answers(pixels.flip(-1))) / 2)
+    found = vitrail.predict(answers, image, views="flip", precision="fp32", quiet=True)[0].value
+    assert abs(wanted) > 1e-3 and found == pytest.approx(wanted, abs=1e-5)
+
+
 def test_one_view_is_the_model_and_native_images_have_no_crops() -> None:
     classifier = model(CUT)
     assert average_views(classifier, "one") is classifier

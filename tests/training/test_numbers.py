@@ -16,7 +16,10 @@ from vitrail.cli import main
 from vitrail.errors import ConfigError, DataError, Preempted
 from vitrail.evaluation.ridge import ridge
 from vitrail.images.preprocess import Preprocess
+from vitrail.images.shards import pack
 from vitrail.images.sources import open_data
+from vitrail.models import zoo
+from vitrail.models.deit import DeiTConfig
 from vitrail.objectives.regress import Regress
 from vitrail.scores.regression import score_numbers
 from vitrail.training import loop
@@ -170,6 +173,26 @@ def test_a_head_by_ridge_beats_the_mean_before_the_first_step(trained: loop.Resu
         answers = model(run.preprocess.normalise(pixels))
     error = float((answers - torch.from_numpy(source.labels)).abs().mean())
     assert error == pytest.approx(start.baselines["ridge on frozen features"], rel=1e-3)
+
+
+def test_shards_of_numbers_are_numbers(listed: Path, tmp_path: Path) -> None:
+    one = open_data(listed / "values.csv")
+    two = open_data(pack(one, tmp_path / "shards"))
+    assert two.train.numeric and two.test.numeric and two.train.classes == one.train.classes
+    assert np.array_equal(two.train.labels, one.train.labels)
+
+
+def test_both_heads_of_a_deit_answer_in_the_unit_of_the_labels() -> None:
+    model = zoo.build(
+        DeiTConfig(image=(8, 8), patch=(4, 4), width=32, depth=1, heads=2, mlp_width=32, classes=1),
+        generator=torch.Generator().manual_seed(0),
+    ).eval()
+    for head in model.head.children():
+        torch.nn.init.normal_(head.weight)
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        answers = Regress(mean=5.0, std=2.0).model_of(model)(images)
+        assert torch.allclose(answers, 5 + 2 * model(images), atol=1e-5)
 
 
 def test_numbers_and_classes_are_not_confused(trained: loop.Result, listed: Path) -> None:

@@ -147,6 +147,16 @@ def test_class_weights_are_those_of_torch(loss: str) -> None:
     assert torch.allclose(found, wanted, atol=1e-6)
 
 
+def test_of_several_labels_the_weight_is_their_mean_and_without_a_label_one() -> None:
+    logits, targets = torch.zeros(4, 2), torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.5, 0.0]])
+    plain, weighed = Classify(loss="sigmoid"), Classify(loss="sigmoid", class_weights=(3.0, 1.0))
+    each = [
+        weighed.loss_of(logits[[k]], targets[[k]]).value / plain.loss_of(logits[[k]], targets[[k]]).value
+        for k in range(4)
+    ]
+    assert [float(weight) for weight in each] == pytest.approx([3, 2, 1, 2])
+
+
 def test_balanced_weights_give_every_class_the_same_sum() -> None:
     counts = np.array([60, 20, 0, 5])
     weights = np.array(balanced_weights(counts))

@@ -41,6 +41,34 @@ def write(path: Path, **data) -> None:
     path.write_text(json.dumps(data))
 
 
+# --- writing
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"threshold": 0.3}, {"numeric": True}, {"temperature": 2.0}, {"least": 0.9}],
+    ids=lambda facts: next(iter(facts)),
+)
+@pytest.mark.parametrize("to", ["timm", "transformers"])
+def test_how_outputs_are_to_be_read_is_told_where_a_file_cannot_say_it(facts: dict, to: str, tmp_path: Path) -> None:
+    ours = weights(activation="gelu")
+    record = dataclasses.replace(ours.record, **facts)
+    ((name, value),) = facts.items()
+    notes = convert(Weights(ours.tensors, record), tmp_path / "made", to)
+    assert f"the file does not say {name} = {value}; tell whoever reads it" in notes
+    assert not any(name in note for note in convert(ours, tmp_path / "made", to))
+
+
+def test_a_folder_that_describes_other_weights_is_left_alone(tmp_path: Path) -> None:
+    ours = weights(activation="gelu")
+    convert(ours, tmp_path / "bundle", "vitrail")
+    convert(ours, tmp_path / "hf", "transformers")
+    for folder in ("bundle", "hf"):
+        with pytest.raises(ConfigError, match="which does not describe these"):
+            convert(ours, tmp_path / folder, "timm")
+        assert bundle.load(tmp_path / folder).config.width == 24
+
+
 # --- beside
 
 

@@ -7,6 +7,7 @@ import os
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -15,8 +16,11 @@ from hypothesis import strategies as st
 
 from tests.support.bundles import CONFIG, RECORD, a_model
 from vitrail import config
+from vitrail.api.models import save
+from vitrail.api.weights import convert_weights
 from vitrail.errors import ConfigError, StorageError, WeightsError
 from vitrail.models import zoo
+from vitrail.models.mae import MAEConfig
 from vitrail.weights import bundle, fit
 from vitrail.weights.files.safe import check_header, read_safetensors
 
@@ -133,8 +137,82 @@ def test_another_size_and_other_names_on_loading(saved: Path) -> None:
     assert model.positions.table.shape == (1, 1 + 4 * 3, 32)
     images = torch.randn(1, 1, 16, 12)
     assert torch.allclose(model(images), bundle.load(saved)(images), atol=1e-6)  # resized once, or on the way
+    for size in (np.int64(16), [16, 16]):
+        assert bundle.load(saved, image=size).config.image == (16, 16)
     with pytest.raises(ConfigError, match="2 class names for a model of 3"):
         bundle.load(saved, classes=("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def painter() -> zoo.Backbone:
+    """A masked autoencoder whose encoder has two settings of its own."""
+    extras = dataclasses.replace(CONFIG.extras, pre_logits=0, layer_scale=0.1, norm_eps=1e-3)
+    encoder = zoo.change(CONFIG, classes=0, positions="sincos-mae", extras=extras)
+    sizes = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "decoder_mlp_width": 16}
+    return zoo.build(MAEConfig(encoder=encoder, **sizes))
+
+
+def test_a_masked_autoencoder_at_another_size(painter: zoo.Backbone, tmp_path: Path) -> None:
+    save(painter, tmp_path)
+    model = bundle.load(tmp_path, image=16)
+    assert model.config.image == model.record.preprocess.size == (16, 16)
+    images = torch.randn(1, 1, 16, 16)
+    assert torch.equal(model.features(images).tokens, painter.eval().features(images).tokens)
+
+
+def test_a_nested_setting_that_is_told_leaves_its_neighbours(painter: zoo.Backbone, tmp_path: Path) -> None:
+    save(painter, tmp_path)
+    told = {"encoder": {"extras": {"activation": "gelu-tanh"}}}
+    extras = bundle.load(tmp_path, config=told).config.encoder.extras
+    assert extras == dataclasses.replace(painter.config.encoder.extras, activation="gelu-tanh")
+
+
+def test_a_stopped_save_has_one_record_for_all_readers(saved: Path) -> None:
+    old = (saved / "record.json").read_text()
+    bundle.save_bundle(saved, a_model(1), dataclasses.replace(RECORD, classes=("x", "y", "z")))
+    (saved / "record.json").rename(saved / "record.next.json")
+    (saved / "record.json").write_text(old)
+    assert bundle.read_record(saved).classes == bundle.load(saved).record.classes == ("x", "y", "z")
+
+
+def test_a_file_that_is_named_is_read_also_beside_best(saved: Path) -> None:
+    bundle.save_bundle(saved.parent, a_model(1), RECORD)
+    (saved.parent / "record.json").unlink()  # as a file of another library
+    with pytest.raises(WeightsError, match="no known origin"):
+        bundle.load(saved.parent / "model.safetensors")
+    assert torch.equal(bundle.load(saved.parent)(IMAGES), a_model()(IMAGES))
+
+
+def test_saving_a_model_that_could_not_be_loaded_leaves_the_old_bundle(saved: Path) -> None:
+    model = bundle.load(saved)
+    model.head = torch.nn.Linear(16, 7)
+    with pytest.raises(ConfigError, match=r"head\.weight is 7×16, the model has 3×16"):
+        save(model, saved)
+    with pytest.raises(ConfigError, match="2 class names for a model of 3 outputs"):
+        save(a_model(), saved, classes=("a", "b"))
+    assert torch.equal(bundle.load(saved)(IMAGES), a_model()(IMAGES))
+
+
+def test_a_new_model_of_one_channel_is_saved_with_one_mean(tmp_path: Path) -> None:
+    save(a_model(), tmp_path)
+    assert bundle.load(tmp_path).record.preprocess.channels == 1
+
+
+def test_saved_weights_keep_the_keys_of_those_they_came_from(saved: Path, tmp_path: Path) -> None:
+    (saved / "trained.keys").write_bytes(bytes(16))
+    save(bundle.load(saved), tmp_path / "copy")
+    convert_weights(saved, tmp_path / "converted")
+    for folder in ("copy", "converted"):
+        assert (tmp_path / folder / "trained.keys").read_bytes() == bytes(16)
+    save(a_model(), tmp_path / "copy")  # of which nothing is known
+    assert not (tmp_path / "copy/trained.keys").exists()
+
+
+def test_the_folder_of_a_run_is_not_written_into(saved: Path) -> None:
+    (saved / "run.json").write_text("{}")
+    for write in (lambda: save(a_model(), saved), lambda: convert_weights(saved, saved)):
+        with pytest.raises(ConfigError, match="is a run folder"):
+            write()
 
 
 def test_what_is_not_there_or_not_ours_is_said(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from tests.support.hub import Hub, hub_at
 from vitrail.errors import WeightsError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
-from vitrail.weights.bundle import save_bundle
+from vitrail.weights.bundle import read, read_record, save_bundle
 from vitrail.weights.model_card import write_card
-from vitrail.weights.push import push
+from vitrail.weights.push import push, record_file
 from vitrail.weights.record import Record
 
 
@@ -105,6 +105,16 @@ def test_a_damaged_bundle_does_not_leave(bundle: Path) -> None:
         push(bundle, "me/photos")
 
 
+def test_the_record_of_the_tensors_leaves_also_after_a_stopped_save(bundle: Path) -> None:
+    best = bundle / "best"
+    old = (best / "record.json").read_text()
+    model = zoo.build("vit-mu/16", image=32, classes=3, seed=2)
+    save_bundle(best, model, read_record(best))
+    (best / "record.json").rename(best / "record.next.json")
+    (best / "record.json").write_text(old)
+    assert record_file(best, read(best).record).name == "record.next.json"
+
+
 @pytest.mark.parametrize("name", ["photos", "a/b/c", "hf:a/b", "a/b@main", "../x", ""])
 def test_odd_names_are_refused_before_anything_is_read(bundle: Path, name: str) -> None:
     with pytest.raises(WeightsError, match="is not a name of the hub"):
@@ -115,8 +125,6 @@ def test_odd_names_are_refused_before_anything_is_read(bundle: Path, name: str) 
 
 def test_the_card_says_licence_scores_preprocessing_and_classes(bundle: Path) -> None:
     from huggingface_hub import ModelCard
-
-    from vitrail.weights.bundle import read_record
 
     record = read_record(bundle)
     card = ModelCard(write_card(record, "me/photos"))

@@ -12,13 +12,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitrail.api.images import Images, open_any
-from vitrail.api.inspect import prepare, read_images
+from vitrail.api.inspect import choose_evenly, prepare, read_images
 from vitrail.api.models import Model, Size
 from vitrail.errors import ConfigError, DoesNotApply, suggest
 from vitrail.inspection.figures import Plate, overlay, sheet
 from vitrail.inspection.maps import rollout_of
 from vitrail.inspection.relevance import grad_cam, relevance
 from vitrail.prediction.forward import answering, check_head, class_names, place
+from vitrail.prediction.predict import Decision, probabilities_of
 from vitrail.reports.page import FigureSection, write_page
 from vitrail.storage import write_whole
 
@@ -39,13 +40,21 @@ class Look:
 
     key: str
     label: str
-    """The class that is explained: the model's answer, or the one that was asked for."""
-    probability: float
+    """The class that is explained: the model's answer, or the one that was asked for; or the name of the number."""
+    probability: float | None
+    """None of a model that answers with a number."""
+    value: float | None
+    """The number; None of a model that answers with classes."""
     method: str
     map: Float[Tensor, "h w"]
     """One number a patch."""
     picture: UInt8[np.ndarray, "H W C"]
     """The part of the image that the model reads."""
+
+    @property
+    def answer(self) -> str:
+        """The class and how sure, or the number."""
+        return f"{self.label} {self.value:.4g}" if self.probability is None else f"{self.label} {self.probability:.1%}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +70,12 @@ class Looks:
             for one in self.looks
             for cell in (
                 (Path(one.key).name, one.picture),
-                (f"{one.label} {one.probability:.0%}", overlay(one.picture, one.map)),
+                (one.answer, overlay(one.picture, one.map)),
             )
         ]
         across = 2 * min(3, math.ceil(len(self.looks) / 4))  # one photo in a row; two or three where there are many
         rows = [cells[k : k + across] for k in range(0, len(cells), across)]
-        said = "; ".join(f"{one.key}: {one.label} {one.probability:.0%}" for one in self.looks)
+        said = "; ".join(f"{one.key}: {one.answer}" for one in self.looks)
         return sheet("look", rows, f"Photos beside their heat maps. {said}.", ABOUT[self.looks[0].method])
 
     def write(self, path: str | Path) -> Path:
@@ -91,7 +100,7 @@ def look(
     Raises DoesNotApply for a model without a head, ConfigError for an unknown class.
 
     Args:
-        images: Image files and folders.
+        images: Image files and folders; 128 images at most are taken, evenly.
         of: The class that is explained, in place of the model's answer.
         method: auto: relevance for a ViT, else grad-cam; rollout needs no class.
         size: Height and width in pixels the images are brought to, in place of the model's own.
@@ -102,17 +111,20 @@ def look(
     source = open_any(images)[0]
     pixels = read_images(source, preprocess)
     with answering(module, place(module), torch.float32):
-        probabilities = module(preprocess.normalise(pixels).to(place(module))).softmax(1).cpu()
+        logits = module(preprocess.normalise(pixels).to(place(module))).cpu()
+    decision = Decision.of(module, 1)
+    probabilities = probabilities_of(logits, decision)
     chosen = probabilities.argmax(1).tolist() if of is None else [find_class(module, of)] * len(pixels)
     called, maps = explain(module, pixels, chosen, method)
     zoom = max(1, -(-PIXELS // max(preprocess.size)))
     height, width = preprocess.size
     larger = read_images(source, replace(preprocess, size=(zoom * height, zoom * width)))
     names = class_names(module) or tuple(f"class {k}" for k in range(probabilities.shape[1]))
-    looks = [
-        Look(key, names[k], float(probabilities[row, k]), called, maps[row], larger[row].permute(1, 2, 0).numpy())
-        for row, (key, k) in enumerate(zip(source.keys, chosen, strict=False))
-    ]
+    looks = []
+    for row, (index, k) in enumerate(zip(choose_evenly(len(source)), chosen, strict=True)):
+        sure, value = (None, float(logits[row, 0])) if decision.numeric else (float(probabilities[row, k]), None)
+        picture = larger[row].permute(1, 2, 0).numpy()
+        looks.append(Look(source.keys[index], names[k], sure, value, called, maps[row], picture))
     found = Looks(tuple(looks))
     if out is not None:
         found.write(out)

@@ -8,10 +8,12 @@ from torch import nn
 from vitrail.errors import ConfigError, DataError
 from vitrail.images.preprocess import Preprocess
 from vitrail.models import zoo
-from vitrail.models.backbone import Backbone
+from vitrail.models.backbone import Backbone, ModelConfig
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.engines import is_exported, open_engine
 from vitrail.weights.bundle import Record, is_remote, load, save_bundle
+from vitrail.weights.fit import misfits
+from vitrail.weights.trained_on import copy_trained_keys, refuse_run
 
 Model = str | Path | Backbone
 """A module with a record, or what `vitrail.load` takes."""
@@ -57,7 +59,7 @@ def open_or_build(model: Model) -> Backbone:
         raise DataError(f"there is no file or folder {name!r}, and no model of this name", next_step="check the path")
     config = zoo.config(name)
     built = zoo.build(config).eval()
-    built.record = Record(config=config, preprocess=Preprocess(size=config.image), source="newly initialised")
+    built.record = Record(config=config, preprocess=_usual(config), source="newly initialised")
     return built
 
 
@@ -68,14 +70,37 @@ def save(
     classes: tuple[str, ...] | None = None,
     preprocess: Preprocess | None = None,
 ) -> None:
-    """Writes a bundle (model.safetensors and record.json) that `vitrail.load` reads. Raises StorageError.
+    """Writes a bundle (model.safetensors and record.json) that `vitrail.load` reads, with trained.keys of what was loaded.
 
-    `classes` and `preprocess` describe a new model, which has no record.
+    `classes` and `preprocess` describe a new model, which has no record. Raises StorageError, and ConfigError for a model
+    with other layers than its config says, and for the folder of a run; then nothing is written.
     """
     if not isinstance(model, Backbone):
-        raise ConfigError("this model has no config", allowed="a model of vitrail.build or vitrail.load")
+        raise ConfigError(
+            "this model has no config",
+            allowed="a model of vitrail.build or vitrail.load",
+            next_step="save the model inside: wrapped.module, compiled._orig_mod",
+        )
     record, config = model.record, model.config
     if record is None:
-        record = Record(config=config, preprocess=preprocess or Preprocess(size=config.image), source="saved by hand")
+        record = Record(config=config, preprocess=preprocess or _usual(config), source="saved by hand")
     changes = {name: value for name, value in (("classes", classes), ("preprocess", preprocess)) if value is not None}
+    _refuse_misfit(model, classes)
+    refuse_run(Path(folder))
     save_bundle(folder, model, replace(record, **changes))
+    copy_trained_keys(model.loaded_from, Path(folder))
+
+
+def _refuse_misfit(model: Backbone, classes: tuple[str, ...] | None) -> None:
+    config = model.config
+    if classes is not None and len(classes) != config.classes:
+        raise ConfigError(f"{len(classes)} class names for a model of {config.classes} outputs")
+    if found := misfits(zoo.skeleton(config).state_dict(), model.state_dict()):
+        step = "build a model of that config, with classes=… for another head, and load the tensors into it"
+        raise ConfigError(f"this model is not the one of its config: {', '.join(found)}", next_step=step)
+
+
+def _usual(config: ModelConfig) -> Preprocess:
+    """The preprocessing of a new model: straight to its size, for as many channels as it has."""
+    half = (0.5,) * config.channels
+    return Preprocess(size=config.image, mean=half, std=half)

@@ -56,7 +56,7 @@ def predict(
 
 
 def predict_in_parts(
-    model: Classifier, images: Sequence[str | Path], out: str | Path, *, part: int = 1024, top: int = 5,
+    model: Classifier, images: str | Path | Sequence[str | Path], out: str | Path, *, part: int = 1024, top: int = 5,
     size: Size = None, views: Views = "one", batch: int = 64, calibrated: bool = False, least: Least = 0.0,
     engine: EngineName = "auto", device: str = "auto", precision: Precision = "auto", follow_links: bool = False,
     say: Say = lambda text: None,
@@ -67,7 +67,7 @@ def predict_in_parts(
     """
     opened = open_classifier(model, size, engine=engine, device=device, precision=precision)
     ready = ready_engine(average_views(opened, views), device=device, precision=precision)
-    sources = open_all(images, follow_links=follow_links)
+    sources = open_all([images] if isinstance(images, str | Path) else images, follow_links=follow_links)
     for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
         say(note)
     job = predictions(ready, sources, top_k=top, batch=batch, part=part, calibrated=calibrated, least=least)

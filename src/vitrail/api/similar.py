@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.api.models import Model, open_model
-from vitrail.errors import DataError, suggest
+from vitrail.errors import ConfigError, DataError, suggest
 from vitrail.evaluation.embedding import Extraction, embed
 from vitrail.evaluation.feature_table import FeatureTable, check_same_model
 from vitrail.evaluation.neighbours import Pair, mutual_pairs, near_duplicates, nearest
@@ -22,7 +22,7 @@ def similar(
 
         vitrail.similar("features.safetensors", "other.jpg")
 
-    Raises DataError for a name that is neither, or for another model.
+    Raises DataError for a name that is neither, or for another model; ConfigError for a `k` below 1.
 
     Args:
         features: A file of `vitrail embed`.
@@ -30,6 +30,8 @@ def similar(
         k: How many images are listed.
         model: The model that reads a new image; without it, the one that made the features.
     """
+    if k < 1:
+        raise ConfigError(f"k = {k}", allowed="1 or more")
     kept = features if isinstance(features, FeatureTable) else read(features)
     row = None if Path(of).is_file() and str(of) not in kept.keys else find_row(kept, str(of))
     query = embed_one(kept, Path(of), model) if row is None else kept.features[row : row + 1]

@@ -15,6 +15,7 @@ from vitrail.weights.convert import convert
 from vitrail.weights.files.safe import not_finite
 from vitrail.weights.fit import shape
 from vitrail.weights.record import Record, Weights
+from vitrail.weights.trained_on import copy_trained_keys, refuse_run
 
 Told = Mapping[str, Any] | None
 """Fields of the model's config that a bare file cannot say."""
@@ -78,7 +79,8 @@ def convert_weights(
 
         vitrail.convert_weights("B_16.npz", "vit-b16", to="timm")
 
-    `say` hears what such a file cannot say. Raises WeightsError.
+    `say` hears what such a file cannot say. A folder also gets trained.keys, where the weights have it. Raises WeightsError,
+    and ConfigError for the folder of a run or of other weights.
 
     Args:
         out: A .npz (google, big_vision) or .safetensors file; a folder for timm, transformers and vitrail.
@@ -88,7 +90,10 @@ def convert_weights(
     weights = read(file, config=config)
     refuse_nonfinite(weights, str(file))
     changed = resized(weights, image or None)
+    refuse_run(Path(out))
     notes = convert(changed, Path(out), to)
+    if Path(out).is_dir():
+        copy_trained_keys(file, Path(out))
     for line in (*dict.fromkeys((*weights.record.notes, *notes)), *changes(weights, changed)):
         say(line)
     return Path(out)

@@ -39,9 +39,9 @@ def main(words: Sequence[str]) -> int:
     check_writable(out)
     found = call(look, asked, out=None)
     for one in found.looks:
-        say(f"{one.key}: {one.label} {one.probability:.1%} ({one.method})")
+        say(f"{one.key}: {one.answer} ({one.method})")
     if asked.json:
-        names = ("key", "label", "probability", "method")
+        names = ("key", "label", "probability", "value", "method")
         print(json.dumps([{n: getattr(one, n) for n in names} | {"map": one.map.tolist()} for one in found.looks]))
     page = found.write(out)
     if not asked.json:

@@ -32,7 +32,7 @@ class Models(Show):
     pattern: tyro.conf.Positional[str] = "*"
     """A name, or a pattern with * in it."""
     size: int = 224
-    """Height and width in pixels."""
+    """Height and width in pixels; the nearest that a model's patches divide."""
     classes: int = 1000
     published: Switch = False
     """Names that lead to weights: `vitrail.load(NAME)`, `--weights NAME`."""
@@ -44,6 +44,8 @@ def main(words: Sequence[str]) -> int:
     if asked.published:
         show(_published(asked.pattern), asked.format)
         return 0
+    if asked.size < 1:
+        raise ConfigError(f"size = {asked.size}", allowed="1 pixel or more")
     names = [name for name in table if fnmatch.fnmatchcase(name, asked.pattern)]
     if not names:
         raise ConfigError(

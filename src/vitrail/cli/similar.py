@@ -45,8 +45,10 @@ def main(words: Sequence[str]) -> int:
 
     if asked.k < 1:
         raise ConfigError(f"--k {asked.k}", allowed="1 or more")
+    if asked.of is not None and asked.duplicates is not None:
+        raise ConfigError(f"--of {asked.of} and --duplicates {asked.duplicates:g} together", allowed="one of them")
     kept = read(asked.features)
-    found = most_similar(kept, asked) if asked.of else pairs(kept, asked)
+    found = pairs(kept, asked) if asked.of is None else most_similar(kept, asked)
     show(found, asked.format)
     return 0
 
@@ -66,11 +68,13 @@ def pairs(kept: "FeatureTable", asked: Any) -> Table:
     from vitrail.api.similar import duplicates
     from vitrail.evaluation.feature_table import SPLITS
     from vitrail.evaluation.neighbours import groups, typical_cosine
+    from vitrail.images.findings import counted
 
     found = duplicates(kept, threshold=asked.duplicates)
     splits = [SPLITS[index] for index in kept.splits.tolist()]
     across = sum(splits[pair.first] != splits[pair.second] for pair in found)
-    say(f"{len(found):,} pairs in {len(groups(found)):,} groups; {across:,} pairs lie across train and test")
+    shared = f"{counted(len(found), 'pair')} in {counted(len(groups(found)), 'group')}"
+    say(f"{shared}; across train and test: {counted(across, 'pair')}")
     say(f"two images of these features have a median cosine of {typical_cosine(kept.features):.2f}")
     shown = found if asked.format != "table" else found[:SHOWN]
     if len(shown) < len(found):

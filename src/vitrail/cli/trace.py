@@ -55,6 +55,8 @@ def main(words: Sequence[str]) -> int:
 
     if asked.weights and asked.model:
         raise ConfigError(f"--model {asked.model} and --weights {asked.weights} together", allowed="one of them")
+    if asked.html and asked.html.is_dir():
+        raise ConfigError(f"--html {asked.html} is a folder", allowed="the name of a file")
     check_writable(asked.html)
     name = asked.weights or asked.model or "vit-b/16"
     model, preprocess = prepare(name, asked.size)

@@ -36,10 +36,11 @@ def open_parquet(root: Path, *, holdout: float, seed: int) -> Splits:
         parts.setdefault(_part(path.relative_to(root.parent)), []).append(path)
     if "train" not in parts or len(parts) == 1:
         return split(_read([path for part in parts.values() for path in part], root.stem), holdout, seed)
-    sources = {part: _read(paths, f"{root.stem}/{part}") for part, paths in parts.items()}
-    if any(source.classes != sources["train"].classes for source in sources.values()):
+    train = _read(parts.pop("train"), f"{root.stem}/train")
+    others = {part: _read(paths, f"{root.stem}/{part}", train.classes) for part, paths in parts.items()}
+    if any(source.classes != train.classes for source in others.values()):
         raise DataError(f"the parts of {root} do not have the same classes")
-    return own_split(sources, "files'")
+    return own_split({"train": train, **others}, "files'")
 
 
 def _part(path: Path) -> str:
@@ -47,8 +48,10 @@ def _part(path: Path) -> str:
     return next((part for part, names in SPLITS.items() for word in reversed(words) if word in names), "train")
 
 
-def _read(paths: list[Path], name: str) -> Source:
-    """Labels and sizes of all rows; the images stay where they are."""
+def _read(paths: list[Path], name: str, known: tuple[str, ...] = ()) -> Source:
+    """Labels and sizes of all rows; the images stay where they are. `known` are the classes of the training part: another
+    part may lack some of them.
+    """
     _, parquet = arrow()
     if odd := [path for path in paths if not path.is_file()]:
         raise DataError(f"{odd[0]} is a folder, a pipe or a device", allowed="Parquet files")
@@ -64,7 +67,7 @@ def _read(paths: list[Path], name: str) -> Source:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{paths[0]} is not a readable Parquet file ({error})") from None
-    labels, classes = _labels(cells, names, paths[0])
+    labels, classes = _labels(cells, names, paths[0], known)
     contents, rows = Rows(tuple(paths), image, tuple(groups), np.cumsum(counts)), np.arange(len(cells))
     return Source(name, classes, labels, Numbered(name, rows), contents, rows)
 
@@ -92,11 +95,13 @@ def _names(schema: Any, label: str) -> tuple[str, ...]:
     return names
 
 
-def _labels(cells: list[Any], names: tuple[str, ...], path: Path) -> tuple[Int64[np.ndarray, "N"], tuple[str, ...]]:
+def _labels(
+    cells: list[Any], names: tuple[str, ...], path: Path, known: tuple[str, ...]
+) -> tuple[Int64[np.ndarray, "N"], tuple[str, ...]]:
     if not cells or any(cell is None for cell in cells):
         raise DataError(f"{path} has {cells.count(None)} rows without a label of {len(cells)}")
     if isinstance(cells[0], str):
-        classes = tuple(sorted(set(cells)))
+        classes = known if set(cells) <= set(known) else tuple(sorted(set(cells)))
         index = {name: k for k, name in enumerate(classes)}
         return np.array([index[cell] for cell in cells], np.int64), classes
     labels = np.array(cells)
@@ -104,7 +109,8 @@ def _labels(cells: list[Any], names: tuple[str, ...], path: Path) -> tuple[Int64
         raise DataError(f"{path} has labels such as {cells[0]!r}", allowed="words, or numbers from 0")
     if labels.max() >= MOST_CLASSES:
         raise DataError(f"{path} has the label {labels.max():,}", allowed=f"labels below {MOST_CLASSES:,}")
-    names = names or tuple(str(k) for k in range(int(labels.max()) + 1))
+    counted = tuple(str(k) for k in range(int(labels.max()) + 1))
+    names = names or (known if known[: len(counted)] == counted else counted)
     if labels.max() >= len(names):
         raise DataError(f"{path} has the label {labels.max()} but {len(names)} class names")
     return labels.astype(np.int64), names

@@ -97,6 +97,8 @@ class Index:
     notes: tuple[str, ...] = ()
     shape: tuple[int, int, int] | None = None
     """H W C where a set that lay in memory was packed."""
+    numeric: bool = False
+    """Whether the labels are numbers, not classes."""
     shards: dict[str, int]
     """The tar files and their sizes in bytes."""
 
@@ -113,7 +115,7 @@ def _write_index(folder: Path, names: list[str], places: list[tuple[int, int, in
     index = Index(
         name=first.name, classes=first.classes, parts={name: len(source) for name, source in parts.items()},
         how=splits.how, drawn=splits.drawn, published=splits.published, notes=first.notes, shape=first.shape,
-        shards={name: os.path.getsize(folder / name) for name in names},
+        numeric=first.numeric, shards={name: os.path.getsize(folder / name) for name in names},
     )  # fmt: skip
     (folder / INDEX).write_text(json.dumps(to_dict(index), ensure_ascii=False, indent=1), "utf-8")
 
@@ -138,8 +140,9 @@ def open_shards(root: Path) -> Splits:
         rows = np.arange(first, first + count)
         notes = index.notes if part == "train" else ()
         parts[part] = Source(
-            index.name, index.classes, columns["labels"][rows], keys[first : first + count], contents, rows, notes
-        )
+            index.name, index.classes, columns["labels"][rows], keys[first : first + count], contents, rows, notes,
+            numeric=index.numeric,
+        )  # fmt: skip
         first += count
     return Splits(parts["train"], parts["test"], index.how, parts.get("val"), index.drawn, index.published)
 

@@ -70,8 +70,12 @@ class Augment:
     def __post_init__(self) -> None:
         if self.crop_area and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ConfigError(f"crop_area = {self.crop_area}", allowed="two shares, 0 < smallest ≤ largest ≤ 1")
-        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1] < math.inf:
             raise ConfigError(f"crop_aspect = {self.crop_aspect}", allowed="two ratios, smallest first")
+        if self.randaugment and not (self.randaugment[0] >= 1 and 0 <= self.randaugment[1] < math.inf):
+            raise ConfigError(
+                f"randaugment = {self.randaugment}", allowed="(operations, 1 or more; magnitude, 0 or more)"
+            )
         for name, least, most in _RANGES:
             if not least <= getattr(self, name) <= most:
                 raise ConfigError(f"{name} = {getattr(self, name)}", allowed=f"{least:g} … {most:g}")

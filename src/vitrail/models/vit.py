@@ -59,7 +59,12 @@ class ViTConfig(ModelConfig):
         parts = {"sincos": 4, "sincos-mae": 4, "learned-2d": 2}.get(self.positions, 1)
         if self.positions == "rotary" or self.extras.rotary:
             parts = 4 * self.heads
-        for what, number in ((f"{self.heads} heads", self.heads), (f"positions={self.positions!r}", parts)):
+        pool_heads = self.extras.pool_heads if self.pool == "map" else 0
+        for what, number in (
+            (f"{self.heads} heads", self.heads),
+            (f"{pool_heads} pool_heads", pool_heads or 1),
+            (f"positions={self.positions!r}", parts),
+        ):
             if self.width % number:
                 raise ConfigError(f"width = {self.width} with {what}", allowed=f"a multiple of {number}")
         if self.extras.merge and (self.positions in ("relative", "rotary") or self.extras.rotary):

@@ -191,7 +191,7 @@ def change(config: C, **changes: Any) -> C:
     """The config with other values. Names of its extras may be given like its own fields; ConfigError for any other."""
     known = settings(config).keys()
     for name in changes:
-        if name not in known and name != "extras":
+        if name not in known and not (name == "extras" and hasattr(config, name)):
             hint = suggest(name, known) or f"known: {', '.join(known)}"
             hint = "vitrail.load(name or path) gives a trained model" if name in ("pretrained", "weights") else hint
             raise ConfigError(f"a {config.family} has no {name!r}", next_step=hint)
@@ -200,9 +200,12 @@ def change(config: C, **changes: Any) -> C:
             changes[name] = (changes[name],) * 2
     extras: Any = getattr(config, "extras", None)
     if extras is not None:
+        given = changes.get("extras", extras)
+        if not isinstance(given, type(extras)):
+            raise ConfigError(f"extras = {given!r}", allowed="Extras(…); or its settings by name, such as registers=4")
         inner = {name: changes.pop(name) for name in NAMES & changes.keys()}
         check_values(inner, get_type_hints(type(extras)))
-        changes["extras"] = dataclasses.replace(changes.get("extras", extras), **inner)
+        changes["extras"] = dataclasses.replace(given, **inner)
     check_values(changes, get_type_hints(type(config)))
     return dataclasses.replace(config, **changes)
 

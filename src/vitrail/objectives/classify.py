@@ -34,7 +34,8 @@ class Classify(Supervised):
     loss: Literal["auto", "softmax", "sigmoid"] = "auto"
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
-    """Weight of an image's loss by its class, mean 1 over the images; `balance = "loss"` of a run sets them."""
+    """Weight of an image's loss by its class, mean 1 over the images; `balance = "loss"` of a run sets them. An image with
+    several labels has their mean, one without a label 1."""
 
     def __post_init__(self) -> None:
         check_ranges(self, label_smoothing=SHARE)
@@ -69,7 +70,9 @@ class Classify(Supervised):
         else:
             each = -(targets * F.log_softmax(logits, dim=1)).sum(1)
         if self.class_weights:  # of a mixed image in the shares of its classes
-            each = each * (plain @ plain.new_tensor(self.class_weights))
+            labels = plain.sum(1)
+            weights = plain @ plain.new_tensor(self.class_weights) + (1 - labels).clamp(min=0)
+            each = each * weights / labels.clamp(min=1)
         value = each.mean()
         # the surest answer is right if it is a label: of a mixed image the larger share, of several labels any
         right = targets.gather(1, logits.argmax(1, keepdim=True)) == targets.amax(1, keepdim=True)

@@ -28,6 +28,7 @@ class Contrast(Pretraining):
     """
 
     family: ClassVar[str] = "contrast"
+    least_batch: ClassVar[int] = 2  # one image has no negatives: its loss is 0
     temperature: float = 0.2
     momentum: float = 0.99
     """The teacher's momentum; it rises to 1 as a half cosine."""

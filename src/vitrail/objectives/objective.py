@@ -68,6 +68,8 @@ class Objective(OpenConfig, abc.ABC):
     """Whether it needs labelled images; the model then has one output for each class."""
     sees_micro_batch: ClassVar[bool] = False
     """Whether the loss depends on how a batch is cut into micro-batches: by random numbers, batch norm or negatives."""
+    least_batch: ClassVar[int] = 1
+    """The fewest images that must go through the model at once for a loss that teaches."""
 
     @classmethod
     def member(cls, family: str) -> type["Objective"]:

@@ -59,6 +59,8 @@ class Regress(Supervised):
         """A copy whose head answers y = mean + std · z."""
         model = copy.deepcopy(learner)
         with torch.no_grad():
-            model.head.weight.mul_(self.std)
-            model.head.bias.mul_(self.std).add_(self.mean)
+            for layer in model.head.modules():  # a DeiT has two, and answers with their mean
+                if isinstance(layer, nn.Linear):
+                    layer.weight.mul_(self.std)
+                    layer.bias.mul_(self.std).add_(self.mean)
         return model

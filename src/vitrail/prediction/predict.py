@@ -66,9 +66,8 @@ def predict(
     one is named; an Engine brings all of these itself. An unreadable image raises DecodeError that names it. With
     `on_error="skip"` it comes as a Prediction with its `error` and no labels: as many predictions as images.
     """
-    for name, value in (("top", top_k), ("batch", batch_size)):
-        if value < 1:
-            raise ConfigError(f"{name} = {value}", allowed="1 or more")
+    if batch_size < 1:
+        raise ConfigError(f"batch = {batch_size}", allowed="1 or more")
     if isinstance(images, str | Path):
         images = [images]
     source = images if isinstance(images, Source) else open_images(images)
@@ -96,9 +95,12 @@ class Decision:
     def of(cls, model: Any, top_k: int, *, calibrated: bool = False, least: Least = 0.0) -> "Decision":
         """As the record of a model or engine says.
 
-        Raises DoesNotApply for a model without a head, ConfigError for what the record lacks.
+        Where an image has several labels, `least` can only raise their threshold. Raises DoesNotApply for a model without a
+        head, ConfigError for what the record lacks.
         """
         check_head(model)
+        if top_k < 1:
+            raise ConfigError(f"top = {top_k}", allowed="1 or more")
         record = getattr(getattr(model, "model", model), "record", None)
         if least == "auto":
             calibrated, least = True, _least_of(record)
@@ -111,7 +113,10 @@ class Decision:
             )
         if not 0 <= least < 1:
             raise ConfigError(f"least = {least}", allowed="0 or more, below 1")
-        return cls(top_k, getattr(record, "threshold", None), temperature, least, getattr(record, "numeric", False))
+        threshold = getattr(record, "threshold", None)
+        if threshold is not None:
+            threshold = max(threshold, least)
+        return cls(top_k, threshold, temperature, least, getattr(record, "numeric", False))
 
     def __str__(self) -> str:
         given = f"top {self.top_k}" if self.threshold is None else f"labels from {self.threshold:g}"

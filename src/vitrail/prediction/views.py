@@ -1,4 +1,4 @@
-"""Test-time views: an image looked at several times, the probabilities averaged.
+"""Test-time views: an image looked at several times, the probabilities (or numbers) averaged.
 
 | views  | what the model sees                                                                                   |
 |--------|-------------------------------------------------------------------------------------------------------|
@@ -39,13 +39,13 @@ class Averaged(nn.Module):
         super().__init__()
         self.model, self.views, self.preprocess = model, views, preprocess
         self.config: Any = getattr(model, "config", None)
-        self.several = getattr(getattr(model, "record", None), "threshold", None) is not None
         record: Any = getattr(model, "record", None)
         self.record = record and dataclasses.replace(record, preprocess=larger(preprocess, views))
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Logarithms of the mean probabilities: their softmax is that mean, or their sigmoid where an image has several labels."""
-        return average(self.model, cut(images, self.views, self.preprocess.size), self.several)
+        """Logarithms of the mean probabilities: their softmax is that mean, or their sigmoid where an image has several labels.
+        Of a model of numbers, their mean."""
+        return average(self.model, cut(images, self.views, self.preprocess.size), self.record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,7 @@ class AveragedEngine:
     record: Any
 
     def logits(self, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B K"]:
-        several = getattr(self.record, "threshold", None) is not None
-        return average(self.engine.logits, cut(images, self.views, self.engine.preprocess.size), several)
+        return average(self.engine.logits, cut(images, self.views, self.engine.preprocess.size), self.record)
 
 
 def cut(images: Shaped[Tensor, "B C H W"], views: Views, size: tuple[int, int]) -> Iterator[Shaped[Tensor, "B C h w"]]:
@@ -76,11 +75,13 @@ def cut(images: Shaped[Tensor, "B C H W"], views: Views, size: tuple[int, int]) 
 
 
 def average(
-    answer: Callable[[Tensor], Tensor], views: Iterator[Shaped[Tensor, "B C h w"]], several: bool
+    answer: Callable[[Tensor], Tensor], views: Iterator[Shaped[Tensor, "B C h w"]], record: Any
 ) -> Float[Tensor, "B K"]:
-    """Logarithms of the mean probabilities; with `several` labels an image their logits."""
+    """Logarithms of the mean probabilities; with several labels an image their logits; of numbers their mean."""
     answers = [answer(view).float() for view in views]
-    if several:
+    if getattr(record, "numeric", False):
+        return torch.stack(answers).mean(0)
+    if getattr(record, "threshold", None) is not None:
         return torch.stack([one.sigmoid() for one in answers]).mean(0).logit(eps=1e-7)
     return torch.stack([one.log_softmax(1) for one in answers]).logsumexp(0) - math.log(len(answers))
 

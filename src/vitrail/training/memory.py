@@ -79,7 +79,7 @@ def fit_micro_batch(run: Run, share: int, available: float) -> int:
     Raises MemoryRanOut where the run names more than fits, or a single image does not fit.
     """
     asked = run.hardware.micro_batch
-    divisors = [size for size in range(share, 0, -1) if share % size == 0]
+    divisors = [size for size in range(share, run.objective.least_batch - 1, -1) if share % size == 0]
     sizes = [asked] if asked else divisors
     room = [size for size in sizes if training_bytes(run, size) <= FILLED * available]
     if room:

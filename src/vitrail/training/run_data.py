@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from vitrail.errors import ConfigError, DataError
 from vitrail.images.folders import LEAVES
@@ -37,7 +38,11 @@ def stream_of(train: Source, run: Run) -> Source:
     """The images that an epoch goes through: the training images, some of them several times where the run balances
     classes by sampling.
     """
-    return repeat_rare(train) if run.balance == "sampling" else train
+    if run.balance != "sampling":
+        return train
+    if not train.counts.any():
+        raise ConfigError("balanced sampling of images without classes", allowed="balance = 'none'")
+    return repeat_rare(train)
 
 
 def open_for(run: Run, *, download: bool = False) -> Splits:
@@ -49,6 +54,14 @@ def open_for(run: Run, *, download: bool = False) -> Splits:
             raise
         splits = split(open_images([run.data], follow_links=run.follow_links), run.holdout, 0)
         return dataclasses.replace(splits, how=f"{splits.how}; no labels are read ({error.found})")
+
+
+def locate_teacher(run: Run) -> Run:
+    """The run with the path of its teacher from the root, where its objective has one."""
+    objective: Any = run.objective
+    if not (teacher := getattr(objective, "teacher", "")):
+        return run
+    return dataclasses.replace(run, objective=dataclasses.replace(objective, teacher=locate(teacher)))
 
 
 def locate(text: str) -> str:

@@ -212,6 +212,8 @@ def _refuse_what_cannot_run(run: Run, share: int, world: World) -> None:
             + ("" if world.alone else f" on {world.size} processes, {share} images each"),
             next_step="gradients are accumulated over equal parts: choose a divisor",
         )
+    if micro < (least := run.objective.least_batch):
+        raise ConfigError(f"{micro} image at once in {run.objective.family!r}", allowed=f"{least} or more")
     # images that are mixed lie on one process, so that pairs are the same for any number of them
     pairs = not world.alone and run.mixing.on and run.rules > 1
     if pairs and share % (block := pairs_block(run.augment.repeats)):

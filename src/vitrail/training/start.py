@@ -14,7 +14,7 @@ from vitrail.reports.progress import progress
 from vitrail.training.head_start import HeadStart, head_start
 from vitrail.training.resume_rules import check_changes, check_data
 from vitrail.training.run import Run
-from vitrail.training.run_data import arrange, open_run
+from vitrail.training.run_data import arrange, locate_teacher, open_run
 from vitrail.training.run_folder import RunFolder
 from vitrail.training.setup import Setup, prepare
 from vitrail.training.state import Facts, State
@@ -50,6 +50,7 @@ def start_run(
     quiet: bool = False,
 ) -> Start:
     """A new run: its images are looked at, its head is set, the cheap answers are measured."""
+    run = locate_teacher(run)
     keys = starting_keys(run)
     setup = _prepare(run, ranks, splits, keys)
     seen = look_over(setup, allow_leaks=allow_leaks, quiet=quiet) if check_images else ()

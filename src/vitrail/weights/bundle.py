@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,19 @@ def resized(weights: Weights, image: tuple[int, int] | int | None) -> Weights:
     if image is None:
         return weights
     record = weights.record
-    size = (image, image) if isinstance(image, int) else image
-    config: Any = dataclasses.replace(record.config, image=size)  # pyrefly: ignore[unexpected-keyword]
+    height, width = (image, image) if isinstance(image, int | Integral) else image
+    size = int(height), int(width)
+    config = _for_image(record.config, size)
     preprocess = dataclasses.replace(record.preprocess, size=size)
     record = dataclasses.replace(record, config=config, preprocess=preprocess)
     return Weights(at_size(weights.tensors, weights.record.config, config), record)
+
+
+def _for_image(config: Any, size: tuple[int, int]) -> Any:
+    """The config for images of another size: that of its encoder, where pre-training puts something around one."""
+    if config.encoder is config:
+        return dataclasses.replace(config, image=size)
+    return dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, image=size))
 
 
 def refuse_nonfinite(weights: Weights, path: str | Path, allow: bool = False) -> None:
@@ -140,7 +149,8 @@ def read_record(path: str | Path, *, config: Told = None) -> Record:
         return record_of(config_of(str(path).removeprefix(TIMM)))
     if not is_remote(path):
         folder = find_bundle(Path(path))
-        if folder is not None and (folder / RECORD).is_file():
+        # with a second record beside it, the tensors say which one is theirs
+        if folder is not None and (folder / RECORD).is_file() and not (folder / NEXT).exists():
             return configs.read_json(Record, refuse_link(folder / RECORD))
     return read(path, config=config).record
 
@@ -219,11 +229,10 @@ def find_bundle(path: Path) -> Path | None:
 
     A run reports last/ if it has final scores. Without a validation split, the test images chose best/.
     """
-    if path.name in (TENSORS, RECORD):
-        path = path.parent
     last = path / "last"
     run = (last, path / "best") if _scored(last) else (path / "best", last)
-    for folder in (path, *run):
+    # a file that is named is that file, also in the folder of a run
+    for folder in (path.parent,) if path.name in (TENSORS, RECORD) else (path, *run):
         if (folder / TENSORS).is_file() and any((folder / name).is_file() for name in (RECORD, NEXT)):
             return folder
     return None
@@ -274,9 +283,14 @@ def _digest(facts: Mapping[str, Any]) -> str:
 
 
 def _merge(config: ModelConfig, told: Mapping[str, Any], where: str) -> ModelConfig:
-    """The config with the fields of `told`, those of a nested config too. ConfigError for one it does not have."""
-    fields = configs.to_dict(config)
+    """The config with the fields of `told`, those of nested configs too. ConfigError for one it does not have."""
+    return configs.from_dict(type(config), _merge_fields(configs.to_dict(config), told), where=where)
+
+
+def _merge_fields(fields: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     inner = {
-        name: {**fields[name], **value} for name, value in told.items() if isinstance(value, Mapping) and name in fields
+        name: _merge_fields(fields[name], value)
+        for name, value in told.items()
+        if isinstance(value, Mapping) and isinstance(fields.get(name), Mapping)
     }
-    return configs.from_dict(type(config), {**fields, **told, **inner}, where=where)
+    return {**fields, **told, **inner}

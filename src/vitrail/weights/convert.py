@@ -17,7 +17,7 @@ from vitrail.models import zoo
 from vitrail.models.extras import settings, value_of
 from vitrail.models.vit import ViTConfig
 from vitrail.storage import write_whole
-from vitrail.weights.bundle import save_bundle
+from vitrail.weights.bundle import NEXT, RECORD, save_bundle
 from vitrail.weights.encoder import store_positions
 from vitrail.weights.files.safe import to_bytes
 from vitrail.weights.fit import fit
@@ -55,11 +55,22 @@ def convert(weights: Weights, out: Path, to: str) -> tuple[str, ...]:
         names = [f"a file {out.stem}{suffix}" if suffix else f"a folder {out.stem}" for suffix in suffixes]
         raise ConfigError(f"{out} for {to}", allowed=" or ".join(names))
     tensors, about, notes = rename(weights, ORIGINS[to], describe=not out.suffix)
+    if not out.suffix:
+        _refuse_strange(out, about)
     content = _npz(tensors) if out.suffix == ".npz" else to_bytes(tensors)
     write_whole(out if out.suffix else out / "model.safetensors", content)
     for name, data in about.items():
         write_whole(out / name, json.dumps(data, indent=2))
     return notes
+
+
+def _refuse_strange(folder: Path, about: Mapping[str, Any]) -> None:
+    """ConfigError for a folder with a bundle, or with JSON that would describe the new weights."""
+    describing = (RECORD, NEXT, "model.json", "config.json", "preprocessor_config.json")
+    if found := [name for name in describing if name not in about and (folder / name).exists()]:
+        raise ConfigError(
+            f"{folder} has {', '.join(found)}, which does not describe these", next_step="choose a new folder"
+        )
 
 
 def rename(
@@ -136,7 +147,9 @@ def _unsaid(tensors: Mapping[str, Tensor], record: Record, to: Origin, about: Ma
         words = [name for name, taken in to.untold.items() if told.get(name, taken) != taken]
     else:
         words = [name for name in to.tellable if name in told]
-    yield from (f"the file does not say {name} = {told[name]}; tell whoever reads it" for name in words)
+    facts = {name: getattr(record, name) for name in ("numeric", "threshold", "temperature", "least")}
+    unsaid = {name: told[name] for name in words} | {name: value for name, value in facts.items() if value}
+    yield from (f"the file does not say {name} = {value}; tell whoever reads it" for name, value in unsaid.items())
     for name in () if described else ("mean", "std", "resize", "crop_fraction", "interpolation"):
         ours, theirs = getattr(record.preprocess, name), getattr(back.preprocess, name)
         if ours != theirs:

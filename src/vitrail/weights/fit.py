@@ -51,6 +51,17 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
     The model, which may lie on the meta device, is untouched on failure.
     """
     wanted = model.state_dict()
+    if problems := misfits(wanted, tensors):
+        raise WeightsError(
+            f"{where} does not fit the model: " + ", ".join(problems),
+            next_step="nothing was loaded; give the config these weights were made with",
+        )
+    owned = {name: tensors[name].to(wanted[name].dtype, copy=True).contiguous() for name in wanted}
+    model.load_state_dict(owned, assign=True)
+
+
+def misfits(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Every name and shape of `tensors` that differs from those `wanted`, as words."""
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} is not part of the model" for name in tensors if name not in wanted]
     for name in wanted.keys() & tensors.keys():
@@ -59,13 +70,7 @@ def fit(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
             problems.append(f"{name} is {shape(have)}, the model has {shape(want)}")
         elif not have.is_floating_point():
             problems.append(f"{name} is {have.dtype}, not floating point")
-    if problems:
-        raise WeightsError(
-            f"{where} does not fit the model: " + ", ".join(sorted(problems)),
-            next_step="nothing was loaded; give the config these weights were made with",
-        )
-    owned = {name: tensors[name].to(wanted[name].dtype, copy=True).contiguous() for name in wanted}
-    model.load_state_dict(owned, assign=True)
+    return sorted(problems)
 
 
 def adapt(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vitrail import config as configs
 from vitrail.errors import WeightsError
-from vitrail.weights.bundle import RECORD, TENSORS, find_bundle, read
+from vitrail.weights.bundle import NEXT, RECORD, TENSORS, find_bundle, read
 from vitrail.weights.files.hub import network_error
 from vitrail.weights.model_card import write_card
 from vitrail.weights.record import Record
@@ -35,20 +35,26 @@ def push(folder: str | Path, name: str, *, private: bool = False, token: str | N
     except HFValidationError:
         raise WeightsError(f"{name!r} is not a name of the hub", allowed="owner/name") from None
     found = find_bundle(Path(folder))
-    if found is None or not (found / RECORD).is_file():
+    if found is None:
         raise WeightsError(f"there is no bundle in {folder}", next_step="name a run folder, or save the model first")
-    read(found)  # every byte against its record, before anything leaves
-    record = configs.read_json(Record, found / RECORD)
-    return _upload(found, name, write_card(record, name), private, token)
+    record = read(found).record  # every byte against its record, before anything leaves
+    return _upload(found, record_file(found, record), name, write_card(record, name), private, token)
 
 
-def _upload(found: Path, name: str, card: str, private: bool, token: str | None) -> str:
+def record_file(found: Path, record: Record) -> Path:
+    """The file of that record: a save that was stopped leaves two."""
+    files = [found / name for name in (RECORD, NEXT) if (found / name).is_file()]
+    return next(file for file in files if configs.read_json(Record, file).sha256 == record.sha256)
+
+
+def _upload(found: Path, record: Path, name: str, card: str, private: bool, token: str | None) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api = HfApi(token=token, library_name="vitrail")
-    files = {"README.md": card.encode()}
-    files |= {name: (found / name).read_bytes() for name in (RECORD, TRAINED_KEYS) if (found / name).is_file()}
+    files = {"README.md": card.encode(), RECORD: record.read_bytes()}
+    if (found / TRAINED_KEYS).is_file():
+        files[TRAINED_KEYS] = (found / TRAINED_KEYS).read_bytes()
     try:
         api.create_repo(name, private=private, exist_ok=True)
         done = api.create_commit(

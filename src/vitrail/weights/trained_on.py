@@ -6,7 +6,8 @@ Weights that started from others have their keys too.
 import os
 from pathlib import Path
 
-from vitrail.images.content_keys import Keys, read_keys
+from vitrail.errors import ConfigError
+from vitrail.images.content_keys import Keys, read_keys, write_keys
 from vitrail.storage import write_whole
 from vitrail.weights.files.hub import locate
 
@@ -24,6 +25,21 @@ def read_trained_keys(path: str | Path) -> Keys | None:
     folder = folder if folder.is_dir() else folder.parent
     file = folder / TRAINED_KEYS
     return read_keys(file) if file.is_file() else None
+
+
+def refuse_run(folder: Path) -> None:
+    """ConfigError for the folder of a run: its keys would go, and its own weights would be hidden."""
+    if (folder / "run.json").exists():
+        raise ConfigError(f"{folder} is a run folder", allowed="a new folder, or a file", next_step="choose another")
+
+
+def copy_trained_keys(path: str | Path | None, folder: Path) -> None:
+    """Gives `folder` the keys of the weights at `path`, from which its own were made. Without any, older ones go."""
+    keys = None if path is None else read_trained_keys(path)
+    if keys is None:
+        (folder / TRAINED_KEYS).unlink(missing_ok=True)
+    else:
+        write_keys(folder / TRAINED_KEYS, keys)
 
 
 def carry_trained_keys(source: Path, bundle: Path) -> None:
