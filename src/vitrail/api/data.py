@@ -141,7 +141,7 @@ def clean_data(
         out: A CSV or JSON file for the list; without it the list is printed.
         html: Also write a page with the pictures here, one section for each pair of classes.
     """
-    splits = data if isinstance(data, Splits) else open_data(data, download=download, follow_links=follow_links)
+    splits = open_data(data, download=download, follow_links=follow_links)
     how: dict[str, Any] = {"batch": batch, "device": device, "precision": precision, "workers": workers, "say": say}
     found = [measure(model, splits, split=part, **how) for part in PARTS if part in every_part(splits)]
     table = table_doubts(found, most)
@@ -194,7 +194,7 @@ def pack_data(
     if shard_mib < 1:
         raise ConfigError(f"shard_mib = {shard_mib}", allowed="1 or more")
     opening: dict[str, Any] = {"holdout": holdout, "download": download, "follow_links": follow_links}
-    splits = data if isinstance(data, Splits) else open_data(data, **opening)
+    splits = open_data(data, **opening)
     with progress(count_images(splits), "Packing", quiet=quiet) as bar:
         shards.pack(splits, Path(out), shard_bytes=shard_mib << 20, tick=bar.update)
     files = list(Path(out).glob("*.tar"))

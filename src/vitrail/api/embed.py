@@ -88,7 +88,7 @@ def open_parts(data: str | Path | Splits, model: Model, unlabelled: bool, say: S
 
 def open_split(data: str | Path | Splits, models: Sequence[Any], **opening: Any) -> tuple[Splits, tuple[str, ...]]:
     """The images, with a test part that no model was trained on; and sentences about that."""
-    splits = data if isinstance(data, Splits) else open_data(data, **opening)
+    splits = open_data(data, **opening)
     if not len(splits.test):
         raise ConfigError("no image is held out to measure on", allowed="holdout above 0")
     return keep_unseen(splits, *(model for model in models if model != "pixels"))

@@ -21,7 +21,7 @@ from vitrail.images.sources import Splits, open_data
 from vitrail.models.backbone import Backbone
 from vitrail.prediction.engine import Engine
 from vitrail.prediction.views import average_views
-from vitrail.reports.page import Text, write_page
+from vitrail.reports.page import warning, write_page
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.classification import index_labels
 from vitrail.scores.multilabel import MultiLabelScores
@@ -82,8 +82,7 @@ class Measured:
 
     def write_page(self, path: str | Path) -> Path:
         """Writes the report with pictures. Raises StorageError."""
-        warning = [Text("Warning", self.caveat)] if self.caveat else []
-        return write_page(path, self.title, [*warning, *self.scores.sections(self.source.picture)])
+        return write_page(path, self.title, [*warning(self.caveat), *self.scores.sections(self.source.picture)])
 
     def write_answers(self, path: str | Path) -> Path:
         """Writes a line per image: key, truth, answer, probability. JSON for a name that ends so, else CSV."""
@@ -204,7 +203,7 @@ def open_part(
     """The images to measure these models on. A Source is one part, as if it were named: its test part."""
     if isinstance(data, Source):
         data = Splits(data.subset([]), data, "the images that were given")
-    splits = data if isinstance(data, Splits) else open_data(data, **opening)
+    splits = open_data(data, **opening)
     part = choose_part(splits, models, split, splits.train.name if isinstance(data, Splits) else str(data))
     for sentence in part.sentences:
         say(sentence)

@@ -88,7 +88,7 @@ def check_out(out: Path, to: str) -> None:
 
 
 def find_strange_file(out: Path) -> Path | None:
-    """What lies in the place of an ONNX file or its reader, and no export wrote."""
+    """The file in the place of an ONNX file, or of its reader, that no export wrote; None where there is none."""
     reader = out.with_suffix(".py")
     if os.path.lexists(out) and not is_ours(out):
         return out

@@ -14,7 +14,7 @@ from vitrail.images.heldout import draw_folds
 from vitrail.images.samples import Source
 from vitrail.images.sources import Splits
 from vitrail.processes.world import World
-from vitrail.reports.page import Facts, TableSection, Text, write_page
+from vitrail.reports.page import Facts, TableSection, warning, write_page
 from vitrail.reports.tables import Column, Table
 from vitrail.scores.calibration import Calibration
 from vitrail.scores.outcome import Outcome
@@ -75,7 +75,7 @@ class Folds:
         """Writes report.html and predictions.png of all images into the folder."""
         image_of = self.source.picture
         sections = [
-            *([Text("Warning", self.caveat)] if self.caveat else []),
+            *warning(self.caveat),
             *self.scores.sections(image_of),
             TableSection("Folds", self.table(), NOTE),
             Facts("Run", list(run_facts(self.results[0].setup))),

@@ -43,8 +43,6 @@ def main(words: Sequence[str]) -> int:
 
     from vitrail.evaluation.store import read
 
-    if asked.k < 1:
-        raise ConfigError(f"--k {asked.k}", allowed="1 or more")
     if asked.of is not None and asked.duplicates is not None:
         raise ConfigError(f"--of {asked.of} and --duplicates {asked.duplicates:g} together", allowed="one of them")
     kept = read(asked.features)

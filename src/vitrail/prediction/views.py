@@ -44,7 +44,9 @@ class Averaged(nn.Module):
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Logarithms of the mean probabilities: their softmax is that mean, or their sigmoid where an image has several labels.
-        Of a model of numbers, their mean."""
+
+        A model of numbers gives the mean of the numbers.
+        """
         return average(self.model, cut(images, self.views, self.preprocess.size), self.record)
 
 
@@ -77,7 +79,7 @@ def cut(images: Shaped[Tensor, "B C H W"], views: Views, size: tuple[int, int]) 
 def average(
     answer: Callable[[Tensor], Tensor], views: Iterator[Shaped[Tensor, "B C h w"]], record: Any
 ) -> Float[Tensor, "B K"]:
-    """Logarithms of the mean probabilities; with several labels an image their logits; of numbers their mean."""
+    """Logarithms of the mean probabilities. With several labels an image: their logits. With numbers: the mean."""
     answers = [answer(view).float() for view in views]
     if getattr(record, "numeric", False):
         return torch.stack(answers).mean(0)

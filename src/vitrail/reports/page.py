@@ -46,6 +46,11 @@ class Text:
         return [part.strip() for part in self.text.split("\n\n") if part.strip()]
 
 
+def warning(text: str) -> list[Text]:
+    """A section for the top of a page; none without a text."""
+    return [Text("Warning", text)] if text else []
+
+
 @dataclass(frozen=True)
 class TableSection:
     """A table, its first column naming the row; a click on a heading sorts it. At most MOST_ROWS rows are written."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.checkpoints import read as checkpoints
-from vitrail.errors import CheckpointError, ConfigError
+from vitrail.errors import CheckpointError
 from vitrail.models import zoo
 from vitrail.training.outcome import make_record
 from vitrail.training.run import Run
@@ -15,7 +15,7 @@ from vitrail.training.run_folder import RunFolder
 from vitrail.training.state import Facts, misfits, refuse_misfits, take
 from vitrail.weights.bundle import save_bundle
 from vitrail.weights.published_file import refuse_folds
-from vitrail.weights.trained_on import carry_trained_keys
+from vitrail.weights.trained_on import carry_trained_keys, refuse_run
 
 
 def export_run(folder: str | Path, out: str | Path, *, say: Callable[[str], None] = print) -> int:
@@ -33,10 +33,7 @@ def export_run(folder: str | Path, out: str | Path, *, say: Callable[[str], None
     path, out = Path(folder), Path(out)
     refuse_folds(path)
     run = RunFolder.read(path)
-    if (out / "run.json").exists():
-        raise ConfigError(
-            f"{out} is a run folder", allowed="a new folder for the bundle", next_step="choose another `out`"
-        )
+    refuse_run(out)
     snapshot = checkpoints.newest(path / "checkpoints", say=say)
     if snapshot is None:
         raise CheckpointError(f"{path} has no checkpoint yet", next_step="let the run come to its first, or take best/")

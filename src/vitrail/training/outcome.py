@@ -20,7 +20,7 @@ from vitrail.objectives.objective import Answers
 from vitrail.prediction.forward import answering
 from vitrail.reports import figures
 from vitrail.reports.journal import Journal, read
-from vitrail.reports.page import Facts, FigureSection, Section, Text, write_page
+from vitrail.reports.page import Facts, FigureSection, Section, warning, write_page
 from vitrail.scores.calibration import Calibration
 from vitrail.scores.finite import check_finite
 from vitrail.scores.measured import Measured
@@ -159,12 +159,11 @@ def write_report(setup: Setup, learner: nn.Module, judged: Judged, folder: RunFo
     """report.html: how good the model is, where it is wrong, how training went, what ran. And predictions.png."""
     outcome, image_of = judged.outcome, judged.source.picture
     baselines = [(name, outcome.headline.write(value)) for name, value in folder.baselines.items()]
-    warning = outcome.headline.warn(folder.baselines)
-    baselines += [("warning", warning)] if warning else []
+    worse = outcome.headline.warn(folder.baselines)
+    baselines += [("warning", worse)] if worse else []
     rows = read(journal.path)
-    caveat = setup.splits.caveat
     sections = [
-        *([Text("Warning", caveat)] if caveat else []),
+        *warning(setup.splits.caveat),
         *outcome.sections(image_of),
         *([Facts("Cheap answers on the same images", baselines)] if baselines else []),
         *show_images(setup, learner, judged.source),

@@ -141,9 +141,8 @@ def prepare(run: Run, world: World = World(), splits: Splits | None = None, *, f
         raise ConfigError(f"{run.data} has {len(splits.train.classes)} class", allowed="two or more")
     asked, run = run.hardware.micro_batch, resolve(run, splits, world)
     micro = run.hardware.micro_batch
-    parts = (f"{micro} images go through the model at once: more do not fit the memory",) * bool(
-        micro and micro != asked
-    )
+    fewer = micro and micro != asked
+    parts = (f"{micro} images go through the model at once: more do not fit the memory",) if fewer else ()
     # an nn.Module and a Backbone: Python has no name for both
     model, notes = build_model(run, splits.train.classes, weights=run.weights if fresh else None)
     device = torch.device(run.hardware.device)
@@ -255,8 +254,9 @@ def _work(model: zoo.ModelConfig, images: int) -> tuple[int, int]:
 
 
 def build_model(run: Run, classes: tuple[str, ...] = (), *, weights: str | None = None) -> tuple[Any, tuple[str, ...]]:
-    """What trains: a model from the run's seed, or from `weights` (head dropped for a zero D×K one, positions
-    resized), and around it what its objective adds.
+    """The model from the run's seed, or from `weights`, inside what its objective adds; and notes on the weights.
+
+    A head of another size gives way to a zero one of D×K. Positions are resized.
     """
     random = generator(run.seed, 0)
     if weights:

@@ -108,7 +108,8 @@ def without_trained(splits: Splits, keys: Keys) -> Splits:
         what = f"{trained.sum():,} of {len(source):,} {name} images were trained on by the starting weights"
         if trained.all():
             what += ": the score says nothing about new images"
-            changed.update({"trained_on": len(source)} if name == "test" else {})
+            if name == "test":
+                changed["trained_on"] = len(source)
         else:
             changed[name], what = source.subset(np.flatnonzero(~trained)), f"{what} and are left out"
         changed["how"] = f"{changed.get('how', splits.how)}; {what}"

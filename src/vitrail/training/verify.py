@@ -43,8 +43,8 @@ def verify_run(folder: str | Path) -> Verified:
     refuse_folds(path)
     run = RunFolder.reopen(path).run
     train = open_run(run).train
-    snapshot = checkpoints.newest(path / "checkpoints", say=lambda text: None)
-    if snapshot and Facts.of(snapshot).data != train.fingerprint:
+    facts = newest_facts(path)
+    if facts and facts.data != train.fingerprint:
         raise DataError(
             f"the images in {run.data} are not those that {path} was trained on", next_step="put them back, then verify"
         )
@@ -57,13 +57,17 @@ def verify_run(folder: str | Path) -> Verified:
     order = Order(len(source), run.seed)
     numbers = recompute(order, source.keys, run.batch_size, steps, repeats=run.augment.repeats, without=bad)
     wrong = (step for (step, found), wanted in zip(rows, numbers, strict=True) if found != f"{wanted:016x}")
-    return Verified(len(rows), steps[-1] * run.batch_size, len(bad), next(wrong, None), changed_settings(path, run))
+    return Verified(len(rows), steps[-1] * run.batch_size, len(bad), next(wrong, None), changed_settings(facts, run))
 
 
-def changed_settings(path: Path, run: Run) -> tuple[str, ...] | None:
-    """Names of the settings that are not those that the newest checkpoint was trained with; None where it does not say."""
+def newest_facts(path: Path) -> Facts | None:
+    """Those of the newest checkpoint; None where there is none."""
     snapshot = checkpoints.newest(path / "checkpoints", say=lambda text: None)
-    trained = Facts.of(snapshot).run if snapshot else None
-    if trained is None:
+    return Facts.of(snapshot) if snapshot else None
+
+
+def changed_settings(facts: Facts | None, run: Run) -> tuple[str, ...] | None:
+    """Names of the settings that are not those that the newest checkpoint was trained with; None where it does not say."""
+    if facts is None or facts.run is None:
         return None
-    return tuple(key for key, *_ in differences(trained, run) if kind_in(key, run) == "trajectory")
+    return tuple(key for key, *_ in differences(facts.run, run) if kind_in(key, run) == "trajectory")

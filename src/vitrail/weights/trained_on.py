@@ -30,7 +30,9 @@ def read_trained_keys(path: str | Path) -> Keys | None:
 def refuse_run(folder: Path) -> None:
     """ConfigError for the folder of a run: its keys would go, and its own weights would be hidden."""
     if (folder / "run.json").exists():
-        raise ConfigError(f"{folder} is a run folder", allowed="a new folder, or a file", next_step="choose another")
+        raise ConfigError(
+            f"{folder} is a run folder", allowed="a new folder, or a file", next_step="choose another `out`"
+        )
 
 
 def copy_trained_keys(path: str | Path | None, folder: Path) -> None:
