@@ -43,7 +43,7 @@ class Setup:
     run: Run
     splits: Splits
     model: nn.Module
-    """What trains: the backbone, or the learner its objective built around it."""
+    """The module that trains: the backbone, or the learner its objective built around it."""
     forward: nn.Module
     """The model as the loop calls it: itself, compiled, or with its gradients averaged over the ranks."""
     unsharded: nn.Module | None
